@@ -1,0 +1,1 @@
+"""Graphs in memory: how they are stored, and the passes that make them smaller."""

@@ -1,0 +1,1 @@
+"""Answers from a bundle. Needs numpy, onnxruntime, sentencepiece and Pillow, nothing else."""

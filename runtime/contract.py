@@ -1,0 +1,190 @@
+"""What the three folders agree on: tensor names, graph names and the manifest of a bundle.
+
+Knows names, shapes and dtypes. Knows nothing of files, of ONNX or of a device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+from paligemma_edge.runtime.errors import BundleError
+
+SCHEMA_VERSION = "1.0"
+
+# Graphs of a variant, in the order in which data flows through them.
+VISION_ENCODER = "vision_encoder"
+PROJECTOR = "projector"
+DECODER = "decoder"
+MASK_DECODER = "mask_decoder"
+
+# Tensors. The names are those of Hugging Face's ONNX repositories.
+PIXEL_VALUES = "pixel_values"  # float [batch, 3, R, R]
+LAST_HIDDEN_STATE = "last_hidden_state"  # float [batch, N, vision hidden]
+IMAGE_FEATURES = "image_features"  # float [batch, image, hidden]; length 0 in a step
+INPUT_IDS = "input_ids"  # int64 [batch, text]
+SEQLENS_K = "seqlens_k"  # int32 [batch]: keys after this run, minus one
+TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 []: largest number of keys in the batch
+LOGITS = "logits"  # float [batch, 1, vocab], of the last position
+SEGMENTATION_CODES = "segmentation_codes"  # int64 [batch, 16], each 0..127
+MASK = "mask"  # float [batch, 64, 64], about -1..1; inside where > 0
+
+LOC_COUNT = 1024
+SEG_COUNT = 128
+CODES_PER_MASK = 16
+
+
+def past_names(layer: int) -> tuple[str, str]:
+    """Names of a layer's key and value inputs, float [batch, kv_heads, capacity, head_dim]."""
+    return f"past_key_values.{layer}.key", f"past_key_values.{layer}.value"
+
+
+def present_names(layer: int) -> tuple[str, str]:
+    """Names of a layer's key and value outputs, the same memory as the inputs."""
+    return f"present.{layer}.key", f"present.{layer}.value"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """Sizes of the model that the runtime needs."""
+
+    family: Literal["paligemma"]
+    image_tokens: int
+    hidden_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    max_length: int  # of image, prompt and answer together, in tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFacts:
+    """The ids that the runtime sets by hand. `<loc>` and `<seg>` are contiguous ranges."""
+
+    file: str
+    pad_id: int
+    eos_id: int
+    bos_id: int
+    newline_id: int
+    first_loc_id: int
+    first_seg_id: int
+    image_id: int  # ids from here on are never an answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFacts:
+    """How a picture becomes pixel values: `(x * rescale_factor - mean) / std`, squeezed."""
+
+    size: int
+    resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+    rescale_factor: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One set of graphs. `graphs` maps a graph's name to its file in the bundle."""
+
+    device: Literal["cpu", "cuda"]
+    recipe: str
+    graphs: Mapping[str, str]
+    weight_dtype: Literal["float32", "bfloat16", "float16", "int8", "int4"]
+    compute_dtype: Literal["float32", "float16", "bfloat16"]
+    memory_bytes: int  # weights as they lie in memory while the variant runs
+    files: tuple[str, ...]  # every file of the variant, graphs included
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """Size and digest of one file of a bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """Everything that a bundle says of itself."""
+
+    schema_version: str
+    created_by: str
+    source: Mapping[str, str]
+    model: ModelFacts
+    tokenizer: TokenizerFacts
+    image: ImageFacts
+    variants: Mapping[str, Variant]
+    files: Mapping[str, FileRecord] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and dicts, in the order of the fields."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> Self:
+        """Check every field and its type; unknown fields of a newer minor version are ignored."""
+        _check_schema(data)
+        return typing.cast(Self, _parse(cls, data, "manifest"))
+
+
+def _check_schema(data: object) -> None:
+    version = data.get("schema_version") if isinstance(data, Mapping) else None
+    if not isinstance(version, str) or version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+        raise BundleError(
+            f"manifest has schema version {version!r}, this release reads {SCHEMA_VERSION!r}; "
+            "export the bundle again or install a matching paligemma-edge"
+        )
+
+
+def _parse(kind: Any, value: object, where: str) -> object:  # noqa: ANN401 - a type form
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _parse_dataclass(kind, value, where)
+    if origin is Literal:
+        return _expect(value in typing.get_args(kind), value, kind, where)
+    if origin is Mapping:
+        _expect(isinstance(value, Mapping), value, "an object", where)
+        element = typing.get_args(kind)[1]
+        items = typing.cast(Mapping[str, object], value).items()
+        return types.MappingProxyType({k: _parse(element, v, f"{where}.{k}") for k, v in items})
+    if origin is tuple:
+        return _parse_tuple(typing.get_args(kind), value, where)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    return _expect(type(value) is kind, value, kind, where)
+
+
+def _parse_dataclass(kind: type, value: object, where: str) -> object:
+    if not isinstance(value, Mapping):
+        return _expect(False, value, "an object", where)
+    hints = typing.get_type_hints(kind)
+    missing = sorted(set(hints) - set(value))
+    _expect(not missing, f"no {', '.join(missing)}", "all of its fields", where)
+    return kind(**{k: _parse(hint, value[k], f"{where}.{k}") for k, hint in hints.items()})
+
+
+def _parse_tuple(elements: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
+    _expect(isinstance(value, list | tuple), value, "a list", where)
+    values = tuple(typing.cast("list[object]", value))
+    if elements[-1] is ...:
+        elements = (elements[0],) * len(values)
+    _expect(len(values) == len(elements), value, f"{len(elements)} values", where)
+    return tuple(
+        _parse(kind, item, f"{where}[{i}]")
+        for i, (kind, item) in enumerate(zip(elements, values, strict=True))
+    )
+
+
+def _expect(ok: bool, found: object, wanted: object, where: str) -> object:
+    if not ok:
+        wanted = getattr(wanted, "__name__", wanted)
+        raise BundleError(
+            f"{where} holds {found!r}, wanted {wanted}; the bundle's manifest was changed "
+            "or written by something else: export it again"
+        )
+    return found
