@@ -1,1 +1,24 @@
 """Answers from a bundle. Needs numpy, onnxruntime, sentencepiece and Pillow, nothing else."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from paligemma_edge.runtime.errors import PaliGemmaError
+
+if TYPE_CHECKING:
+    from paligemma_edge.runtime.model import Generation, PaliGemma
+    from paligemma_edge.runtime.sampling import TopSampling
+
+__all__ = ["Generation", "PaliGemma", "PaliGemmaError", "TopSampling"]
+
+_HOME = {"PaliGemma": "model", "Generation": "model", "TopSampling": "sampling"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything
+    """Load a public name on first use, so that the import itself stays quick."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

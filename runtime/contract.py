@@ -6,7 +6,6 @@ Knows names, shapes and dtypes. Knows nothing of files, of ONNX or of a device.
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Any, Literal, Self
 from paligemma_edge.runtime.errors import BundleError
 
 SCHEMA_VERSION = "1.0"
+_MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
 
 # Graphs of a variant, in the order in which data flows through them.
 VISION_ENCODER = "vision_encoder"
@@ -134,7 +134,10 @@ class Manifest:
 
 def _check_schema(data: object) -> None:
     version = data.get("schema_version") if isinstance(data, Mapping) else None
-    if not isinstance(version, str) or version.split(".")[0] != SCHEMA_VERSION.split(".")[0]:
+    if (
+        not isinstance(version, str)
+        or version.split(".")[0] != SCHEMA_VERSION.split(".", maxsplit=1)[0]
+    ):
         raise BundleError(
             f"manifest has schema version {version!r}, this release reads {SCHEMA_VERSION!r}; "
             "export the bundle again or install a matching paligemma-edge"
@@ -151,7 +154,7 @@ def _parse(kind: Any, value: object, where: str) -> object:  # noqa: ANN401 - a 
         _expect(isinstance(value, Mapping), value, "an object", where)
         element = typing.get_args(kind)[1]
         items = typing.cast(Mapping[str, object], value).items()
-        return types.MappingProxyType({k: _parse(element, v, f"{where}.{k}") for k, v in items})
+        return {k: _parse(element, v, f"{where}.{k}") for k, v in items}
     if origin is tuple:
         return _parse_tuple(typing.get_args(kind), value, where)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):

@@ -1,0 +1,119 @@
+"""The commands `export` and `verify`: options in, a progress bar and a table out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from paligemma_edge.export.exporter import export
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `export` or `verify`; argv begins with the command's name."""
+    parser = argparse.ArgumentParser(prog="paligemma-edge")
+    names = parser.add_subparsers(required=True)
+    _add_export(names.add_parser("export"))
+    _add_verify(names.add_parser("verify"))
+    options = parser.parse_args(argv)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Turn a PaliGemma checkpoint, a directory as transformers saves it, into a bundle."
+    )
+    parser.epilog = (
+        "example: paligemma-edge export paligemma-3b-mix-224 mix.bundle --mask-decoder vae-oid.npz"
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument(
+        "--mask-decoder", metavar="NPZ", help="PaliGemma's vae-oid.npz, for <seg> tokens"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    parser.set_defaults(command=_export)
+
+
+def _add_verify(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare a bundle with its checkpoint in transformers (float32, eager attention), stage "
+        "by stage. Writes the figures into the bundle; exits with 1 past a tolerance."
+    )
+    parser.epilog = "example: paligemma-edge verify mix.bundle paligemma-3b-mix-224"
+    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT")
+    parser.add_argument("--variant", metavar="NAME", help="default: the first one for this device")
+    parser.add_argument(
+        "--samples",
+        metavar="DIR",
+        type=Path,
+        help="pictures with a prompts.json; default: three pictures that are drawn",
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    parser.set_defaults(command=_verify)
+
+
+def _export(options: argparse.Namespace) -> int:
+    with _byte_progress() as report:
+        manifest = export(
+            options.checkpoint,
+            options.bundle,
+            mask_decoder=options.mask_decoder,
+            overwrite=options.overwrite,
+            progress=report,
+        )
+    size = sum(record.bytes for record in manifest.files.values())
+    variants = ", ".join(manifest.variants)
+    print(f"{options.bundle}: {variants}, {len(manifest.files)} files, {size / 1e6:,.1f} MB")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from paligemma_edge.export.verify import read_samples, render, verify
+
+    console = Console(stderr=True)
+    samples = None if options.samples is None else read_samples(options.samples)
+    with console.status("reading the original") as status:
+        report = verify(
+            options.bundle,
+            options.checkpoint,
+            variant=options.variant,
+            samples=samples,
+            max_new_tokens=options.max_new_tokens,
+            progress=status.update,
+        )
+    Console().print(render(report))
+    return 0 if report.passed else 1
+
+
+@contextmanager
+def _byte_progress() -> Iterator[Callable[[str, int, int], None]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done)
+
+        yield report

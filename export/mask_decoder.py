@@ -1,0 +1,102 @@
+"""The mask VQ-VAE's decoder as a graph: 16 segmentation codes in, a 64×64 mask out.
+
+Architecture and array names are those of `vae-oid.npz`
+(big_vision, evaluators/proj/paligemma/transfers/segmentation.py).
+"""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from paligemma_edge.export.graph import FLOAT, INT64, Graph
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.errors import CheckpointError
+
+_RESIDUAL_BLOCKS = ("decoder.2", "decoder.3")
+_UPSAMPLINGS = ("decoder.4", "decoder.6", "decoder.8", "decoder.10")
+_CODEBOOK = "_vq_vae._embedding"
+
+_SHAPES: Mapping[str, tuple[int, ...]] = {
+    _CODEBOOK: (128, 512),
+    "decoder.0.weight": (128, 512, 1, 1),
+    **{f"{b}.net.{i}.weight": (128, 128, 3, 3) for b in _RESIDUAL_BLOCKS for i in (0, 2)},
+    **{f"{b}.net.4.weight": (128, 128, 1, 1) for b in _RESIDUAL_BLOCKS},
+    "decoder.4.weight": (128, 128, 4, 4),
+    "decoder.6.weight": (128, 64, 4, 4),
+    "decoder.8.weight": (64, 32, 4, 4),
+    "decoder.10.weight": (32, 16, 4, 4),
+    "decoder.12.weight": (1, 16, 1, 1),
+    "decoder.0.bias": (128,),
+    **{f"{b}.net.{i}.bias": (128,) for b in _RESIDUAL_BLOCKS for i in (0, 2, 4)},
+    "decoder.4.bias": (128,),
+    "decoder.6.bias": (64,),
+    "decoder.8.bias": (32,),
+    "decoder.10.bias": (16,),
+    "decoder.12.bias": (1,),
+}
+
+
+def read_mask_weights(path: str | os.PathLike[str]) -> dict[str, ir.TensorProtocol]:
+    """Read and check the arrays of `vae-oid.npz`; those of the encoder are left out."""
+    try:
+        with np.load(Path(path), allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in _SHAPES if name in archive}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else "not an npz archive"
+        raise CheckpointError(
+            f"cannot read mask decoder {path}: {reason}; give PaliGemma's vae-oid.npz"
+        ) from None
+    _check(path, arrays)
+    return {name: ir.tensor(array, name=name) for name, array in arrays.items()}
+
+
+def _check(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    problems = [f"{name} is missing" for name in sorted(set(_SHAPES) - set(arrays))]
+    for name, array in sorted(arrays.items()):
+        if array.shape != _SHAPES[name]:
+            problems.append(f"{name} is {list(array.shape)}, wanted {list(_SHAPES[name])}")
+        elif array.dtype not in (np.float32, np.float16):
+            problems.append(f"{name} is {array.dtype}, wanted float32 or float16")
+    if problems:
+        raise CheckpointError(
+            f"mask decoder {path} is not PaliGemma's vae-oid.npz: {'; '.join(problems)}"
+        )
+
+
+def build_mask_decoder(tensors: Mapping[str, ir.TensorProtocol]) -> ir.Model:
+    """`segmentation_codes` int64 [batch, 16] → `mask` float [batch, 64, 64], about -1..1."""
+    graph = Graph.create(contract.MASK_DECODER, tensors)
+    op = graph.op
+    codes = graph.input(contract.SEGMENTATION_CODES, INT64, ["batch", contract.CODES_PER_MASK])
+    x = graph.as_float(op.Gather(graph.stored(_CODEBOOK), codes, axis=0))  # [batch, 16, 512]
+    x = op.Transpose(op.Reshape(x, [0, 4, 4, 512]), perm=[0, 3, 1, 2])
+    x = op.Relu(_conv(graph, "decoder.0", x, padding=0))
+    for name in _RESIDUAL_BLOCKS:
+        x = op.Add(x, _residual(graph, name, x))
+    for name in _UPSAMPLINGS:
+        x = op.Relu(_double(graph, name, x))
+    mask = op.Squeeze(_conv(graph, "decoder.12", x, padding=0), [1])
+    graph.output(mask, contract.MASK, FLOAT, ["batch", 64, 64])
+    return graph.model()
+
+
+def _residual(graph: Graph, name: str, x: ir.Value) -> ir.Value:
+    x = graph.op.Relu(_conv(graph, f"{name}.net.0", x, padding=1))
+    x = graph.op.Relu(_conv(graph, f"{name}.net.2", x, padding=1))
+    return _conv(graph, f"{name}.net.4", x, padding=0)
+
+
+def _conv(graph: Graph, name: str, x: ir.Value, *, padding: int) -> ir.Value:
+    weight, bias = graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias")
+    return graph.op.Conv(x, weight, bias, pads=[padding] * 4)
+
+
+def _double(graph: Graph, name: str, x: ir.Value) -> ir.Value:
+    weight, bias = graph.weight(f"{name}.weight"), graph.weight(f"{name}.bias")
+    return graph.op.ConvTranspose(x, weight, bias, strides=[2, 2], pads=[1] * 4)

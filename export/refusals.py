@@ -1,0 +1,99 @@
+"""What a config.json may ask for that the graphs do not compute: refused by name.
+
+Knows transformers' field names and what each of its models does with them. Reads no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from paligemma_edge.runtime.errors import CheckpointError
+
+Json = Mapping[str, Any]
+
+_ARCHITECTURE = "PaliGemmaForConditionalGeneration"
+_TANH_GELU = frozenset({"gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh"})
+
+
+def refuse_unsupported(data: Json) -> None:
+    """Raise CheckpointError for another model, or for an option that no graph computes."""
+    vision, text = section(data, "vision_config"), section(data, "text_config")
+    _refuse_other_models(data, text)
+    _refuse_vision(vision)
+    _refuse_text(text)
+    for where, holder in (("", data), ("text_config.", text)):
+        if holder.get("tie_word_embeddings") is False:
+            refuse(f"{where}tie_word_embeddings", False, "true: the head shares the embedding")
+
+
+def section(data: Json, name: str) -> Json:
+    """Return a section of config.json, empty where it is absent."""
+    found = data.get(name)
+    if found is not None and not isinstance(found, dict):
+        refuse(name, found, "an object")
+    return found or {}
+
+
+def refuse(name: str, found: object, wanted: str) -> NoReturn:
+    """Raise the CheckpointError of a field that holds something unusable."""
+    raise CheckpointError(
+        f"config.json has {name} {found!r}, wanted {wanted}; this kind of model is not supported"
+    )
+
+
+def _refuse_other_models(data: Json, text: Json) -> None:
+    model_type = data.get("model_type") or "paligemma"
+    architectures = data.get("architectures") or [_ARCHITECTURE]
+    if model_type != "paligemma" or _ARCHITECTURE not in architectures:
+        raise CheckpointError(
+            f"config.json describes model_type {model_type!r}, architectures "
+            f"{data.get('architectures')!r}, wanted 'paligemma' and {_ARCHITECTURE!r}; "
+            "other models are not supported"
+        )
+    text_type = text.get("model_type") or "gemma"
+    if text_type == "gemma2":
+        raise CheckpointError(
+            "PaliGemma 2 checkpoints are not supported by this release: "
+            "text_config.model_type is 'gemma2', wanted 'gemma'; use a PaliGemma 1 checkpoint"
+        )
+    if text_type != "gemma":
+        refuse("text_config.model_type", text_type, "'gemma'")
+
+
+def _refuse_vision(vision: Json) -> None:
+    kind = vision.get("model_type") or "siglip_vision_model"
+    if kind not in {"siglip_vision_model", "siglip"}:
+        refuse("vision_config.model_type", kind, "'siglip_vision_model'")
+    if vision.get("vision_use_head"):
+        refuse("vision_config.vision_use_head", True, "false: PaliGemma has no pooling head")
+    if (channels := vision.get("num_channels", 3)) != 3:
+        refuse("vision_config.num_channels", channels, "3")
+    # In SigLIP "gelu" is the exact one, which is not what the graph computes.
+    if (act := vision.get("hidden_act") or "gelu_pytorch_tanh") not in _TANH_GELU:
+        refuse("vision_config.hidden_act", act, "'gelu_pytorch_tanh'")
+
+
+def _refuse_text(text: Json) -> None:
+    for name in ("hidden_act", "hidden_activation"):
+        # In Gemma "gelu" has always meant the tanh approximation.
+        if (act := text.get(name) or "gelu") not in _TANH_GELU | {"gelu"}:
+            refuse(f"text_config.{name}", act, "'gelu_pytorch_tanh'")
+    if text.get("attention_bias"):
+        refuse("text_config.attention_bias", True, "false")
+    if text.get("use_bidirectional_attention") is False:
+        refuse("text_config.use_bidirectional_attention", False, "true: the prompt sees itself")
+    for name in ("rope_scaling", "rope_parameters"):
+        _refuse_rope(f"text_config.{name}", text.get(name) or {})
+    if text.get("partial_rotary_factor") not in (None, 1):
+        refuse("text_config.partial_rotary_factor", text["partial_rotary_factor"], "1")
+
+
+def _refuse_rope(name: str, rope: object) -> None:
+    if not isinstance(rope, dict):
+        refuse(name, rope, "an object")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default" or any(isinstance(value, dict) for value in rope.values()):
+        refuse(name, rope, "one rope_type 'default' for all layers")
+    if rope.get("partial_rotary_factor") not in (None, 1):
+        refuse(name, rope, "partial_rotary_factor 1")

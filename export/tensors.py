@@ -1,0 +1,132 @@
+"""Tensors of a safetensors file that stay on disk until they are asked for.
+
+The header is checked by the safetensors library: bounded length, known dtypes, offsets in
+range, no overlap and no hole (https://github.com/huggingface/safetensors, "Format"). Values are
+read with plain reads: pages of a mapped file would count as resident memory.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import safetensors
+
+from paligemma_edge.runtime.errors import CheckpointError
+
+CHUNK_BYTES = 16 << 20
+Array = npt.NDArray[Any]
+
+_DTYPES = {
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+}
+_NUMPY: dict[ir.DataType, np.dtype[Any]] = {
+    ir.DataType.FLOAT: np.dtype("<f4"),
+    ir.DataType.FLOAT16: np.dtype("<f2"),
+    ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class CheckpointTensor(ir.LazyTensor):
+    """A float32, float16 or bfloat16 tensor in a safetensors file.
+
+    Every use reads it anew and nothing is kept. `numpy()` of bfloat16 is `ml_dtypes.bfloat16`.
+    Reads raise CheckpointError when the file has gone or has been cut since it was opened.
+    """
+
+    def __init__(
+        self, path: Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
+    ) -> None:
+        super().__init__(self._load, dtype, ir.Shape(shape, frozen=True), name=name)
+        self.path = path
+        self.offset = offset
+
+    def rows(self, start: int, stop: int) -> Array:
+        """Read rows `start` to `stop` of the first axis, [stop - start, ...]."""
+        first, *rest = self.shape.numpy()
+        if not 0 <= start <= stop <= first:
+            raise IndexError(f"rows {start}:{stop} of a tensor with {first}")
+        width = math.prod(rest)
+        return self._read(start * width, stop * width).reshape(stop - start, *rest)
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Copy the bytes to `file`, at most 16 MiB at a time."""
+        for chunk in self.chunks():
+            file.write(chunk.view(np.uint8).data)
+
+    def chunks(self) -> Iterator[Array]:
+        """Read the elements in order, flat, at most 16 MiB at a time."""
+        step = CHUNK_BYTES // _NUMPY[self.dtype].itemsize
+        for start in range(0, self.size, step):
+            yield self._read(start, min(start + step, self.size))
+
+    def _read(self, start: int, stop: int) -> Array:
+        array = np.empty(stop - start, _NUMPY[self.dtype])
+        view, done = array.view(np.uint8).data, 0
+        try:
+            with self.path.open("rb", buffering=0) as file:
+                file.seek(self.offset + start * array.itemsize)
+                while done < len(view) and (count := file.readinto(view[done:])):
+                    done += count
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.path} cannot be read: {error}; keep the checkpoint while it is exported"
+            ) from error
+        if done < len(view):
+            raise CheckpointError(
+                f"{self.path} ends {len(view) - done} bytes early in {self.name!r}; "
+                "it changed while it was read: download or save it again"
+            )
+        return array
+
+    def _load(self) -> ir.Tensor:
+        array = self._read(0, self.size).reshape(self.shape.numpy())
+        return ir.Tensor(array, self.dtype, name=self.name)
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:
+        return self.numpy().astype(dtype, copy=False) if dtype is not None else self.numpy()
+
+    def __repr__(self) -> str:
+        return f"{self._repr_base()}(name={self.name!r}, path={str(self.path)!r})"
+
+
+def read_tensors(path: Path) -> dict[str, CheckpointTensor]:
+    """Read the header of a safetensors file: key to tensor, in the order of the file.
+
+    Raises CheckpointError for a damaged file and for dtypes that are no plain float.
+    """
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(8)
+        with safetensors.safe_open(path, framework="numpy") as header:
+            slices = [(key, header.get_slice(key)) for key in header.offset_keys()]
+            specs = [(key, part.get_dtype(), tuple(part.get_shape())) for key, part in slices]
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is no sound safetensors file: {error}; download or save it again"
+        ) from None
+    return _place(path, 8 + struct.unpack("<Q", prefix)[0], specs)
+
+
+def _place(
+    path: Path, offset: int, specs: list[tuple[str, str, tuple[int, ...]]]
+) -> dict[str, CheckpointTensor]:
+    tensors = {}
+    for key, kind, shape in specs:
+        if kind not in _DTYPES:
+            raise CheckpointError(
+                f"{path} holds {key!r} as {kind}, wanted F32, BF16 or F16; "
+                "export the checkpoint as it was before it was quantized"
+            )
+        tensors[key] = CheckpointTensor(path, offset, _DTYPES[kind], shape, key)
+        offset += tensors[key].nbytes
+    return tensors

@@ -1,0 +1,137 @@
+"""The command `paligemma-edge`: options in, exit code out.
+
+`run`, `inspect` and `check` need the runtime alone. The others live in `export` and are found
+by name when they are called, so that a device needs none of their packages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from types import FrameType
+from typing import NoReturn
+
+from paligemma_edge.runtime import commands
+from paligemma_edge.runtime.errors import MissingExtraError, PaliGemmaError
+
+EXIT_FAILED, EXIT_USAGE, EXIT_NO_SPACE, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+_ELSEWHERE: Mapping[str, str] = {
+    "export": "turn a checkpoint into a bundle",
+    "verify": "compare a bundle with the original, stage by stage",
+}
+
+_EPILOG = """\
+examples:
+  paligemma-edge export paligemma-3b-mix-224 mix.bundle --mask-decoder vae-oid.npz
+  paligemma-edge run mix.bundle "caption en" photo.jpg
+  paligemma-edge run mix.bundle "detect cat ; dog" photo.jpg --draw boxes.png
+  paligemma-edge verify mix.bundle paligemma-3b-mix-224
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; 0 done, 1 failed, 2 wrong usage, 3 disk full, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if arguments and arguments[0] in _ELSEWHERE:
+            return _find(arguments[0])(arguments)
+        options = _parser().parse_args(arguments)
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except PaliGemmaError as error:
+        print(f"paligemma-edge: {_text(error)}", file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        return EXIT_NO_SPACE if full else EXIT_FAILED
+    except KeyboardInterrupt:
+        print("paligemma-edge: interrupted; nothing half-written was left", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _text(error: PaliGemmaError) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _find(command: str) -> Callable[[Sequence[str]], int]:
+    try:
+        module = importlib.import_module("paligemma_edge.export.cli")
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(
+            f"`{command}` needs the package {error.name}, which is not installed; "
+            "run: pip install 'paligemma-edge[export]'"
+        ) from None
+    found: Callable[[Sequence[str]], int] = module.main
+    return found
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="paligemma-edge",
+        description="PaliGemma on a device: export once, answer on CUDA or CPU without torch.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=version("paligemma-edge"))
+    names = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, summary in _ELSEWHERE.items():
+        names.add_parser(name, help=summary, add_help=False)
+    _add_run(names.add_parser("run", help="answer a prompt about pictures"))
+    _add_inspect(names.add_parser("inspect", help="say what a bundle holds"))
+    _add_check(names.add_parser("check", help="test a bundle on this device"))
+    return parser
+
+
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Answer a prompt about each picture."
+    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument("prompt", metavar="PROMPT", help="such as 'caption en' or 'detect cat'")
+    parser.add_argument("images", metavar="IMAGE", nargs="+")
+    add_device_options(parser)
+    parser.add_argument(
+        "--together", action="store_true", help="one answer about all pictures, not one for each"
+    )
+    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
+    parser.add_argument("--temperature", type=float, metavar="T", help="sample, not greedy")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--stream", action="store_true", help="print the text as it comes")
+    parser.add_argument("--json", action="store_true", help="print one object a line")
+    parser.add_argument("--draw", metavar="FILE", help="write the picture with boxes and masks")
+    parser.set_defaults(command=commands.run)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Say what a bundle holds: variants, sizes, memory, origin, digests."
+    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument("--json", action="store_true", help="print the manifest")
+    parser.set_defaults(command=commands.inspect)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Check every digest and answer the bundle's golden question."
+    parser.add_argument("bundle", metavar="BUNDLE")
+    add_device_options(parser)
+    parser.set_defaults(command=commands.check)
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """The options that choose where and with what a bundle runs."""
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--variant", metavar="NAME", help="such as cpu-fp32; see inspect")
+    parser.add_argument("--threads", type=int, metavar="N", help="default: the usable cores")

@@ -1,0 +1,138 @@
+"""Where a variant runs: a device that was asked for is honoured or it is an error.
+
+Knows providers, threads and session options. Knows no graph.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnxruntime as ort
+
+from paligemma_edge.runtime.contract import Manifest, Variant
+from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+_PROVIDERS: Mapping[Literal["cpu", "cuda"], str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+}
+# GroupQueryAttention takes `causal=0` from this version on.
+_OLDEST_ONNXRUNTIME = (1, 30)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that is present, and how many threads the processor's part may use."""
+
+    name: Literal["cpu", "cuda"]
+    threads: int
+
+    def open_session(self, path: Path) -> ort.InferenceSession:
+        """Open a graph with all of its nodes on this device."""
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        if self.name == "cuda":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        provider = _PROVIDERS[self.name]
+        try:
+            session = ort.InferenceSession(os.fspath(path), options, providers=[provider])
+        except Exception as error:  # ONNX Runtime raises a class of its own for each code
+            raise DeviceError(
+                f"ONNX Runtime {ort.__version__} cannot open {path} on {self.name}: "
+                f"{one_line(error)}"
+            ) from None
+        if provider not in session.get_providers():
+            raise DeviceError(
+                f"{path} was to run on {self.name}, but ONNX Runtime fell back to "
+                f"{', '.join(session.get_providers())}; check the CUDA libraries"
+            )
+        return session
+
+
+def choose(
+    manifest: Manifest, device: DeviceName = "auto", variant: str | None = None
+) -> tuple[str, Variant]:
+    """The variant that was named, or the first one that is made for the device."""
+    _check_name(device)
+    if variant is not None:
+        return variant, _named(manifest, device, variant)
+    wanted = _present() if device == "auto" else (device,)
+    for name in wanted:
+        for key, candidate in manifest.variants.items():
+            if candidate.device == name:
+                return key, candidate
+    raise BundleError(
+        f"the bundle has no variant for {' or '.join(wanted)}, only "
+        f"{', '.join(manifest.variants)}; add one with `paligemma-edge quantize`"
+    )
+
+
+def open_device(name: Literal["cpu", "cuda"], threads: int | None = None) -> Device:
+    """Check that a device is there and that this ONNX Runtime is recent enough."""
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads is {threads}, wanted at least 1")
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if version < _OLDEST_ONNXRUNTIME:
+        raise DeviceError(
+            f"ONNX Runtime is {ort.__version__}, wanted 1.30 or newer; "
+            "run: pip install -U 'paligemma-edge[cpu]'"
+        )
+    if _PROVIDERS[name] not in ort.get_available_providers():
+        raise DeviceError(
+            f"device {name} was asked for, this ONNX Runtime has only "
+            f"{', '.join(ort.get_available_providers())}; "
+            "run: pip uninstall onnxruntime && pip install 'paligemma-edge[cuda]'"
+        )
+    if name == "cuda":
+        ort.preload_dlls()
+    return Device(name, threads or usable_cores())
+
+
+def _check_name(device: str) -> None:
+    if device not in ("auto", *_PROVIDERS):
+        raise OptionError(f"device is {device!r}, wanted one of auto, {', '.join(_PROVIDERS)}")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, within the quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota = _quota(Path("/sys/fs/cgroup/cpu.max"))
+    return max(1, min(cores or 1, math.ceil(quota)))
+
+
+def _quota(path: Path) -> float:
+    try:
+        limit, period = path.read_text().split()
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if limit == "max" else int(limit) / int(period)
+
+
+def _present() -> tuple[str, ...]:
+    """The devices that this ONNX Runtime was built for, the faster one first."""
+    available = ort.get_available_providers()
+    return tuple(name for name in ("cuda", "cpu") if _PROVIDERS[name] in available)
+
+
+def _named(manifest: Manifest, device: str, variant: str) -> Variant:
+    found = manifest.variants.get(variant)
+    if found is None:
+        raise OptionError(f"variant is {variant!r}, the bundle has {', '.join(manifest.variants)}")
+    if device not in ("auto", found.device):
+        raise OptionError(
+            f"variant {variant} is made for {found.device}, device {device} was asked for; "
+            "leave one of the two out"
+        )
+    return found
+
+
+def one_line(error: BaseException) -> str:
+    """A library's message without its line breaks, for the end of one of ours."""
+    return " ".join(str(error).split())[:300]

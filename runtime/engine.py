@@ -1,0 +1,202 @@
+"""Runs the graphs: encode a picture, prefill a slot, step all slots. The only file that does.
+
+Knows tensors and sessions. Knows no text, no policy and no end of an answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.cache import Cache
+from paligemma_edge.runtime.contract import ModelFacts, Variant
+from paligemma_edge.runtime.device import Device, one_line
+from paligemma_edge.runtime.errors import BundleError, DeviceError
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The open graphs of one variant."""
+
+    facts: ModelFacts
+    vision_encoder: ort.InferenceSession
+    projector: ort.InferenceSession
+    decoder: ort.InferenceSession
+    mask_decoder: ort.InferenceSession | None
+
+    @classmethod
+    def open(cls, bundle: Bundle, variant: Variant, device: Device) -> Engine:
+        """Open every graph of a variant on a device."""
+
+        def session(graph: str) -> ort.InferenceSession:
+            if graph not in variant.graphs:
+                raise BundleError(
+                    f"bundle {bundle.path} has no {graph} graph; export the bundle again"
+                )
+            return device.open_session(bundle.file(variant.graphs[graph]))
+
+        with_masks = contract.MASK_DECODER in variant.graphs
+        return cls(
+            bundle.manifest.model,
+            session(contract.VISION_ENCODER),
+            session(contract.PROJECTOR),
+            session(contract.DECODER),
+            session(contract.MASK_DECODER) if with_masks else None,
+        )
+
+    def encode(self, pixel_values: NDArray[np.float32]) -> ort.OrtValue:
+        """Pixels [pictures, 3, R, R] → the encoder's `last_hidden_state` [pictures, N, width]."""
+        pixels = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(pixel_values))
+        feeds = {contract.PIXEL_VALUES: pixels}
+        return _run(self.vision_encoder, feeds, contract.LAST_HIDDEN_STATE)
+
+    def project(self, last_hidden_state: ort.OrtValue) -> ort.OrtValue:
+        """[pictures, N, width] → `image_features` [pictures, N, hidden]."""
+        feeds = {contract.LAST_HIDDEN_STATE: last_hidden_state}
+        return _run(self.projector, feeds, contract.IMAGE_FEATURES)
+
+    def prefill(
+        self, cache: Cache, slot: int, image_features: ort.OrtValue, ids: Sequence[int]
+    ) -> NDArray[np.float32]:
+        """Read a whole prompt into a slot, its pictures in front → logits [vocab] of what follows.
+
+        `image_features` is [pictures, N, hidden], `ids` the text. One run: a prompt sees itself
+        whole, so no part of it can be read before the rest.
+        """
+        pictures, tokens, hidden = image_features.shape()
+        length = pictures * tokens + len(ids)
+        assert length <= cache.capacity, "a prompt is checked against the capacity before it is run"
+        small = _SmallTensors.allocate(slots=1, text=len(ids), vocab=self.facts.vocab_size)
+        small.write([ids], [length - 1], length)
+        binding = self.decoder.io_binding()
+        _bind_features(binding, image_features, (1, pictures * tokens, hidden))
+        small.bind(binding)
+        cache.bind(binding, slot, 1)
+        _run_bound(self.decoder, binding)
+        cache.lengths[slot] = length
+        return small.logits[0, 0]
+
+    def stepper(self, cache: Cache, slots: int) -> Stepper:
+        """Bind the first `slots` slots once, for as many steps as wanted."""
+        hidden = self.facts.hidden_size
+        nothing = ort.OrtValue.ortvalue_from_numpy(np.zeros((slots, 0, hidden), np.float32))
+        small = _SmallTensors.allocate(slots=slots, text=1, vocab=self.facts.vocab_size)
+        binding = self.decoder.io_binding()
+        _bind_features(binding, nothing, (slots, 0, hidden))
+        small.bind(binding)
+        cache.bind(binding, 0, slots)
+        return Stepper(self.decoder, binding, small, cache, nothing)
+
+    def decode_masks(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Segmentation codes [masks, 16], each 0..127 → masks [masks, 64, 64], about -1..1."""
+        if self.mask_decoder is None:
+            raise BundleError(
+                "the bundle has no mask decoder, so <seg> tokens stay codes; "
+                "export it with --mask-decoder vae-oid.npz"
+            )
+        feeds = {contract.SEGMENTATION_CODES: ort.OrtValue.ortvalue_from_numpy(codes)}
+        return np.asarray(_run(self.mask_decoder, feeds, contract.MASK).numpy(), np.float32)
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """One token of each slot, again and again, over memory that was bound once."""
+
+    session: ort.InferenceSession
+    binding: ort.IOBinding
+    small: _SmallTensors
+    cache: Cache
+    no_features: ort.OrtValue  # held because the binding points into it
+
+    def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Append a token to each slot → logits [slots, vocab], valid until the next step.
+
+        A free slot takes part with any token; what it computes is not used.
+        """
+        lengths = self.cache.lengths[: len(tokens)]
+        longest = int(lengths.max()) + 1
+        assert longest <= self.cache.capacity, "an answer is kept within the capacity"
+        self.small.write(np.reshape(tokens, (-1, 1)), lengths, longest)
+        _run_bound(self.session, self.binding)
+        lengths[lengths > 0] += 1
+        return self.small.logits[:, 0]
+
+
+@dataclass(frozen=True)
+class _SmallTensors:
+    """The decoder's ids and lengths and its logits, at addresses that stay."""
+
+    ids: NDArray[np.int64]  # [slots, text]
+    seqlens_k: NDArray[np.int32]  # [slots]
+    total: NDArray[np.int32]  # []
+    logits: NDArray[np.float32]  # [slots, 1, vocab]
+
+    @classmethod
+    def allocate(cls, *, slots: int, text: int, vocab: int) -> _SmallTensors:
+        return cls(
+            np.zeros((slots, text), np.int64),
+            np.zeros(slots, np.int32),
+            np.zeros((), np.int32),
+            np.empty((slots, 1, vocab), np.float32),
+        )
+
+    def write(
+        self,
+        ids: NDArray[np.int64] | Sequence[Sequence[int]],
+        seqlens_k: NDArray[np.int32] | Sequence[int],
+        total: int,
+    ) -> None:
+        self.ids[:] = ids
+        self.seqlens_k[:] = seqlens_k
+        self.total[...] = total
+
+    def bind(self, binding: ort.IOBinding) -> None:
+        def value(array: NDArray[np.generic]) -> ort.OrtValue:
+            return ort.OrtValue.ortvalue_from_numpy(array)  # shares the array's memory
+
+        binding.bind_ortvalue_input(contract.INPUT_IDS, value(self.ids))
+        binding.bind_ortvalue_input(contract.SEQLENS_K, value(self.seqlens_k))
+        binding.bind_ortvalue_input(contract.TOTAL_SEQUENCE_LENGTH, value(self.total))
+        binding.bind_ortvalue_output(contract.LOGITS, value(self.logits))
+
+
+def _bind_features(
+    binding: ort.IOBinding, features: ort.OrtValue, shape: tuple[int, int, int]
+) -> None:
+    binding.bind_input(
+        contract.IMAGE_FEATURES,
+        features.device_name(),
+        0,
+        np.float32,
+        shape,
+        features.data_ptr(),
+    )
+
+
+def _run(
+    session: ort.InferenceSession, feeds: Mapping[str, ort.OrtValue], output: str
+) -> ort.OrtValue:
+    try:
+        return session.run_with_ort_values([output], dict(feeds))[0]
+    except Exception as error:  # ONNX Runtime raises a class of its own for each code
+        raise _failed(error) from None
+
+
+def _run_bound(session: ort.InferenceSession, binding: ort.IOBinding) -> None:
+    try:
+        session.run_with_iobinding(binding)
+    except Exception as error:  # as above
+        raise _failed(error) from None
+
+
+def _failed(error: Exception) -> DeviceError:
+    return DeviceError(
+        f"ONNX Runtime failed while it ran a graph: {one_line(error)}; "
+        "ask for a shorter answer or fewer slots if memory ran out"
+    )

@@ -1,0 +1,216 @@
+"""A picture, however it is given, to pixel values.
+
+Knows files, bytes, arrays and Pillow's modes, and refuses what it cannot read exactly. Knows
+nothing of the model but the facts of its pictures.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from paligemma_edge.runtime.contract import ImageFacts
+from paligemma_edge.runtime.errors import ImageError
+
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+MAX_PIXELS = 40_000_000
+MAX_SIDE = 65_535  # JPEG's own; the filter of a longer side alone would take gigabytes
+MAX_FILE_BYTES = 512 << 20
+
+_WANTED = "wanted a JPEG, PNG, WebP or BMP picture"
+_WANTED_ARRAY = "wanted uint8 [height, width, 3] with values from 0 to 255"
+_ORIENTATION = 0x0112  # EXIF tag; its values 2..8 say how to turn the picture upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
+_DAMAGED = "damaged or cut short"
+_KINDS = (
+    (b"\xff\xd8", _DAMAGED),
+    (b"\x89PNG", _DAMAGED),
+    (b"RIFF", _DAMAGED),
+    (b"BM", _DAMAGED),
+    (b"GIF8", "a GIF picture"),
+    (b"II*\0", "a TIFF picture"),
+    (b"MM\0*", "a TIFF picture"),
+    (b"%PDF", "a PDF document"),
+    (b"<", "a text in XML or HTML"),
+)
+
+
+def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Read a picture as upright RGB, the way transformers' `load_image` and processor do.
+
+    Files and bytes hold JPEG, PNG, WebP or BMP; of an animation the first frame is used.
+    Arrays are uint8 [height, width], or with 1, 3 or 4 channels behind. The EXIF orientation
+    is applied, transparency lies on white, 16-bit grey is scaled by dropping the low byte.
+    The result holds pixels and nothing else, so that it can be loaded again. ImageError of
+    one line if the picture cannot be read or has more than `max_pixels`.
+    """
+    label = image_label(source)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        image = _open(source, label)
+        _check_size(image, label, max_pixels)
+        return _as_rgb(image, label)
+
+
+def pixel_values(image: Image.Image, facts: ImageFacts) -> NDArray[np.float32]:
+    """Squeeze an RGB picture to float32 [3, R, R], bit by bit as transformers' Pillow backend.
+
+    The product with `rescale_factor` is rounded from float64 to float32, then mean and
+    standard deviation are applied in float32. A byte has 256 values, so that is a table.
+    """
+    assert image.mode == "RGB"
+    resample = Image.Resampling[facts.resample.upper()]
+    pixels = np.asarray(image.resize((facts.size, facts.size), resample))
+    scaled = (np.arange(256, dtype=np.float64) * facts.rescale_factor).astype(np.float32)
+    channels = zip(facts.mean, facts.std, np.moveaxis(pixels, -1, 0), strict=True)
+    return np.stack(
+        [
+            ((scaled - np.float32(mean)) / np.float32(std)).astype(np.float32)[channel]
+            for mean, std, channel in channels
+        ]
+    )
+
+
+def image_label(source: object) -> str:
+    """Name a picture in a message, in one line of at most 100 characters."""
+    if isinstance(source, str | os.PathLike):
+        name = os.fsdecode(source)
+        name = name if name.isprintable() and name else repr(name)
+        return name if len(name) <= 100 else f"{name[:48]}...{name[-48:]}"
+    names = {bytes: "bytes", np.ndarray: "array", Image.Image: "picture"}
+    kinds = [name for kind, name in names.items() if isinstance(source, kind)]
+    return f"the given {kinds[0] if kinds else type(source).__name__}"
+
+
+def _open(source: ImageInput, label: str) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, np.ndarray):
+        return _from_array(source, label)
+    if isinstance(source, bytes):
+        return _decode_header(source, label)
+    if isinstance(source, str | os.PathLike):
+        return _decode_header(_read(Path(os.fsdecode(source)), label), label)
+    raise ImageError(f"{label}: no picture; wanted a path, bytes, a uint8 array or a PIL image")
+
+
+def _read(path: Path, label: str) -> bytes:
+    try:
+        if path.is_dir():
+            raise ImageError(f"{label}: a folder, {_WANTED}; name one file")
+        if not path.is_file():
+            raise ImageError(f"{label}: no such file; check the path (addresses are not fetched)")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, {_WANTED}")
+        return path.read_bytes()
+    except ImageError:
+        raise
+    except OSError as error:
+        raise ImageError(f"{label}: cannot be read ({error.strerror}); check the file") from None
+
+
+def _decode_header(data: bytes, label: str) -> Image.Image:
+    """Read the header only, so that a picture that is too large is never decoded."""
+    try:
+        return Image.open(BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise ImageError(
+            f"{label}: more than {Image.MAX_IMAGE_PIXELS} pixels; make the picture smaller"
+        ) from None
+    except Exception:  # decoders raise what they like, in words that are not for users
+        raise ImageError(f"{label}: {_kind(data)}, {_WANTED}") from None
+
+
+def _kind(data: bytes) -> str:
+    if not data:
+        return "empty"
+    if data[4:8] == b"ftyp":
+        return "a HEIF or AVIF picture, or a video"
+    kinds = [kind for magic, kind in _KINDS if data.startswith(magic)]
+    return kinds[0] if kinds else "no picture that can be read"
+
+
+def _from_array(array: NDArray[np.uint8], label: str) -> Image.Image:
+    shape = list(array.shape)
+    if array.dtype != np.uint8:
+        raise ImageError(f"{label}: {array.dtype} {shape}, {_WANTED_ARRAY}; scale and convert it")
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
+        raise ImageError(f"{label}: shape {shape}, {_WANTED_ARRAY}; move the channels to the end")
+    if not array.size:
+        raise ImageError(f"{label}: empty, shape {shape}, {_WANTED_ARRAY}")
+    grey = array.ndim == 3 and array.shape[2] == 1
+    return Image.fromarray(array[..., 0] if grey else array)
+
+
+def _check_size(image: Image.Image, label: str, max_pixels: int) -> None:
+    width, height = image.size
+    if not width * height:
+        raise ImageError(f"{label}: empty ({width} x {height}), wanted at least one pixel")
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise ImageError(
+            f"{label}: {width} x {height} pixels, wanted at most {max_pixels} in all "
+            f"and {MAX_SIDE} a side; make the picture smaller"
+        )
+
+
+def _as_rgb(image: Image.Image, label: str) -> Image.Image:
+    try:
+        image.load()
+        rgb = _on_white(_without_16_bits(_upright(image), label))
+    except ImageError:
+        raise
+    except MemoryError:
+        raise ImageError(
+            f"{label}: not enough memory for {image.width} x {image.height} pixels; make it smaller"
+        ) from None
+    except Exception:  # as in _decode_header
+        raise ImageError(f"{label}: {_DAMAGED}, {_WANTED}") from None
+    rgb.info = {}
+    return rgb
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    method = None
+    with suppress(Exception):  # damaged EXIF says nothing
+        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    return image if method is None else image.transpose(method)
+
+
+def _without_16_bits(image: Image.Image, label: str) -> Image.Image:
+    """Pillow itself clips 16-bit grey to 255; of 16-bit colour it drops the low byte, as here."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ImageError(
+            f"{label}: mode {image.mode}, whose range is not known, wanted 8 bits a channel; "
+            "scale it to 0..255 and convert it to mode L"
+        )
+    return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode in _ALPHA_MODES or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

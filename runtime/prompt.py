@@ -1,0 +1,195 @@
+"""Text to token ids and back, as PaliGemma's processor does it.
+
+Knows the tokenizer and the ids that are set by hand. Knows nothing of pictures but their number:
+image positions are not ids here, the features of the pictures stand in front of the text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from paligemma_edge.runtime.contract import LOC_COUNT, SEG_COUNT, TokenizerFacts
+from paligemma_edge.runtime.errors import PromptError, TokenizerError
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+IMAGE_MARKER = "<image>"
+_SPACE = "\u2581"  # how sentencepiece writes a space within a piece
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what the error handler makes of a stray byte
+_PROBE = " a  b\n"
+
+
+class PromptEncoder:
+    """A tokenizer whose ids were checked against the facts of the bundle.
+
+    `<loc0000>`..`<loc1023>` and `<seg000>`..`<seg127>` are whole tokens in both directions.
+    Control tokens cannot be written in a text: `<bos>`, `<eos>` and `<pad>` are spelt out.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | bytes, facts: TokenizerFacts) -> None:
+        """Read a sentencepiece model from its path or bytes, TokenizerError if it does not fit."""
+        self._pieces = _load(model)
+        self._facts = facts
+        self._check_pieces()
+        self._check_exactness()
+
+    def encode(self, prompt: str, num_images: int) -> tuple[int, ...]:
+        """Ids of `<bos>`, the prompt and a newline; PromptError if the prompt cannot be used.
+
+        `<image>` markers at the start are dropped when they are as many as the pictures.
+        Newlines at the end are dropped, so that the one that ends every prompt stays alone;
+        other spaces are kept, as transformers does.
+        """
+        text = _without_markers(_utf8(prompt), num_images).rstrip("\r\n")
+        if not text.strip():
+            raise PromptError(
+                "the prompt is empty; for a caption ask 'caption en', 'describe en' or 'cap en'"
+            )
+        ids: list[int] = self._pieces.encode(text)
+        return (self._facts.bos_id, *ids, self._facts.newline_id)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids, with `<loc>` and `<seg>`; control tokens and `<image>` have no text.
+
+        Any ids are accepted. A byte that is not part of a UTF-8 character becomes U+FFFD.
+        """
+        stream = TextStream(self)
+        return "".join([*map(stream.push, ids), stream.finish()])
+
+    def token_bytes(self, token: int) -> bytes:
+        """UTF-8 of one token, a part of a character where the tokenizer fell back to bytes."""
+        if not 0 <= token < min(self._facts.image_id, self._pieces.get_piece_size()):
+            return b""
+        if self._pieces.is_control(token) or self._pieces.is_unknown(token):
+            return b""
+        piece = self._pieces.id_to_piece(token)
+        if self._pieces.is_byte(token):
+            return bytes.fromhex(piece[3:5])  # <0xNN>
+        return piece.replace(_SPACE, " ").encode()
+
+    def _check_pieces(self) -> None:
+        size = self._pieces.get_piece_size()
+        for token, wanted in _known_pieces(self._facts).items():
+            found = self._pieces.id_to_piece(token) if 0 <= token < size else None
+            beyond = wanted == IMAGE_MARKER and token == size
+            if found != wanted and not beyond:
+                _refuse(f"id {token} is {found!r}, wanted {wanted!r}")
+        facts = self._facts
+        for token in (facts.pad_id, facts.eos_id, facts.bos_id):
+            if not self._pieces.is_control(token):
+                _refuse(
+                    f"{self._pieces.id_to_piece(token)!r} is plain text, wanted a control token"
+                )
+
+    def _check_exactness(self) -> None:
+        returned = self.decode(self._pieces.encode(_PROBE))
+        if returned != _PROBE:
+            _refuse(f"{_PROBE!r} comes back as {returned!r}")
+        facts = self._facts
+        wanted = [facts.first_loc_id, facts.first_seg_id + SEG_COUNT - 1, facts.newline_id]
+        found: list[int] = self._pieces.encode(f"<loc0000><seg{SEG_COUNT - 1}>\n")
+        if found != wanted:
+            _refuse(f"<loc>, <seg> and newline become ids {found}, wanted {wanted}")
+
+
+class TextStream:
+    """Text of one answer, token by token: what is certain is given out at once."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        self._encoder = encoder
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
+
+    def push(self, token: int) -> str:
+        """Text that is now certain; bytes of an unfinished character are held back."""
+        return _readable(self._decoder.decode(self._encoder.token_bytes(token)))
+
+    def finish(self) -> str:
+        """Text of the bytes that are still held back: U+FFFD for each."""
+        return _readable(self._decoder.decode(b"", final=True))
+
+
+def _readable(text: str) -> str:
+    return _NOT_UTF8.sub("\ufffd", text)
+
+
+def _load(model: str | os.PathLike[str] | bytes) -> SentencePieceProcessor:
+    from sentencepiece import SentencePieceProcessor  # noqa: PLC0415 - slow to import
+
+    data = model if isinstance(model, bytes) else _read(Path(model))
+    try:
+        pieces = SentencePieceProcessor(model_proto=data) if data else None
+    except RuntimeError:
+        pieces = None
+    if pieces is None:
+        raise TokenizerError(
+            f"found {len(data)} bytes that are no sentencepiece model, wanted PaliGemma's "
+            "tokenizer.model; export the bundle again"
+        )
+    return pieces
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TokenizerError(
+            f"{path}: cannot read the tokenizer ({error.strerror}); export the bundle again"
+        ) from None
+
+
+def _known_pieces(facts: TokenizerFacts) -> dict[int, str]:
+    return {
+        facts.pad_id: "<pad>",
+        facts.eos_id: "<eos>",
+        facts.bos_id: "<bos>",
+        facts.newline_id: "\n",
+        facts.first_loc_id: "<loc0000>",
+        facts.first_loc_id + LOC_COUNT - 1: f"<loc{LOC_COUNT - 1}>",
+        facts.first_seg_id: "<seg000>",
+        facts.first_seg_id + SEG_COUNT - 1: f"<seg{SEG_COUNT - 1}>",
+        facts.image_id: IMAGE_MARKER,
+    }
+
+
+def _refuse(found: str) -> None:
+    raise TokenizerError(
+        f"the tokenizer does not fit the bundle: {found}; export the bundle again "
+        "with the tokenizer of its checkpoint"
+    )
+
+
+def _utf8(prompt: str) -> str:
+    if not isinstance(prompt, str):
+        raise PromptError(f"the prompt is a {type(prompt).__name__}, wanted a text")
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise PromptError(
+            "the prompt holds half a character (a lone surrogate), wanted Unicode text; "
+            "decode it as UTF-8"
+        ) from None
+    return prompt
+
+
+def _without_markers(prompt: str, num_images: int) -> str:
+    text = prompt
+    while text.startswith(IMAGE_MARKER):
+        text = text.removeprefix(IMAGE_MARKER)
+    total = prompt.count(IMAGE_MARKER)
+    if IMAGE_MARKER in text:
+        raise PromptError(
+            "the prompt has an <image> marker after its start, but pictures stand in front "
+            "of the text; leave the markers out"
+        )
+    if total not in (0, num_images):
+        raise PromptError(
+            f"the prompt has {total} <image> markers for {num_images} pictures; "
+            "leave the markers out, or write one for each picture"
+        )
+    return text
