@@ -111,7 +111,7 @@ def _describe(source: _Source, files: Sequence[str]) -> Manifest:
         source={
             "checkpoint": source.directory.resolve().name,
             "config_sha256": sha256(source.directory / CONFIG_FILE),
-            **{f"{file.name}_bytes": str(file.stat().st_size) for file in checkpoint.files},
+            "weights": ", ".join(f"{f.name} ({f.stat().st_size} bytes)" for f in checkpoint.files),
         },
         model=_model_facts(config),
         tokenizer=source.tokenizer.facts,

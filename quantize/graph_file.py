@@ -31,9 +31,8 @@ def write_graph(model: ir.Model, path: Path, progress: Callable[[int], None] | N
             align_threshold=PAGE,
         )
         _point(large, written)
-        proto = ir.to_proto(model)
-        onnx.checker.check_model(proto)
-        path.write_bytes(proto.SerializeToString())
+        path.write_bytes(ir.to_proto(model).SerializeToString())
+        onnx.checker.check_model(path)
     finally:
         _point(large, kept)
 

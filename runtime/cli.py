@@ -135,3 +135,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--variant", metavar="NAME", help="such as cpu-fp32; see inspect")
     parser.add_argument("--threads", type=int, metavar="N", help="default: the usable cores")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

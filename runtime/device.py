@@ -103,8 +103,7 @@ def _check_name(device: str) -> None:
 def usable_cores() -> int:
     """Cores that this process may use: its affinity, within the quota of its control group."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    quota = _quota(Path("/sys/fs/cgroup/cpu.max"))
-    return max(1, min(cores or 1, math.ceil(quota)))
+    return max(1, math.ceil(min(cores or 1, _quota(Path("/sys/fs/cgroup/cpu.max")))))
 
 
 def _quota(path: Path) -> float:

@@ -1,0 +1,83 @@
+"""The questions that a bundle and its original are both asked: drawn here, or read from a folder.
+
+Knows pictures and prompts. Knows nothing of a model, nor of a true answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.image import ImageInput
+
+PROMPTS_FILE = "prompts.json"
+
+_SIZES = ((357, 240), (181, 299), (640, 427))  # width, height: none is square, none a resolution
+_PROMPTS = ("caption en", "detect cat", "answer en what is this?")
+_WANTED = '[{"picture": "file.png", "questions": [{"prompt": "caption en"}, ...]}, ...]'
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt about one picture or several, each of a kind that `runtime.image` reads."""
+
+    images: tuple[ImageInput, ...]
+    prompt: str
+
+
+def default_samples() -> list[Sample]:
+    """Three drawn pictures, three prompts about each; the same ones every time."""
+    pictures = [_draw(number, *size) for number, size in enumerate(_SIZES)]
+    return [Sample((p,), prompt) for p, prompt in itertools.product(pictures, _PROMPTS)]
+
+
+def read_samples(directory: Path) -> list[Sample]:
+    """Every prompt of a folder's `prompts.json`, with the picture beside it that it is about.
+
+    The file is a list of `{"picture": name, "questions": [{"prompt": text}]}`; other fields are
+    left unread. OptionError where it is absent or of another form.
+    """
+    path = directory / PROMPTS_FILE
+    try:
+        entries = json.loads(path.read_bytes())
+        samples = [
+            Sample((directory / entry["picture"],), question["prompt"])
+            for entry in entries
+            for question in entry["questions"]
+        ]
+    except OSError as error:
+        raise OptionError(f"cannot read {path}: {error.strerror}; wanted {_WANTED}") from None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise OptionError(f"{path} has another form, wanted {_WANTED}") from None
+    if not samples or not all(isinstance(sample.prompt, str) for sample in samples):
+        raise OptionError(f"{path} has no prompts, wanted {_WANTED}")
+    return samples
+
+
+def _draw(number: int, width: int, height: int) -> Image.Image:
+    """Colour gradients that meet, with a few outlined shapes: smooth parts and sharp edges."""
+    x = np.linspace(0, 1, width)[None, :]
+    y = np.linspace(0, 1, height)[:, None]
+    channels = (x + 0 * y, 0 * x + y, 0.5 + 0.5 * np.sin((3 + number) * np.pi * (x + y)))
+    turned = [channels[(number + place) % 3] for place in range(3)]
+    picture = Image.fromarray(np.rint(np.stack(turned, axis=-1) * 255).astype(np.uint8))
+    canvas = ImageDraw.Draw(picture)
+    for colour, box in _boxes(number, width, height).items():
+        canvas.ellipse(box, fill=colour, outline="black", width=3)
+        canvas.rectangle([edge // 2 for edge in box], outline=colour, width=5)
+    return picture
+
+
+def _boxes(number: int, width: int, height: int) -> Mapping[str, list[int]]:
+    left, top = width // (3 + number), height // (4 - number)
+    return {
+        "white": [left, top, left + width // 3, top + height // 3],
+        "red": [width // 2, height // 8, width - 9, height // 2],
+    }
