@@ -22,7 +22,8 @@ from paligemma_edge.export.tokenizer import TokenizerExport, read_tokenizer
 from paligemma_edge.export.vision_encoder import build_vision_encoder
 from paligemma_edge.quantize.graph_file import weight_bytes, write_graph
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.bundle import BundleWriter, new_bundle, sha256
+from paligemma_edge.runtime.bundle import sha256
+from paligemma_edge.runtime.bundle_writer import BundleWriter, new_bundle
 from paligemma_edge.runtime.contract import ImageFacts, Manifest, ModelFacts, Variant
 
 LOSSLESS = "cpu-fp32"

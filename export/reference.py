@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import DynamicCache, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from paligemma_edge.export.verify_samples import Sample
 from paligemma_edge.runtime.errors import CheckpointError
@@ -190,10 +190,9 @@ class Reference:
 
 
 def _load_model(directory: Path) -> Any:  # noqa: ANN401 - as in Reference
-    model = PaliGemmaForConditionalGeneration.from_pretrained(
+    return PaliGemmaForConditionalGeneration.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True
     )
-    return model.eval()
 
 
 def _load_processor(directory: Path) -> Any:  # noqa: ANN401 - as in Reference
@@ -208,6 +207,7 @@ def _numpy(tensor: torch.Tensor) -> Float:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep transformers' bars and advice off the terminal, and leave its settings as they were."""
+    logging: Any = transformers_logging  # its functions carry no types
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -7,9 +7,12 @@ megapixels. Knows pixels; knows nothing of models.
 from __future__ import annotations
 
 import math
+import os
+import unicodedata
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +25,7 @@ from paligemma_edge.runtime.mask import inside
 Mask: TypeAlias = NDArray[np.float32]  # [height, width], 0..1
 Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Corners: TypeAlias = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; the last two outside
 
 PALETTE: tuple[Colour, ...] = (
     (230, 25, 75),
@@ -38,43 +42,64 @@ PALETTE: tuple[Colour, ...] = (
     (250, 170, 190),
 )
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-_VEIL = 0.45  # how much of a mask's colour lies over the picture
+_VEIL = 0.5  # how much of a mask's colour lies over the picture
+_LONGEST = 200  # characters of a label
 _HALO = 130  # of 255: how dark or light the rim of a line is
 
 
-class _Style(NamedTuple):
-    line: int  # pixels
+@dataclass(frozen=True)
+class _Style:
+    """Sizes in pixels that suit a picture."""
+
+    line: int
+    pad: int  # between a label and the rim of its plate
     font: Font
-    pad: int  # pixels between a label and the rim of its plate
+    ascii_only: bool
+
+    @classmethod
+    def for_picture(cls, width: int, height: int, font: str | os.PathLike[str] | None) -> Self:
+        side = math.sqrt(width * height)
+        size = max(9, round(side / 38))
+        return cls(max(1, round(side / 300)), max(1, size // 5), _font(font, size), font is None)
 
 
 def draw(
-    image: Image.Image, detections: Sequence[Detection], masks: Sequence[Mask | None] | None = None
+    image: Image.Image,
+    detections: Sequence[Detection],
+    masks: Sequence[Mask | None] | None = None,
+    *,
+    font: str | os.PathLike[str] | None = None,
 ) -> Image.Image:
-    """Copy of an RGB picture with translucent masks, boxes and labels.
+    """Copy of a picture as RGB, with translucent masks, boxes and labels.
 
-    `masks` holds a soft mask [height, width] or None for each detection. OptionError if
-    their number or size is another. A box without pixels is left out.
+    `masks` holds a soft mask [height, width] or None for each detection; a box without pixels
+    is left out. Pillow's own font knows ASCII alone: accents are dropped, and `font` names a
+    TrueType file for other scripts. OptionError if masks or font cannot be used.
     """
     soft = _checked(masks, len(detections), image)
     picture = image.convert("RGB")
-    style = _style(picture)
-    colours = [colour_of(detection.label) for detection in detections]
-    for mask, colour in zip(soft, colours, strict=True):
-        if mask is not None:
+    style = _Style.for_picture(*picture.size, font)
+    objects = [(colour_of(d.label), d.label, _corners(d, picture)) for d in detections]
+    for (colour, _, _), mask in zip(objects, soft, strict=True):
+        if mask is not None and mask.any():
             _draw_mask(picture, mask, colour, style.line)
     pen = ImageDraw.Draw(picture, "RGBA")
-    for detection, colour in zip(detections, colours, strict=True):
-        _draw_box(pen, detection, colour, style.line)
-    taken: list[tuple[int, int, int, int]] = []
-    for detection, colour in zip(detections, colours, strict=True):
-        _draw_label(pen, detection, colour, style, taken)
+    shown = [item for item in objects if _has_pixels(item[2])]
+    for colour, _, corners in shown:
+        _draw_box(pen, corners, colour, style.line)
+    taken: list[Corners] = []
+    for colour, label, corners in shown:
+        if text := _fitted(label, style, picture.width):
+            plate = _place(corners, _plate_size(text, style), picture.size, taken)
+            _draw_label(pen, text, plate, colour, style)
+            taken.append(plate)
     return picture
 
 
 def colour_of(label: str) -> Colour:
     """Colour of a label, the same in every picture, process and release."""
-    return PALETTE[zlib.crc32(label.strip().casefold().encode("utf-8", "replace")) % len(PALETTE)]
+    name = label.strip().casefold().encode("utf-8", "replace")
+    return PALETTE[zlib.crc32(name) % len(PALETTE)]
 
 
 def text_colour(plate: Colour) -> Colour:
@@ -107,105 +132,96 @@ def _checked(
     return soft
 
 
-def _style(image: Image.Image) -> _Style:
-    side = math.sqrt(image.width * image.height)
-    size = max(9, round(side / 38))
-    font = ImageFont.load_default(size)
-    return _Style(line=max(1, round(side / 350)), font=font, pad=max(1, size // 5))
+def _font(path: str | os.PathLike[str] | None, size: int) -> Font:
+    try:
+        return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+    except OSError:
+        raise OptionError(f"{os.fspath(path or '')}: no font, wanted a TrueType file") from None
+
+
+def _corners(detection: Detection, picture: Image.Image) -> Corners:
+    y0, x0, y1, x1 = detection.box.pixels(*picture.size)
+    return x0, y0, x1, y1
+
+
+def _has_pixels(corners: Corners) -> bool:
+    x0, y0, x1, y1 = corners
+    return x1 > x0 and y1 > y0
 
 
 def _draw_mask(picture: Image.Image, mask: Mask, colour: Colour, line: int) -> None:
     """Veil of the soft mask, and a line along the rim of what is inside."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return
-    y0, y1, x0, x1 = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
-    part = mask[y0:y1, x0:x1]
+    y0, x0 = int(rows[0]), int(columns[0])
+    part = mask[y0 : rows[-1] + 1, x0 : columns[-1] + 1]
     veil = Image.fromarray((part * (_VEIL * 255)).astype(np.uint8))
-    picture.paste(colour, (int(x0), int(y0)), veil)
-    picture.paste(colour, (int(x0) - line, int(y0) - line), _rim(inside(part), line))
+    picture.paste(colour, (x0, y0), veil)
+    picture.paste(colour, (x0 - line, y0 - line), _rim(inside(part), line))
 
 
 def _rim(within: NDArray[np.bool_], line: int) -> Image.Image:
-    """Line of `line` pixels just inside the rim, 0 or 255; the picture is `line` larger around."""
-    solid = Image.fromarray(np.pad(within, line).astype(np.uint8) * 255)
-    blurred = np.asarray(solid.filter(ImageFilter.BoxBlur(line)))
-    return Image.fromarray(((blurred < 255) & (np.asarray(solid) > 0)).astype(np.uint8) * 255)
+    """The outermost `line` pixels of an area, 0 or 255, with `line` pixels of room around."""
+    solid = np.pad(within, line)
+    blurred = Image.fromarray(solid.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(line))
+    return Image.fromarray((solid & (np.asarray(blurred) < 255)).astype(np.uint8) * 255)
 
 
-def _draw_box(pen: ImageDraw.ImageDraw, detection: Detection, colour: Colour, line: int) -> None:
-    width, height = pen.im.size
-    y0, x0, y1, x1 = detection.box.pixels(width, height)
-    if y1 <= y0 or x1 <= x0:
-        return
+def _draw_box(pen: ImageDraw.ImageDraw, corners: Corners, colour: Colour, line: int) -> None:
+    """Rectangle along the inside of a box, with a rim that parts it from what it lies on."""
+    x0, y0, x1, y1 = corners
     rim = max(1, line // 2)
     halo = (*text_colour(colour), _HALO)
     pen.rectangle((x0 - rim, y0 - rim, x1 - 1 + rim, y1 - 1 + rim), outline=halo, width=rim)
     pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=line)
 
 
-def _draw_label(
-    pen: ImageDraw.ImageDraw,
-    detection: Detection,
-    colour: Colour,
-    style: _Style,
-    taken: list[tuple[int, int, int, int]],
-) -> None:
-    size = pen.im.size
-    y0, x0, y1, x1 = detection.box.pixels(*size)
-    text = _fitted(" ".join(detection.label.split()), style, size[0])
-    if not text or y1 <= y0 or x1 <= x0:
-        return
-    left, top, right, bottom = style.font.getbbox(text)
-    width, height = math.ceil(right - left) + 2 * style.pad, _plate_height(style)
-    corner = _place((y0, x0, y1, x1), (width, height), size, taken)
-    plate = (*corner, corner[0] + width - 1, corner[1] + height - 1)
-    taken.append(plate)
-    pen.rectangle(plate, fill=colour)
-    middle = corner[1] + height // 2
-    pen.text((corner[0] + style.pad - left, middle), text, text_colour(colour), style.font, "lm")
-
-
-def _plate_height(style: _Style) -> int:
-    _, top, _, bottom = style.font.getbbox("Ag")
-    return math.ceil(bottom - top) + 2 * style.pad
-
-
-def _fitted(text: str, style: _Style, width: int) -> str:
-    """The text, cut with dots where it is wider than the picture."""
+def _fitted(label: str, style: _Style, width: int) -> str:
+    """The label in one line, cut with dots where it is wider than the picture."""
+    text = " ".join(label.split())
+    if style.ascii_only:
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not _is_accent(c))
     room = width - 2 * style.pad
-    if style.font.getlength(text[:500]) <= room and len(text) <= 500:
+    short = text[:_LONGEST]
+    if short == text and style.font.getlength(text) <= room:
         return text
-    short = text[:500]
     while short and style.font.getlength(f"{short}...") > room:
         short = short[:-1]
     return f"{short}..." if short else ""
 
 
+def _is_accent(character: str) -> bool:
+    return unicodedata.combining(character) > 0
+
+
+def _plate_size(text: str, style: _Style) -> tuple[int, int]:
+    left, _, right, _ = style.font.getbbox(text)
+    _, top, _, bottom = style.font.getbbox("lgj")
+    return math.ceil(right - left) + 2 * style.pad, math.ceil(bottom - top) + 2 * style.pad
+
+
 def _place(
-    box: tuple[int, int, int, int],
-    plate: tuple[int, int],
-    size: tuple[int, int],
-    taken: list[tuple[int, int, int, int]],
-) -> tuple[int, int]:
-    """Corner x, y of a plate at its box: above, else inside, else below; free if possible."""
-    y0, x0, y1, x1 = box
+    corners: Corners, plate: tuple[int, int], size: tuple[int, int], taken: Sequence[Corners]
+) -> Corners:
+    """Corners of a plate at its box: above, else within, else below; free if possible."""
+    x0, y0, x1, y1 = corners
     width, height = plate
-    lines = (y0 - height, y0, y1, y1 - height)
-    corners = [(x, y) for y in lines for x in (x0, x1 - width)]
-    within = [(min(max(x, 0), max(size[0] - width, 0)), y) for x, y in corners]
-    shown = [(x, y) for x, y in within if 0 <= y <= size[1] - height]
-    free = [c for c in shown if not any(_overlap(c, plate, other) for other in taken)]
-    return (free or shown or [(within[0][0], 0)])[0]
+    furthest = max(size[0] - width, 0)
+    lefts = [min(max(x, 0), furthest) for x in (x0, x1 - width)]
+    tops = [y for y in (y0 - height, y0, y1, y1 - height) if 0 <= y <= size[1] - height] or [0]
+    places = [(x, y, x + width, y + height) for y in tops for x in lefts]
+    free = [place for place in places if not _covers(place, taken)]
+    return (free or places)[0]
 
 
-def _overlap(
-    corner: tuple[int, int], plate: tuple[int, int], other: tuple[int, int, int, int]
-) -> bool:
-    x0, y0, x1, y1 = other
-    return (
-        corner[0] <= x1
-        and corner[0] + plate[0] > x0
-        and corner[1] <= y1
-        and corner[1] + plate[1] > y0
-    )
+def _covers(plate: Corners, taken: Sequence[Corners]) -> bool:
+    x0, y0, x1, y1 = plate
+    return any(x0 < tx1 and tx0 < x1 and y0 < ty1 and ty0 < y1 for tx0, ty0, tx1, ty1 in taken)
+
+
+def _draw_label(
+    pen: ImageDraw.ImageDraw, text: str, plate: Corners, colour: Colour, style: _Style
+) -> None:
+    x0, y0, x1, y1 = plate
+    left, top = style.font.getbbox(text)[0], style.font.getbbox("lgj")[1]
+    pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
+    pen.text((x0 + style.pad - left, y0 + style.pad - top), text, text_colour(colour), style.font)

@@ -119,7 +119,7 @@ def _readable(text: str) -> str:
 
 
 def _load(model: str | os.PathLike[str] | bytes) -> SentencePieceProcessor:
-    from sentencepiece import SentencePieceProcessor  # noqa: PLC0415 - slow to import
+    from sentencepiece import SentencePieceProcessor
 
     data = model if isinstance(model, bytes) else _read(Path(model))
     try:

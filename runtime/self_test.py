@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.bundle import Bundle
@@ -21,6 +22,7 @@ from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.image import load_image, pixel_values
 from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.sampling import Greedy
 
 GOLDEN = "golden.json"
 GOLDEN_IMAGE = "golden.png"
@@ -51,17 +53,7 @@ class Golden:
                 f"bundle {bundle.path} has no {GOLDEN}, so no answer is known to test with; "
                 "run `paligemma-edge verify` where the checkpoint is"
             )
-        try:
-            data = json.loads(bundle.file(GOLDEN).read_bytes())
-            tokens = tuple(int(token) for token in data["token_ids"])
-            golden = cls(
-                image=str(data["image"]),
-                prompt=str(data["prompt"]),
-                token_ids=tokens,
-                text=str(data["text"]),
-            )
-        except (ValueError, TypeError, KeyError, RecursionError):
-            golden = None
+        golden = _parse(bundle.file(GOLDEN).read_bytes())
         if golden is None or not golden.token_ids:
             raise BundleError(
                 f"bundle {bundle.path}: {GOLDEN} holds no question and answer; "
@@ -129,6 +121,16 @@ def self_test(
     )
 
 
+def _parse(data: bytes) -> Golden | None:
+    try:
+        found = json.loads(data)
+        tokens = tuple(int(token) for token in found["token_ids"])
+        texts = {name: str(found[name]) for name in ("image", "prompt", "text")}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return Golden(**texts, token_ids=tokens)
+
+
 def required_agreement(variant: Variant) -> float:
     """The share of tokens that must be the original's: 1 where float weights meet float32."""
     kinds = (variant.weight_dtype, variant.compute_dtype)
@@ -138,9 +140,30 @@ def required_agreement(variant: Variant) -> float:
 
 
 def replay(
-    engine: Engine,
-    image_features_of: NDArray[np.float32],
-    ids: Sequence[int],
-    tokens: Sequence[int],
+    engine: Engine, features: ort.OrtValue, ids: Sequence[int], tokens: Sequence[int]
 ) -> Iterator[NDArray[np.float32]]:
-    raise NotImplementedError
+    """Prefill a prompt, then feed a known answer: the logits [vocab] before each of its tokens.
+
+    `features` is [pictures, N, hidden]. What the variant itself would have said is not fed, so
+    one difference does not grow into others. Each row is valid until the next one is asked for.
+    """
+    pictures, image_tokens, _ = features.shape()
+    capacity = pictures * image_tokens + len(ids) + len(tokens)
+    cache = Cache.allocate(engine.facts, 1, capacity)
+    yield engine.prefill(cache, 0, features, ids)
+    stepper = engine.stepper(cache, 1)
+    for token in tokens[:-1]:
+        yield stepper.step([token])[0]
+
+
+def _agreement(model: PaliGemma, golden: Golden) -> float:
+    """Share of the golden tokens that come after the golden ones before them; never 1 here."""
+    facts = model.bundle.manifest
+    picture = load_image(model.bundle.file(golden.image))
+    hidden = model.engine.encode(pixel_values(picture, facts.image)[None])
+    ids = model.encoder.encode(golden.prompt, 1)
+    rows = replay(model.engine, model.engine.project(hidden), ids, golden.token_ids)
+    spoken = facts.tokenizer.image_id
+    chosen = [Greedy().choose(row[:spoken], place) for place, row in enumerate(rows)]
+    wrong = sum(a != b for a, b in zip(chosen, golden.token_ids, strict=True))
+    return 1 - max(1, wrong) / len(golden.token_ids)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from paligemma_edge.runtime import bundle as bundles
-from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.bundle import Bundle, amend_bundle, new_bundle
+from paligemma_edge.runtime import bundle_writer, contract
+from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.bundle_writer import amend_bundle, new_bundle
 from paligemma_edge.runtime.contract import (
     ImageFacts,
     Manifest,
@@ -195,7 +195,7 @@ def test_a_full_disk_is_one_clear_line(path: Path, monkeypatch: pytest.MonkeyPat
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(bundles, "_record", full)
+    monkeypatch.setattr(bundle_writer, "_record", full)
     with pytest.raises(OutputError, match="No space left on device; nothing was changed"):
         write(path, overwrite=True, graph=b"other")
     assert Bundle.open(path).file(GRAPH).read_bytes() == b"graph"
@@ -214,7 +214,7 @@ def test_too_little_space_is_said_before_writing(tmp_path: Path) -> None:
 
 def test_a_killed_export_is_cleaned_up_by_the_next(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from paligemma_edge.runtime.bundle import new_bundle\n"
+        "import os, sys; from paligemma_edge.runtime.bundle_writer import new_bundle\n"
         "with new_bundle(sys.argv[1]) as w: w.write('x', b'x'); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.bundle")], check=False)
