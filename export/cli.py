@@ -82,7 +82,9 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from paligemma_edge.export.verify import read_samples, render, verify
+    from paligemma_edge.export.parity import render
+    from paligemma_edge.export.verify import verify
+    from paligemma_edge.export.verify_samples import read_samples
 
     console = Console(stderr=True)
     samples = None if options.samples is None else read_samples(options.samples)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
+from rich.markup import escape
 from rich.table import Table
 
 from paligemma_edge.runtime.contract import Variant
@@ -112,6 +113,6 @@ def render(report: ParityReport) -> Table:
         table.add_column(name, justify="left" if name in ("stage", "") else "right")
     for stage in report.stages:
         numbers = (f"{stage.absolute:.3g}", f"{stage.relative:.2e}", f"{stage.tolerance:.0e}")
-        result = "[green]ok[/]" if stage.passed else f"[red]differs[/]: {stage.worst}"
+        result = "[green]ok[/]" if stage.passed else f"[red]differs[/]: {escape(stage.worst)}"
         table.add_row(stage.stage, *numbers, result)
     return table

@@ -91,9 +91,9 @@ class Reference:
         """Answer greedily, with a cache, keeping what every stage gave."""
         pixels, ids = self.inputs(sample)
         cache = DynamicCache()
-        with torch.inference_mode(), self._listen() as heard:
+        with self._listen() as heard:
             first = self.prefill(pixels, ids, cache)
-            logits, tokens = self._answer(first, cache, max_new_tokens)
+        logits, tokens = self._answer(first, cache, max_new_tokens)
         return ReferenceTrace(
             pixel_values=pixels,
             ids=tuple(ids[ids.count(self.image_id) :]),
@@ -142,14 +142,15 @@ class Reference:
 
     def prefill(self, pixels: Float, ids: Sequence[int], cache: DynamicCache) -> Float:
         """Read a whole prompt into a cache → logits [vocab] of what follows."""
-        output = self.model(
-            input_ids=torch.tensor([ids]),
-            token_type_ids=torch.zeros((1, len(ids)), dtype=torch.int64),
-            pixel_values=torch.from_numpy(pixels),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with torch.inference_mode():
+            output = self.model(
+                input_ids=torch.tensor([ids]),
+                token_type_ids=torch.zeros((1, len(ids)), dtype=torch.int64),
+                pixel_values=torch.from_numpy(pixels),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return _numpy(output.logits[0, -1])
 
     def _answer(
@@ -158,7 +159,8 @@ class Reference:
         logits, tokens = [first], [self._choose(first)]
         while len(tokens) < max_new_tokens and tokens[-1] != self.eos_id:
             last = torch.tensor([tokens[-1:]])
-            output = self.model(input_ids=last, past_key_values=cache, use_cache=True)
+            with torch.inference_mode():
+                output = self.model(input_ids=last, past_key_values=cache, use_cache=True)
             logits.append(_numpy(output.logits[0, -1]))
             tokens.append(self._choose(logits[-1]))
         return np.stack(logits), tuple(tokens)

@@ -15,7 +15,7 @@ from paligemma_edge.runtime.errors import OptionError
 
 _LOC = "<loc(0[0-9]{3}|10[01][0-9]|102[0-3])>"
 _SEG = "<seg(0[0-9]{2}|1[01][0-9]|12[0-7])>"
-_OBJECT = re.compile(rf"{_LOC * 4}\s*(?:{_SEG * CODES_PER_MASK})?\s*([^;<>]+)? ?(?:; )?")
+_OBJECT = re.compile(rf"{_LOC * 4}\s*(?:{_SEG * CODES_PER_MASK})?\s*([^;<>]+)?(?:; )?")
 _STRAY = re.compile(f"{_LOC}|{_SEG}")
 
 

@@ -60,7 +60,7 @@ class _Style:
     def for_picture(cls, width: int, height: int, font: str | os.PathLike[str] | None) -> Self:
         side = math.sqrt(width * height)
         size = max(9, round(side / 38))
-        return cls(max(1, round(side / 300)), max(1, size // 5), _font(font, size), font is None)
+        return cls(max(1, round(side / 250)), max(1, size // 5), _font(font, size), font is None)
 
 
 def draw(

@@ -141,6 +141,10 @@ def test_pixels_are_rounded_shares_of_1024(
     assert list(box.evaluation_pixels(width, height)) == counted
 
 
+def test_the_locations_of_another_box_are_the_nearest() -> None:
+    assert Box(0.1, 0.2, 0.9999, 1).locations == (102, 205, 1023, 1023)
+
+
 def test_the_two_rules_of_pixels_differ() -> None:
     box = Box.from_locations(0, 0, 1023, 1023)
     assert box.pixels(2000, 1000) == (0, 0, 999, 1998)

@@ -19,7 +19,14 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from paligemma_edge.runtime.contract import ImageFacts
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.image import MAX_SIDE, ImageInput, image_label, load_image, pixel_values
+from paligemma_edge.runtime.image import (
+    MAX_FILE_BYTES,
+    MAX_SIDE,
+    ImageInput,
+    image_label,
+    load_image,
+    pixel_values,
+)
 
 SIDE = 56
 HALF = (0.5, 0.5, 0.5)
@@ -187,10 +194,16 @@ def test_a_picture_is_not_turned_twice() -> None:
     assert ImageOps.exif_transpose(once).size == once.size
 
 
-def test_damaged_exif_says_nothing() -> None:
+def test_damaged_exif_says_nothing_and_pillow_keeps_its_warnings_to_itself(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
     image = Image.fromarray(noise(20, 50))
-    data = encoded(image, "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01")
+    data = encoded(image, "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0")
+    with pytest.warns(UserWarning, match="Corrupt EXIF"):
+        Image.open(io.BytesIO(data)).getexif()
+    before = len(recwarn)
     assert load_image(data).tobytes() == image.tobytes()
+    assert len(recwarn) == before
 
 
 def test_the_given_picture_is_not_changed() -> None:
@@ -351,6 +364,13 @@ def test_a_folder_a_missing_file_and_a_pipe_are_named(tmp_path: Path) -> None:
     assert "addresses are not fetched" in refusal("https://example.org/cat.png")
     assert "no such file" in refusal("nul\0.png")
     assert "cannot be read (File name too long)" in refusal("x" * 5000)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.bmp"
+    with path.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # takes no room on the disk
+    assert "large.bmp: more than 512 MiB" in refusal(path)
 
 
 def test_a_file_that_may_not_be_read_is_named(

@@ -1,0 +1,217 @@
+"""What the tests share: the sample model's bundle, and PaliGemmas of any small size.
+
+A tiny checkpoint is made by transformers' own classes with random weights, so nothing is
+downloaded and nothing of ours takes part in making the original.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PaliGemmaForConditionalGeneration
+
+    from paligemma_edge.runtime import PaliGemma
+
+ROOT = Path(__file__).parents[1]
+SHAPES = ROOT / "samples" / "shapes"
+PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "onnx-ir")
+TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json")
+IMAGE_ID, ROWS = 2152, 2176  # of the sample model's tokenizer
+
+# Prefixes of transformers 5.23's own names (layout C), in the other layouts.
+LAYOUTS: Mapping[str, Mapping[str, str]] = {
+    "A": {
+        r"^model\.vision_tower\.": "vision_tower.vision_model.",
+        r"^model\.multi_modal_projector\.": "multi_modal_projector.",
+        r"^model\.language_model\.": "language_model.model.",
+    },
+    "B": {r"^model\.vision_tower\.": "model.vision_tower.vision_model."},
+    "C": {},
+}
+# All that the released PaliGemma says of its text model; transformers fills in the rest.
+HUB_TEXT_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "model_type",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "vocab_size",
+)
+
+MakeCheckpoint = Callable[..., Path]
+
+
+def pytest_report_header() -> list[str]:
+    versions = []
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+    import onnxruntime
+
+    return [", ".join(versions), f"providers: {', '.join(onnxruntime.get_available_providers())}"]
+
+
+@pytest.fixture(scope="session")
+def shapes_checkpoint() -> Path:
+    return SHAPES / "checkpoint"
+
+
+@pytest.fixture(scope="session")
+def shapes_pictures() -> Path:
+    return SHAPES / "pictures"
+
+
+@pytest.fixture(scope="session")
+def shapes_bundle(shapes_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The sample model, exported once. Not to be changed; `shapes_copy` is."""
+    from paligemma_edge.export.exporter import export
+
+    bundle = tmp_path_factory.mktemp("shapes") / "shapes.bundle"
+    export(shapes_checkpoint, bundle, mask_decoder=shapes_checkpoint / "vae-oid.npz")
+    return bundle
+
+
+@pytest.fixture
+def shapes_copy(shapes_bundle: Path, tmp_path: Path) -> Path:
+    """The sample model's bundle, to be changed."""
+    return Path(shutil.copytree(shapes_bundle, tmp_path / "copy.bundle"))
+
+
+@pytest.fixture(scope="session")
+def shapes_model(shapes_bundle: Path) -> PaliGemma:
+    from paligemma_edge.runtime import PaliGemma
+
+    return PaliGemma(shapes_bundle, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(
+    shapes_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> MakeCheckpoint:
+    """Write a random checkpoint: sizes, `layout` of its keys, `dialect` of its config, `dtype`."""
+
+    def make(
+        *,
+        vision: Mapping[str, Any] | None = None,
+        text: Mapping[str, Any] | None = None,
+        layout: str = "A",
+        dialect: str = "transformers",
+        dtype: str = "float32",
+    ) -> Path:
+        folder = tmp_path_factory.mktemp("tiny")
+        model = random_model(dict(vision or {}), dict(text or {}))
+        write_weights(model.state_dict(), folder, layout, dtype)
+        config = {**model.config.to_dict(), "dtype": dtype}
+        write_json(folder / "config.json", as_on_the_hub(config) if dialect == "hub" else config)
+        for name in TOKENIZER_FILES:
+            shutil.copy(shapes_checkpoint / name, folder)
+        facts = config["vision_config"]
+        write_preprocessor(folder, facts["image_size"], facts["patch_size"])
+        return folder
+
+    return make
+
+
+def random_model(vision: dict[str, Any], text: dict[str, Any]) -> PaliGemmaForConditionalGeneration:
+    """Weights large enough that every part of the model matters to the logits."""
+    import torch
+    from transformers import (
+        GemmaConfig,
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        SiglipVisionConfig,
+    )
+
+    vision = dict.fromkeys(("num_hidden_layers", "num_attention_heads"), 2) | vision
+    vision = {"hidden_size": 32, "intermediate_size": 48, "image_size": 56, **vision}
+    text = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, **text}
+    text = {"hidden_size": 48, "intermediate_size": 64, "head_dim": 16, **text}
+    width = text["hidden_size"]
+    config = PaliGemmaConfig(
+        vision_config=SiglipVisionConfig(
+            **{"patch_size": 14, **vision}, vision_use_head=False, projection_dim=width
+        ),
+        text_config=GemmaConfig(
+            **text, vocab_size=ROWS, pad_token_id=0, eos_token_id=1, bos_token_id=2
+        ),
+        image_token_index=IMAGE_ID,
+        projection_dim=width,
+        hidden_size=width,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=2,
+    )
+    model = PaliGemmaForConditionalGeneration(config)
+    generator = torch.Generator().manual_seed(width)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
+            parameter.normal_(0, fan_in**-0.5, generator=generator)
+    return model
+
+
+def write_weights(state: Mapping[str, torch.Tensor], folder: Path, layout: str, dtype: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {}
+    for name, tensor in state.items():
+        if name == "lm_head.weight":  # tied, and absent from released checkpoints
+            continue
+        for pattern, prefix in LAYOUTS[layout].items():
+            name = re.sub(pattern, prefix, name)  # noqa: PLW2901 - renamed step by step
+        tensors[name] = tensor.to(getattr(torch, dtype)).contiguous()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def as_on_the_hub(config: dict[str, Any]) -> dict[str, Any]:
+    text = {name: config["text_config"][name] for name in HUB_TEXT_FIELDS}
+    vision = dict(config["vision_config"])
+    for name in ("dtype", "hidden_act", "layer_norm_eps", "attention_dropout", "num_channels"):
+        vision.pop(name, None)
+    strays = {"num_image_tokens": 256, "projector_hidden_act": "gelu_fast", "num_positions": 256}
+    kept = {name: config[name] for name in ("model_type", "image_token_index", "hidden_size")}
+    return {
+        **kept,
+        "architectures": ["PaliGemmaForConditionalGeneration"],
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "projection_dim": config["projection_dim"],
+        "torch_dtype": config["dtype"],
+        "text_config": {**text, "torch_dtype": config["dtype"], "num_image_tokens": 256},
+        "vision_config": {**vision, **strays, "model_type": "siglip_vision_model"},
+    }
+
+
+def write_preprocessor(folder: Path, side: int, patch: int) -> None:
+    facts = {
+        "image_processor_type": "SiglipImageProcessor",
+        "do_resize": True,
+        "do_rescale": True,
+        "do_normalize": True,
+        "do_convert_rgb": None,
+        "size": {"height": side, "width": side},
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "image_seq_length": (side // patch) ** 2,
+    }
+    write_json(folder / "preprocessor_config.json", facts)
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2), encoding="utf-8")

@@ -1,0 +1,318 @@
+"""The shapes model: its pictures, prompts, tokenizer and masks, and whether the shipped weights answer."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece as spm
+from PIL import Image
+
+from samples.shapes import mask_decoder
+from samples.shapes.evaluate import CHECKPOINT, MEASURES, Predict, evaluate, exam
+from samples.shapes.pictures import KINDS, SIDE, WORDS, Picture, draw, silhouette
+from samples.shapes.score import Found, box_iou, parse, paste, score
+from samples.shapes.showcase import PICTURES
+from samples.shapes.tasks import Question, Thing, answer_text, ask, describe, locations, possible
+
+ROOT = Path(__file__).resolve().parents[2]
+CODES = tuple(range(16))
+
+
+class AnyCodes(dict[tuple[str, int, int], tuple[int, ...]]):
+    """The same sixteen codes for every silhouette."""
+
+    def __missing__(self, key: tuple[str, int, int]) -> tuple[int, ...]:
+        return CODES
+
+
+@pytest.fixture(scope="module")
+def pieces() -> spm.SentencePieceProcessor:
+    return spm.SentencePieceProcessor(model_file=str(CHECKPOINT / "tokenizer.model"))
+
+
+def _pictures(count: int) -> Iterator[Picture]:
+    return (draw("train", number) for number in range(count))
+
+
+# Pictures
+
+
+def test_a_picture_is_a_function_of_its_number() -> None:
+    one, two = draw("train", 7), draw("train", 7)
+    assert np.array_equal(one.pixels, two.pixels)
+    assert (one.shapes, one.word) == (two.shapes, two.word)
+
+
+def test_the_splits_share_no_picture() -> None:
+    drawn = [draw(split, n).pixels.tobytes() for split in ("train", "held_out") for n in range(60)]
+    assert len(set(drawn)) == 120
+
+
+def test_every_box_is_the_box_of_the_drawn_pixels() -> None:
+    for picture in _pictures(100):
+        for index, shape in enumerate(picture.shapes):
+            rows, columns = np.nonzero(picture.mask(index))
+            drawn = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
+            assert tuple(int(edge) for edge in drawn) == shape.box
+
+
+def test_the_mask_shows_the_colour_of_the_shape() -> None:
+    for picture in _pictures(40):
+        for index, shape in enumerate(picture.shapes):
+            mean = picture.pixels[picture.mask(index)].mean(0)
+            assert _nearest_colour(mean) == shape.colour
+
+
+def _nearest_colour(pixel: np.ndarray) -> str:
+    from samples.shapes.pictures import COLOURS
+
+    return min(COLOURS, key=lambda name: float(np.abs(pixel - COLOURS[name]).sum()))
+
+
+def test_shapes_neither_touch_nor_change_order() -> None:
+    for picture in _pictures(100):
+        across = [shape.centre[1] for shape in picture.shapes]
+        assert across == sorted(across)
+        assert picture.owner.max() == len(picture.shapes)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_silhouette_touches_all_edges_of_its_box(kind: str) -> None:
+    for height, width in ((15, 15), (20, 17), (41, 36)):
+        mask = silhouette(kind, height, width)
+        assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
+
+
+def test_an_unknown_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match="known: circle"):
+        silhouette("blob", 20, 20)
+
+
+# Prompts and truth
+
+
+def test_prompts_have_the_prefixes_of_paligemma() -> None:
+    prefixes = {"caption": "caption en", "answer": "answer en ", "ocr": "ocr"}
+    for question in _questions(60):
+        assert question.prompt.startswith(prefixes.get(question.task, question.task + " "))
+
+
+def _questions(count: int) -> Iterator[Question]:
+    rng = np.random.default_rng(0)
+    for picture in _pictures(count):
+        yield from (ask(picture, task, rng) for task in possible(picture))
+
+
+def test_answers_have_the_output_format() -> None:
+    rng = np.random.default_rng(0)
+    for picture in _pictures(60):
+        for task in {"detect", "segment"} & set(possible(picture)):
+            question = ask(picture, task, rng)
+            found = parse(answer_text(question, picture, AnyCodes()))
+            assert [f.label for f in found] == [thing.label for thing in question.things]
+            assert all(f.codes == (CODES if task == "segment" else ()) for f in found)
+
+
+def test_location_tokens_give_the_pixels_back() -> None:
+    box = (0, 13, 57, 112)
+    (found,) = parse(locations(box) + " thing")
+    assert locations(box) == "<loc0000><loc0119><loc0521><loc1023>"
+    assert tuple(round(edge) for edge in found.box) == box
+
+
+def test_a_caption_names_what_stands_there() -> None:
+    for picture in _pictures(40):
+        caption = describe(picture)
+        assert all(f"{s.size} {s.colour} {s.kind}" in caption for s in picture.shapes)
+        assert picture.word is None or caption.endswith(f"the word {picture.word.text}")
+
+
+def test_the_words_are_short_and_many() -> None:
+    assert len(WORDS) >= 50 and {len(word) for word in WORDS} == {3, 4, 5}
+
+
+# Scores
+
+
+def test_what_cannot_be_read_scores_nothing() -> None:
+    picture = next(p for p in _pictures(50) if p.shapes)
+    question = Question("detect", "detect x", things=(Thing("x", 0),))
+    flat = _flat(1.0)
+    for text in ("", "x", "<loc0001> x", locations(picture.shapes[0].box) + " y"):
+        assert score(question, picture, text, flat) == 0
+    right = locations(picture.shapes[0].box) + " x"
+    assert score(question, picture, right, flat) > 0.95
+    assert score(question, picture, f"{right} ; {right}", flat) < 0.51
+
+
+def _flat(value: float) -> Callable[[object], np.ndarray]:
+    return lambda codes: np.full((64, 64), value, dtype=np.float32)
+
+
+def test_overlap_of_boxes() -> None:
+    assert box_iou((0, 0, 2, 2), (0, 0, 2, 2)) == 1
+    assert box_iou((0, 0, 2, 2), (0, 1, 2, 3)) == pytest.approx(1 / 3)
+    assert box_iou((0, 0, 2, 2), (3, 3, 2, 2)) == 0
+
+
+def test_a_mask_fills_its_box_and_nothing_else() -> None:
+    mask = paste(Found("x", (10.0, 20.0, 30.0, 50.0), CODES), _flat(1.0))
+    assert mask.sum() == 20 * 30 and mask[10:30, 20:50].all()
+    assert not paste(Found("x", (30.0, 20.0, 10.0, 50.0), CODES), _flat(1.0)).any()
+
+
+def test_the_truth_scores_full_marks() -> None:
+    """Boxes and masks are never quite 1: their edges are rounded to location tokens."""
+    from samples.shapes.masks import MaskVae, code_table  # noqa: F401  the import is part of the test
+
+    answers = _truthful()
+    results = evaluate(answers, _flat(1.0), count=20)
+    assert {results[task]["score"] for task in ("caption", "answer", "ocr")} == {1.0}
+    assert results["detect"]["score"] > 0.97
+
+
+def _truthful() -> Predict:
+    texts = iter([[answer_text(q, p, AnyCodes()) for q in asked] for p, asked in exam(20)])
+    return lambda image, prompts: next(texts)
+
+
+def test_scoring_needs_no_torch() -> None:
+    code = "import sys, samples.shapes.evaluate, samples.shapes.showcase; print('torch' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
+
+
+# Tokenizer
+
+
+def test_ids_stand_where_paligemma_has_them(pieces: spm.SentencePieceProcessor) -> None:
+    assert [pieces.id_to_piece(i) for i in range(4)] == ["<pad>", "<eos>", "<bos>", "<unk>"]
+    first = pieces.piece_to_id("<loc0000>")
+    wanted = [f"<loc{i:04d}>" for i in range(1024)] + [f"<seg{i:03d}>" for i in range(128)]
+    assert [pieces.id_to_piece(first + i) for i in range(1152)] == wanted
+    config = json.loads((CHECKPOINT / "config.json").read_text())
+    assert config["image_token_index"] == pieces.get_piece_size() == first + 1152
+    assert config["text_config"]["vocab_size"] % 64 == 0
+
+
+@pytest.mark.parametrize("text", ["detect red circle", "two  spaces ", "Żółw 東京", "\ttab", "12 345"])
+def test_any_text_comes_back(pieces: spm.SentencePieceProcessor, text: str) -> None:
+    assert pieces.decode(pieces.encode(text)) == text
+
+
+def test_newlines_and_locations_never_merge(pieces: spm.SentencePieceProcessor) -> None:
+    assert pieces.encode("a\n\n", out_type=str)[-2:] == ["\n", "\n"]
+    text = "<loc0001><seg002> circle"
+    assert pieces.encode(text, out_type=str) == ["<loc0001>", "<seg002>", "▁circle"]
+
+
+def test_both_tokenizers_agree(pieces: spm.SentencePieceProcessor) -> None:
+    from tokenizers import Tokenizer
+
+    twin = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
+    lines = (ROOT / "samples/shapes/english.txt").read_text(encoding="utf-8").splitlines()
+    for line in [*lines, *(q.prompt + "\n" for q in _questions(50)), "Żółw\n\n東京 <loc0012> ;"]:
+        assert twin.encode(line, add_special_tokens=False).ids == pieces.encode(line)
+    assert twin.token_to_id("<image>") == pieces.get_piece_size()
+
+
+# Training batches
+
+
+def test_a_batch_is_what_the_processor_makes(pieces: spm.SentencePieceProcessor) -> None:
+    import torch
+    from transformers import PaliGemmaProcessor
+
+    from samples.shapes.lessons import Collator, Lessons
+
+    lessons = list(islice(iter(Lessons(3, AnyCodes())), 3))
+    pairs = [pair for lesson in lessons for pair in lesson.pairs]
+    wanted = PaliGemmaProcessor.from_pretrained(CHECKPOINT)(
+        text=[f"<image>{prompt}" for prompt, _ in pairs],
+        suffix=[suffix for _, suffix in pairs],
+        images=[lesson.picture.image() for lesson in lessons for _ in lesson.pairs],
+        padding="longest",
+        return_tensors="pt",
+    )
+    batch = Collator(pieces)(lessons)
+    for name in ("input_ids", "attention_mask", "token_type_ids", "labels"):
+        assert torch.equal(batch[name], wanted[name]), name
+    assert torch.allclose(batch["pixel_values"][batch["picture"]], wanted["pixel_values"], atol=1e-6)
+
+
+# Mask VQ-VAE
+
+
+def test_the_mask_decoder_has_the_official_arrays() -> None:
+    from samples.shapes.masks import MaskVae, inference_arrays
+
+    with np.load(CHECKPOINT / "vae-oid.npz") as file:
+        shapes = {name: file[name].shape for name in file.files}
+    assert shapes == {name: array.shape for name, array in inference_arrays(MaskVae()).items()}
+    assert shapes["_vq_vae._embedding"] == (128, 512)
+    assert shapes["decoder.4.weight"] == (128, 128, 4, 4)
+    assert shapes["decoder.3.net.4.weight"] == (128, 128, 1, 1)
+    assert shapes["decoder.12.weight"] == (1, 16, 1, 1)
+
+
+def test_plain_numpy_decodes_as_torch_does() -> None:
+    import torch
+
+    from samples.shapes.masks import MaskVae, inference_arrays
+
+    torch.manual_seed(0)
+    vae = MaskVae()
+    vae.codebook.data.normal_()
+    wanted = vae.decode(torch.tensor([CODES]))[0, 0].detach().numpy()
+    assert np.abs(mask_decoder.decode(inference_arrays(vae), CODES) - wanted).max() < 1e-5
+
+
+# What is shipped
+
+
+def test_all_that_is_shipped_fits_in_sixteen_megabytes() -> None:
+    files = [f for folder in (CHECKPOINT, PICTURES) for f in folder.rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) <= 16_000_000
+
+
+def test_the_shipped_pictures_are_those_of_the_generator() -> None:
+    entries = json.loads((PICTURES / "prompts.json").read_text())
+    assert len(entries) >= 12
+    for entry in entries:
+        masks = np.asarray(Image.open(PICTURES / entry["masks"]))
+        assert Image.open(PICTURES / entry["picture"]).size == masks.shape == (SIDE, SIDE)
+        for thing in (t for q in entry["questions"] for t in q.get("things", ())):
+            rows, columns = np.nonzero(masks == thing["mask"])
+            assert [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1] == thing["box"]
+
+
+def test_the_weights_are_small_and_have_the_names_of_the_hub() -> None:
+    from safetensors import safe_open
+
+    with safe_open(CHECKPOINT / "model.safetensors", "np") as file:
+        names = set(file.keys())
+        kinds = {file.get_slice(name).get_dtype() for name in names}
+    assert kinds == {"BF16"}
+    assert "language_model.model.embed_tokens.weight" in names
+    assert "vision_tower.vision_model.embeddings.patch_embedding.weight" in names
+    assert not any("lm_head" in name for name in names)
+
+
+def test_the_shipped_model_answers() -> None:
+    """A dozen held-out pictures: a broken checkpoint is far below these marks."""
+    from samples.shapes.predictor import load
+
+    decode = mask_decoder.load(CHECKPOINT / "vae-oid.npz")
+    results = evaluate(load(CHECKPOINT), decode, count=12)
+    assert set(results) <= set(MEASURES)
+    assert results["detect"]["score"] > 0.6 and results["segment"]["score"] > 0.5
+    assert results["caption"]["score"] > 0.5 and results["answer"]["score"] > 0.6
