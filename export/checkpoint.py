@@ -108,7 +108,7 @@ def _shards(directory: Path) -> tuple[Path, ...]:
 def _read_all(files: tuple[Path, ...]) -> dict[str, CheckpointTensor]:
     stored: dict[str, CheckpointTensor] = {}
     for path in files:
-        tensors = {k: t for k, t in read_tensors(path).items() if not is_buffer(k)}
+        tensors = read_tensors(path, ignore=is_buffer)
         if twice := stored.keys() & tensors.keys():
             raise CheckpointError(
                 f"{path} holds again what another shard holds: {compact(twice)}; "

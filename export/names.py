@@ -195,11 +195,11 @@ def contradictions(config: PaliGemmaConfig, shapes: Mapping[str, Shape]) -> list
 def compact(names: Iterable[str]) -> str:
     """Join names on one line, sorted, with the layers of equal names as ranges."""
     groups: dict[str, list[int]] = {}
-    for name in sorted(names):
+    for name in names:
         parts = re.split(r"(?<=\blayers\.)(\d+)(?=\.)", name, maxsplit=1)
         layer = int(parts[1]) if len(parts) > 1 else -1
         groups.setdefault("{}".join((parts[0], *parts[2:])), []).append(layer)
-    return ", ".join(name.replace("{}", _ranges(layers)) for name, layers in groups.items())
+    return ", ".join(name.replace("{}", _ranges(groups[name])) for name in sorted(groups))
 
 
 def _ranges(layers: list[int]) -> str:

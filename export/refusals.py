@@ -13,7 +13,9 @@ from paligemma_edge.runtime.errors import CheckpointError
 Json = Mapping[str, Any]
 
 _ARCHITECTURE = "PaliGemmaForConditionalGeneration"
-_TANH_GELU = frozenset({"gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh"})
+# Tuples: a config may hold what cannot be hashed.
+_TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh")
+_SIGLIP = ("siglip_vision_model", "siglip")
 
 
 def refuse_unsupported(data: Json) -> None:
@@ -45,7 +47,8 @@ def refuse(name: str, found: object, wanted: str) -> NoReturn:
 def _refuse_other_models(data: Json, text: Json) -> None:
     model_type = data.get("model_type") or "paligemma"
     architectures = data.get("architectures") or [_ARCHITECTURE]
-    if model_type != "paligemma" or _ARCHITECTURE not in architectures:
+    known = isinstance(architectures, list) and _ARCHITECTURE in architectures
+    if model_type != "paligemma" or not known:
         raise CheckpointError(
             f"config.json describes model_type {model_type!r}, architectures "
             f"{data.get('architectures')!r}, wanted 'paligemma' and {_ARCHITECTURE!r}; "
@@ -63,7 +66,7 @@ def _refuse_other_models(data: Json, text: Json) -> None:
 
 def _refuse_vision(vision: Json) -> None:
     kind = vision.get("model_type") or "siglip_vision_model"
-    if kind not in {"siglip_vision_model", "siglip"}:
+    if kind not in _SIGLIP:
         refuse("vision_config.model_type", kind, "'siglip_vision_model'")
     if vision.get("vision_use_head"):
         refuse("vision_config.vision_use_head", True, "false: PaliGemma has no pooling head")
@@ -77,7 +80,7 @@ def _refuse_vision(vision: Json) -> None:
 def _refuse_text(text: Json) -> None:
     for name in ("hidden_act", "hidden_activation"):
         # In Gemma "gelu" has always meant the tanh approximation.
-        if (act := text.get(name) or "gelu") not in _TANH_GELU | {"gelu"}:
+        if (act := text.get(name) or "gelu") not in (*_TANH_GELU, "gelu"):
             refuse(f"text_config.{name}", act, "'gelu_pytorch_tanh'")
     if text.get("attention_bias"):
         refuse("text_config.attention_bias", True, "false")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +29,7 @@ _DTYPES = {
     "F16": ir.DataType.FLOAT16,
     "BF16": ir.DataType.BFLOAT16,
 }
+_OTHER_BYTES = {"I64": 8, "F64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _NUMPY: dict[ir.DataType, np.dtype[Any]] = {
     ir.DataType.FLOAT: np.dtype("<f4"),
     ir.DataType.FLOAT16: np.dtype("<f2"),
@@ -99,10 +100,13 @@ class CheckpointTensor(ir.LazyTensor):
         return f"{self._repr_base()}(name={self.name!r}, path={str(self.path)!r})"
 
 
-def read_tensors(path: Path) -> dict[str, CheckpointTensor]:
+def read_tensors(
+    path: Path, ignore: Callable[[str], bool] = lambda _: False
+) -> dict[str, CheckpointTensor]:
     """Read the header of a safetensors file: key to tensor, in the order of the file.
 
-    Raises CheckpointError for a damaged file and for dtypes that are no plain float.
+    Keys that `ignore` accepts are left out. Raises CheckpointError for a damaged file and for
+    dtypes that are no plain float.
     """
     try:
         with path.open("rb") as file:
@@ -114,19 +118,27 @@ def read_tensors(path: Path) -> dict[str, CheckpointTensor]:
         raise CheckpointError(
             f"{path} is no sound safetensors file: {error}; download or save it again"
         ) from None
-    return _place(path, 8 + struct.unpack("<Q", prefix)[0], specs)
+    tensors = _place(path, 8 + struct.unpack("<Q", prefix)[0], specs, ignore)
+    return {str(tensor.name): tensor for tensor in tensors}
 
 
 def _place(
-    path: Path, offset: int, specs: list[tuple[str, str, tuple[int, ...]]]
-) -> dict[str, CheckpointTensor]:
-    tensors = {}
+    path: Path,
+    offset: int,
+    specs: list[tuple[str, str, tuple[int, ...]]],
+    ignore: Callable[[str], bool],
+) -> Iterator[CheckpointTensor]:
+    """Tensors lie end to end in the order of their offsets: the library has checked that."""
     for key, kind, shape in specs:
+        if ignore(key) and kind in _OTHER_BYTES:
+            offset += math.prod(shape) * _OTHER_BYTES[kind]
+            continue
         if kind not in _DTYPES:
             raise CheckpointError(
                 f"{path} holds {key!r} as {kind}, wanted F32, BF16 or F16; "
                 "export the checkpoint as it was before it was quantized"
             )
-        tensors[key] = CheckpointTensor(path, offset, _DTYPES[kind], shape, key)
-        offset += tensors[key].nbytes
-    return tensors
+        tensor = CheckpointTensor(path, offset, _DTYPES[kind], shape, key)
+        offset += tensor.nbytes
+        if not ignore(key):
+            yield tensor

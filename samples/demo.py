@@ -6,8 +6,11 @@ import argparse
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
-from paligemma_edge.runtime import PaliGemma
+from PIL import Image
+
+from paligemma_edge.runtime import Generation, PaliGemma
 from paligemma_edge.runtime.draw import draw
 from paligemma_edge.runtime.image import load_image
 
@@ -20,28 +23,48 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, help="pictures beside a prompts.json")
     parser.add_argument("output", type=Path, help="where to write the pictures with overlays")
     options = parser.parse_args()
-    present = [name for name in ABSENT if importlib.util.find_spec(name)]
-    if present:
+    if present := [name for name in ABSENT if importlib.util.find_spec(name)]:
         raise SystemExit(f"{', '.join(present)} can be imported here; this is to run without")
-    print(f"no {', no '.join(ABSENT)} in this Python")
+    print(f"in this Python there is no {', no '.join(ABSENT)}")
     answer_all(PaliGemma(options.bundle), options.pictures, options.output)
+    print(f"\npictures with boxes and masks: {options.output}")
 
 
 def answer_all(model: PaliGemma, pictures: Path, output: Path) -> None:
     """Print every answer beside the truth, and draw the boxes and masks."""
     output.mkdir(parents=True, exist_ok=True)
     for entry in json.loads((pictures / "prompts.json").read_text()):
-        picture = load_image(pictures / entry["image"])
-        print(f"\n{entry['image']}")
-        for question in entry["prompts"]:
+        picture = load_image(pictures / entry["picture"])
+        print(f"\n{entry['picture']}")
+        for question in entry["questions"]:
             generation = model.generate(picture, question["prompt"])
-            print(f"  {question['prompt']:<40} {generation.text}")
-            detections = generation.answer.detections
-            if detections:
-                masks = model.masks(detections, picture.width, picture.height)
-                name = f"{Path(entry['image']).stem}-{question['prompt'].split()[0]}.png"
-                draw(picture, detections, masks).save(output / name)
-    print(f"\npictures with boxes and masks: {output}")
+            for line in describe(generation, question, picture):
+                print(line)
+            if generation.answer.detections:
+                name = f"{Path(entry['picture']).stem}-{question['task']}.png"
+                overlay(model, generation, picture).save(output / name)
+
+
+def describe(generation: Generation, question: dict[str, Any], picture: Image.Image) -> list[str]:
+    """The prompt, then what was answered and what is true; boxes in pixels, y0 x0 y1 x1."""
+    lines = [f"  {generation.prompt}"]
+    if "things" not in question:
+        verdict = "right" if generation.text == question["text"] else f"truth: {question['text']}"
+        return [*lines, f"    {generation.text}  ({verdict})"]
+    found = generation.answer.detections
+    answered = [(d.label, d.box.pixels(picture.width, picture.height), d.codes) for d in found]
+    lines += [
+        f"    {label} {box}{' and a mask' if codes else ''}" for label, box, codes in answered
+    ]
+    lines += [f"    truth: {thing['label']} {tuple(thing['box'])}" for thing in question["things"]]
+    return lines
+
+
+def overlay(model: PaliGemma, generation: Generation, picture: Image.Image) -> Image.Image:
+    """The picture with what was found drawn over it, large enough to look at."""
+    large = picture.resize((picture.width * 4, picture.height * 4), Image.Resampling.LANCZOS)
+    found = generation.answer.detections
+    return draw(large, found, model.masks(found, large.width, large.height))
 
 
 if __name__ == "__main__":

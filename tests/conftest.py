@@ -138,27 +138,25 @@ def random_model(vision: dict[str, Any], text: dict[str, Any]) -> PaliGemmaForCo
     vision = {"hidden_size": 32, "intermediate_size": 48, "image_size": 56, **vision}
     text = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, **text}
     text = {"hidden_size": 48, "intermediate_size": 64, "head_dim": 16, **text}
-    width = text["hidden_size"]
-    config = PaliGemmaConfig(
-        vision_config=SiglipVisionConfig(
-            **{"patch_size": 14, **vision}, vision_use_head=False, projection_dim=width
-        ),
-        text_config=GemmaConfig(
-            **text, vocab_size=ROWS, pad_token_id=0, eos_token_id=1, bos_token_id=2
-        ),
-        image_token_index=IMAGE_ID,
-        projection_dim=width,
-        hidden_size=width,
-        pad_token_id=0,
-        eos_token_id=1,
-        bos_token_id=2,
-    )
+    vision |= {"vision_use_head": False, "projection_dim": text["hidden_size"]}
+    special: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
+    whole: dict[str, Any] = {
+        "vision_config": SiglipVisionConfig(**{"patch_size": 14, **vision}),
+        "text_config": GemmaConfig(**text, **special, vocab_size=ROWS),
+        "image_token_index": IMAGE_ID,
+        "projection_dim": text["hidden_size"],
+        "hidden_size": text["hidden_size"],
+        **special,
+    }
+    config = PaliGemmaConfig(**whole)
     model = PaliGemmaForConditionalGeneration(config)
-    generator = torch.Generator().manual_seed(width)
+    generator = torch.Generator().manual_seed(text["hidden_size"])
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             fan_in = parameter[0].numel() if parameter.ndim > 1 else 25
-            parameter.normal_(0, fan_in**-0.5, generator=generator)
+            # Without this the tied head says the last token again and again.
+            loud = 8 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
+            parameter.normal_(0, loud * fan_in**-0.5, generator=generator)
     return model
 
 

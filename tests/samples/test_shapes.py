@@ -204,7 +204,9 @@ def test_ids_stand_where_paligemma_has_them(pieces: spm.SentencePieceProcessor) 
     assert config["text_config"]["vocab_size"] % 64 == 0
 
 
-@pytest.mark.parametrize("text", ["detect red circle", "two  spaces ", "Żółw 東京", "\ttab", "12 345"])
+@pytest.mark.parametrize(
+    "text", ["detect red circle", "two  spaces ", "Żółw 東京", "\ttab", "12 345"]
+)
 def test_any_text_comes_back(pieces: spm.SentencePieceProcessor, text: str) -> None:
     assert pieces.decode(pieces.encode(text)) == text
 
@@ -246,7 +248,9 @@ def test_a_batch_is_what_the_processor_makes(pieces: spm.SentencePieceProcessor)
     batch = Collator(pieces)(lessons)
     for name in ("input_ids", "attention_mask", "token_type_ids", "labels"):
         assert torch.equal(batch[name], wanted[name]), name
-    assert torch.allclose(batch["pixel_values"][batch["picture"]], wanted["pixel_values"], atol=1e-6)
+    assert torch.allclose(
+        batch["pixel_values"][batch["picture"]], wanted["pixel_values"], atol=1e-6
+    )
 
 
 # Mask VQ-VAE

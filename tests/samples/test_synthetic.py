@@ -1,0 +1,125 @@
+"""Synthetic checkpoints: read alike in every form, and loaded whole by transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentencepiece import SentencePieceProcessor
+from transformers import PaliGemmaForConditionalGeneration
+
+from paligemma_edge.export.checkpoint import Checkpoint, open_checkpoint
+from paligemma_edge.export.names import source_key
+from paligemma_edge.export.preprocessor import read_image_facts
+from paligemma_edge.export.tokenizer import read_tokenizer
+from samples.synthetic import official, parse_args, run, write_checkpoint
+from samples.synthetic_tokenizer import FULL_SIZE, build_tokenizer
+
+SMALL = ["--model", "paligemma-3b-224", "--shrink"]
+
+
+def write(folder: Path, *options: str) -> Checkpoint:
+    run(parse_args([str(folder), *SMALL, *options]))
+    return open_checkpoint(folder)
+
+
+def weights(checkpoint: Checkpoint) -> dict[str, bytes]:
+    return {name: tensor.tobytes() for name, tensor in checkpoint.tensors.items()}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_form_changes_no_weight(tmp_path: Path, dtype: str) -> None:
+    first = write(tmp_path / "first", "--dtype", dtype)
+    assert first.config.vision == official("paligemma-3b-224", shrink=True)[0]
+    for number, (layout, dialect, shards) in enumerate(
+        [("B", "transformers4", 2), ("C", "transformers5", 3), ("D", "hub", 5)]
+    ):
+        form = ["--layout", layout, "--dialect", dialect, "--shards", str(shards)]
+        other = write(tmp_path / str(number), "--dtype", dtype, *form)
+        assert other.config == first.config
+        assert len(other.files) > 1
+        assert weights(other) == weights(first)
+    assert weights(write(tmp_path / "seed", "--dtype", dtype, "--seed", "1")) != weights(first)
+
+
+@pytest.mark.parametrize(
+    ("layout", "dialect", "shards"),
+    [("A", "hub", 1), ("B", "transformers4", 2), ("C", "transformers5", 1), ("D", "hub", 1)],
+)
+def test_transformers_loads_it_whole(
+    tmp_path: Path, layout: str, dialect: str, shards: int
+) -> None:
+    form = ["--layout", layout, "--dialect", dialect, "--shards", str(shards)]
+    checkpoint = write(tmp_path, "--dtype", "float32", *form)
+    model, report = PaliGemmaForConditionalGeneration.from_pretrained(
+        tmp_path, dtype=torch.float32, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    state = model.state_dict()
+    for name, tensor in checkpoint.tensors.items():
+        np.testing.assert_array_equal(tensor.numpy(), state[source_key(name, "C")].numpy())
+    logits = model(
+        input_ids=torch.tensor([[checkpoint.config.image_token_id] * 256 + [2, 300, 108]]),
+        pixel_values=torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)),
+        token_type_ids=torch.zeros(1, 259, dtype=torch.long),
+    ).logits.detach()
+    assert 0.1 < float(logits.std()) < 20
+
+
+@pytest.mark.parametrize("only_json", [False, True])
+def test_tokenizer_and_pictures_are_read(tmp_path: Path, only_json: bool) -> None:
+    checkpoint = write(tmp_path, *["--only-tokenizer-json"] * only_json)
+    assert (tmp_path / "tokenizer.model").exists() != only_json
+    facts = read_tokenizer(tmp_path, checkpoint.config).facts
+    assert facts.newline_id == 108
+    assert facts.image_id == checkpoint.config.image_token_id == facts.first_seg_id + 128
+    assert read_image_facts(tmp_path, checkpoint.config).size == 224
+
+
+def test_the_full_tokenizer_has_the_real_landmarks() -> None:
+    processor = SentencePieceProcessor(model_proto=build_tokenizer())
+    assert processor.get_piece_size() == FULL_SIZE
+    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<2mass>", "[@BOS@]", "<unused98>"]
+    wanted = [0, 1, 2, 3, 4, 5, 6, 105]
+    assert [processor.piece_to_id(piece) for piece in marks] == wanted
+    assert processor.encode("\n") == [108]
+    assert processor.encode("\n\n<loc0000><loc1023><seg000><seg127>") == [
+        109,
+        256000,
+        257023,
+        257024,
+        257151,
+    ]
+
+
+def test_a_tokenizer_may_be_given(tmp_path: Path, shapes_checkpoint: Path) -> None:
+    checkpoint = write(tmp_path, "--tokenizer", str(shapes_checkpoint))
+    assert read_tokenizer(tmp_path, checkpoint.config).facts.image_id == 2152
+
+
+def test_any_sizes_may_be_written(tmp_path: Path) -> None:
+    vision, text = official("paligemma-3b-896", shrink=True)
+    write_checkpoint(tmp_path, vision=vision, text=text, dtype="float16", shards=2)
+    assert open_checkpoint(tmp_path).tensors["vision.position_embedding.weight"].shape[0] == 4096
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == open_checkpoint(tmp_path).total_bytes
+
+
+@pytest.mark.parametrize("options", [["--shards", "0"], ["--dtype", "int8"], ["--model", "x"]])
+def test_bad_options(
+    tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_args([str(tmp_path), *options])
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit):
+        parse_args([str(tmp_path)])
+    assert "is not empty" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_is_too_small() -> None:
+    with pytest.raises(ValueError, match="at least 1700"):
+        build_tokenizer(100)
