@@ -54,7 +54,7 @@ lint: $(VENV)/ready types
 	$(IN_VENV) -m ruff format --check .
 	MYPYPATH=build/types $(IN_VENV) -m mypy \
 	    -p paligemma_edge.export -p paligemma_edge.quantize -p paligemma_edge.runtime
-	MYPYPATH=build/types $(IN_VENV) -m mypy tests samples
+	MYPYPATH=build/types $(IN_VENV) -m mypy --explicit-package-bases tests samples
 
 # mypy does not follow the import hook of an editable install: it reads the folders by links.
 types:

@@ -89,11 +89,11 @@ class CheckpointTensor(ir.LazyTensor):
             )
         return array
 
-    def _load(self) -> ir.Tensor:
+    def _load(self) -> ir.Tensor[Array]:
         array = self._read(0, self.size).reshape(self.shape.numpy())
         return ir.Tensor(array, self.dtype, name=self.name)
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         return self.numpy().astype(dtype, copy=False) if dtype is not None else self.numpy()
 
     def __repr__(self) -> str:

@@ -24,7 +24,6 @@ UNKNOWN_PIECE = "<unk>"
 CONTROL_PIECES = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>"}
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _PB: Any = sentencepiece_model_pb2  # protobuf makes its classes at run time
-_KIND = _PB.ModelProto.SentencePiece
 ADVICE = "put the tokenizer.model of the base PaliGemma beside it"
 
 
@@ -123,16 +122,16 @@ def _ranks(merges: Sequence[str | Sequence[str]]) -> dict[str, int]:
     return ranks
 
 
-def _kind(piece: str, added: bool, reachable: bool) -> int:
+def _kind(piece: str, added: bool, reachable: bool) -> str:
     if piece == UNKNOWN_PIECE:
-        return _KIND.UNKNOWN
+        return "UNKNOWN"
     if piece in CONTROL_PIECES.values():
-        return _KIND.CONTROL
+        return "CONTROL"
     if added:
-        return _KIND.USER_DEFINED
+        return "USER_DEFINED"
     if _BYTE.fullmatch(piece):
-        return _KIND.BYTE
-    return _KIND.NORMAL if reachable else _KIND.UNUSED
+        return "BYTE"
+    return "NORMAL" if reachable else "UNUSED"
 
 
 def _specify(

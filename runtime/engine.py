@@ -80,7 +80,8 @@ class Engine:
         cache.bind(binding, slot, 1)
         _run_bound(self.decoder, binding)
         cache.lengths[slot] = length
-        return small.logits[0, 0]
+        logits: NDArray[np.float32] = small.logits[0, 0]
+        return logits
 
     def stepper(self, cache: Cache, slots: int) -> Stepper:
         """Bind the first `slots` slots once, for as many steps as wanted."""
@@ -101,7 +102,8 @@ class Engine:
                 "export it with --mask-decoder vae-oid.npz"
             )
         feeds = {contract.SEGMENTATION_CODES: ort.OrtValue.ortvalue_from_numpy(codes)}
-        return np.asarray(_run(self.mask_decoder, feeds, contract.MASK).numpy(), np.float32)
+        masks: NDArray[np.float32] = _run(self.mask_decoder, feeds, contract.MASK).numpy()
+        return masks
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -34,7 +33,7 @@ sys.exit(main())
 def call(*arguments: str | Path, light: bool = False) -> subprocess.CompletedProcess[str]:
     command = ["-c", LIGHT] if light else ["-m", "paligemma_edge.runtime.cli"]
     return subprocess.run(
-        [sys.executable, *command, *map(os.fspath, arguments)],
+        [sys.executable, *command, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

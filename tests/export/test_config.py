@@ -93,7 +93,7 @@ DIALECTS: dict[str, Json] = {
 @pytest.mark.parametrize("data", DIALECTS.values(), ids=DIALECTS)
 def test_a_dialect_means_what_transformers_says(tmp_path: Path, data: Json) -> None:
     found = read(tmp_path, data)
-    original = Original(**json.loads(json.dumps(data)))
+    original: Any = Original(**json.loads(json.dumps(data)))
     vision, text = original.vision_config, original.text_config
     assert vars(found.vision) == {
         "image_size": vision.image_size,

@@ -80,7 +80,7 @@ def decode(path: Path, codes: NDArray[np.int64]) -> NDArray[np.float32]:
 def test_masks_equal_the_original(arrays: Arrays, tmp_path: Path, dtype: type[np.floating]) -> None:
     stored = {name: array.astype(dtype) for name, array in arrays.items()}
     extra = {"encoder.0.weight": np.zeros(3, np.float32)}  # the shipped file holds an encoder too
-    path = save(tmp_path / "vae.npz", {**stored, **extra})  # type: ignore[dict-item]
+    path = save(tmp_path / "vae.npz", {**stored, **extra})
     codes = np.random.default_rng(1).integers(0, 128, (3, 16))
     twin = original()
     twin.load_state_dict(
@@ -102,7 +102,7 @@ def test_every_array_that_is_wrong_is_listed(arrays: Arrays, tmp_path: Path) -> 
     broken = dict(arrays)
     del broken["decoder.12.bias"]
     broken["decoder.0.bias"] = np.zeros(7, np.float32)
-    broken["decoder.4.bias"] = np.zeros(128, np.int32)  # type: ignore[assignment]
+    broken["decoder.4.bias"] = np.zeros(128, np.int32)
     with pytest.raises(CheckpointError) as error:
         read_mask_weights(save(tmp_path / "vae.npz", broken))
     for problem in (
@@ -120,7 +120,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="not an npz archive"):
         read_mask_weights(tmp_path / "text.npz")
     # A pickle inside must be refused, not run.
-    np.savez(tmp_path / "pickle.npz", **{"decoder.0.bias": np.array([object()])})
+    np.savez(tmp_path / "pickle.npz", **{"decoder.0.bias": np.array([object()])})  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match="not an npz archive"):
         read_mask_weights(tmp_path / "pickle.npz")
 

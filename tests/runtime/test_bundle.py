@@ -113,6 +113,16 @@ def _linked_folder(path: Path) -> None:
     (path / "cpu-fp32").symlink_to(path.parent / "outside")
 
 
+def _folder(path: Path) -> None:
+    (path / GRAPH).unlink()
+    (path / GRAPH).mkdir()
+
+
+def _pipe(path: Path) -> None:
+    (path / GRAPH).unlink()
+    os.mkfifo(path / GRAPH)
+
+
 def _rename_in_manifest(path: Path, name: str) -> None:
     _edit(path, lambda data: data["files"].update({name: data["files"].pop(GRAPH)}))
 
@@ -123,8 +133,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "symlink": (_linked, "is a link"),
     "symlinked folder": (_linked_folder, "behind a link"),
     "hardlink": (lambda p: os.link(p / GRAPH, p.parent / "other"), "is a link"),
-    "a folder": (lambda p: ((p / GRAPH).unlink(), (p / GRAPH).mkdir()), "no regular file"),
-    "a pipe": (lambda p: ((p / GRAPH).unlink(), os.mkfifo(p / GRAPH)), "no regular file"),
+    "a folder": (_folder, "no regular file"),
+    "a pipe": (_pipe, "no regular file"),
     "out of the folder": (lambda p: _rename_in_manifest(p, "../x"), "no plain path"),
     "absolute": (lambda p: _rename_in_manifest(p, "/etc/passwd"), "no plain path"),
     "odd name": (lambda p: _rename_in_manifest(p, "a\nb"), "no plain path"),

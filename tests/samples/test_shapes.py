@@ -1,4 +1,4 @@
-"""The shapes model: its pictures, prompts, tokenizer and masks, and whether the shipped weights answer."""
+"""The shapes model: pictures, prompts, tokenizer, masks, and whether the weights answer."""
 
 from __future__ import annotations
 
@@ -184,7 +184,8 @@ def _truthful() -> Predict:
 
 
 def test_scoring_needs_no_torch() -> None:
-    code = "import sys, samples.shapes.evaluate, samples.shapes.showcase; print('torch' in sys.modules)"
+    modules = "samples.shapes.evaluate, samples.shapes.showcase"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
