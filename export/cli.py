@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from paligemma_edge.export.exporter import export
+from paligemma_edge.export.verify_samples import DEFAULT_MAX_NEW_TOKENS, read_samples
 
 
 def main(argv: Sequence[str]) -> int:
@@ -62,7 +63,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="pictures with a prompts.json; default: three pictures that are drawn",
     )
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    parser.add_argument("--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N")
     parser.set_defaults(command=_verify)
 
 
@@ -84,7 +85,6 @@ def _export(options: argparse.Namespace) -> int:
 def _verify(options: argparse.Namespace) -> int:
     from paligemma_edge.export.parity import render
     from paligemma_edge.export.verify import verify
-    from paligemma_edge.export.verify_samples import read_samples
 
     console = Console(stderr=True)
     samples = None if options.samples is None else read_samples(options.samples)

@@ -26,21 +26,20 @@ from paligemma_edge.export.parity import (
     ParityReport,
     Stage,
     StageParity,
-    render,
     tolerance,
 )
 from paligemma_edge.export.reference import ReferenceTrace, trace_all
-from paligemma_edge.export.verify_samples import Sample, default_samples, read_samples
+from paligemma_edge.export.verify_samples import (
+    DEFAULT_MAX_NEW_TOKENS,
+    Sample,
+    default_samples,
+)
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_writer import amend_bundle
 from paligemma_edge.runtime.device import choose
 from paligemma_edge.runtime.image import load_image, pixel_values
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.self_test import GOLDEN, GOLDEN_IMAGE, Golden, replay
-
-__all__ = ["ParityReport", "Sample", "read_samples", "render", "verify"]
-
-DEFAULT_MAX_NEW_TOKENS = 64
 
 _Difference: TypeAlias = tuple[float, float]  # absolute and relative, see StageParity
 _Measured: TypeAlias = list[tuple[Stage, _Difference]]  # of one sample; steps one by one

@@ -24,6 +24,9 @@ _PROMPTS = ("caption en", "detect cat", "answer en what is this?")
 _WANTED = '[{"picture": "file.png", "questions": [{"prompt": "caption en"}, ...]}, ...]'
 
 
+DEFAULT_MAX_NEW_TOKENS = 32  # of each answer; the original runs in float32, so each one counts
+
+
 @dataclass(frozen=True)
 class Sample:
     """A prompt about one picture or several, each of a kind that `runtime.image` reads."""

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         if arguments and arguments[0] in _ELSEWHERE:
-            return _find(arguments[0])(arguments)
+            return _run_elsewhere(arguments)
         options = _parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
@@ -67,16 +67,16 @@ def _text(error: PaliGemmaError) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
-def _find(command: str) -> Callable[[Sequence[str]], int]:
+def _run_elsewhere(arguments: Sequence[str]) -> int:
     try:
         module = importlib.import_module("paligemma_edge.export.cli")
+        code: int = module.main(arguments)
     except ModuleNotFoundError as error:
         raise MissingExtraError(
-            f"`{command}` needs the package {error.name}, which is not installed; "
+            f"`{arguments[0]}` needs the package {error.name}, which is not installed; "
             "run: pip install 'paligemma-edge[export]'"
         ) from None
-    found: Callable[[Sequence[str]], int] = module.main
-    return found
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

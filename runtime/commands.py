@@ -142,7 +142,7 @@ def _describe(bundle: Bundle) -> list[str]:
         f"picture     {image.size}x{image.size}, {model.image_tokens} tokens",
         f"decoder     {model.num_layers} layers of width {model.hidden_size}, "
         f"{model.vocab_size} tokens, at most {model.max_length} in a sequence",
-        f"cache       {_size(cache_bytes(bundle, 1))} a token and slot",
+        f"cache       {_size(model.cache_bytes(1))} a token and slot",
     ]
     for name, variant in manifest.variants.items():
         stored = sum(manifest.files[file].bytes for file in variant.files)
@@ -157,12 +157,6 @@ def _describe(bundle: Bundle) -> list[str]:
     unlisted = sorted(set(others) - listed - {"manifest.json"})
     lines += [f"not listed  {name} (never read)" for name in unlisted]
     return lines
-
-
-def cache_bytes(bundle: Bundle, tokens: int) -> int:
-    """Bytes of keys and values that one slot needs for so many tokens, float32."""
-    model = bundle.manifest.model
-    return 2 * model.num_layers * model.num_kv_heads * model.head_dim * tokens * 4
 
 
 def _size(count: float) -> str:

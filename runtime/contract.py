@@ -61,6 +61,10 @@ class ModelFacts:
     vocab_size: int
     max_length: int  # of image, prompt and answer together, in tokens
 
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes of float32 keys and values that one slot needs for so many tokens."""
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens * 4
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerFacts:

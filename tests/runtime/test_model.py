@@ -1,0 +1,156 @@
+"""The facade on the sample model: order, slots, several pictures, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_edge.runtime import PaliGemma, TopSampling
+from paligemma_edge.runtime.answer import Box, Detection
+from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
+from paligemma_edge.runtime.model import Images
+
+FEW = 12  # tokens of an answer: enough for the lengths to differ
+
+
+@pytest.fixture(scope="module")
+def pictures(shapes_pictures: Path) -> list[Path]:
+    return sorted(p for p in shapes_pictures.glob("*.png") if "masks" not in p.name)[:3]
+
+
+def test_a_batch_keeps_the_order_and_equals_single_answers(
+    shapes_model: PaliGemma, pictures: list[Path]
+) -> None:
+    requests: list[tuple[Images, str]] = [
+        (pictures[0], "caption en"),
+        ([*pictures[:2]], "caption en"),
+        (pictures[1], "answer en how many shapes are there?"),
+        (pictures[2], "detect circle ; square"),
+    ]
+    batch = shapes_model.generate_batch(requests, slots=2, max_new_tokens=FEW)
+    alone = [shapes_model.generate(*request, max_new_tokens=FEW) for request in requests]
+    assert batch == alone
+    assert [g.prompt for g in batch] == [prompt for _, prompt in requests]
+
+
+def test_the_kinds_of_pictures_give_one_answer(
+    shapes_model: PaliGemma, pictures: list[Path]
+) -> None:
+    image = Image.open(pictures[0]).convert("RGB")
+    kinds: list[Images] = [
+        str(pictures[0]),
+        pictures[0],
+        pictures[0].read_bytes(),
+        image,
+        np.asarray(image),
+        [image],
+        (image,),
+    ]
+    answers = {
+        shapes_model.generate(kind, "caption en", max_new_tokens=FEW).token_ids for kind in kinds
+    }
+    assert len(answers) == 1
+
+
+def test_a_stream_is_the_answer_in_pieces(shapes_model: PaliGemma, pictures: list[Path]) -> None:
+    whole = shapes_model.generate(pictures[0], "caption en", max_new_tokens=FEW)
+    pieces = list(shapes_model.stream(pictures[0], "caption en", max_new_tokens=FEW))
+    assert "".join(pieces) == whole.text
+    assert len(pieces) > 1
+
+
+def test_a_limit_cuts_and_says_so(shapes_model: PaliGemma, pictures: list[Path]) -> None:
+    cut = shapes_model.generate(pictures[0], "caption en", max_new_tokens=2)
+    assert cut.truncated
+    assert len(cut.token_ids) == 2
+
+
+def test_a_seed_repeats_itself_and_another_does_not(
+    shapes_model: PaliGemma, pictures: list[Path]
+) -> None:
+    def sample(seed: int) -> tuple[int, ...]:
+        policy = TopSampling(temperature=5.0, seed=seed)
+        return shapes_model.generate(
+            pictures[0], "caption en", max_new_tokens=FEW, sampling=policy
+        ).token_ids
+
+    assert sample(1) == sample(1)
+    assert sample(1) != sample(2)
+
+
+def test_masks_belong_to_their_detections(shapes_model: PaliGemma) -> None:
+    box = Box(0.25, 0.5, 0.75, 1.0)
+    rng = np.random.default_rng(0)
+    codes = [tuple(map(int, rng.integers(0, 128, 16))) for _ in range(2)]
+    detections = [
+        Detection("a", box, codes[0]),
+        Detection("b", box, None),
+        Detection("c", box, codes[1]),
+    ]
+    first, none, last = shapes_model.masks(detections, width=40, height=20)
+    assert none is None
+    assert first is not None and last is not None
+    assert first.shape == (20, 40)
+    assert not first[:5].any() and not first[:, :20].any()
+    assert not np.array_equal(first, last)
+    (alone,) = shapes_model.masks(detections[2:], width=40, height=20)
+    assert alone is not None and np.array_equal(alone, last)
+    assert shapes_model.masks([], width=40, height=20) == []
+
+
+def test_pictures_are_read_one_after_another(
+    shapes_model: PaliGemma, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paligemma_edge.runtime import model as module
+
+    events: list[str] = []
+    load = module.load_image
+    monkeypatch.setattr(module, "load_image", lambda p: (events.append("read"), load(p))[1])
+    monkeypatch.setattr(module, "generate", _watched(module.generate, events))
+    shapes_model.generate_batch([(p, "caption en") for p in pictures], slots=1, max_new_tokens=2)
+    assert events == ["read", "token", "token"] * 3
+
+
+def _watched(generate: Any, events: list[str]) -> Any:  # noqa: ANN401 - wraps any signature
+    def watched(*arguments: object) -> Iterator[object]:
+        for item in generate(*arguments):
+            events.append("token")
+            yield item
+
+    return watched
+
+
+def test_no_requests_need_no_run(shapes_model: PaliGemma) -> None:
+    assert shapes_model.generate_batch([]) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "prompt", "options", "error", "message"),
+    [
+        ([], "caption en", {}, PromptError, "no picture was given"),
+        ("absent.png", "caption en", {}, ImageError, "absent.png"),
+        (b"", "caption en", {}, ImageError, "the given bytes"),
+        (np.zeros((4, 4, 3)), "caption en", {}, ImageError, "float64"),
+        (3, "caption en", {}, ImageError, "int"),
+        (b"x", "", {}, PromptError, "empty"),
+        (b"x", "caption en", {"max_new_tokens": 0}, OptionError, "max_new_tokens is 0"),
+        (b"x", "caption en", {"max_new_tokens": 9999}, PromptError, "lower max_new_tokens"),
+        ([b"x"] * 99, "caption en", {}, PromptError, "fewer pictures"),
+    ],
+)
+def test_what_cannot_be_answered_is_said_in_one_line(
+    shapes_model: PaliGemma,
+    image: Any,  # noqa: ANN401
+    prompt: str,
+    options: dict[str, int],
+    error: type[PaliGemmaError],
+    message: str,
+) -> None:
+    with pytest.raises(error, match=message) as caught:
+        shapes_model.generate(image, prompt, **options)
+    assert "\n" not in str(caught.value)
