@@ -1,5 +1,19 @@
 """From a checkpoint to a bundle. Needs the extra `export`; PyTorch only to verify."""
 
-from paligemma_edge.export.exporter import export
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paligemma_edge.export.exporter import export
 
 __all__ = ["export"]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything
+    """Load `export` on first use: help on the commands needs none of its packages."""
+    if name != "export":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from paligemma_edge.export.exporter import export
+
+    return export

@@ -6,6 +6,7 @@ graphs. Every tensor that is missing, unexpected or misshapen is listed in one e
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,18 +47,13 @@ class Checkpoint:
         """The embedding table's dtype; other tensors may have their own."""
         return self.tensors[EMBEDDING].dtype
 
-    @property
-    def total_bytes(self) -> int:
-        """Size of all tensors on disk."""
-        return sum(tensor.nbytes for tensor in self.tensors.values())
-
 
 def open_checkpoint(directory: Path) -> Checkpoint:
     """Open a checkpoint as transformers saves it; reads headers, and no weight but a stored head.
 
     Raises CheckpointError when anything about it is not as PaliGemma 1 wants it.
     """
-    if not directory.is_dir():
+    if not os.path.isdir(directory):  # noqa: PTH112 - Path raises where a name is too long
         raise CheckpointError(
             f"{directory} is not a directory; give the directory of a PaliGemma checkpoint "
             "as transformers saves it"

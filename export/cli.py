@@ -1,4 +1,7 @@
-"""The commands `export` and `verify`: options in, a progress bar and a table out."""
+"""The commands `export` and `verify`: options in, a progress bar and a table out.
+
+The packages of the extra are imported within the commands, so that help needs none of them.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-
-from paligemma_edge.export.exporter import export
 from paligemma_edge.export.verify_samples import DEFAULT_MAX_NEW_TOKENS, read_samples
 
 
@@ -25,8 +17,9 @@ def main(argv: Sequence[str]) -> int:
     """Run `export` or `verify`; argv begins with the command's name."""
     parser = argparse.ArgumentParser(prog="paligemma-edge")
     names = parser.add_subparsers(required=True)
-    _add_export(names.add_parser("export"))
-    _add_verify(names.add_parser("verify"))
+    plain = argparse.RawDescriptionHelpFormatter  # an example keeps its line
+    _add_export(names.add_parser("export", formatter_class=plain))
+    _add_verify(names.add_parser("verify", formatter_class=plain))
     options = parser.parse_args(argv)
     command: Callable[[argparse.Namespace], int] = options.command
     return command(options)
@@ -37,7 +30,8 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "Turn a PaliGemma checkpoint, a directory as transformers saves it, into a bundle."
     )
     parser.epilog = (
-        "example: paligemma-edge export paligemma-3b-mix-224 mix.bundle --mask-decoder vae-oid.npz"
+        "example:\n"
+        "  paligemma-edge export paligemma-3b-mix-224 mix.bundle --mask-decoder vae-oid.npz"
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("bundle", metavar="BUNDLE")
@@ -50,10 +44,10 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _add_verify(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Compare a bundle with its checkpoint in transformers (float32, eager attention), stage "
-        "by stage. Writes the figures into the bundle; exits with 1 past a tolerance."
+        "Compare a bundle with its checkpoint in transformers (float32, eager attention),\n"
+        "stage by stage. Writes the figures into the bundle; exits with 1 past a tolerance."
     )
-    parser.epilog = "example: paligemma-edge verify mix.bundle paligemma-3b-mix-224"
+    parser.epilog = "example:\n  paligemma-edge verify mix.bundle paligemma-3b-mix-224"
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("--variant", metavar="NAME", help="default: the first one for this device")
@@ -68,6 +62,8 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from paligemma_edge.export.exporter import export
+
     with _byte_progress() as report:
         manifest = export(
             options.checkpoint,
@@ -83,6 +79,8 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from paligemma_edge.export.parity import render
     from paligemma_edge.export.verify import verify
 
@@ -103,6 +101,16 @@ def _verify(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _byte_progress() -> Iterator[Callable[[str, int, int], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -110,7 +118,9 @@ def _byte_progress() -> Iterator[Callable[[str, int, int], None]]:
         TransferSpeedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    hidden = not console.is_terminal  # a log would get an empty line
+    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
         tasks = {}
 
         def report(stage: str, done: int, total: int) -> None:

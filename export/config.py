@@ -56,6 +56,12 @@ _TEXT_ABSENT: Json = {
 }
 _IMAGE_TOKEN_ID = 257152
 
+# Far beyond every PaliGemma, and small enough that nothing of such a size hangs the exporter.
+_MOST_LAYERS = 1000
+_MOST_POSITIONS = 2**20
+_MOST_SIZE = 2**24  # widths, sides, heads, rows of the embedding
+_MOST_ANGLES = 2**28  # of the rotary tables, which are 4 bytes each
+
 
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
@@ -73,11 +79,6 @@ class VisionConfig:
     def image_tokens(self) -> int:
         """Patches of one picture."""
         return (self.image_size // self.patch_size) ** 2
-
-    @property
-    def head_dim(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +118,12 @@ def read_config(directory: Path) -> PaliGemmaConfig:
     refuse_unsupported(data)
     image_token = {"image_token_id": _IMAGE_TOKEN_ID, **_present(data)}
     index = "image_token_index" if "image_token_index" in image_token else "image_token_id"
+    vision = _vision({**_VISION_DEFAULTS, **_given(data, "vision_config", _VISION_ABSENT)})
+    text = _text({**_TEXT_DEFAULTS, **_given(data, "text_config", _TEXT_ABSENT)})
+    _require_room(vision, text)
     return PaliGemmaConfig(
-        vision=_vision({**_VISION_DEFAULTS, **_given(data, "vision_config", _VISION_ABSENT)}),
-        text=_text({**_TEXT_DEFAULTS, **_given(data, "text_config", _TEXT_ABSENT)}),
+        vision=vision,
+        text=text,
         image_token_id=_integer(image_token, index, least=0),
         pad_token_id=_special_id(data, "pad_token_id", 0),
         bos_token_id=_special_id(data, "bos_token_id", 2),
@@ -161,10 +165,10 @@ def _vision(values: Json) -> VisionConfig:
         image_size=_side(values, "image_size"),
         patch_size=_side(values, "patch_size"),
         hidden_size=_integer(values, "hidden_size"),
-        num_layers=_integer(values, "num_hidden_layers"),
+        num_layers=_integer(values, "num_hidden_layers", most=_MOST_LAYERS),
         num_heads=_integer(values, "num_attention_heads"),
         intermediate_size=_integer(values, "intermediate_size"),
-        layer_norm_eps=_number(values, "layer_norm_eps"),
+        layer_norm_eps=_number(values, "layer_norm_eps", 1e-12, 1.0),
     )
     if vision.hidden_size % vision.num_heads:
         refuse("vision_config.num_attention_heads", vision.num_heads, "a divisor of hidden_size")
@@ -177,21 +181,33 @@ def _text(values: Json) -> TextConfig:
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
     text = TextConfig(
         hidden_size=_integer(values, "hidden_size"),
-        num_layers=_integer(values, "num_hidden_layers"),
+        num_layers=_integer(values, "num_hidden_layers", most=_MOST_LAYERS),
         num_heads=_integer(values, "num_attention_heads"),
         num_kv_heads=_integer(values, "num_key_value_heads"),
         head_dim=_integer(values, "head_dim"),
         intermediate_size=_integer(values, "intermediate_size"),
         vocab_size=_integer(values, "vocab_size"),
-        rope_theta=_number({**values, **_present(rope)}, "rope_theta"),
-        rms_norm_eps=_number(values, "rms_norm_eps"),
-        max_position_embeddings=_integer(values, "max_position_embeddings"),
+        rope_theta=_number({**values, **_present(rope)}, "rope_theta", 1.0, 1e12),
+        rms_norm_eps=_number(values, "rms_norm_eps", 1e-12, 1.0),
+        max_position_embeddings=_integer(values, "max_position_embeddings", most=_MOST_POSITIONS),
     )
     if text.num_heads % text.num_kv_heads:
         refuse("text_config.num_key_value_heads", text.num_kv_heads, "a divisor of the heads")
     if text.head_dim % 2:
         refuse("text_config.head_dim", text.head_dim, "an even number, for the rotary halves")
+    if text.head_dim * text.max_position_embeddings > _MOST_ANGLES:
+        refuse("text_config.head_dim", text.head_dim, f"{_MOST_ANGLES} angles of all positions")
     return text
+
+
+def _require_room(vision: VisionConfig, text: TextConfig) -> None:
+    needed = vision.image_tokens + 2  # a picture, the first token, the newline
+    if text.max_position_embeddings < needed:
+        refuse(
+            "text_config.max_position_embeddings",
+            text.max_position_embeddings,
+            f"at least {needed}, for one picture and a prompt",
+        )
 
 
 def _special_id(data: Json, name: str, default: int) -> int:
@@ -209,15 +225,15 @@ def _side(values: Json, name: str) -> int:
     return _integer({name: value}, name)
 
 
-def _integer(values: Json, name: str, least: int = 1) -> int:
+def _integer(values: Json, name: str, least: int = 1, most: int = _MOST_SIZE) -> int:
     value = values[name]
-    if type(value) is not int or not least <= value < 2**31:
-        refuse(name, value, f"a whole number from {least} on")
+    if type(value) is not int or not least <= value <= most:
+        refuse(name, value, f"a whole number from {least} to {most}")
     return value
 
 
-def _number(values: Json, name: str) -> float:
+def _number(values: Json, name: str, least: float, most: float) -> float:
     value = values[name]
-    if type(value) not in (int, float) or not 0 < value < 1e12:
-        refuse(name, value, "a positive number")
+    if type(value) not in (int, float) or not least <= value <= most:
+        refuse(name, value, f"a number from {least:g} to {most:g}")
     return float(value)

@@ -6,13 +6,16 @@ Architecture and array names are those of `vae-oid.npz`
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import zipfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
+from numpy.lib import format as npy
 
 from paligemma_edge.export.graph import FLOAT, INT64, Graph
 from paligemma_edge.runtime import contract
@@ -21,6 +24,10 @@ from paligemma_edge.runtime.errors import CheckpointError
 _RESIDUAL_BLOCKS = ("decoder.2", "decoder.3")
 _UPSAMPLINGS = ("decoder.4", "decoder.6", "decoder.8", "decoder.10")
 _CODEBOOK = "_vq_vae._embedding"
+
+_Header: TypeAlias = tuple[tuple[int, ...], np.dtype[Any]]
+_MOST_HEADER_BYTES = 8192
+_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 _SHAPES: Mapping[str, tuple[int, ...]] = {
     _CODEBOOK: (128, 512),
@@ -44,25 +51,53 @@ _SHAPES: Mapping[str, tuple[int, ...]] = {
 
 def read_mask_weights(path: str | os.PathLike[str]) -> dict[str, ir.TensorProtocol]:
     """Read and check the arrays of `vae-oid.npz`; those of the encoder are left out."""
-    try:
-        with np.load(Path(path), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in _SHAPES if name in archive}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else "not an npz archive"
-        raise CheckpointError(
-            f"cannot read mask decoder {path}: {reason}; give PaliGemma's vae-oid.npz"
-        ) from None
-    _check(path, arrays)
+    with _as_checkpoint_errors(path), zipfile.ZipFile(path) as archive:
+        stored = [name for name in _SHAPES if f"{name}.npy" in archive.NameToInfo]
+        # Headers first: an array is as large as its header says, whatever the file's size.
+        headers = {name: _header(archive, name) for name in stored}
+        _require(path, _contradictions(headers))
+        arrays = {name: _array(archive, name) for name in stored}
+    _require(path, [f"{n} is not finite" for n, a in arrays.items() if not np.isfinite(a).all()])
     return {name: ir.tensor(array, name=name) for name, array in arrays.items()}
 
 
-def _check(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    problems = [f"{name} is missing" for name in sorted(set(_SHAPES) - set(arrays))]
-    for name, array in sorted(arrays.items()):
-        if array.shape != _SHAPES[name]:
-            problems.append(f"{name} is {list(array.shape)}, wanted {list(_SHAPES[name])}")
-        elif array.dtype not in (np.float32, np.float16):
-            problems.append(f"{name} is {array.dtype}, wanted float32 or float16")
+@contextlib.contextmanager
+def _as_checkpoint_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile and numpy raise some ten classes for damaged files
+        reason = (isinstance(error, OSError) and error.strerror) or "not an npz archive"
+        raise CheckpointError(
+            f"cannot read mask decoder {path}: {reason}; give PaliGemma's vae-oid.npz"
+        ) from None
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> _Header:
+    with archive.open(f"{name}.npy") as member:
+        start = io.BytesIO(member.read(_MOST_HEADER_BYTES))
+    read = _READERS[npy.read_magic(start)]
+    shape, _, dtype = read(start)
+    return shape, dtype
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    with archive.open(f"{name}.npy") as member:
+        return npy.read_array(member, allow_pickle=False)
+
+
+def _contradictions(headers: Mapping[str, _Header]) -> list[str]:
+    problems = [f"{name} is missing" for name in sorted(set(_SHAPES) - set(headers))]
+    for name, (shape, dtype) in sorted(headers.items()):
+        if shape != _SHAPES[name]:
+            problems.append(f"{name} is {list(shape)}, wanted {list(_SHAPES[name])}")
+        elif dtype not in (np.float32, np.float16):
+            problems.append(f"{name} is {dtype}, wanted float32 or float16")
+    return problems
+
+
+def _require(path: str | os.PathLike[str], problems: list[str]) -> None:
     if problems:
         raise CheckpointError(
             f"mask decoder {path} is not PaliGemma's vae-oid.npz: {'; '.join(problems)}"

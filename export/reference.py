@@ -8,7 +8,9 @@ always given: a prompt sees itself whole, an answer sees what is before it.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,12 +21,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 from transformers import DynamicCache, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 from transformers.utils import logging as transformers_logging
 
 from paligemma_edge.export.verify_samples import Sample
-from paligemma_edge.runtime.errors import CheckpointError
-from paligemma_edge.runtime.image import load_image
+from paligemma_edge.runtime.errors import CheckpointError, ImageError
+from paligemma_edge.runtime.image import ImageInput, image_label
 from paligemma_edge.runtime.prompt import IMAGE_MARKER
 
 Float = NDArray[np.float32]
@@ -53,17 +56,33 @@ def trace_all(
     samples: Sequence[Sample],
     max_new_tokens: int,
     progress: Told | None = None,
+    spill: Path | None = None,
 ) -> list[ReferenceTrace]:
-    """Answer every question; the model, 12 GB at full size, is gone when this returns."""
+    """Answer every question; the model, 12 GB at full size, is gone when this returns.
+
+    The arrays, 33 MB of logits for 32 tokens at full size, lie in the folder `spill` if given.
+    """
     reference = Reference.open(checkpoint)
     traces = []
     for number, sample in enumerate(samples):
         if progress is not None:
             progress(number)
-        traces.append(reference.trace(sample, max_new_tokens))
+        trace = reference.trace(sample, max_new_tokens)
+        traces.append(trace if spill is None else _spill(trace, spill / str(number)))
     del reference
     gc.collect()
     return traces
+
+
+def _spill(trace: ReferenceTrace, folder: Path) -> ReferenceTrace:
+    """The same trace with its arrays in files, which are read as they are used."""
+    folder.mkdir()
+    mapped: dict[str, Any] = {}
+    for name, value in vars(trace).items():
+        if isinstance(value, np.ndarray):
+            np.save(folder / f"{name}.npy", value)
+            mapped[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+    return dataclasses.replace(trace, **mapped)
 
 
 @dataclass(frozen=True)
@@ -123,10 +142,10 @@ class Reference:
 
     def inputs(self, sample: Sample) -> tuple[Float, list[int]]:
         """The processor's pixel values [pictures, 3, R, R] and ids, image tokens included."""
-        pictures = [load_image(image) for image in sample.images]
+        pictures = [_load_picture(image) for image in sample.images]
         text = IMAGE_MARKER * len(pictures) + sample.prompt
         with _quiet():
-            inputs = self.processor(text=[text], images=[pictures])
+            inputs = self.processor(text=[text], images=[pictures], do_convert_rgb=True)
         pixels = np.stack(inputs["pixel_values"]).astype(np.float32, copy=False)
         return pixels, [int(token) for token in inputs["input_ids"][0]]
 
@@ -189,6 +208,28 @@ class Reference:
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def _load_picture(source: ImageInput) -> Image.Image:
+    """A picture as transformers' `load_image` opens it, none of ours taking part.
+
+    Its processor then makes RGB of it and lays transparency on white. 16-bit grey it clips, and
+    the runtime scales: there alone the two are meant to differ.
+    """
+    image: Image.Image
+    try:
+        if isinstance(source, bytes):
+            image = Image.open(io.BytesIO(source))
+        elif isinstance(source, np.ndarray):
+            image = Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source)
+        else:
+            image = source if isinstance(source, Image.Image) else Image.open(source)
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # decoders raise what they like
+        reason = " ".join(str(error).split())[:300]
+        raise ImageError(
+            f"{image_label(source)}: cannot be read ({reason}); give a JPEG or PNG picture"
+        ) from None
 
 
 def _load_model(directory: Path) -> Any:  # noqa: ANN401 - as in Reference

@@ -51,14 +51,6 @@ class CheckpointTensor(ir.LazyTensor):
         self.path = path
         self.offset = offset
 
-    def rows(self, start: int, stop: int) -> Array:
-        """Read rows `start` to `stop` of the first axis, [stop - start, ...]."""
-        first, *rest = self.shape.numpy()
-        if not 0 <= start <= stop <= first:
-            raise IndexError(f"rows {start}:{stop} of a tensor with {first}")
-        width = math.prod(rest)
-        return self._read(start * width, stop * width).reshape(stop - start, *rest)
-
     def tofile(self, file: BinaryIO) -> None:
         """Copy the bytes to `file`, at most 16 MiB at a time."""
         for chunk in self.chunks():

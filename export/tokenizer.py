@@ -6,6 +6,8 @@ pieces and compared with config.json, never assumed.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +23,7 @@ from paligemma_edge.runtime.prompt import PromptEncoder
 
 MODEL_FILE = "tokenizer.model"
 JSON_FILE = "tokenizer.json"
+ADDED_FILE = "added_tokens.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ def read_tokenizer(directory: Path, config: PaliGemmaConfig) -> TokenizerExport:
     except RuntimeError:
         _refuse(f"{directory / MODEL_FILE} is no sentencepiece model", "download it again")
     facts = _facts(processor, config)
+    if (directory / MODEL_FILE).is_file():
+        _refuse_unknown_tokens(directory, processor)
     PromptEncoder(model, facts)  # the runtime's own checks
     return TokenizerExport(model_bytes=model, facts=facts)
 
@@ -60,6 +65,41 @@ def _read_model(directory: Path) -> bytes:
             "put the tokenizer.model of the base PaliGemma there",
         )
     return convert_tokenizer(directory / JSON_FILE)
+
+
+def _refuse_unknown_tokens(directory: Path, processor: SentencePieceProcessor) -> None:
+    """A fine-tune's own tokens lie beside the sentencepiece model, which would not know them."""
+    size = processor.get_piece_size()
+    unknown = [
+        f"{piece!r} at id {token}"
+        for piece, token in dict(_added_tokens(directory)).items()
+        if piece != IMAGE_PIECE
+        and not (0 <= token < size and processor.id_to_piece(token) == piece)
+    ]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        _refuse(
+            f"{directory} has added tokens that its {MODEL_FILE} has not: "
+            f"{', '.join(unknown[:5])}{more}",
+            "added tokens are not supported, use the tokenizer of a PaliGemma",
+        )
+
+
+def _added_tokens(directory: Path) -> Iterator[tuple[str, int]]:
+    """Pieces and ids in the files that transformers reads beside the sentencepiece model."""
+    for name in (JSON_FILE, ADDED_FILE):
+        path = directory / name
+        if not path.is_file():
+            continue
+        try:
+            data = json.loads(path.read_bytes())
+            if name == ADDED_FILE:
+                yield from [(str(piece), int(token)) for piece, token in data.items()]
+            else:
+                entries = data.get("added_tokens") or []
+                yield from [(str(entry["content"]), int(entry["id"])) for entry in entries]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            _refuse(f"{path} is no tokenizer that can be read", "download it again")
 
 
 def _facts(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> TokenizerFacts:

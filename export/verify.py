@@ -7,11 +7,13 @@ tokens; the answers run free.
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import io
 import itertools
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -37,6 +39,7 @@ from paligemma_edge.export.verify_samples import (
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_writer import amend_bundle
 from paligemma_edge.runtime.device import choose
+from paligemma_edge.runtime.errors import OptionError, OutputError
 from paligemma_edge.runtime.image import load_image, pixel_values
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.self_test import GOLDEN, GOLDEN_IMAGE, Golden, replay
@@ -63,20 +66,33 @@ def verify(
     """
     tell = progress or (lambda _: None)
     asked = default_samples() if samples is None else list(samples)
-    bundle = Bundle.open(bundle_path)
-    choose(bundle.manifest, "auto", variant)  # a wrong name is told before the long work
+    _require_before(Bundle.open(bundle_path), variant, max_new_tokens)
     open_checkpoint(Path(checkpoint_dir))
-    traces = trace_all(
-        checkpoint_dir, asked, max_new_tokens, lambda n: tell(f"original: {n} of {len(asked)}")
-    )
-    model = PaliGemma(bundle_path, variant=variant)
-    measured = []
-    for number, (sample, trace) in enumerate(zip(asked, traces, strict=True)):
-        tell(f"bundle: {number} of {len(asked)}")
-        measured.append(list(_compare(model, sample, trace)))
-    report = _report(model, asked, traces, measured)
-    _record(model.bundle, report, asked[0], traces[0])
+    with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as spill:
+        told = lambda n: tell(f"original: {n} of {len(asked)}")  # noqa: E731
+        traces = trace_all(checkpoint_dir, asked, max_new_tokens, told, Path(spill))
+        model = PaliGemma(bundle_path, variant=variant)
+        measured = []
+        for number, (sample, trace) in enumerate(zip(asked, traces, strict=True)):
+            tell(f"bundle: {number} of {len(asked)}")
+            measured.append(list(_compare(model, sample, trace)))
+        report = _report(model, asked, traces, measured)
+        _record(model.bundle, report, asked[0], traces[0])
     return report
+
+
+def _require_before(bundle: Bundle, variant: str | None, max_new_tokens: int) -> None:
+    """Tell what would fail after the long work: options, damage, a bundle that stays as it is."""
+    if max_new_tokens < 1:
+        raise OptionError(f"max_new_tokens is {max_new_tokens}, wanted at least 1")
+    _, chosen = choose(bundle.manifest, "auto", variant)
+    if not os.access(bundle.path, os.W_OK | os.X_OK):
+        raise OutputError(
+            errno.EACCES,
+            f"{bundle.path} cannot be written, wanted a place for the report; "
+            "copy the bundle or change its permissions",
+        )
+    bundle.verify((*chosen.files, bundle.manifest.tokenizer.file))
 
 
 def _compare(

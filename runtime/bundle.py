@@ -5,63 +5,166 @@ Knows files, sizes and digests. Knows nothing of what the graphs hold.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from paligemma_edge.runtime.contract import FileRecord, Manifest
+from paligemma_edge.runtime.contract import FileRecord, Manifest, Variant
 from paligemma_edge.runtime.errors import BundleError
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
+_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest was read and whose files are regular, in place and of their size."""
+    """A bundle whose manifest was read and whose model is there: regular files of their size.
+
+    The files that no answer needs, such as reports, are looked at when they are asked for: a
+    damaged report must not make the model unusable.
+    """
 
     path: Path
     manifest: Manifest
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Read the manifest and check every file but its digest; see `verify` for that."""
+        """Read the manifest and check the model's files but their digests; see `verify`."""
         directory = Path(path)
-        bundle = cls(directory, _read_manifest(directory))
-        for name, record in bundle.manifest.files.items():
-            _check_file(directory, name, record)
+        with _as_bundle_errors(directory):
+            bundle = cls(directory, _read_manifest(directory))
+            for name in bundle.manifest.files:
+                _check_name(directory, name)
+            for variant in bundle.manifest.variants.values():
+                bundle._check_folders(variant)
+            for name in bundle.model_files():
+                bundle.file(name)
+            for variant in bundle.manifest.variants.values():
+                bundle._check_nothing_else(variant)
         return bundle
 
     def file(self, name: str) -> Path:
-        """Where a file of the manifest lies."""
+        """Where a file of the manifest lies; a link or another size is an error."""
         if name not in self.manifest.files:
             raise BundleError(f"bundle {self.path} lists no file {name!r}; export the bundle again")
+        with _as_bundle_errors(self.path):
+            check_place(self.path, name)
+            self._check_status(name, self.manifest.files[name])
         return self.path / name
+
+    def variant_files(self, variant: Variant) -> tuple[str, ...]:
+        """All that ONNX Runtime may read for a variant: what is listed beside its graphs."""
+        folders = _folders(variant)
+        beside = {n for n in self.manifest.files if folders & set(PurePosixPath(n).parents)}
+        return tuple(sorted(beside.union(variant.files)))
+
+    def model_files(self) -> tuple[str, ...]:
+        """The files without which the bundle is none: the tokenizer and those of all variants."""
+        variants = map(self.variant_files, self.manifest.variants.values())
+        return tuple(sorted({self.manifest.tokenizer.file}.union(*variants)))
 
     def verify(self, names: Iterable[str]) -> None:
         """Compare the digests of these files with the manifest; a changed file is an error."""
         wanted = {name: self.manifest.files[name].sha256 for name in names if self.file(name)}
-        with ThreadPoolExecutor() as pool:
+        with _as_bundle_errors(self.path), ThreadPoolExecutor() as pool:
             digests = pool.map(lambda name: sha256(self.path / name), wanted)
             changed = [n for n, digest in zip(wanted, digests, strict=True) if digest != wanted[n]]
         if changed:
             raise BundleError(
                 f"bundle {self.path}: {', '.join(sorted(changed))} differs from its sha256 in "
-                f"{MANIFEST}; the file was changed or damaged, copy or export the bundle again"
+                f"{MANIFEST}; the file was changed or damaged, {self._remedy(changed)}"
             )
 
+    def _check_folders(self, variant: Variant) -> None:
+        for graph in variant.graphs.values():
+            if graph not in self.manifest.files or "/" not in graph:
+                raise BundleError(
+                    f"bundle {self.path}: the graph {graph!r} is not listed or lies in no folder; "
+                    "export the bundle again"
+                )
 
-def sha256(path: Path) -> str:
-    """Digest of a file as lower-case hex."""
+    def _check_nothing_else(self, variant: Variant) -> None:
+        """ONNX Runtime reads what a graph names, be it listed or not: so all must be listed."""
+        known = set(map(PurePosixPath, self.manifest.files))
+        known.update(*(name.parents for name in tuple(known)))
+        for folder in _folders(variant):
+            for entry in _entries(self.path / folder):
+                if PurePosixPath(entry.relative_to(self.path)) not in known:
+                    raise BundleError(
+                        f"bundle {self.path}: {str(entry.relative_to(self.path))!r} is not in "
+                        f"{MANIFEST}; remove it, or copy or export the bundle again"
+                    )
+
+    def _check_status(self, name: str, record: FileRecord) -> None:
+        try:
+            status = (self.path / name).lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise BundleError(
+                f"bundle {self.path}: {name} is missing; {self._remedy([name])}"
+            ) from None
+        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+            raise BundleError(
+                f"bundle {self.path}: {name} is a link or no regular file; copy the file itself"
+            )
+        if status.st_size != record.bytes:
+            raise BundleError(
+                f"bundle {self.path}: {name} has {status.st_size} bytes, the manifest says "
+                f"{record.bytes}; {self._remedy([name])}"
+            )
+
+    def _remedy(self, damaged: Iterable[str]) -> str:
+        again = "copy or export the bundle again"
+        if set(damaged).isdisjoint(self.model_files()):
+            return f"run `paligemma-edge verify` to write it anew, or {again}"
+        return again
+
+
+def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
+    """Digest of a file as lower-case hex. `progress` is told the bytes of each piece."""
+    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            if progress:
+                progress(len(chunk))
+    return digest.hexdigest()
+
+
+def check_place(directory: Path, name: str) -> None:
+    """Refuse a name that leads out of the bundle, by itself or through a link."""
+    _check_name(directory, name)
+    parts = PurePosixPath(name).parts
+    for depth in range(1, len(parts)):
+        if (directory / Path(*parts[:depth])).is_symlink():
+            raise BundleError(f"bundle {directory}: {name} lies behind a link; copy it in place")
+
+
+def _check_name(directory: Path, name: str) -> None:
+    parts = PurePosixPath(name).parts
+    if not parts or "/".join(parts) != name or not all(map(_SAFE_PART.fullmatch, parts)):
+        raise BundleError(f"bundle {directory} lists the file {name!r}, which is no plain path")
+
+
+def _folders(variant: Variant) -> set[PurePosixPath]:
+    return {PurePosixPath(graph).parent for graph in variant.graphs.values()}
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """All below a folder; links are told and not followed."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _entries(Path(entry.path))
 
 
 def _read_manifest(directory: Path) -> Manifest:
@@ -83,29 +186,12 @@ def _read_manifest(directory: Path) -> Manifest:
     return Manifest.from_json(data)
 
 
-def _check_file(directory: Path, name: str, record: FileRecord) -> None:
-    parts = PurePosixPath(name).parts
-    if not parts or "/".join(parts) != name or not all(map(_SAFE_PART.fullmatch, parts)):
-        raise BundleError(f"bundle {directory} lists the file {name!r}, which is no plain path")
-    for depth in range(1, len(parts)):
-        if (directory / Path(*parts[:depth])).is_symlink():
-            raise BundleError(f"bundle {directory}: {name} lies behind a link; copy it in place")
-    _check_status(directory, name, record)
-
-
-def _check_status(directory: Path, name: str, record: FileRecord) -> None:
+@contextlib.contextmanager
+def _as_bundle_errors(directory: Path) -> Iterator[None]:
     try:
-        status = (directory / name).lstat()
-    except OSError:
+        yield
+    except OSError as error:
         raise BundleError(
-            f"bundle {directory}: {name} is missing; copy or export the bundle again"
+            f"bundle {directory}: cannot read {error.filename or 'it'}: "
+            f"{error.strerror or error}; check the path and its permissions"
         ) from None
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
-        raise BundleError(
-            f"bundle {directory}: {name} is a link or no regular file; copy the file itself"
-        )
-    if status.st_size != record.bytes:
-        raise BundleError(
-            f"bundle {directory}: {name} has {status.st_size} bytes, the manifest says "
-            f"{record.bytes}; copy or export the bundle again"
-        )

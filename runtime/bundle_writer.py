@@ -1,6 +1,8 @@
 """A bundle is written whole or not at all: beside its place, flushed, then moved there.
 
 Knows files and the order in which they reach the disk. Knows nothing of what they hold.
+Who changes a directory holds its lock: a new bundle while it is written, a bundle while it is
+amended or replaced, and the parent while names in it change.
 """
 
 from __future__ import annotations
@@ -12,15 +14,18 @@ import hashlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from paligemma_edge.runtime.bundle import MANIFEST, Bundle
+from paligemma_edge.runtime import disk
+from paligemma_edge.runtime.bundle import MANIFEST, Bundle, check_place, sha256
 from paligemma_edge.runtime.contract import FileRecord, Manifest
 from paligemma_edge.runtime.errors import BundleError, OutputError
 
-_CHUNK = 4 << 20
+_NEARLY_FULL = 16 << 20  # bytes free
+_STAGED = ".amend-"
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,15 @@ class BundleWriter:
         if free < size * 1.05:
             raise OutputError(
                 errno.ENOSPC,
-                f"the bundle needs {_gigabytes(size * 1.05)}, {self.target.parent} has "
-                f"{_gigabytes(free)} free; free some or choose another disk",
+                f"the bundle needs {_readable(size * 1.05)}, {self.target.parent} has "
+                f"{_readable(free)} free; free some or choose another disk",
             )
 
     def finish(self, manifest: Manifest, progress: Callable[[int], None] | None = None) -> Manifest:
         """Record every file, flush all of it to disk, write the manifest last."""
         records = {name: _record(self.directory / name, progress) for name in self.files()}
         complete = dataclasses.replace(manifest, files=records)
-        _write_manifest(self.directory, complete)
+        _put(self.directory, {MANIFEST: _to_bytes(complete)})
         return complete
 
 
@@ -72,36 +77,77 @@ def new_bundle(
     An existing bundle is kept unless `overwrite`, and then until the new one is complete.
     """
     final = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link
-    _check_target(final, overwrite)
-    staging = final.with_name(f".{final.name}.partial-{os.getpid()}")
     with _as_output_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(final)
-        staging.mkdir()
-        try:
-            yield BundleWriter(staging, final)
-            if not (staging / MANIFEST).is_file():
-                raise AssertionError("the writer was not finished")
-            _sync_directories(staging)
-            _swap(staging, final)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        _check_target(final, overwrite)
+        with _parents(final), contextlib.ExitStack() as stack:
+            staging = _begin(final, overwrite, stack)
+            with _as_output_errors(final):  # finds the reason before the disk is tidied
+                yield BundleWriter(staging, final)
+                if not (staging / MANIFEST).is_file():
+                    raise AssertionError("the writer was not finished")
+                disk.sync_directories(staging)
+                _commit(staging, final, overwrite)
 
 
 def amend_bundle(
     bundle: Bundle, files: Mapping[str, bytes], changes: Callable[[Manifest], Manifest]
 ) -> Bundle:
-    """Add or replace small files; the manifest, replaced last, makes them part of the bundle."""
-    records = dict(bundle.manifest.files)
-    with _as_output_errors(bundle.path):
-        for name, data in files.items():
-            path = bundle.path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _replace(path, data)
-            records[name] = FileRecord(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-        manifest = dataclasses.replace(changes(bundle.manifest), files=records)
-        _write_manifest(bundle.path, manifest)
+    """Add or replace small files that no answer needs, and change the manifest as it is now.
+
+    Whatever stops this, the bundle stays usable: at worst new files are there that the manifest,
+    replaced last, does not know, which amending again repairs.
+    """
+    with _as_output_errors(bundle.path), disk.locked(bundle.path):
+        for stray in bundle.path.glob(f"{_STAGED}*"):
+            disk.remove_tree(stray)
+        now = Bundle.open(bundle.path)
+        _check_same_model(bundle, now)
+        records = {name: _record_of(data) for name, data in files.items()}
+        manifest = dataclasses.replace(
+            changes(now.manifest), files={**now.manifest.files, **records}
+        )
+        _put(bundle.path, {**files, MANIFEST: _to_bytes(manifest)})
     return Bundle(bundle.path, manifest)
+
+
+def _begin(final: Path, overwrite: bool, stack: contextlib.ExitStack) -> Path:
+    """Make the hidden directory; the stack holds its lock and removes it at the end."""
+    staging = final.with_name(_staging_prefix(final) + uuid.uuid4().hex)
+    with disk.locked(final.parent):
+        _recover(final)
+        _check_target(final, overwrite)
+        stack.callback(disk.remove_tree, staging)
+        staging.mkdir()
+        stack.enter_context(disk.locked(staging))
+    return staging
+
+
+def _commit(staging: Path, final: Path, overwrite: bool) -> None:
+    """Give the new bundle its name; one that was replaced is then at `staging`."""
+    with disk.locked(final.parent):
+        _check_target(final, overwrite)  # one may have appeared meanwhile
+        if os.path.lexists(final):
+            with disk.locked(final):
+                disk.exchange(staging, final)
+        else:
+            disk.rename_new(staging, final)
+        disk.sync(final.parent)
+
+
+def _recover(final: Path) -> None:
+    """Tidy up after exports of the same bundle that were killed, not after one that runs."""
+    for path in list(final.parent.iterdir()):
+        if path.name.startswith(disk.previous_prefix(final)):
+            if not os.path.lexists(final):
+                path.rename(final)
+            elif (final / MANIFEST).is_file():
+                disk.remove_tree(path)
+        elif path.name.startswith(_staging_prefix(final)) and not disk.is_locked(path):
+            disk.remove_tree(path)
+
+
+def _staging_prefix(final: Path) -> str:
+    return f".{final.name}.partial-"
 
 
 def _check_target(final: Path, overwrite: bool) -> None:
@@ -117,69 +163,54 @@ def _check_target(final: Path, overwrite: bool) -> None:
         )
 
 
-def _remove_abandoned(final: Path) -> None:
-    """Remove what a killed export of the same bundle left, but not one that still runs."""
-    for path in final.parent.glob(f".{final.name}.partial-*"):
-        pid = path.name.rpartition("-")[2]
-        if pid.isdigit() and not Path("/proc", pid).exists():
-            shutil.rmtree(path, ignore_errors=True)
+def _check_same_model(before: Bundle, now: Bundle) -> None:
+    files = before.manifest.files
+    if any(now.manifest.files.get(name) != files[name] for name in before.model_files()):
+        raise BundleError(f"bundle {now.path} was replaced meanwhile; verify it again")
+
+
+@contextlib.contextmanager
+def _parents(final: Path) -> Iterator[None]:
+    """Make the folders above; those that were not there go again when the block fails."""
+    missing = [folder for folder in final.parents if not folder.exists()]
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def _record(path: Path, progress: Callable[[int], None] | None) -> FileRecord:
-    digest, size = hashlib.sha256(), 0
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-            if progress:
-                progress(len(chunk))
-        os.fsync(file.fileno())
-    return FileRecord(bytes=size, sha256=digest.hexdigest())
+    digest = sha256(path, progress)
+    disk.sync(path)
+    return FileRecord(bytes=path.stat().st_size, sha256=digest)
 
 
-def _write_manifest(directory: Path, manifest: Manifest) -> None:
-    text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False) + "\n"
-    _replace(directory / MANIFEST, text.encode())
+def _record_of(data: bytes) -> FileRecord:
+    return FileRecord(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+def _to_bytes(manifest: Manifest) -> bytes:
+    return (json.dumps(manifest.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _put(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Replace files in their order, once all of them are on the disk, so that space is no risk."""
+    staged = directory / (_STAGED + uuid.uuid4().hex)
     try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync(path.parent)
+        staged.mkdir()
+        for number, (name, data) in enumerate(contents.items()):
+            check_place(directory, name)
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            disk.write_synced(staged / str(number), data)
+        for number, name in enumerate(contents):
+            (staged / str(number)).replace(directory / name)
+            disk.sync((directory / name).parent)
     finally:
-        partial.unlink(missing_ok=True)
-
-
-def _swap(staging: Path, final: Path) -> None:
-    previous = final.with_name(f".{final.name}.previous-{os.getpid()}")
-    if final.exists():
-        final.rename(previous)
-    try:
-        staging.rename(final)
-    except OSError:
-        if previous.exists():
-            previous.rename(final)
-        raise
-    _sync(final.parent)
-    shutil.rmtree(previous, ignore_errors=True)
-
-
-def _sync_directories(root: Path) -> None:
-    for directory, _, _ in os.walk(root):
-        _sync(Path(directory))
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        disk.remove_tree(staged)
 
 
 @contextlib.contextmanager
@@ -189,13 +220,22 @@ def _as_output_errors(target: Path) -> Iterator[None]:
     except OutputError:
         raise
     except OSError as error:
-        if isinstance(error, BundleError) or error.errno is None:
-            raise
-        reason = os.strerror(error.errno)
+        number = error.errno or _guess_errno(target)
         raise OutputError(
-            error.errno, f"cannot write {target}: {reason}; nothing was changed"
+            number, f"cannot write {target}: {os.strerror(number)}; nothing was changed"
         ) from None
 
 
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _guess_errno(target: Path) -> int:
+    """numpy's tofile says how much it wrote, but not what stopped it."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(target.parent).free < _NEARLY_FULL:
+            return errno.ENOSPC
+    return errno.EIO
+
+
+def _readable(size: float) -> str:
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if size >= factor:
+            return f"{size / factor:.1f} {unit}"
+    return f"{size / 1e3:.1f} kB"

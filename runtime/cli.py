@@ -7,18 +7,21 @@ by name when they are called, so that a device needs none of their packages.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
 from paligemma_edge.runtime import commands
-from paligemma_edge.runtime.errors import MissingExtraError, PaliGemmaError
+from paligemma_edge.runtime.errors import MissingExtraError, OptionError, PaliGemmaError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_SPACE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -27,36 +30,87 @@ _ELSEWHERE: Mapping[str, str] = {
     "verify": "compare a bundle with the original, stage by stage",
 }
 
+# Which extra brings a package, by the name that is imported.
+_EXTRAS: Mapping[str, str] = {
+    "onnxruntime": "cpu",
+    **dict.fromkeys(("ml_dtypes", "onnx", "onnx_ir", "onnxscript", "google"), "export"),
+    **dict.fromkeys(("rich", "safetensors", "tokenizers", "torch", "transformers"), "export"),
+}
+
 _EPILOG = """\
 examples:
   paligemma-edge export paligemma-3b-mix-224 mix.bundle --mask-decoder vae-oid.npz
   paligemma-edge run mix.bundle "caption en" photo.jpg
   paligemma-edge run mix.bundle "detect cat ; dog" photo.jpg --draw boxes.png
   paligemma-edge verify mix.bundle paligemma-3b-mix-224
+
+exit codes: 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted
 """
+_RUN_EPILOG = """\
+examples:
+  paligemma-edge run mix.bundle "caption en" photo.jpg --stream
+  paligemma-edge run mix.bundle "detect cat ; dog" photo.jpg --draw boxes.png
+  paligemma-edge run mix.bundle "answer en how many cars?" *.jpg --json
+  paligemma-edge run mix.bundle "answer en what differs?" left.jpg right.jpg --together
+"""
+_INSPECT_EPILOG = "example:\n  paligemma-edge inspect mix.bundle"
+_CHECK_EPILOG = "example:\n  paligemma-edge check mix.bundle --device cpu"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 done, 1 failed, 2 wrong usage, 3 disk full, 130 interrupted."""
+    """Run a command; 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    signal.signal(signal.SIGTERM, _interrupt)
+    _write_any_text()
+    with _terminable():
+        try:
+            return _run(arguments)
+        except PaliGemmaError as error:
+            print(f"paligemma-edge: {_text(error)}", file=sys.stderr)
+            return _exit_code(error)
+        except KeyboardInterrupt:
+            kept = "; nothing half-written was left" if arguments[:1] == ["export"] else ""
+            print(f"paligemma-edge: interrupted{kept}", file=sys.stderr)
+            return EXIT_INTERRUPTED
+        except BrokenPipeError:
+            # The reader of our output has gone, as `head` does; there is nobody left to tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_FAILED
+
+
+def _write_any_text() -> None:
+    """Let no name of a file and no answer fail on what the terminal cannot show."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C; Python lets the main thread alone say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if arguments and arguments[0] in _ELSEWHERE:
-            return _run_elsewhere(arguments)
-        options = _parser().parse_args(arguments)
-        command: Callable[[argparse.Namespace], int] = options.command
-        return command(options)
-    except PaliGemmaError as error:
-        print(f"paligemma-edge: {_text(error)}", file=sys.stderr)
-        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
-        return EXIT_NO_SPACE if full else EXIT_FAILED
-    except KeyboardInterrupt:
-        print("paligemma-edge: interrupted; nothing half-written was left", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output has gone, as `head` does; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_FAILED
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] in _ELSEWHERE:
+        return _run_elsewhere(arguments)
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    code = command(options)
+    sys.stdout.flush()  # here, where a reader that has gone is not an accident
+    return code
+
+
+def _exit_code(error: PaliGemmaError) -> int:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return EXIT_NO_SPACE
+    return EXIT_USAGE if isinstance(error, OptionError) else EXIT_FAILED
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
@@ -72,9 +126,12 @@ def _run_elsewhere(arguments: Sequence[str]) -> int:
         module = importlib.import_module("paligemma_edge.export.cli")
         code: int = module.main(arguments)
     except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
         raise MissingExtraError(
             f"`{arguments[0]}` needs the package {error.name}, which is not installed; "
-            "run: pip install 'paligemma-edge[export]'"
+            f"run: pip install 'paligemma-edge[{extra}]'"
         ) from None
     return code
 
@@ -90,14 +147,18 @@ def _parser() -> argparse.ArgumentParser:
     names = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, summary in _ELSEWHERE.items():
         names.add_parser(name, help=summary, add_help=False)
-    _add_run(names.add_parser("run", help="answer a prompt about pictures"))
-    _add_inspect(names.add_parser("inspect", help="say what a bundle holds"))
-    _add_check(names.add_parser("check", help="test a bundle on this device"))
+    plain = argparse.RawDescriptionHelpFormatter  # an example keeps its line
+    _add_run(names.add_parser("run", help="answer a prompt about pictures", formatter_class=plain))
+    _add_inspect(names.add_parser("inspect", help="say what a bundle holds", formatter_class=plain))
+    _add_check(
+        names.add_parser("check", help="test a bundle on this device", formatter_class=plain)
+    )
     return parser
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.description = "Answer a prompt about each picture."
+    parser.epilog = _RUN_EPILOG
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument("prompt", metavar="PROMPT", help="such as 'caption en' or 'detect cat'")
     parser.add_argument("images", metavar="IMAGE", nargs="+")
@@ -112,12 +173,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--stream", action="store_true", help="print the text as it comes")
     parser.add_argument("--json", action="store_true", help="print one object a line")
-    parser.add_argument("--draw", metavar="FILE", help="write the picture with boxes and masks")
+    parser.add_argument("--draw", metavar="FILE", help="write the picture, boxes and masks drawn")
     parser.set_defaults(command=commands.run)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.description = "Say what a bundle holds: variants, sizes, memory, origin, digests."
+    parser.epilog = _INSPECT_EPILOG
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument("--json", action="store_true", help="print the manifest")
     parser.set_defaults(command=commands.inspect)
@@ -125,6 +187,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
 
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.description = "Check every digest and answer the bundle's golden question."
+    parser.epilog = _CHECK_EPILOG
     parser.add_argument("bundle", metavar="BUNDLE")
     add_device_options(parser)
     parser.set_defaults(command=commands.check)

@@ -3,36 +3,57 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import errno
+import io
 import json
-from collections.abc import Sequence
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.errors import OptionError, OutputError
+from paligemma_edge.runtime.errors import ImageError, OptionError, OutputError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from paligemma_edge.runtime.model import Generation, Images, PaliGemma
     from paligemma_edge.runtime.sampling import Sampling
 
 
+_DRAWN_AS: Mapping[str, str] = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".bmp": "BMP",
+}
+
+
 def run(options: argparse.Namespace) -> int:
-    """Answer the prompt about each picture, or about all of them together."""
+    """Answer the prompt about each picture, or about all of them together.
+
+    A picture that cannot be read is told, the others are answered, and the result is 1.
+    """
     from paligemma_edge.runtime.model import PaliGemma
 
     _check_run(options)
-    model = PaliGemma(
-        options.bundle, device=options.device, variant=options.variant, threads=options.threads
-    )
+    sampling = _sampling(options)
+    model = PaliGemma(options.bundle, options.device, options.variant, threads=options.threads)
+    answer = _print_stream if options.stream else _print_answer
     groups = [options.images] if options.together else [[image] for image in options.images]
+    code = 0
     for images in groups:
-        if options.stream:
-            _print_stream(model, images, options)
-        else:
-            _print_answer(model, images, options)
-    return 0
+        try:
+            answer(model, images, options, sampling)
+        except ImageError as error:
+            print(f"paligemma-edge: {error}", file=sys.stderr, flush=True)
+            code = 1
+    return code
 
 
 def inspect(options: argparse.Namespace) -> int:
@@ -49,16 +70,34 @@ def check(options: argparse.Namespace) -> int:
     """Check digests and the golden answer; 1 where they differ."""
     from paligemma_edge.runtime.self_test import self_test
 
-    result = self_test(options.bundle, device=options.device, variant=options.variant)
+    result = self_test(options.bundle, options.device, options.variant, threads=options.threads)
     print(result.summary())
     return 0 if result.passed else 1
 
 
 def _check_run(options: argparse.Namespace) -> None:
+    """Find before the model is opened what would fail after its answer."""
+    from paligemma_edge.runtime.device import check_count
+
+    check_count("--max-new-tokens", options.max_new_tokens)
     if options.stream and (options.json or options.draw):
         raise OptionError("--stream prints text alone; leave out --json and --draw, or --stream")
     if options.draw and (options.together or len(options.images) > 1):
         raise OptionError("--draw writes one picture; give one IMAGE, without --together")
+    if options.draw:
+        _check_target(Path(options.draw))
+
+
+def _check_target(target: Path) -> None:
+    if target.suffix.lower() not in _DRAWN_AS:
+        raise OptionError(f"--draw {target}: wanted a name that ends in {', '.join(_DRAWN_AS)}")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not target.parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"there is no folder {target.parent}")
+    except OSError as error:
+        raise _unwritable(target, error) from None
 
 
 def _sampling(options: argparse.Namespace) -> Sampling | None:
@@ -71,33 +110,32 @@ def _sampling(options: argparse.Namespace) -> Sampling | None:
     return TopSampling(options.temperature, options.top_k, options.top_p, options.seed)
 
 
-def _print_stream(model: PaliGemma, images: Images, options: argparse.Namespace) -> None:
+def _print_stream(
+    model: PaliGemma, images: Images, options: argparse.Namespace, sampling: Sampling | None
+) -> None:
     pieces = model.stream(
-        images,
-        options.prompt,
-        max_new_tokens=options.max_new_tokens,
-        sampling=_sampling(options),
+        images, options.prompt, max_new_tokens=options.max_new_tokens, sampling=sampling
     )
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
 
 
-def _print_answer(model: PaliGemma, images: Sequence[str], options: argparse.Namespace) -> None:
+def _print_answer(
+    model: PaliGemma, images: Sequence[str], options: argparse.Namespace, sampling: Sampling | None
+) -> None:
     generation = model.generate(
-        list(images),
-        options.prompt,
-        max_new_tokens=options.max_new_tokens,
-        sampling=_sampling(options),
+        list(images), options.prompt, max_new_tokens=options.max_new_tokens, sampling=sampling
     )
     if options.json:
-        print(json.dumps(_as_json(images, generation), ensure_ascii=False), flush=True)
+        # In ASCII, which is JSON on every terminal and for every name of a file.
+        print(json.dumps(_as_json(images, generation)), flush=True)
     else:
         prefix = f"{', '.join(images)}: " if len(options.images) > 1 else ""
         suffix = " [cut by --max-new-tokens]" if generation.truncated else ""
         print(f"{prefix}{generation.text}{suffix}", flush=True)
     if options.draw:
-        _draw(model, images[0], generation, options.draw)
+        _draw(model, images[0], generation, Path(options.draw))
 
 
 def _as_json(images: Sequence[str], generation: Generation) -> dict[str, object]:
@@ -112,7 +150,7 @@ def _as_json(images: Sequence[str], generation: Generation) -> dict[str, object]
     }
 
 
-def _draw(model: PaliGemma, image: str, generation: Generation, target: str) -> None:
+def _draw(model: PaliGemma, image: str, generation: Generation, target: Path) -> None:
     from paligemma_edge.runtime.draw import draw
     from paligemma_edge.runtime.image import load_image
 
@@ -120,15 +158,46 @@ def _draw(model: PaliGemma, image: str, generation: Generation, target: str) -> 
     detections = generation.answer.detections
     has_masks = model.engine.mask_decoder is not None
     masks = model.masks(detections, picture.width, picture.height) if has_masks else None
-    drawn = draw(picture, detections, masks)
+    if masks is None and any(d.codes is not None for d in detections):
+        print(
+            "paligemma-edge: the answer has masks, but the bundle has no mask decoder, so boxes "
+            "alone are drawn; export it with --mask-decoder vae-oid.npz",
+            file=sys.stderr,
+        )
+    _write(target, _encoded(draw(picture, detections, masks), target))
+
+
+def _encoded(picture: Image, target: Path) -> bytes:
+    kind, file = _DRAWN_AS[target.suffix.lower()], io.BytesIO()
     try:
-        drawn.save(target)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "unknown type"
-        Path(target).unlink(missing_ok=True)
+        picture.save(file, kind)
+    except (OSError, ValueError):  # such as a WebP of more than 16383 pixels a side
         raise OutputError(
-            errno.EIO, f"cannot write {target}: {reason}; give a name that ends in .png or .jpg"
+            errno.EINVAL,
+            f"cannot write {target}: {picture.width} x {picture.height} pixels are too large for "
+            f"{kind}; give a name that ends in .png",
         ) from None
+    return file.getvalue()
+
+
+def _write(target: Path, data: bytes) -> None:
+    """Put a whole file in place, or leave what is there."""
+    place = target.resolve()
+    draft = place.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with draft.open("xb") as file:
+            file.write(data)
+        draft.replace(place)
+    except OSError as error:
+        raise _unwritable(target, error) from None
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def _unwritable(target: Path, error: OSError) -> OutputError:
+    todo = "free some space" if error.errno == errno.ENOSPC else "give another FILE to --draw"
+    return OutputError(error.errno, f"cannot write {target}: {error.strerror}; {todo}")
 
 
 def _describe(bundle: Bundle) -> list[str]:
@@ -148,8 +217,9 @@ def _describe(bundle: Bundle) -> list[str]:
         stored = sum(manifest.files[file].bytes for file in variant.files)
         lines += [
             f"variant     {name}: {variant.weight_dtype} weights, computes in "
-            f"{variant.compute_dtype}, {_size(stored)} on disk, "
-            f"about {_size(variant.memory_bytes)} of weights in memory",
+            f"{variant.compute_dtype}, {_size(stored)} on disk",
+            f"            {_size(variant.memory_bytes)} of weights in {variant.compute_dtype}; "
+            "ONNX Runtime may hold about twice that while it loads them",
             *(f"            {graph}: {file}" for graph, file in variant.graphs.items()),
         ]
     lines += [f"file        {r.sha256}  {r.bytes:>13,}  {n}" for n, r in manifest.files.items()]

@@ -61,6 +61,12 @@ class ModelFacts:
     vocab_size: int
     max_length: int  # of image, prompt and answer together, in tokens
 
+    def __post_init__(self) -> None:
+        for name in ("image_tokens", "hidden_size", "num_layers", "num_kv_heads", "head_dim"):
+            _check_range(name, getattr(self, name), 1, 1 << 20)
+        _check_range("vocab_size", self.vocab_size, 1, 1 << 24)
+        _check_range("max_length", self.max_length, self.image_tokens + 2, 1 << 24)
+
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of float32 keys and values that one slot needs for so many tokens."""
         return 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens * 4
@@ -79,6 +85,12 @@ class TokenizerFacts:
     first_seg_id: int
     image_id: int  # ids from here on are never an answer
 
+    def __post_init__(self) -> None:
+        for name in ("pad_id", "eos_id", "bos_id", "newline_id"):
+            _check_range(name, getattr(self, name), 0, self.image_id - 1)
+        _check_range("first_loc_id", self.first_loc_id, 0, self.first_seg_id - LOC_COUNT)
+        _check_range("first_seg_id", self.first_seg_id, LOC_COUNT, self.image_id - SEG_COUNT)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
@@ -89,6 +101,13 @@ class ImageFacts:
     rescale_factor: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        _check_range("size", self.size, 1, 1 << 13)
+        _check_range("rescale_factor", self.rescale_factor, 1e-9, 1e9)
+        for mean, std in zip(self.mean, self.std, strict=True):
+            _check_range("mean", mean, -1e9, 1e9)
+            _check_range("std", std, 1e-9, 1e9)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +144,9 @@ class Manifest:
     variants: Mapping[str, Variant]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        _check_range("image_id", self.tokenizer.image_id, 0, self.model.vocab_size)
+
     def to_json(self) -> dict[str, Any]:
         """Plain lists and dicts, in the order of the fields."""
         return dataclasses.asdict(self)
@@ -136,12 +158,18 @@ class Manifest:
         return typing.cast(Self, _parse(cls, data, "manifest"))
 
 
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    # Written so that NaN fails too.
+    if not low <= value <= high:
+        raise BundleError(
+            f"{name} is {value}, wanted {low} to {high}; the bundle's manifest was changed or "
+            "written by something else: export it again"
+        )
+
+
 def _check_schema(data: object) -> None:
     version = data.get("schema_version") if isinstance(data, Mapping) else None
-    if (
-        not isinstance(version, str)
-        or version.split(".")[0] != SCHEMA_VERSION.split(".", maxsplit=1)[0]
-    ):
+    if not isinstance(version, str) or version.partition(".")[0] != _MAJOR:
         raise BundleError(
             f"manifest has schema version {version!r}, this release reads {SCHEMA_VERSION!r}; "
             "export the bundle again or install a matching paligemma-edge"

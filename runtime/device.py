@@ -9,13 +9,27 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Literal
 
-import onnxruntime as ort
-
 from paligemma_edge.runtime.contract import Manifest, Variant
-from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
+from paligemma_edge.runtime.errors import (
+    BundleError,
+    DeviceError,
+    MissingExtraError,
+    OptionError,
+)
+
+try:
+    import onnxruntime as ort
+except ModuleNotFoundError as missing:
+    if missing.name != "onnxruntime":
+        raise
+    raise MissingExtraError(
+        "the package onnxruntime is not installed, and nothing runs without it; "
+        "run: pip install 'paligemma-edge[cpu]', or [cuda] for an NVIDIA device"
+    ) from None
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 _PROVIDERS: Mapping[Literal["cpu", "cuda"], str] = {
@@ -24,6 +38,7 @@ _PROVIDERS: Mapping[Literal["cpu", "cuda"], str] = {
 }
 # GroupQueryAttention takes `causal=0` from this version on.
 _OLDEST_ONNXRUNTIME = (1, 30)
+_MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -37,7 +52,7 @@ class Device:
         """Open a graph with all of its nodes on this device."""
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # its errors come to us as exceptions, and we tell them
         if self.name == "cuda":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         provider = _PROVIDERS[self.name]
@@ -51,7 +66,8 @@ class Device:
         if provider not in session.get_providers():
             raise DeviceError(
                 f"{path} was to run on {self.name}, but ONNX Runtime fell back to "
-                f"{', '.join(session.get_providers())}; check the CUDA libraries"
+                f"{', '.join(session.get_providers())}; check the driver "
+                "and the CUDA libraries, or ask for device cpu"
             )
         return session
 
@@ -63,36 +79,53 @@ def choose(
     _check_name(device)
     if variant is not None:
         return variant, _named(manifest, device, variant)
+    if device != "auto":
+        _check_present(device)
     wanted = _present() if device == "auto" else (device,)
     for name in wanted:
         for key, candidate in manifest.variants.items():
             if candidate.device == name:
                 return key, candidate
+    made = ", ".join(f"{key} for {found.device}" for key, found in manifest.variants.items())
     raise BundleError(
-        f"the bundle has no variant for {' or '.join(wanted)}, only "
-        f"{', '.join(manifest.variants)}; add one with `paligemma-edge quantize`"
+        f"the bundle has no variant for {' or '.join(wanted)}, only {made or 'none at all'}; "
+        "choose a device that it was made for"
     )
 
 
 def open_device(name: Literal["cpu", "cuda"], threads: int | None = None) -> Device:
     """Check that a device is there and that this ONNX Runtime is recent enough."""
-    if threads is not None and threads < 1:
-        raise OptionError(f"threads is {threads}, wanted at least 1")
+    if threads is not None:
+        threads = check_count("threads", threads, _MAX_THREADS)
     version = tuple(int(part) for part in ort.__version__.split(".")[:2])
     if version < _OLDEST_ONNXRUNTIME:
         raise DeviceError(
             f"ONNX Runtime is {ort.__version__}, wanted 1.30 or newer; "
             "run: pip install -U 'paligemma-edge[cpu]'"
         )
-    if _PROVIDERS[name] not in ort.get_available_providers():
-        raise DeviceError(
-            f"device {name} was asked for, this ONNX Runtime has only "
-            f"{', '.join(ort.get_available_providers())}; "
-            "run: pip uninstall onnxruntime && pip install 'paligemma-edge[cuda]'"
-        )
+    _check_present(name)
+    ort.disable_telemetry_events()
     if name == "cuda":
         ort.preload_dlls()
     return Device(name, threads or usable_cores())
+
+
+def check_count(name: str, value: object, most: int | None = None) -> int:
+    """A whole number from 1 to `most`; OptionError, which names the option, for all else."""
+    whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
+    if not 1 <= whole <= (most or math.inf):
+        wanted = "of at least 1" if most is None else f"from 1 to {most}"
+        raise OptionError(f"{name} is {value!r}, wanted a whole number {wanted}")
+    return whole
+
+
+def _check_present(name: Literal["cpu", "cuda"]) -> None:
+    available = ort.get_available_providers()
+    if _PROVIDERS[name] not in available:
+        raise DeviceError(
+            f"device {name} was asked for, this ONNX Runtime has only {', '.join(available)}; "
+            "run: pip uninstall onnxruntime && pip install 'paligemma-edge[cuda]'"
+        )
 
 
 def _check_name(device: str) -> None:
@@ -115,13 +148,16 @@ def _quota(path: Path) -> float:
 
 
 def _present() -> tuple[str, ...]:
-    """The devices that this ONNX Runtime was built for, the faster one first."""
+    """The devices that this ONNX Runtime was built for, the faster one first.
+
+    It has no sure way to tell that a card is there but to open a graph, and then it says so.
+    """
     available = ort.get_available_providers()
     return tuple(name for name in ("cuda", "cpu") if _PROVIDERS[name] in available)
 
 
 def _named(manifest: Manifest, device: str, variant: str) -> Variant:
-    found = manifest.variants.get(variant)
+    found = manifest.variants.get(variant) if isinstance(variant, str) else None
     if found is None:
         raise OptionError(f"variant is {variant!r}, the bundle has {', '.join(manifest.variants)}")
     if device not in ("auto", found.device):

@@ -18,6 +18,7 @@ from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.contract import ModelFacts, Variant
 from paligemma_edge.runtime.device import Device, one_line
 from paligemma_edge.runtime.errors import BundleError, DeviceError
+from paligemma_edge.runtime.graph_check import check_graph
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,9 @@ class Engine:
                 raise BundleError(
                     f"bundle {bundle.path} has no {graph} graph; export the bundle again"
                 )
-            return device.open_session(bundle.file(variant.graphs[graph]))
+            opened = device.open_session(bundle.file(variant.graphs[graph]))
+            check_graph(graph, opened, bundle.manifest)
+            return opened
 
         with_masks = contract.MASK_DECODER in variant.graphs
         return cls(

@@ -7,6 +7,7 @@ nothing of the model but the facts of its pictures.
 from __future__ import annotations
 
 import os
+import threading
 import warnings
 from contextlib import suppress
 from io import BytesIO
@@ -54,17 +55,22 @@ _KINDS = (
 )
 
 
+# `catch_warnings` changes the whole process: two threads at once would leave the filters changed.
+_TURN = threading.Lock()
+
+
 def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as upright RGB, the way transformers' `load_image` and processor do.
+    """Read a picture as upright RGB, as transformers' processor does but for 16-bit grey.
 
     Files and bytes hold JPEG, PNG, WebP or BMP; of an animation the first frame is used.
     Arrays are uint8 [height, width], or with 1, 3 or 4 channels behind. The EXIF orientation
-    is applied, transparency lies on white, 16-bit grey is scaled by dropping the low byte.
+    is applied, transparency lies on white, 16-bit grey is scaled by dropping the low byte
+    (transformers clips it). Threads may call it at once; they take turns.
     The result holds pixels and nothing else, so that it can be loaded again. ImageError of
     one line if the picture cannot be read or has more than `max_pixels`.
     """
     label = image_label(source)
-    with warnings.catch_warnings():
+    with _TURN, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         image = _open(source, label)

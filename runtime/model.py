@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +16,7 @@ from paligemma_edge.runtime.answer import Answer, Detection, parse
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.engine import Engine
-from paligemma_edge.runtime.errors import OptionError, PromptError
+from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
 from paligemma_edge.runtime.generate import Request, generate
 from paligemma_edge.runtime.image import ImageInput, load_image, pixel_values
 from paligemma_edge.runtime.mask import paste_mask
@@ -62,9 +64,9 @@ class PaliGemma:
     def __init__(
         self,
         bundle: str | os.PathLike[str],
-        *,
         device: devices.DeviceName = "auto",
         variant: str | None = None,
+        *,
         threads: int | None = None,
     ) -> None:
         """Verify the files of a variant and open its graphs.
@@ -73,11 +75,14 @@ class PaliGemma:
         `threads` defaults to the cores that the process may use. BundleError, DeviceError or
         OptionError say what stood in the way.
         """
+        if not isinstance(bundle, str | os.PathLike):
+            raise OptionError(f"the bundle is {bundle!r}, wanted the path of its folder")
         self.bundle = Bundle.open(bundle)
         manifest = self.bundle.manifest
         self.variant, chosen = devices.choose(manifest, device, variant)
         opened = devices.open_device(chosen.device, threads)
-        self.bundle.verify([*chosen.files, manifest.tokenizer.file])
+        self.verified_files = (*self.bundle.variant_files(chosen), manifest.tokenizer.file)
+        self.bundle.verify(self.verified_files)
         self.encoder = PromptEncoder(self.bundle.file(manifest.tokenizer.file), manifest.tokenizer)
         self.engine = Engine.open(self.bundle, chosen, opened)
 
@@ -103,14 +108,12 @@ class PaliGemma:
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         sampling: Sampling | None = None,
     ) -> Iterator[str]:
-        """The text of `generate`, piece by piece; a character is never cut in two."""
+        """The text of `generate`, piece by piece; a character is never cut in two.
+
+        Prompt and options are checked by the call, the picture is read with the first piece.
+        """
         questions = [self._question(image, prompt)]
-        text = TextStream(self.encoder)
-        for _, token in self._run(questions, [Stopwatch()], 1, max_new_tokens, sampling):
-            if piece := text.push(token):
-                yield piece
-        if piece := text.finish():
-            yield piece
+        return self._pieces(self._run(questions, [Stopwatch()], 1, max_new_tokens, sampling))
 
     def generate_batch(
         self,
@@ -122,10 +125,11 @@ class PaliGemma:
     ) -> list[Generation]:
         """Answer many prompts, `slots` of them at a time; the order is that of the requests.
 
-        Each answer equals the one that `generate` gives alone. A picture is read when a slot is
-        free for it.
+        Each answer equals the one that `generate` gives alone. Prompts and options are checked
+        first; a picture is read when a slot is free for it, and one that cannot be read ends the
+        batch: the ImageError says which, as `requests[2]: ...`.
         """
-        questions = [self._question(image, prompt) for image, prompt in requests]
+        questions = self._questions(requests)
         watches = [Stopwatch() for _ in questions]
         tokens: list[list[int]] = [[] for _ in questions]
         for number, token in self._run(questions, watches, slots, max_new_tokens, sampling):
@@ -139,6 +143,7 @@ class PaliGemma:
         self, detections: Sequence[Detection], width: int, height: int
     ) -> list[NDArray[np.float32] | None]:
         """Soft masks [height, width] in 0..1 of the detections that hold segmentation codes."""
+        width, height = devices.check_count("width", width), devices.check_count("height", height)
         codes = [d.codes for d in detections if d.codes is not None]
         if not codes:
             return [None] * len(detections)
@@ -147,6 +152,18 @@ class PaliGemma:
             None if d.codes is None else paste_mask(next(decoded), d.box, width, height)
             for d in detections
         ]
+
+    def _questions(self, requests: Iterable[tuple[Images, str]]) -> list[_Question]:
+        if not isinstance(requests, Iterable):
+            raise PromptError(f"the requests are {type(requests).__name__}, wanted a list of pairs")
+        asked, questions = list(requests), []
+        for number, request in enumerate(asked):
+            with _telling_which(number, len(asked)):
+                if not isinstance(request, list | tuple) or len(request) != 2:
+                    found = type(request).__name__
+                    raise PromptError(f"a {found} that is no pair, wanted (picture, prompt)")
+                questions.append(self._question(*request))
+        return questions
 
     def _question(self, image: Images, prompt: str) -> _Question:
         images = tuple(image) if isinstance(image, list | tuple) else (image,)
@@ -162,20 +179,30 @@ class PaliGemma:
         max_new_tokens: int,
         sampling: Sampling | None,
     ) -> Iterator[tuple[int, int]]:
-        if max_new_tokens < 1 or slots < 1:
-            raise OptionError(
-                f"max_new_tokens is {max_new_tokens} and slots {slots}, wanted at least 1 of each"
-            )
+        max_new_tokens = devices.check_count("max_new_tokens", max_new_tokens)
+        slots = devices.check_count("slots", slots)
+        policy = _policy(sampling)
         if not questions:
             return iter(())
         capacity = max(self._length(q) for q in questions) + max_new_tokens
         self._check_fits(capacity, max_new_tokens)
         cache = Cache.allocate(self.engine.facts, min(slots, len(questions)), capacity)
-        requests = (
-            Request(self._pixels(q, watch), q.ids, max_new_tokens, sampling or Greedy(), watch)
-            for q, watch in zip(questions, watches, strict=True)
-        )
+
+        def request(number: int, question: _Question, watch: Stopwatch) -> Request:
+            with _telling_which(number, len(questions)):
+                pixels = self._pixels(question, watch)
+            return Request(pixels, question.ids, max_new_tokens, policy, watch)
+
+        requests = map(request, itertools.count(), questions, watches)
         return generate(self.engine, self.bundle.manifest.tokenizer, requests, cache)
+
+    def _pieces(self, tokens: Iterable[tuple[int, int]]) -> Iterator[str]:
+        text = TextStream(self.encoder)
+        for _, token in tokens:
+            if piece := text.push(token):
+                yield piece
+        if piece := text.finish():
+            yield piece
 
     def _length(self, question: _Question) -> int:
         return len(question.images) * self.engine.facts.image_tokens + len(question.ids)
@@ -198,3 +225,25 @@ class PaliGemma:
         truncated = ids[-1] != self.bundle.manifest.tokenizer.eos_id
         text = self.encoder.decode(ids)
         return Generation(prompt, text, tuple(ids), truncated, watch.seconds)
+
+
+def _policy(sampling: Sampling | None) -> Sampling:
+    if sampling is None:
+        return Greedy()
+    if isinstance(sampling, type) or not callable(getattr(sampling, "choose", None)):
+        raise OptionError(
+            f"sampling is {sampling!r}, wanted a policy such as TopSampling(temperature=0.7), "
+            "or None for the most likely token"
+        )
+    return sampling
+
+
+@contextmanager
+def _telling_which(number: int, count: int) -> Iterator[None]:
+    """Let an error name the one of several requests that it is about."""
+    try:
+        yield
+    except (ImageError, PromptError) as error:
+        if count == 1:
+            raise
+        raise type(error)(f"requests[{number}]: {error}") from None

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 IMAGE_MARKER = "<image>"
+# Far more than any model holds; a longer text would take seconds to split before it is refused.
+MAX_CHARACTERS = 200_000
 _SPACE = "\u2581"  # how sentencepiece writes a space within a piece
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what the error handler makes of a stray byte
 _PROBE = " a  b\n"
@@ -167,6 +169,11 @@ def _refuse(found: str) -> None:
 def _utf8(prompt: str) -> str:
     if not isinstance(prompt, str):
         raise PromptError(f"the prompt is a {type(prompt).__name__}, wanted a text")
+    if len(prompt) > MAX_CHARACTERS:
+        raise PromptError(
+            f"the prompt has {len(prompt)} characters, wanted at most {MAX_CHARACTERS}; "
+            "shorten the prompt"
+        )
     try:
         prompt.encode()
     except UnicodeEncodeError:

@@ -9,9 +9,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.bundle import Bundle
@@ -23,6 +23,9 @@ from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.image import load_image, pixel_values
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.sampling import Greedy
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 GOLDEN = "golden.json"
 GOLDEN_IMAGE = "golden.png"
@@ -96,6 +99,8 @@ def self_test(
     bundle_path: str | os.PathLike[str],
     device: DeviceName = "auto",
     variant: str | None = None,
+    *,
+    threads: int | None = None,
 ) -> SelfTest:
     """Check the digest of every file of a bundle and ask the golden question.
 
@@ -103,9 +108,9 @@ def self_test(
     device is not.
     """
     bundle = Bundle.open(bundle_path)
-    bundle.verify(bundle.manifest.files)
     golden = Golden.read(bundle)
-    model = PaliGemma(bundle_path, device=device, variant=variant)
+    model = PaliGemma(bundle_path, device, variant, threads=threads)
+    bundle.verify(set(bundle.manifest.files) - set(model.verified_files))
     found = model.generate(
         bundle.file(golden.image), golden.prompt, max_new_tokens=len(golden.token_ids)
     )

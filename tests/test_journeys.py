@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
+
+from paligemma_edge.runtime import cli, commands
+from paligemma_edge.runtime.answer import parse
+from paligemma_edge.runtime.errors import OutputError
 
 CHECKPOINT = Path("samples/shapes/checkpoint")
 MASKS = CHECKPOINT / "vae-oid.npz"
@@ -41,10 +52,10 @@ def call(*arguments: str | Path, light: bool = False) -> subprocess.CompletedPro
     )
 
 
-def refused(*arguments: str | Path, light: bool = False) -> str:
+def refused(*arguments: str | Path, light: bool = False, code: int = 1) -> str:
     """The one line that a refused command prints."""
     done = call(*arguments, light=light)
-    assert done.returncode == 1, done
+    assert done.returncode == code, done
     (line,) = done.stderr.splitlines()
     assert line.startswith("paligemma-edge: ")
     return line
@@ -104,7 +115,8 @@ def test_drawing_writes_a_picture_of_the_same_size(
     target = tmp_path / "drawn.png"
     done = call("run", shapes_bundle, "detect red circle", picture, "--draw", target)
     assert done.returncode == 0, done.stderr
-    assert Image.open(target).size == Image.open(picture).size
+    with Image.open(target) as drawn, Image.open(picture) as original:
+        assert drawn.size == original.size
 
 
 def test_what_is_wrong_is_said_in_one_line(
@@ -113,24 +125,146 @@ def test_what_is_wrong_is_said_in_one_line(
     (tmp_path / "text.png").write_text("no picture")
     ask = ("run", shapes_bundle, "caption en")
     assert "does not exist" in refused("run", tmp_path / "no.bundle", "caption en", picture)
-    assert "variant is 'cpu-int3'" in refused(*ask, picture, "--variant", "cpu-int3")
     assert "text.png" in refused(*ask, tmp_path / "text.png")
     assert "missing.png" in refused(*ask, tmp_path / "missing.png")
     assert "prompt" in refused("run", shapes_bundle, "", picture)
     assert "shorten the prompt" in refused("run", shapes_bundle, "word " * 999, picture)
-    assert "max_new_tokens is 0" in refused(*ask, picture, "--max-new-tokens", "0")
-    assert "--temperature" in refused(*ask, picture, "--top-k", "3")
-    assert "drawn.xyz" in refused(*ask, picture, "--draw", tmp_path / "drawn.xyz")
+
+
+def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
+    shapes_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    ask = ("run", tmp_path / "no.bundle", "caption en", picture)
+    assert "--max-new-tokens is 0" in refused(*ask, "--max-new-tokens", "0", code=2)
+    assert "--temperature" in refused(*ask, "--top-k", "3", code=2)
+    assert "temperature is -1.0" in refused(*ask, "--temperature", "-1", code=2)
+    assert "drawn.xyz" in refused(*ask, "--draw", tmp_path / "drawn.xyz", code=2)
+    assert "threads is 0" in refused("run", shapes_bundle, *ask[2:], "--threads", "0", code=2)
+    named = ("run", shapes_bundle, *ask[2:], "--variant", "cpu-int3")
+    assert "variant is 'cpu-int3'" in refused(*named, code=2)
+
+
+def test_drawing_never_harms_what_is_there(
+    shapes_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    ask = ("run", shapes_bundle, "detect red circle", picture, "--max-new-tokens", "2", "--draw")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "notes.txt" in refused(*ask, tmp_path / "notes.txt", code=2)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "folder.png").mkdir()
+    assert "folder.png: Is a directory" in refused(*ask, tmp_path / "folder.png")
+    assert "there is no folder" in refused(*ask, tmp_path / "notes.txt" / "x.png")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_old_drawing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "old.png"
+    target.write_bytes(b"old")
+
+    def full(self: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match="free some space") as caught:
+        commands._write(target, b"new")
+    assert cli._exit_code(caught.value) == cli.EXIT_NO_SPACE
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_one_broken_picture_does_not_keep_the_others_from_an_answer(
+    shapes_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    missing = tmp_path / "missing.png"
+    pictures = (picture, missing, picture)
+    done = call("run", shapes_bundle, "caption en", *pictures, "--max-new-tokens", "2")
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 2
+    (line,) = done.stderr.splitlines()
+    assert "missing.png" in line
+
+
+def test_any_name_can_be_printed_anywhere(shapes_bundle: Path, picture: Path) -> None:
+    name = os.fsencode(picture.parent) + b"/\xe9\xff.png"
+    shutil.copy(picture, name)
+    command = [sys.executable, "-m", "paligemma_edge.runtime.cli", "run", shapes_bundle]
+    for options in ([], ["--json"]):
+        done = subprocess.run(
+            [*command, "caption en", name, picture, "--max-new-tokens", "2", *options],
+            capture_output=True,
+            check=False,
+            env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        )
+        assert done.returncode == 0, done.stderr
+    first = json.loads(done.stdout.splitlines()[0])
+    assert os.fsencode(first["image"]) == name
+
+
+def test_the_command_runs_in_a_thread_and_leaves_signals_alone(shapes_bundle: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(cli.main, ["inspect", str(shapes_bundle)]).result() == 0
+    assert cli.main(["inspect", str(shapes_bundle)]) == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_masks_that_cannot_be_drawn_are_told(
+    tmp_path: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "<loc0000>" * 2 + "<loc1023>" * 2 + "<seg001>" * 16 + " cat"
+    answer = SimpleNamespace(answer=parse(text))
+    model: Any = SimpleNamespace(engine=SimpleNamespace(mask_decoder=None))
+    generation: Any = answer
+    commands._draw(model, str(picture), generation, tmp_path / "x.jpg")
+    assert "--mask-decoder" in capsys.readouterr().err
+    with Image.open(tmp_path / "x.jpg") as drawn:
+        assert drawn.format == "JPEG"
+
+
+def test_an_interrupted_run_promises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (
+        "import sys\n"
+        "from paligemma_edge.runtime import cli, commands\n"
+        "def stop(options): raise KeyboardInterrupt\n"
+        "commands.inspect = stop\n"
+        "sys.exit(cli.main(['inspect', 'x']))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "paligemma-edge: interrupted\n")
 
 
 def test_cuda_without_cuda_is_an_error(shapes_bundle: Path, picture: Path) -> None:
     line = refused("run", shapes_bundle, "caption en", picture, "--device", "cuda")
-    assert "cuda" in line
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        assert "device cuda was asked for" in line
+        assert "paligemma-edge[cuda]" in line
+    assert "quantize" not in line
 
 
 def test_a_command_whose_packages_are_absent_names_the_pip_command(tmp_path: Path) -> None:
     line = refused("export", CHECKPOINT, tmp_path / "x", light=True)
     assert "pip install 'paligemma-edge[export]'" in line
+
+
+@pytest.mark.parametrize("command", [("run", "b", "caption en", "p.png"), ("check", "b")])
+def test_without_onnxruntime_the_pip_command_is_named(command: tuple[str, ...]) -> None:
+    code = LIGHT.replace("'torch',", "'torch', 'onnxruntime',")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "pip install 'paligemma-edge[cpu]'" in line
+
+
+def test_a_missing_package_of_ours_is_a_fault_and_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError(name="paligemma_edge.export.lost")
+
+    monkeypatch.setattr(importlib, "import_module", absent)
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["verify"])
 
 
 def test_an_existing_bundle_is_kept(shapes_bundle: Path) -> None:
@@ -189,6 +323,11 @@ def test_help_names_every_command_and_shows_examples() -> None:
     for command in ("export", "verify", "run", "inspect", "check"):
         assert f"\n    {command} " in words
     assert "examples:" in words
-    assert call("run", "--help", light=True).returncode == 0
-    assert call("export", "--help").returncode == 0
+    assert "exit codes: 0 done" in words
+    for command in ("run", "inspect", "check"):
+        assert (
+            f"  paligemma-edge {command} mix.bundle" in call(command, "--help", light=True).stdout
+        )
+    example = "  paligemma-edge export paligemma-3b-mix-224 mix.bundle --mask-decoder vae-oid.npz\n"
+    assert example in call("export", "--help").stdout
     assert call("no-such-command").returncode == 2

@@ -128,7 +128,7 @@ def test_without_sections_the_released_model_is_meant(tmp_path: Path) -> None:
 
 def test_derived_sizes(tmp_path: Path) -> None:
     vision = read(tmp_path, changed(vision={"image_size": [448, 448]})).vision
-    assert (vision.image_tokens, vision.head_dim) == (1024, 72)
+    assert vision.image_tokens == 1024
 
 
 def test_special_ids_are_read(tmp_path: Path) -> None:
@@ -172,6 +172,15 @@ def test_special_ids_are_read(tmp_path: Path) -> None:
         (changed(text={"num_hidden_layers": 0}), "num_hidden_layers 0"),
         (changed(text={"hidden_size": True}), "hidden_size True"),
         (changed(text={"rms_norm_eps": 0}), "rms_norm_eps 0"),
+        (changed(text={"num_hidden_layers": 20_000_000}), "from 1 to 1000"),
+        (changed(vision={"num_hidden_layers": 20_000_000}), "from 1 to 1000"),
+        (changed(text={"max_position_embeddings": 10**9}), "from 1 to 1048576"),
+        (changed(text={"max_position_embeddings": 257}), "wanted at least 258"),
+        (changed(text={"head_dim": 2**20}), "head_dim 1048576"),
+        (changed(text={"hidden_size": 2**30}), "hidden_size 1073741824"),
+        (changed(text={"rope_theta": 1e-300}), "rope_theta 1e-300"),
+        (changed(text={"rope_theta": float("inf")}), "rope_theta inf"),
+        (changed(text={"rms_norm_eps": 1e-300}), "rms_norm_eps 1e-300"),
         (changed(top={"image_token_index": -1}), "image_token_index -1"),
         (changed(top={"eos_token_id": []}), "eos_token_id"),
         (changed(top={"text_config": [1]}) | {"text_config": [1]}, "text_config"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -114,15 +116,51 @@ def test_every_array_that_is_wrong_is_listed(arrays: Arrays, tmp_path: Path) -> 
 
 
 def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no such file"):
+    with pytest.raises(CheckpointError, match="No such file"):
         read_mask_weights(tmp_path / "absent.npz")
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(CheckpointError, match="not an npz archive"):
         read_mask_weights(tmp_path / "text.npz")
     # A pickle inside must be refused, not run.
     np.savez(tmp_path / "pickle.npz", **{"decoder.0.bias": np.array([object()])})  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match="not an npz archive"):
+    with pytest.raises(CheckpointError, match=r"decoder\.0\.bias is \[1\], wanted"):
         read_mask_weights(tmp_path / "pickle.npz")
+    (tmp_path / "empty.npz").touch()
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    for name in ("empty.npz", "one.npy"):
+        with pytest.raises(CheckpointError, match="not an npz archive"):
+            read_mask_weights(tmp_path / name)
+    with pytest.raises(CheckpointError, match="Is a directory"):
+        read_mask_weights(tmp_path)
+
+
+def test_a_header_is_read_before_its_array(arrays: Arrays, tmp_path: Path) -> None:
+    path = save(tmp_path / "vae.npz", {k: v for k, v in arrays.items() if k != "decoder.0.bias"})
+    header = io.BytesIO()
+    facts = {"descr": "<f4", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(header, facts)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("decoder.0.bias.npy", header.getvalue())
+    with pytest.raises(CheckpointError, match=r"decoder.0.bias is \[10000000000000\], wanted"):
+        read_mask_weights(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_refused(
+    value: float, arrays: Arrays, tmp_path: Path
+) -> None:
+    bias = np.full(128, value, np.float32)
+    with pytest.raises(CheckpointError, match=r"decoder\.0\.bias is not finite"):
+        read_mask_weights(save(tmp_path / "vae.npz", {**arrays, "decoder.0.bias": bias}))
+
+
+def test_a_damaged_archive_is_refused(arrays: Arrays, tmp_path: Path) -> None:
+    path = save(tmp_path / "vae.npz", arrays)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="not an npz archive"):
+        read_mask_weights(path)
 
 
 def test_the_list_of_shapes_is_the_architecture(arrays: Arrays) -> None:

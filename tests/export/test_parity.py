@@ -117,9 +117,10 @@ def test_every_stage_equals_the_original(name: str, pair: Callable[[str], Pair])
 def test_the_sample_model_equals_the_original(
     shapes_copy: Path, shapes_checkpoint: Path, shapes_pictures: Path
 ) -> None:
-    samples = read_samples(shapes_pictures)[::9]
-    report = verify(shapes_copy, shapes_checkpoint, samples=samples, max_new_tokens=16)
+    samples = read_samples(shapes_pictures)
+    report = verify(shapes_copy, shapes_checkpoint, samples=samples, max_new_tokens=40)
     assert_equal_to_the_original(report)
+    assert report.samples == len(samples) > 40
 
 
 @pytest.mark.parametrize("name", SMALL)

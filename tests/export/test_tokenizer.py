@@ -75,6 +75,36 @@ def test_the_model_is_taken_as_it_is(folder: Path, config: PaliGemmaConfig) -> N
     assert (facts.pad_id, facts.eos_id, facts.bos_id, facts.newline_id) == (0, 1, 2, 5)
 
 
+def add_token(folder: Path, name: str, piece: str, token: int) -> None:
+    path = folder / name
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if name == "tokenizer.json":
+        data["added_tokens"].append({"content": piece, "id": token})
+    else:
+        data[piece] = token
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "added_tokens.json"])
+@pytest.mark.parametrize(("piece", "token"), [("<answer>", 2153), ("<answer>", 300), ("\n", 6)])
+def test_tokens_that_the_model_does_not_know_are_refused(
+    name: str, piece: str, token: int, folder: Path, config: PaliGemmaConfig
+) -> None:
+    add_token(folder, name, "<image>", 2152)
+    add_token(folder, name, "<loc0003>", 1003)
+    read_tokenizer(folder, config)
+    add_token(folder, name, piece, token)
+    assert f"{piece!r} at id {token}" in refused(folder, config)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"added_tokens": [1]}', "[" * 99999])
+def test_a_json_beside_the_model_that_cannot_be_read(
+    text: str, folder: Path, config: PaliGemmaConfig
+) -> None:
+    (folder / "tokenizer.json").write_text(text)
+    assert "can be read" in refused(folder, config)
+
+
 def test_a_lone_json_gives_the_same(folder: Path, config: PaliGemmaConfig) -> None:
     wanted = read_tokenizer(folder, config)
     (folder / "tokenizer.model").unlink()

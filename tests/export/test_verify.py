@@ -7,6 +7,7 @@ import gc
 import io
 import json
 import math
+import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -31,10 +32,17 @@ from paligemma_edge.export.parity import (
 from paligemma_edge.export.reference import Reference, ReferenceTrace, trace_all
 from paligemma_edge.export.verify import verify
 from paligemma_edge.export.verify_samples import Sample, default_samples, read_samples
+from paligemma_edge.runtime import image as image_module
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_writer import amend_bundle
 from paligemma_edge.runtime.contract import Manifest, Variant
-from paligemma_edge.runtime.errors import CheckpointError, ImageError, OptionError
+from paligemma_edge.runtime.errors import (
+    BundleError,
+    CheckpointError,
+    ImageError,
+    OptionError,
+    OutputError,
+)
 from paligemma_edge.runtime.self_test import Golden, self_test
 
 SAMPLES = default_samples()[:4:3]
@@ -159,6 +167,76 @@ def test_a_wrong_variant_is_told_before_the_original_is_loaded(
         verify(shapes_copy, shapes_checkpoint, variant="cpu-int3")
     with pytest.raises(CheckpointError, match=r"config\.json"):
         verify(shapes_copy, shapes_copy)
+
+
+def test_what_would_fail_later_is_told_before_the_original_is_loaded(
+    shapes_copy: Path, shapes_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify_module, "trace_all", None)
+    with pytest.raises(OptionError, match="max_new_tokens is 0"):
+        verify(shapes_copy, shapes_checkpoint, max_new_tokens=0)
+    weights = shapes_copy / "cpu-fp32" / "decoder.onnx.data"
+    data = bytearray(weights.read_bytes())
+    data[1000] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(BundleError, match=r"decoder\.onnx\.data differs from its sha256"):
+        verify(shapes_copy, shapes_checkpoint)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError, match="cannot be written"):
+        verify(shapes_copy, shapes_checkpoint)
+
+
+def pictures_of_every_kind(folder: Path) -> list[Path]:
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).resize((90, 60))
+    alpha = Image.fromarray(np.linspace(0, 255, 60 * 90).reshape(60, 90).astype(np.uint8))
+    clear, palette = photo.copy(), photo.quantize(16)
+    clear.putalpha(alpha)
+    for turn in (3, 6, 7):
+        exif = Image.Exif()
+        exif[0x0112] = turn
+        photo.save(folder / f"turned-{turn}.jpg", exif=exif)
+    photo.convert("CMYK").save(folder / "cmyk.jpg")
+    photo.convert("L").save(folder / "grey.png")
+    clear.save(folder / "rgba.png")
+    palette.save(folder / "palette.png")
+    palette.save(folder / "clear-palette.png", transparency=3)
+    return sorted(folder.iterdir())
+
+
+def test_every_kind_of_file_is_read_as_the_original_reads_it(
+    tmp_path: Path, shapes_copy: Path, shapes_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    files = pictures_of_every_kind(folder)
+    samples = [Sample((path,), "caption en") for path in files]
+    report = verify(shapes_copy, shapes_checkpoint, samples=samples, max_new_tokens=1)
+    assert (report.stages[0].stage, report.stages[0].absolute) == ("pixels", 0)
+    # An error of our reader must be seen, so the original may not use it.
+    monkeypatch.setattr(image_module, "_upright", lambda image: image)
+    turned = [sample for sample in samples if "turned-6" in str(sample.images[0])]
+    report = verify(shapes_copy, shapes_checkpoint, samples=turned, max_new_tokens=1)
+    assert failures(report)[0] == "pixels"
+
+
+def test_the_original_reads_every_kind_of_input_alike(reference: Reference) -> None:
+    (picture,) = SAMPLES[0].images
+    assert isinstance(picture, Image.Image)
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    wanted, _ = reference.inputs(SAMPLES[0])
+    for source in (np.asarray(picture), file.getvalue()):
+        np.testing.assert_array_equal(reference.inputs(Sample((source,), "x"))[0], wanted)
+
+
+def test_the_arrays_of_a_trace_lie_on_the_disk(shapes_checkpoint: Path, tmp_path: Path) -> None:
+    (here,) = trace_all(shapes_checkpoint, SAMPLES[:1], 2)
+    (there,) = trace_all(shapes_checkpoint, SAMPLES[:1], 2, None, tmp_path)
+    for name in ("pixel_values", "last_hidden_state", "image_features", "logits"):
+        assert isinstance(getattr(there, name), np.memmap)
+        np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
+    assert (there.ids, there.tokens, there.text) == (here.ids, here.tokens, here.text)
 
 
 def test_a_checkpoint_without_its_tokenizer_is_one_line(

@@ -1,81 +1,24 @@
-"""Bundles: whole or not at all when written, trusted in nothing when read."""
+"""Bundles: trusted in nothing when read."""
 
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from paligemma_edge.runtime import bundle_writer, contract
 from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.bundle_writer import amend_bundle, new_bundle
-from paligemma_edge.runtime.contract import (
-    ImageFacts,
-    Manifest,
-    ModelFacts,
-    TokenizerFacts,
-    Variant,
-)
-from paligemma_edge.runtime.errors import BundleError, OutputError
+from paligemma_edge.runtime.bundle_writer import amend_bundle
+from paligemma_edge.runtime.contract import Manifest
+from paligemma_edge.runtime.errors import BundleError
+from tests.runtime.small_bundle import GRAPH, REPORT, WEIGHTS, manifest, write
 
-GRAPH = "cpu-fp32/decoder.onnx"
-
-
-def manifest() -> Manifest:
-    return Manifest(
-        schema_version=contract.SCHEMA_VERSION,
-        created_by="a test",
-        source={"checkpoint": "none"},
-        model=ModelFacts(
-            family="paligemma",
-            image_tokens=4,
-            hidden_size=8,
-            num_layers=1,
-            num_kv_heads=1,
-            head_dim=4,
-            vocab_size=16,
-            max_length=32,
-        ),
-        tokenizer=TokenizerFacts(
-            file="tokenizer.model",
-            pad_id=0,
-            eos_id=1,
-            bos_id=2,
-            newline_id=3,
-            first_loc_id=4,
-            first_seg_id=5,
-            image_id=6,
-        ),
-        image=ImageFacts(
-            size=28, resample="bicubic", rescale_factor=1 / 255, mean=(0.5,) * 3, std=(0.5,) * 3
-        ),
-        variants={
-            "cpu-fp32": Variant(
-                device="cpu",
-                recipe="fp32",
-                graphs={"decoder": GRAPH},
-                weight_dtype="float32",
-                compute_dtype="float32",
-                memory_bytes=1,
-                files=(GRAPH,),
-            )
-        },
-    )
-
-
-def write(target: Path, *, overwrite: bool = False, graph: bytes = b"graph") -> None:
-    with new_bundle(target, overwrite=overwrite) as writer:
-        writer.write(GRAPH, graph)
-        writer.write("tokenizer.model", b"pieces")
-        writer.finish(manifest())
+NOBODY = 65534
 
 
 @pytest.fixture
@@ -127,6 +70,17 @@ def _rename_in_manifest(path: Path, name: str) -> None:
     _edit(path, lambda data: data["files"].update({name: data["files"].pop(GRAPH)}))
 
 
+def _unlist(path: Path) -> None:
+    _edit(path, lambda data: data["files"].pop(WEIGHTS))
+    _edit(path, lambda data: data["variants"]["cpu-fp32"].update(files=[GRAPH]))
+
+
+def _graph_on_top(path: Path) -> None:
+    (path / GRAPH).rename(path / "decoder.onnx")
+    _rename_in_manifest(path, "decoder.onnx")
+    _edit(path, lambda data: data["variants"]["cpu-fp32"]["graphs"].update(decoder="decoder.onnx"))
+
+
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda p: (p / GRAPH).unlink(), "is missing"),
     "truncated": (lambda p: (p / GRAPH).write_bytes(b"gra"), "has 3 bytes, the manifest says 5"),
@@ -146,6 +100,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing field": (lambda p: _edit(p, lambda d: d["model"].pop("head_dim")), "no head_dim"),
     "wrong type": (lambda p: _edit(p, lambda d: d["model"].update(head_dim="4")), "head_dim"),
     "true for a number": (lambda p: _edit(p, lambda d: d["model"].update(head_dim=True)), "True"),
+    "weights not listed": (_unlist, "'cpu-fp32/decoder.onnx.data' is not in manifest.json"),
+    "a file too many": (lambda p: (p / "cpu-fp32/x").write_bytes(b""), "'cpu-fp32/x' is not in"),
+    "a link too many": (lambda p: (p / "cpu-fp32/x").symlink_to("/etc"), "'cpu-fp32/x' is not in"),
+    "a folder too many": (lambda p: (p / "cpu-fp32/x").mkdir(), "'cpu-fp32/x' is not in"),
+    "a graph in no folder": (_graph_on_top, "lies in no folder"),
     "absent folder": (shutil.rmtree, "does not exist"),
 }
 
@@ -170,79 +129,89 @@ def test_newer_minor_schema_with_unknown_fields_is_read(path: Path) -> None:
     assert Bundle.open(path).manifest.schema_version == "1.7"
 
 
-def test_an_existing_bundle_is_kept(path: Path) -> None:
-    with pytest.raises(OutputError, match="--overwrite"):
-        write(path, graph=b"other")
-    assert Bundle.open(path).file(GRAPH).read_bytes() == b"graph"
-
-
-def test_an_existing_bundle_is_replaced_when_asked(path: Path) -> None:
-    write(path, overwrite=True, graph=b"other")
-    assert Bundle.open(path).file(GRAPH).read_bytes() == b"other"
-    assert [p.name for p in path.parent.iterdir()] == ["a.bundle"]
-
-
-def test_a_folder_that_is_no_bundle_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "photos").mkdir()
-    with pytest.raises(OutputError, match="not a bundle"):
-        write(tmp_path / "photos", overwrite=True)
-    assert (tmp_path / "photos").is_dir()
-
-
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, BundleError("no")])
-def test_a_failed_write_leaves_what_was_there(path: Path, failure: BaseException) -> None:
-    with (
-        pytest.raises(failure if isinstance(failure, type) else type(failure)),
-        new_bundle(path, overwrite=True) as writer,
-    ):
-        writer.write(GRAPH, b"half")
-        raise failure
-    assert [p.name for p in path.parent.iterdir()] == ["a.bundle"]
-    Bundle.open(path).verify([GRAPH])
-
-
-def test_a_full_disk_is_one_clear_line(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(bundle_writer, "_record", full)
-    with pytest.raises(OutputError, match="No space left on device; nothing was changed"):
-        write(path, overwrite=True, graph=b"other")
-    assert Bundle.open(path).file(GRAPH).read_bytes() == b"graph"
-    assert [p.name for p in path.parent.iterdir()] == ["a.bundle"]
-
-
-def test_too_little_space_is_said_before_writing(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OutputError, match="free some or choose another disk") as error,
-        new_bundle(tmp_path / "b.bundle") as writer,
-    ):
-        writer.require_space(1 << 60)
-    assert error.value.errno == errno.ENOSPC
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_killed_export_is_cleaned_up_by_the_next(tmp_path: Path) -> None:
-    code = (
-        "import os, sys; from paligemma_edge.runtime.bundle_writer import new_bundle\n"
-        "with new_bundle(sys.argv[1]) as w: w.write('x', b'x'); os.kill(os.getpid(), 9)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.bundle")], check=False)
-    assert len(list(tmp_path.iterdir())) == 1
-    write(tmp_path / "a.bundle")
-    assert [p.name for p in tmp_path.iterdir()] == ["a.bundle"]
-
-
-def test_amending_adds_a_file_and_keeps_the_rest(path: Path) -> None:
-    bundle = amend_bundle(Bundle.open(path), {"parity/cpu-fp32.json": b"{}"}, lambda m: m)
-    again = Bundle.open(path)
-    assert again.manifest == bundle.manifest
-    again.verify(again.manifest.files)
-    assert again.file("parity/cpu-fp32.json").read_bytes() == b"{}"
-    assert not list(path.rglob("*.partial-*"))
-
-
 def test_a_file_that_is_not_listed_is_no_part_of_the_bundle(path: Path) -> None:
     (path / "stranger").write_bytes(b"x")
     with pytest.raises(BundleError, match="lists no file"):
         Bundle.open(path).file("stranger")
+
+
+def test_what_lies_beside_a_graph_is_verified_whatever_the_variant_lists(path: Path) -> None:
+    _edit(path, lambda data: data["variants"]["cpu-fp32"].update(files=[]))
+    (path / WEIGHTS).write_bytes(b"weightz")
+    bundle = Bundle.open(path)
+    names = bundle.variant_files(bundle.manifest.variants["cpu-fp32"])
+    assert names == (GRAPH, WEIGHTS)
+    with pytest.raises(BundleError, match=r"decoder\.onnx\.data differs"):
+        bundle.verify(names)
+
+
+REPORT_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (Path.unlink, "is missing"),
+    "other size": (lambda p: p.write_bytes(b""), "has 0 bytes, the manifest says 2"),
+    "hardlink": (lambda p: os.link(p, p.parents[2] / "other"), "is a link"),
+}
+
+
+@pytest.mark.parametrize("damage", REPORT_DAMAGES)
+def test_a_damaged_report_is_told_and_the_model_is_usable(path: Path, damage: str) -> None:
+    amend_bundle(Bundle.open(path), {REPORT: b"{}"}, lambda m: m)
+    harm, message = REPORT_DAMAGES[damage]
+    harm(path / REPORT)
+    bundle = Bundle.open(path)
+    bundle.verify(bundle.model_files())
+    for use in (bundle.file, lambda name: bundle.verify([name])):
+        with pytest.raises(BundleError, match=message):
+            use(REPORT)
+    amend_bundle(bundle, {REPORT: b"[]"}, lambda m: m)
+    if damage != "hardlink":
+        assert "paligemma-edge verify" in _refusal(bundle)
+    repaired = Bundle.open(path)
+    repaired.verify(repaired.manifest.files)
+
+
+def _refusal(bundle: Bundle) -> str:
+    """Of a report that is not what this manifest says."""
+    with pytest.raises(BundleError) as error:
+        bundle.verify([REPORT])
+    return str(error.value)
+
+
+@pytest.fixture
+def mine() -> Iterator[Path]:
+    """A bundle of a user who is not root, as whom the test runs on."""
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        try:
+            if user == 0:
+                os.seteuid(NOBODY)
+            write(Path(folder, "a.bundle"))
+            yield Path(folder, "a.bundle")
+        except OSError as error:
+            pytest.skip(f"cannot become another user: {error}")
+        finally:
+            os.seteuid(user)
+
+
+@pytest.mark.parametrize("name", [".", "cpu-fp32", "manifest.json"])
+def test_what_may_not_be_read_is_one_line(mine: Path, name: str) -> None:
+    (mine / name).chmod(0)
+    with pytest.raises(BundleError, match="Permission denied; check the path") as error:
+        Bundle.open(mine)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_may_not_be_read_is_one_line(mine: Path) -> None:
+    (mine / WEIGHTS).chmod(0)
+    bundle = Bundle.open(mine)
+    with pytest.raises(BundleError, match=r"decoder\.onnx\.data: Permission denied"):
+        bundle.verify(bundle.manifest.files)
+
+
+def test_a_name_that_is_too_long_is_one_line(path: Path) -> None:
+    with pytest.raises(BundleError, match="File name too long"):
+        Bundle.open(path / ("x" * 300))
+    _edit(path, lambda data: data["files"].update({"x" * 300: data["files"][GRAPH]}))
+    bundle = Bundle.open(path)
+    with pytest.raises(BundleError, match="File name too long"):
+        bundle.verify(bundle.manifest.files)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import onnxruntime as ort
@@ -28,14 +29,14 @@ def manifest() -> Manifest:
         memory_bytes=0,
         files=(),
     )
-    nothing: Any = None
+    anything: Any = SimpleNamespace(image_id=0, vocab_size=1)
     return Manifest(
         schema_version="1.0",
         created_by="",
         source={},
-        model=nothing,
-        tokenizer=nothing,
-        image=nothing,
+        model=anything,
+        tokenizer=anything,
+        image=anything,
         variants={
             "cpu-fp32": variant,
             "cpu-int8": variant,
@@ -69,7 +70,8 @@ def test_a_named_variant_is_taken(manifest: Manifest) -> None:
     assert choose(manifest, variant="cpu-int8")[0] == "cpu-int8"
 
 
-def test_what_cannot_be_had_is_said(manifest: Manifest) -> None:
+def test_what_cannot_be_had_is_said(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
     unknown: Any = "tpu"
     with pytest.raises(OptionError, match="device is 'tpu', wanted one of auto, cpu, cuda"):
         choose(manifest, unknown)
@@ -77,16 +79,25 @@ def test_what_cannot_be_had_is_said(manifest: Manifest) -> None:
         choose(manifest, variant="cpu-int3")
     with pytest.raises(OptionError, match="made for cpu, device cuda"):
         choose(manifest, "cuda", "cpu-int8")
-    with pytest.raises(BundleError, match="no variant for cuda"):
-        choose(dataclasses.replace(manifest, variants={}), "cuda")
+    cpu_only = {"cpu-fp32": manifest.variants["cpu-fp32"]}
+    with pytest.raises(BundleError, match="no variant for cuda, only cpu-fp32 for cpu") as caught:
+        choose(dataclasses.replace(manifest, variants=cpu_only), "cuda")
+    assert "quantize" not in str(caught.value)  # which is no command
+    unhashable: Any = []
+    with pytest.raises(OptionError, match="variant is "):
+        choose(manifest, variant=unhashable)
 
 
 def test_cuda_without_cuda_is_an_error_and_no_run_on_the_processor(
+    manifest: Manifest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _providers(monkeypatch, "CPUExecutionProvider")
     with pytest.raises(DeviceError, match="device cuda was asked for"):
         open_device("cuda")
+    # The device is looked for before the bundle's variants are.
+    with pytest.raises(DeviceError, match="device cuda was asked for"):
+        choose(dataclasses.replace(manifest, variants={}), "cuda")
 
 
 def test_an_old_onnxruntime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,18 +106,30 @@ def test_an_old_onnxruntime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         open_device("cpu")
 
 
-def test_a_file_that_is_no_graph_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_graph_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "x.onnx").write_bytes(b"no graph")
     with pytest.raises(DeviceError, match="cannot open") as error:
         open_device("cpu").open_session(tmp_path / "x.onnx")
     assert "\n" not in str(error.value)
+    assert not capfd.readouterr().err  # ONNX Runtime says nothing of its own
 
 
 def test_threads_are_the_usable_cores(tmp_path: Path) -> None:
     assert open_device("cpu").threads == usable_cores() <= len(os.sched_getaffinity(0))
     assert open_device("cpu", 3).threads == 3
-    with pytest.raises(OptionError, match="threads is 0"):
-        open_device("cpu", 0)
+    wrong: list[Any] = [0, -1, "2", 1.5, True, 10**12]
+    for threads in wrong:
+        with pytest.raises(OptionError, match=r"threads is .*, wanted a whole number"):
+            open_device("cpu", threads)
+
+
+def test_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(ort, "disable_telemetry_events", lambda: calls.append("off"))
+    open_device("cpu")
+    assert calls == ["off"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.generate import Request, generate
 from paligemma_edge.runtime.sampling import Greedy
 
-EOS, IMAGE, VOCAB = 1, 30, 32
+EOS, LONGEST, IMAGE, VOCAB = 1, 29, 1156, 1160
 TOKENIZER = TokenizerFacts(
     file="",
     pad_id=0,
@@ -25,7 +25,7 @@ TOKENIZER = TokenizerFacts(
     bos_id=2,
     newline_id=3,
     first_loc_id=4,
-    first_seg_id=5,
+    first_seg_id=1028,
     image_id=IMAGE,
 )
 
@@ -92,7 +92,7 @@ def _run(engine: Countdown, requests: Any, cache: Cache) -> Iterator[tuple[int, 
 
 
 @given(
-    counts=st.lists(st.integers(EOS, IMAGE - 1), max_size=12),
+    counts=st.lists(st.integers(EOS, LONGEST), max_size=12),
     slots=st.integers(1, 5),
     limit=st.integers(1, 40),
 )

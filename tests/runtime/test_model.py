@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,75 @@ def test_a_stream_is_the_answer_in_pieces(shapes_model: PaliGemma, pictures: lis
     pieces = list(shapes_model.stream(pictures[0], "caption en", max_new_tokens=FEW))
     assert "".join(pieces) == whole.text
     assert len(pieces) > 1
+
+
+def test_a_stream_is_checked_by_the_call(shapes_model: PaliGemma) -> None:
+    with pytest.raises(OptionError, match="max_new_tokens"):
+        shapes_model.stream(b"x", "caption en", max_new_tokens=0)
+    with pytest.raises(PromptError, match="empty"):
+        shapes_model.stream(b"x", "")
+
+
+def test_threads_and_a_stream_left_early_change_no_answer(
+    shapes_model: PaliGemma, pictures: list[Path]
+) -> None:
+    def answer(picture: Path) -> tuple[int, ...]:
+        left = shapes_model.stream(picture, "caption en", max_new_tokens=FEW)
+        next(left)
+        del left
+        return shapes_model.generate(picture, "caption en", max_new_tokens=FEW).token_ids
+
+    alone = [answer(picture) for picture in pictures]
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(answer, pictures * 2)) == alone * 2
+
+
+def test_an_error_names_the_request(shapes_model: PaliGemma, pictures: list[Path]) -> None:
+    good, wrong = (pictures[0], "caption en"), (b"x", "caption en")
+    with pytest.raises(ImageError, match=r"requests\[1\]: the given bytes"):
+        shapes_model.generate_batch([good, wrong], max_new_tokens=1)
+    with pytest.raises(PromptError, match=r"requests\[1\]: the prompt is empty"):
+        shapes_model.generate_batch([good, (pictures[0], "")])
+
+
+@pytest.mark.parametrize("requests", [None, "ab", ["ab"], [("a", "b", "c")], [3]])
+def test_requests_are_pairs(shapes_model: PaliGemma, requests: Any) -> None:  # noqa: ANN401
+    with pytest.raises(PromptError, match="wanted"):
+        shapes_model.generate_batch(requests)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_new_tokens": "2"},
+        {"max_new_tokens": 2.5},
+        {"max_new_tokens": None},
+        {"max_new_tokens": True},
+        {"slots": 1.5},
+        {"slots": 0},
+        {"sampling": "greedy"},
+        {"sampling": TopSampling},
+    ],
+)
+def test_options_of_a_wrong_type_are_told_before_any_work(
+    shapes_model: PaliGemma, options: dict[str, Any]
+) -> None:
+    with pytest.raises(OptionError, match=rf"{next(iter(options))} is .*, wanted"):
+        shapes_model.generate_batch([(b"never read", "caption en")], **options)
+
+
+def test_a_bundle_and_its_threads_have_a_type(shapes_bundle: Path) -> None:
+    nothing: Any = None
+    text: Any = "2"
+    with pytest.raises(OptionError, match="the bundle is None"):
+        PaliGemma(nothing)
+    with pytest.raises(OptionError, match="threads is '2'"):
+        PaliGemma(shapes_bundle, "cpu", "cpu-fp32", threads=text)
+
+
+def test_masks_have_a_size(shapes_model: PaliGemma) -> None:
+    with pytest.raises(OptionError, match="width is -1"):
+        shapes_model.masks([], width=-1, height=4)
 
 
 def test_a_limit_cuts_and_says_so(shapes_model: PaliGemma, pictures: list[Path]) -> None:
