@@ -1,0 +1,60 @@
+"""Writes the dozen held-out pictures that ship with the model, with prompts and the truth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from samples.shapes.pictures import Picture, draw
+from samples.shapes.tasks import Question, ask, possible
+
+FIRST, COUNT = 100_000, 12  # far from the pictures of the exam
+PICTURES = Path(__file__).with_name("pictures")
+
+
+def write(folder: Path) -> None:
+    """NN.png, NN-masks.png (pixel value i + 1 for shape i) and prompts.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = [_write_one(folder, f"{place:02d}", FIRST + place) for place in range(COUNT)]
+    (folder / "prompts.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_one(folder: Path, name: str, number: int) -> dict[str, Any]:
+    picture = draw("held_out", number)
+    rng = np.random.default_rng([3, number])
+    picture.image().save(folder / f"{name}.png", optimize=True)
+    Image.fromarray(picture.owner).save(folder / f"{name}-masks.png", optimize=True)
+    questions = [ask(picture, task, rng) for task in possible(picture)]
+    return {
+        "picture": f"{name}.png",
+        "masks": f"{name}-masks.png",
+        "questions": [_entry(picture, question) for question in questions],
+    }
+
+
+def _entry(picture: Picture, question: Question) -> dict[str, Any]:
+    """Words are a `text`; else `things`: label, pixel box y0 x0 y1 x1 and value in the masks."""
+    head = {"task": question.task, "prompt": question.prompt}
+    if not question.things:
+        return {**head, "text": question.text}
+    things = [
+        {"label": t.label, "box": list(picture.shapes[t.index].box), "mask": t.index + 1}
+        for t in question.things
+    ]
+    return {**head, "things": things}
+
+
+def main() -> None:
+    """Write the folder."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=PICTURES)
+    write(parser.parse_args().out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Trains the tokenizer: SentencePiece BPE with PaliGemma's special pieces, and its twin in JSON.
+
+Ids: 0 pad, 1 eos, 2 bos, 3 unk, 4 mask, 5 newline, then bytes and words, then <loc0000>.. and
+<seg000>.., then <image>, which is in tokenizer.json only.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import sentencepiece as spm
+from sentencepiece import sentencepiece_model_pb2
+from transformers import AddedToken, GemmaTokenizer
+
+from samples.shapes.pictures import KINDS, draw
+from samples.shapes.tasks import ask, possible
+
+VOCABULARY = 1000  # pieces before <loc> and <seg>, with <mask> and the newline
+LOCATIONS = tuple(f"<loc{i:04d}>" for i in range(1024))
+SEGMENTS = tuple(f"<seg{i:03d}>" for i in range(128))
+pb: Any = sentencepiece_model_pb2  # its classes are made at run time
+IMAGE_TOKEN = "<image>"
+_ENGLISH = Path(__file__).with_name("english.txt")
+
+
+def corpus(pictures: int = 1500) -> list[str]:
+    """Prompts and answers of training pictures, and some English."""
+    lines = _ENGLISH.read_text(encoding="utf-8").splitlines()
+    return [*_task_lines(pictures), *(lines * 4)]
+
+
+def _task_lines(pictures: int) -> Iterator[str]:
+    """The words that a picture shows are left out, so that they are spelt in letters."""
+    rng = np.random.default_rng(0)
+    for number in range(pictures):
+        picture = draw("train", number)
+        for task in possible(picture):
+            question = ask(picture, task, rng)
+            yield question.prompt
+            if picture.word is None:
+                yield question.text or " ; ".join(f" {kind}" for kind in KINDS[:2])
+
+
+def train(lines: list[str]) -> bytes:
+    """A tokenizer.model."""
+    model = io.BytesIO()
+    spm.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=VOCABULARY - 2,
+        byte_fallback=True,
+        split_digits=True,
+        character_coverage=1.0,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        pad_piece="<pad>",
+        eos_piece="<eos>",
+        bos_piece="<bos>",
+        unk_piece="<unk>",
+        num_threads=1,
+        minloglevel=2,
+    )
+    return _with_own_pieces(model.getvalue())
+
+
+def _with_own_pieces(model: bytes) -> bytes:
+    """<mask> and the newline go behind the control pieces, <loc> and <seg> to the end."""
+    proto = pb.ModelProto.FromString(model)
+    trained = list(proto.pieces)
+    del proto.pieces[:]
+    proto.pieces.extend(
+        [*trained[:4], *_own(["<mask>", "\n"]), *trained[4:], *_own([*LOCATIONS, *SEGMENTS])]
+    )
+    proto.trainer_spec.vocab_size = len(proto.pieces)
+    return bytes(proto.SerializeToString())
+
+
+def _own(texts: list[str]) -> list[Any]:
+    kind = pb.ModelProto.SentencePiece.USER_DEFINED
+    return [pb.ModelProto.SentencePiece(piece=text, score=0.0, type=kind) for text in texts]
+
+
+def save(model: bytes, folder: Path) -> GemmaTokenizer:
+    """Write tokenizer.model, and what transformers' own converter makes of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as plain:
+        Path(plain, "tokenizer.model").write_bytes(model)
+        tokenizer: GemmaTokenizer = GemmaTokenizer.from_pretrained(plain)
+    image = AddedToken(IMAGE_TOKEN, normalized=False, special=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": [image]})
+    tokenizer.save_pretrained(folder)
+    folder.joinpath("tokenizer.model").write_bytes(model)
+    return tokenizer

@@ -1,0 +1,175 @@
+"""Trains the sample model from nothing: tokenizer, mask VQ-VAE, vision tower, PaliGemma.
+
+    python -m samples.shapes.train
+
+Each stage leaves a file in the work folder and is skipped when that file is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import sentencepiece as spm
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PaliGemmaForConditionalGeneration, Trainer, TrainingArguments
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from samples.shapes import checkpoint, masks, tokenizer, vision
+from samples.shapes.evaluate import CHECKPOINT
+from samples.shapes.lessons import Collator, Lessons
+
+PICTURES_PER_STEP = 5  # each with two to six questions
+SIGHT = 0.25  # the weight of the vision tower's own loss in the last stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the stages leave their files, and how long the last one takes."""
+
+    work: Path
+    steps: int
+    rate: float
+
+
+class OneLook(Trainer):
+    """A Trainer that shows each picture to the vision tower once for all the questions about it.
+
+    The loss is the model's own plus a share of the vision tower's, which goes on learning to see.
+    """
+
+    heads: vision.Heads
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002  the Trainer's signature
+    ) -> Tensor | tuple[Tensor, object]:
+        """The loss of one batch."""
+        rest = dict(inputs)
+        truth, picture = rest.pop("truth"), rest.pop("picture")
+        seen = model.get_image_features(rest.pop("pixel_values"))  # type: ignore[operator]
+        features = BaseModelOutputWithPooling(pooler_output=seen.pooler_output[picture])
+        tail = int(rest["token_type_ids"].sum(1).max()) + 1  # what comes before needs no logits
+        rest["labels"] = rest["labels"][:, -tail:]
+        outputs = model(**rest, mm_encoder_outputs={"image": features}, logits_to_keep=tail)
+        loss = outputs.loss + SIGHT * self.heads(seen.last_hidden_state.float(), truth)
+        return (loss, outputs) if return_outputs else loss
+
+
+def train_tokenizer(work: Path) -> bytes:
+    """Stage 1."""
+    path = work / "tokenizer.model"
+    if not path.exists():
+        path.write_bytes(tokenizer.train(tokenizer.corpus()))
+    return path.read_bytes()
+
+
+def train_masks(work: Path, steps: int) -> masks.MaskVae:
+    """Stage 2."""
+    vae, path = masks.MaskVae(), work / "vae.pt"
+    if not path.exists():
+        trained = masks.train(steps, seed=0)
+        np.savez(work / "vae-oid.npz", **masks.inference_arrays(trained))  # type: ignore[arg-type]
+        torch.save(trained.state_dict(), path)
+    vae.load_state_dict(torch.load(path))
+    return vae.eval()
+
+
+def new_model() -> PaliGemmaForConditionalGeneration:
+    """The untrained model, the same every time."""
+    torch.manual_seed(0)
+    return PaliGemmaForConditionalGeneration(checkpoint.config())
+
+
+def train_vision(model: PaliGemmaForConditionalGeneration, work: Path, steps: int) -> vision.Heads:
+    """Stage 3, in place."""
+    tower, path = model.model.vision_tower, work / "vision.pt"
+    heads = vision.Heads(tower.config.hidden_size)
+    if not path.exists():
+        heads = vision.pretrain(tower, steps)
+        torch.save((tower.state_dict(), heads.state_dict()), path)
+    for module, state in zip((tower, heads), torch.load(path), strict=True):
+        module.load_state_dict(state)
+    return heads
+
+
+def train_answers(
+    model: PaliGemmaForConditionalGeneration,
+    heads: vision.Heads,
+    lessons: Lessons,
+    collator: Collator,
+    plan: Plan,
+) -> None:
+    """Stage 4, in place."""
+    arguments = TrainingArguments(
+        output_dir=str(plan.work / "runs"),
+        max_steps=plan.steps,
+        per_device_train_batch_size=PICTURES_PER_STEP,
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=True,
+        logging_steps=50,
+        save_steps=500,
+        save_only_model=True,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to=[],
+        seed=0,
+    )
+    trainer = OneLook(
+        model,
+        arguments,
+        data_collator=collator,
+        train_dataset=lessons,
+        optimizers=_optimizer(model, heads, plan),
+    )
+    trainer.heads = heads
+    trainer.train()
+
+
+def _optimizer(model: nn.Module, heads: nn.Module, plan: Plan) -> tuple[AdamW, LambdaLR]:
+    parameters = [*model.parameters(), *heads.parameters()]
+    optimizer = AdamW(parameters, lr=plan.rate, betas=(0.9, 0.95), weight_decay=0.01)
+    return optimizer, LambdaLR(optimizer, lambda step: vision.warm_cosine(step, plan.steps))
+
+
+def main() -> None:
+    """All stages, then the checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("build/shapes"))
+    parser.add_argument("--out", type=Path, default=CHECKPOINT)
+    parser.add_argument("--mask-steps", type=int, default=1000)
+    parser.add_argument("--vision-steps", type=int, default=2700)
+    parser.add_argument("--steps", type=int, default=4400)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--start", type=Path, help="go on from this checkpoint, not from nothing")
+    parser.add_argument("--skip", type=int, default=0, help="lessons that were seen before")
+    args = parser.parse_args()
+    start = time.monotonic()
+    args.work.mkdir(parents=True, exist_ok=True)
+    spm_model, vae, model = (
+        train_tokenizer(args.work),
+        train_masks(args.work, args.mask_steps),
+        new_model(),
+    )
+    heads = train_vision(model, args.work, args.vision_steps)
+    if args.start is not None:
+        model = PaliGemmaForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32)
+    lessons = Lessons(args.steps * PICTURES_PER_STEP, masks.code_table(vae), args.skip)
+    collator = Collator(spm.SentencePieceProcessor(model_proto=spm_model))
+    train_answers(model, heads, lessons, collator, Plan(args.work, args.steps, args.rate))
+    checkpoint.write(model, spm_model, args.work / "vae-oid.npz", args.out)
+    print(f"{time.monotonic() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Teaches the vision tower to see: what SigLIP's pre-training is to PaliGemma.
+
+Each patch says which shape covers most of it, its colour, its box and its place from left to right;
+or which letter of which word. The heads that answer are thrown away in the end.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax, smooth_l1_loss
+from transformers import SiglipVisionModel
+
+from samples.shapes.pictures import COLOURS, KINDS, SIDE, Picture, Word, draw
+
+PATCH = 14
+POSITIONS = "embeddings.position_embedding.weight"
+GRID = SIDE // PATCH
+_LETTERS = 26
+_LONGEST = 5  # letters of a word
+NOTHING = len(KINDS) + _LETTERS  # the "kind" of the background
+_NONE = -100  # "no such question here", as cross_entropy has it
+
+
+def truth(pictures: list[Picture]) -> Tensor:
+    """What each patch should say, int64: kind, colour, rank, four edges, five letters."""
+    return torch.from_numpy(np.stack([_patch_truth(picture) for picture in pictures]))
+
+
+def _patch_truth(picture: Picture) -> NDArray[np.int64]:
+    """[patches, 12]: kind, colour, rank, four edges, five letters."""
+    said = np.full((GRID, GRID, 7 + _LONGEST), _NONE, dtype=np.int64)
+    said[..., 0] = NOTHING
+    covered = np.stack(
+        [_per_patch(picture.mask(i)) for i in range(len(picture.shapes))]
+        or [np.zeros((GRID, GRID), dtype=np.int64)]
+    )
+    for index, shape in enumerate(picture.shapes):
+        mine = (covered.argmax(0) == index) & (covered[index] >= 8)
+        said[mine, :7] = (
+            KINDS.index(shape.kind),
+            list(COLOURS).index(shape.colour),
+            index,
+            *shape.box,
+        )
+    if picture.word:
+        _add_word(said, picture.word)
+    return said.reshape(GRID * GRID, -1)
+
+
+def _per_patch(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Pixels of a mask in each patch, [GRID, GRID]."""
+    counted: NDArray[np.int64] = mask.reshape(GRID, PATCH, GRID, PATCH).sum((1, 3))
+    return counted
+
+
+def _add_word(said: NDArray[np.int64], word: Word) -> None:
+    """Patches that the word touches: the letter that fills most, and the spelling of the whole."""
+    cover = []
+    for y0, x0, y1, x1 in word.letters:
+        ink = np.zeros((SIDE, SIDE), dtype=np.bool_)
+        ink[y0:y1, x0:x1] = True
+        cover.append(_per_patch(ink))
+    area = np.stack(cover)
+    touched = area.max(0) >= 20
+    letters = np.array([ord(letter) - ord("A") for letter in word.text])
+    said[touched, 0] = len(KINDS) + letters[area.argmax(0)[touched]]
+    said[touched, 7 : 7 + _LONGEST] = [*letters, *[_LETTERS] * (_LONGEST - len(letters))]
+
+
+class Heads(nn.Module):
+    """One linear layer for all the answers of a patch."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.sizes = [
+            len(KINDS) + _LETTERS + 1,
+            len(COLOURS),
+            4,
+            4 * (SIDE + 1),
+            4,
+            _LONGEST * (_LETTERS + 1),
+        ]
+        self.linear = nn.Linear(width, sum(self.sizes))
+        places = torch.arange(SIDE + 1)
+        self.register_buffer(
+            "near", torch.softmax(-0.5 * (places[:, None] - places[None]) ** 2, dim=1)
+        )
+        self.register_buffer("corner", _corners())
+
+    def forward(self, features: Tensor, wanted: Tensor) -> Tensor:
+        """The loss of [batch, patches, width] against the truth of the same patches."""
+        kind, colour, rank, box, offset, word = (
+            self.linear(features).float().split(self.sizes, dim=-1)
+        )
+        edges = wanted[..., 3:7]
+        said = wanted[..., 0]
+        shapes = torch.where(said < len(KINDS), said, _NONE)
+        letters = torch.where((said >= len(KINDS)) & (said < NOTHING), said, _NONE)
+        return (
+            _known(kind, said)
+            + 2 * _known(kind, shapes)  # most patches show nothing, and would drown the others
+            + 2 * _known(kind, letters)
+            + _known(colour, wanted[..., 1])
+            + 0.5 * _known(rank, wanted[..., 2])
+            + self._box_loss(box.unflatten(-1, (4, -1)), edges)
+            + self._offset_loss(offset, edges)
+            + 0.5 * _known(word.unflatten(-1, (_LONGEST, -1)), wanted[..., 7:])
+        )
+
+    def _offset_loss(self, offset: Tensor, edges: Tensor) -> Tensor:
+        """Distance, in patches, of the four edges from where the patch itself stands."""
+        asked = edges[..., 0] != _NONE
+        wanted = (edges - self.corner) / PATCH  # type: ignore[operator]
+        return smooth_l1_loss(offset[asked], wanted[asked], beta=0.1)
+
+    def _box_loss(self, scores: Tensor, edges: Tensor) -> Tensor:
+        """Cross entropy against a bell around the edge: a near miss is nearly right."""
+        asked = edges[..., 0] != _NONE
+        wanted: Tensor = self.near[edges[asked]]  # type: ignore[index]
+        return -(wanted * log_softmax(scores[asked], dim=-1)).sum(-1).mean()
+
+
+def _corners() -> Tensor:
+    """Row and column, twice, of each patch's first pixel, [patches, 4]."""
+    rows, columns = torch.meshgrid(torch.arange(GRID), torch.arange(GRID), indexing="ij")
+    return PATCH * torch.stack([rows, columns, rows, columns], dim=-1).flatten(0, 1)
+
+
+def wave_positions(width: int) -> Tensor:
+    """Sines and cosines of row and column: a start for the position table that knows geometry."""
+    rates = 10 ** (-torch.arange(width // 4) / (width // 4))
+    rows, columns = (_corners()[:, i, None] / PATCH * rates for i in (0, 1))
+    return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
+
+
+def _known(scores: Tensor, truths: Tensor) -> Tensor:
+    """Cross entropy where there is something to say; zero if a batch has nothing."""
+    flat, wanted = scores.flatten(0, -2), truths.flatten()
+    asked = wanted != _NONE
+    return cross_entropy(flat[asked], wanted[asked]) if asked.any() else flat.sum() * 0
+
+
+def pixel_values(pictures: list[Picture]) -> Tensor:
+    """[batch, 3, SIDE, SIDE] from -1 to 1, as the processor makes them."""
+    pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
+    return (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+
+
+def pretrain(tower: SiglipVisionModel, steps: int, *, batch: int = 32, rate: float = 1e-3) -> Heads:
+    """Train the tower in place on `steps` batches; the heads go on into the next stage."""
+    torch.manual_seed(0)
+    tower.get_parameter(POSITIONS).data.copy_(wave_positions(tower.config.hidden_size))
+    heads = Heads(tower.config.hidden_size)
+    parameters = [*tower.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
+    for step in range(steps):
+        loss = _look(tower, heads, [draw("train", step * batch + i) for i in range(batch)])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            print(f"vision step {step} loss {loss.item():.3f}", flush=True)
+    return heads
+
+
+def _look(tower: SiglipVisionModel, heads: Heads, pictures: list[Picture]) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        features = tower(pixel_values(pictures)).last_hidden_state
+    loss: Tensor = heads(features.float(), truth(pictures))
+    return loss
+
+
+def warm_cosine(step: int, steps: int, warm: int = 100) -> float:
+    """The learning rate's factor: up in a line, down in a cosine."""
+    return min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * step / steps))
