@@ -187,8 +187,10 @@ def test_one_broken_picture_does_not_keep_the_others_from_an_answer(
 
 def test_any_name_can_be_printed_anywhere(shapes_bundle: Path, picture: Path) -> None:
     name = os.fsencode(picture.parent) + b"/\xe9\xff.png"
-    shutil.copy(picture, name)
-    command = [sys.executable, "-m", "paligemma_edge.runtime.cli", "run", shapes_bundle]
+    shutil.copy(os.fsencode(picture), name)
+    command: list[str | bytes | Path] = [sys.executable, "-m", "paligemma_edge.runtime.cli"]
+    command += ["run", shapes_bundle]
+    options: list[str]
     for options in ([], ["--json"]):
         done = subprocess.run(
             [*command, "caption en", name, picture, "--max-new-tokens", "2", *options],

@@ -14,6 +14,8 @@ from PIL import Image
 from paligemma_edge.runtime import PaliGemma, TopSampling
 from paligemma_edge.runtime.answer import Box, Detection
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
+from paligemma_edge.runtime.generate import generate
+from paligemma_edge.runtime.image import ImageInput, load_image
 from paligemma_edge.runtime.model import Images
 
 FEW = 12  # tokens of an answer: enough for the lengths to differ
@@ -176,12 +178,14 @@ def test_masks_belong_to_their_detections(shapes_model: PaliGemma) -> None:
 def test_pictures_are_read_one_after_another(
     shapes_model: PaliGemma, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from paligemma_edge.runtime import model as module
-
     events: list[str] = []
-    load = module.load_image
-    monkeypatch.setattr(module, "load_image", lambda p: (events.append("read"), load(p))[1])
-    monkeypatch.setattr(module, "generate", _watched(module.generate, events))
+
+    def load(source: ImageInput) -> Image.Image:
+        events.append("read")
+        return load_image(source)
+
+    monkeypatch.setattr("paligemma_edge.runtime.model.load_image", load)
+    monkeypatch.setattr("paligemma_edge.runtime.model.generate", _watched(generate, events))
     shapes_model.generate_batch([(p, "caption en") for p in pictures], slots=1, max_new_tokens=2)
     assert events == ["read", "token", "token"] * 3
 
@@ -217,7 +221,7 @@ def test_what_cannot_be_answered_is_said_in_one_line(
     shapes_model: PaliGemma,
     image: Any,  # noqa: ANN401
     prompt: str,
-    options: dict[str, int],
+    options: dict[str, Any],
     error: type[PaliGemmaError],
     message: str,
 ) -> None:

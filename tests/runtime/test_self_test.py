@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +141,13 @@ def test_each_file_is_hashed_once(
     bundle = give_golden(lambda tokens: tokens)
     hashed: list[str] = []
     verify = Bundle.verify
-    monkeypatch.setattr(
-        Bundle, "verify", lambda self, names: (hashed.extend(names), verify(self, names))[1]
-    )
+
+    def watched(self: Bundle, names: Iterable[str]) -> None:
+        listed = list(names)
+        hashed.extend(listed)
+        verify(self, listed)
+
+    monkeypatch.setattr(Bundle, "verify", watched)
     self_test(bundle)
     assert sorted(hashed) == sorted(Bundle.open(bundle).manifest.files)
 
