@@ -279,7 +279,9 @@ def test_an_existing_bundle_is_kept(shapes_bundle: Path) -> None:
 def test_an_interrupted_export_leaves_nothing(tmp_path: Path, sign: signal.Signals) -> None:
     # The process is stopped by itself in the middle of the weights, so that no clock decides.
     code = (
-        "import os, sys\n"
+        "import os, signal, sys\n"
+        # A parent that runs us in the background has SIGINT ignored, and Python keeps that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from paligemma_edge.export import exporter\n"
         "from paligemma_edge.runtime.cli import main\n"
         "write, calls = exporter.write_graph, []\n"
