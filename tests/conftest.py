@@ -16,12 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     import torch
     from transformers import PaliGemmaForConditionalGeneration
 
     from paligemma_edge.runtime import PaliGemma
+
+# No clock decides a test: a busy machine is not a failure.
+settings.register_profile("no clock", deadline=None)
+settings.load_profile("no clock")
 
 ROOT = Path(__file__).parents[1]
 SHAPES = ROOT / "samples" / "shapes"

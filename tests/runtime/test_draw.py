@@ -126,7 +126,7 @@ def test_labels_of_one_box_do_not_hide_each_other() -> None:
     assert is_colour(both, colour_of("dog"))[:38].sum() > 50
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 120),
     st.integers(1, 120),

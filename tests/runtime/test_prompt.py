@@ -82,7 +82,7 @@ def test_the_ids_are_those_of_transformers(prompt: str) -> None:
 words = st.sampled_from(["a", "cow", " ", "\n", "x y", "<loc0001>", "<seg005>", "ö", "日", "<"])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(words | st.characters(exclude_categories=["Cs"]), max_size=12).map("".join))
 def test_the_ids_of_any_text_are_those_of_transformers(text: str) -> None:
     prompt = f"{text}."
