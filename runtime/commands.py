@@ -219,7 +219,7 @@ def _describe(bundle: Bundle) -> list[str]:
             f"variant     {name}: {variant.weight_dtype} weights, computes in "
             f"{variant.compute_dtype}, {_size(stored)} on disk",
             f"            {_size(variant.memory_bytes)} of weights in {variant.compute_dtype}; "
-            "ONNX Runtime may hold about twice that while it loads them",
+            "ONNX Runtime holds more while it loads them",
             *(f"            {graph}: {file}" for graph, file in variant.graphs.items()),
         ]
     lines += [f"file        {r.sha256}  {r.bytes:>13,}  {n}" for n, r in manifest.files.items()]

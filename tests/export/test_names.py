@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from paligemma_edge.export.config import PaliGemmaConfig, TextConfig, VisionConfig
+from paligemma_edge.export.config import PaliGemmaConfig
 from paligemma_edge.export.names import (
     PREFIXES,
     Layout,
@@ -19,28 +19,9 @@ from paligemma_edge.export.names import (
     source_key,
 )
 from paligemma_edge.runtime.errors import CheckpointError
+from samples.synthetic import official
 
-VISION = VisionConfig(
-    image_size=224,
-    patch_size=14,
-    hidden_size=1152,
-    num_layers=27,
-    num_heads=16,
-    intermediate_size=4304,
-    layer_norm_eps=1e-6,
-)
-TEXT = TextConfig(
-    hidden_size=2048,
-    num_layers=18,
-    num_heads=8,
-    num_kv_heads=1,
-    head_dim=256,
-    intermediate_size=16384,
-    vocab_size=257216,
-    rope_theta=10000.0,
-    rms_norm_eps=1e-6,
-    max_position_embeddings=8192,
-)
+VISION, TEXT = official("paligemma-3b-224")
 CONFIG = PaliGemmaConfig(
     vision=VISION, text=TEXT, image_token_id=257152, pad_token_id=0, bos_token_id=2, eos_token_id=1
 )
