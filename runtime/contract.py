@@ -9,16 +9,17 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeAlias
 
 from paligemma_edge.runtime.errors import BundleError
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 _MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
 
 # Graphs of a variant, in the order in which data flows through them.
 VISION_ENCODER = "vision_encoder"
 PROJECTOR = "projector"
+PREFILL = "prefill"  # optional: a prompt into the cache; the decoder then reads its last token
 DECODER = "decoder"
 MASK_DECODER = "mask_decoder"
 
@@ -32,6 +33,9 @@ TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 []: largest number of k
 LOGITS = "logits"  # float [batch, 1, vocab], of the last position
 SEGMENTATION_CODES = "segmentation_codes"  # int64 [batch, 16], each 0..127
 MASK = "mask"  # float [batch, 64, 64], about -1..1; inside where > 0
+
+WeightDtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "int4"]
+ComputeDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
 LOC_COUNT = 1024
 SEG_COUNT = 128
@@ -67,9 +71,10 @@ class ModelFacts:
         _check_range("vocab_size", self.vocab_size, 1, 1 << 24)
         _check_range("max_length", self.max_length, self.image_tokens + 2, 1 << 24)
 
-    def cache_bytes(self, tokens: int) -> int:
-        """Bytes of float32 keys and values that one slot needs for so many tokens."""
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens * 4
+    def cache_bytes(self, tokens: int, dtype: ComputeDtype = "float32") -> int:
+        """Bytes of keys and values that one slot needs for so many tokens."""
+        itemsize = 4 if dtype == "float32" else 2
+        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens * itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +122,19 @@ class Variant:
     device: Literal["cpu", "cuda"]
     recipe: str
     graphs: Mapping[str, str]
-    weight_dtype: Literal["float32", "bfloat16", "float16", "int8", "int4"]
-    compute_dtype: Literal["float32", "float16", "bfloat16"]
+    weight_dtype: WeightDtype  # of most of the weights
+    compute_dtype: ComputeDtype  # of features, keys and values; pixels and logits are float32
     memory_bytes: int  # weights as they lie in memory while the variant runs
     files: tuple[str, ...]  # every file of the variant, graphs included
+
+
+@dataclass(frozen=True, kw_only=True)
+class Primed:
+    """Graphs of a variant as one device's ONNX Runtime laid them out, for a quicker start there."""
+
+    device: str  # fingerprint of the processor and of ONNX Runtime; elsewhere it is not used
+    graphs: Mapping[str, str]  # as in Variant
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,6 +157,7 @@ class Manifest:
     image: ImageFacts
     variants: Mapping[str, Variant]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
+    primed: Mapping[str, Primed] = field(default_factory=dict)  # by variant
 
     def __post_init__(self) -> None:
         _check_range("image_id", self.tokenizer.image_id, 0, self.model.vocab_size)
@@ -198,9 +213,17 @@ def _parse_dataclass(kind: type, value: object, where: str) -> object:
     if not isinstance(value, Mapping):
         return _expect(False, value, "an object", where)
     hints = typing.get_type_hints(kind)
-    missing = sorted(set(hints) - set(value))
+    missing = sorted(_required(kind) - set(value))
     _expect(not missing, f"no {', '.join(missing)}", "all of its fields", where)
-    return kind(**{k: _parse(hint, value[k], f"{where}.{k}") for k, hint in hints.items()})
+    present = {k: hint for k, hint in hints.items() if k in value}
+    return kind(**{k: _parse(hint, value[k], f"{where}.{k}") for k, hint in present.items()})
+
+
+def _required(kind: type) -> set[str]:
+    """Fields without a default; the others came with a newer minor version."""
+    fields = dataclasses.fields(kind)
+    nothing = dataclasses.MISSING
+    return {f.name for f in fields if f.default is nothing and f.default_factory is nothing}
 
 
 def _parse_tuple(elements: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:

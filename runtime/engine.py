@@ -29,6 +29,7 @@ class Engine:
     vision_encoder: ort.InferenceSession
     projector: ort.InferenceSession
     decoder: ort.InferenceSession
+    prefiller: ort.InferenceSession | None  # where a recipe reads prompts by a graph of its own
     mask_decoder: ort.InferenceSession | None
 
     @classmethod
@@ -41,16 +42,19 @@ class Engine:
                     f"bundle {bundle.path} has no {graph} graph; export the bundle again"
                 )
             opened = device.open_session(bundle.file(variant.graphs[graph]))
-            check_graph(graph, opened, bundle.manifest)
+            check_graph(graph, opened, bundle.manifest, variant.compute_dtype)
             return opened
 
-        with_masks = contract.MASK_DECODER in variant.graphs
+        def optional(graph: str) -> ort.InferenceSession | None:
+            return session(graph) if graph in variant.graphs else None
+
         return cls(
             bundle.manifest.model,
             session(contract.VISION_ENCODER),
             session(contract.PROJECTOR),
             session(contract.DECODER),
-            session(contract.MASK_DECODER) if with_masks else None,
+            optional(contract.PREFILL),
+            optional(contract.MASK_DECODER),
         )
 
     def encode(self, pixel_values: NDArray[np.float32]) -> ort.OrtValue:
@@ -77,25 +81,43 @@ class Engine:
         assert length <= cache.capacity, "a prompt is checked against the capacity before it is run"
         small = _SmallTensors.allocate(slots=1, text=len(ids), vocab=self.facts.vocab_size)
         small.write([ids], [length - 1], length)
-        binding = self.decoder.io_binding()
+        reader = self.prefiller or self.decoder
+        binding = reader.io_binding()
         _bind_features(binding, image_features, (1, pictures * tokens, hidden))
-        small.bind(binding)
+        small.bind_inputs(binding)
+        if reader is self.decoder:
+            small.bind_logits(binding)
         cache.bind(binding, slot, 1)
-        _run_bound(self.decoder, binding)
+        _run_bound(reader, binding)
         cache.lengths[slot] = length
         logits: NDArray[np.float32] = small.logits[0, 0]
+        return logits if reader is self.decoder else self._read_again(cache, slot, ids[-1])
+
+    def _read_again(self, cache: Cache, slot: int, token: int) -> NDArray[np.float32]:
+        """The last token of a prompt through the decoder → logits [vocab].
+
+        The last token sees the whole prompt, as a step does, so that a step over its own place
+        in the cache gives its logits: a prefill graph needs neither head nor last block.
+        """
+        cache.lengths[slot] -= 1
+        logits: NDArray[np.float32] = self._stepper(cache, slot, 1).step([token])[0]
         return logits
 
     def stepper(self, cache: Cache, slots: int) -> Stepper:
         """Bind the first `slots` slots once, for as many steps as wanted."""
+        return self._stepper(cache, 0, slots)
+
+    def _stepper(self, cache: Cache, first: int, slots: int) -> Stepper:
         hidden = self.facts.hidden_size
         nothing = ort.OrtValue.ortvalue_from_numpy(np.zeros((slots, 0, hidden), np.float32))
         small = _SmallTensors.allocate(slots=slots, text=1, vocab=self.facts.vocab_size)
         binding = self.decoder.io_binding()
         _bind_features(binding, nothing, (slots, 0, hidden))
-        small.bind(binding)
-        cache.bind(binding, 0, slots)
-        return Stepper(self.decoder, binding, small, cache, nothing)
+        small.bind_inputs(binding)
+        small.bind_logits(binding)
+        cache.bind(binding, first, slots)
+        lengths = cache.lengths[first : first + slots]
+        return Stepper(self.decoder, binding, small, lengths, cache, nothing)
 
     def decode_masks(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Segmentation codes [masks, 16], each 0..127 → masks [masks, 64, 64], about -1..1."""
@@ -116,6 +138,7 @@ class Stepper:
     session: ort.InferenceSession
     binding: ort.IOBinding
     small: _SmallTensors
+    lengths: NDArray[np.int32]  # of the slots that are stepped, a view into the cache's
     cache: Cache
     no_features: ort.OrtValue  # held because the binding points into it
 
@@ -124,7 +147,7 @@ class Stepper:
 
         A free slot takes part with any token; what it computes is not used.
         """
-        lengths = self.cache.lengths[: len(tokens)]
+        lengths = self.lengths
         longest = int(lengths.max()) + 1
         assert longest <= self.cache.capacity, "an answer is kept within the capacity"
         self.small.write(np.reshape(tokens, (-1, 1)), lengths, longest)
@@ -161,14 +184,18 @@ class _SmallTensors:
         self.seqlens_k[:] = seqlens_k
         self.total[...] = total
 
-    def bind(self, binding: ort.IOBinding) -> None:
-        def value(array: NDArray[np.generic]) -> ort.OrtValue:
-            return ort.OrtValue.ortvalue_from_numpy(array)  # shares the array's memory
+    def bind_inputs(self, binding: ort.IOBinding) -> None:
+        binding.bind_ortvalue_input(contract.INPUT_IDS, _shared(self.ids))
+        binding.bind_ortvalue_input(contract.SEQLENS_K, _shared(self.seqlens_k))
+        binding.bind_ortvalue_input(contract.TOTAL_SEQUENCE_LENGTH, _shared(self.total))
 
-        binding.bind_ortvalue_input(contract.INPUT_IDS, value(self.ids))
-        binding.bind_ortvalue_input(contract.SEQLENS_K, value(self.seqlens_k))
-        binding.bind_ortvalue_input(contract.TOTAL_SEQUENCE_LENGTH, value(self.total))
-        binding.bind_ortvalue_output(contract.LOGITS, value(self.logits))
+    def bind_logits(self, binding: ort.IOBinding) -> None:
+        binding.bind_ortvalue_output(contract.LOGITS, _shared(self.logits))
+
+
+def _shared(array: NDArray[np.generic]) -> ort.OrtValue:
+    """A value over the array's own memory."""
+    return ort.OrtValue.ortvalue_from_numpy(array)
 
 
 def _bind_features(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import Manifest, ModelFacts
+from paligemma_edge.runtime.contract import ComputeDtype, Manifest, ModelFacts
 from paligemma_edge.runtime.errors import BundleError
 
 if TYPE_CHECKING:
@@ -20,19 +20,29 @@ _Tensor: TypeAlias = tuple[str, tuple[int | None, ...]]  # dtype and sizes; None
 _Tensors: TypeAlias = Mapping[str, _Tensor]
 
 _FLOAT, _INT32, _INT64 = "tensor(float)", "tensor(int32)", "tensor(int64)"
+_COMPUTED: Mapping[ComputeDtype, str] = {
+    "float32": _FLOAT,
+    "float16": "tensor(float16)",
+    "bfloat16": "tensor(bfloat16)",
+}
 
 
-def check_graph(name: str, session: ort.InferenceSession, manifest: Manifest) -> None:
-    """BundleError where a graph's tensors are not what the contract and the manifest say."""
-    inputs, outputs = _wanted(name, manifest)
+def check_graph(
+    name: str, session: ort.InferenceSession, manifest: Manifest, compute: ComputeDtype
+) -> None:
+    """BundleError where a graph's tensors are not what the contract and the manifest say.
+
+    `compute` is the dtype of hidden states, features, keys and values.
+    """
+    inputs, outputs = _wanted(name, manifest, _COMPUTED[compute])
     _compare(name, "input", session.get_inputs(), inputs)
     _compare(name, "output", session.get_outputs(), outputs)
 
 
-def _wanted(name: str, manifest: Manifest) -> tuple[_Tensors, _Tensors]:
+def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Tensors]:
     facts, side = manifest.model, manifest.image.size
-    hidden_state = {contract.LAST_HIDDEN_STATE: (_FLOAT, (None, facts.image_tokens, None))}
-    features = (_FLOAT, (None, facts.image_tokens, facts.hidden_size))
+    hidden_state = {contract.LAST_HIDDEN_STATE: (computed, (None, facts.image_tokens, None))}
+    features = (computed, (None, facts.image_tokens, facts.hidden_size))
     codes = (_INT64, (None, contract.CODES_PER_MASK))
     wanted: dict[str, tuple[_Tensors, _Tensors]] = {
         contract.VISION_ENCODER: (
@@ -40,7 +50,8 @@ def _wanted(name: str, manifest: Manifest) -> tuple[_Tensors, _Tensors]:
             hidden_state,
         ),
         contract.PROJECTOR: (hidden_state, {contract.IMAGE_FEATURES: features}),
-        contract.DECODER: _decoder(facts),
+        contract.PREFILL: _prefill(facts, computed),
+        contract.DECODER: _decoder(facts, computed),
         contract.MASK_DECODER: (
             {contract.SEGMENTATION_CODES: codes},
             {contract.MASK: (_FLOAT, (None, 64, 64))},
@@ -49,21 +60,22 @@ def _wanted(name: str, manifest: Manifest) -> tuple[_Tensors, _Tensors]:
     return wanted[name]
 
 
-def _decoder(facts: ModelFacts) -> tuple[_Tensors, _Tensors]:
-    row = (_FLOAT, (None, facts.num_kv_heads, None, facts.head_dim))
+def _prefill(facts: ModelFacts, computed: str) -> tuple[_Tensors, _Tensors]:
+    row = (computed, (None, facts.num_kv_heads, None, facts.head_dim))
     layers = range(facts.num_layers)
     inputs: dict[str, _Tensor] = {
         contract.INPUT_IDS: (_INT64, (None, None)),
-        contract.IMAGE_FEATURES: (_FLOAT, (None, None, facts.hidden_size)),
+        contract.IMAGE_FEATURES: (computed, (None, None, facts.hidden_size)),
         contract.SEQLENS_K: (_INT32, (None,)),
         contract.TOTAL_SEQUENCE_LENGTH: (_INT32, ()),
         **{name: row for layer in layers for name in contract.past_names(layer)},
     }
-    outputs: dict[str, _Tensor] = {
-        contract.LOGITS: (_FLOAT, (None, 1, facts.vocab_size)),
-        **{name: row for layer in layers for name in contract.present_names(layer)},
-    }
-    return inputs, outputs
+    return inputs, {name: row for layer in layers for name in contract.present_names(layer)}
+
+
+def _decoder(facts: ModelFacts, computed: str) -> tuple[_Tensors, _Tensors]:
+    inputs, outputs = _prefill(facts, computed)
+    return inputs, {contract.LOGITS: (_FLOAT, (None, 1, facts.vocab_size)), **outputs}
 
 
 def _compare(graph: str, kind: str, found: Iterable[ort.NodeArg], wanted: _Tensors) -> None:
