@@ -46,7 +46,7 @@ demo: wheel $(DEVICE_VENV)/ready
 	$(DEVICE_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --force-reinstall dist/*.whl
 	$(VENV)/bin/paligemma-edge export $(SAMPLE)/checkpoint $(BUNDLE) \
 	    --mask-decoder $(SAMPLE)/checkpoint/vae-oid.npz --overwrite
-	$(DEVICE_VENV)/bin/python samples/demo.py $(BUNDLE) $(SAMPLE)/pictures build/demo
+	$(DEVICE_VENV)/bin/python samples/demo.py $(BUNDLE) samples/pictures build/demo
 
 test: wheel
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)

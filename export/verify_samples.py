@@ -6,7 +6,6 @@ Knows pictures and prompts. Knows nothing of a model, nor of a true answer.
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +13,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.quantize.questions import parse_prompts
 from paligemma_edge.runtime.image import ImageInput
-
-PROMPTS_FILE = "prompts.json"
 
 _SIZES = ((357, 240), (181, 299), (640, 427))  # width, height: none is square, none a resolution
 _PROMPTS = ("caption en", "detect cat", "answer en what is this?")
-_WANTED = '[{"picture": "file.png", "questions": [{"prompt": "caption en"}, ...]}, ...]'
 
 
 DEFAULT_MAX_NEW_TOKENS = 32  # of each answer; the original runs in float32, so each one counts
@@ -44,24 +40,9 @@ def default_samples() -> list[Sample]:
 def read_samples(directory: Path) -> list[Sample]:
     """Every prompt of a folder's `prompts.json`, with the picture beside it that it is about.
 
-    The file is a list of `{"picture": name, "questions": [{"prompt": text}]}`; other fields are
-    left unread. OptionError where it is absent or of another form.
+    OptionError where the file is absent or of another form.
     """
-    path = directory / PROMPTS_FILE
-    try:
-        entries = json.loads(path.read_bytes())
-        samples = [
-            Sample((directory / entry["picture"],), question["prompt"])
-            for entry in entries
-            for question in entry["questions"]
-        ]
-    except OSError as error:
-        raise OptionError(f"cannot read {path}: {error.strerror}; wanted {_WANTED}") from None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise OptionError(f"{path} has another form, wanted {_WANTED}") from None
-    if not samples or not all(isinstance(sample.prompt, str) for sample in samples):
-        raise OptionError(f"{path} has no prompts, wanted {_WANTED}")
-    return samples
+    return [Sample((question.image,), question.prompt) for question in parse_prompts(directory)]
 
 
 def _draw(number: int, width: int, height: int) -> Image.Image:

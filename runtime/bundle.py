@@ -11,12 +11,12 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from paligemma_edge.runtime.contract import FileRecord, Manifest, Variant
+from paligemma_edge.runtime.contract import FileRecord, Manifest, Primed, Variant
 from paligemma_edge.runtime.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -44,12 +44,9 @@ class Bundle:
             bundle = cls(directory, _read_manifest(directory))
             for name in bundle.manifest.files:
                 _check_name(directory, name)
+            bundle.file(bundle.manifest.tokenizer.file)
             for variant in bundle.manifest.variants.values():
-                bundle._check_folders(variant)
-            for name in bundle.model_files():
-                bundle.file(name)
-            for variant in bundle.manifest.variants.values():
-                bundle._check_nothing_else(variant)
+                bundle.check_graphs(variant)
         return bundle
 
     def file(self, name: str) -> Path:
@@ -61,7 +58,15 @@ class Bundle:
             self._check_status(name, self.manifest.files[name])
         return self.path / name
 
-    def variant_files(self, variant: Variant) -> tuple[str, ...]:
+    def check_graphs(self, variant: Variant | Primed) -> None:
+        """All files beside some graphs are listed and there, and no others; see `verify`."""
+        with _as_bundle_errors(self.path):
+            self._check_folders(variant)
+            for name in self.variant_files(variant):
+                self.file(name)
+            self._check_nothing_else(variant)
+
+    def variant_files(self, variant: Variant | Primed) -> tuple[str, ...]:
         """All that ONNX Runtime may read for a variant: what is listed beside its graphs."""
         folders = _folders(variant)
         beside = {n for n in self.manifest.files if folders & set(PurePosixPath(n).parents)}
@@ -74,17 +79,26 @@ class Bundle:
 
     def verify(self, names: Iterable[str]) -> None:
         """Compare the digests of these files with the manifest; a changed file is an error."""
-        wanted = {name: self.manifest.files[name].sha256 for name in names if self.file(name)}
-        with _as_bundle_errors(self.path), ThreadPoolExecutor() as pool:
-            digests = pool.map(lambda name: sha256(self.path / name), wanted)
-            changed = [n for n, digest in zip(wanted, digests, strict=True) if digest != wanted[n]]
+        there = [name for name in names if self.file(name)]
+        with ThreadPoolExecutor() as pool:
+            self.compare(dict(zip(there, pool.map(self.digest, there), strict=True)))
+
+    def digest(self, name: str) -> str:
+        """The digest that a file has now; BundleError where it cannot be read."""
+        with _as_bundle_errors(self.path):
+            return sha256(self.path / name)
+
+    def compare(self, digests: Mapping[str, str]) -> None:
+        """BundleError where digests of files are not those that the manifest says."""
+        files = self.manifest.files
+        changed = sorted(name for name, found in digests.items() if found != files[name].sha256)
         if changed:
             raise BundleError(
-                f"bundle {self.path}: {', '.join(sorted(changed))} differs from its sha256 in "
+                f"bundle {self.path}: {', '.join(changed)} differs from its sha256 in "
                 f"{MANIFEST}; the file was changed or damaged, {self._remedy(changed)}"
             )
 
-    def _check_folders(self, variant: Variant) -> None:
+    def _check_folders(self, variant: Variant | Primed) -> None:
         for graph in variant.graphs.values():
             if graph not in self.manifest.files or "/" not in graph:
                 raise BundleError(
@@ -92,7 +106,7 @@ class Bundle:
                     "export the bundle again"
                 )
 
-    def _check_nothing_else(self, variant: Variant) -> None:
+    def _check_nothing_else(self, variant: Variant | Primed) -> None:
         """ONNX Runtime reads what a graph names, be it listed or not: so all must be listed."""
         known = set(map(PurePosixPath, self.manifest.files))
         known.update(*(name.parents for name in tuple(known)))
@@ -123,9 +137,12 @@ class Bundle:
 
     def _remedy(self, damaged: Iterable[str]) -> str:
         again = "copy or export the bundle again"
-        if set(damaged).isdisjoint(self.model_files()):
-            return f"run `paligemma-edge verify` to write it anew, or {again}"
-        return again
+        if not set(damaged).isdisjoint(self.model_files()):
+            return again
+        for variant, primed in self.manifest.primed.items():
+            if not set(damaged).isdisjoint(self.variant_files(primed)):
+                return f"run `paligemma-edge prime {self.path} --variant {variant}` to mend it"
+        return f"run `paligemma-edge verify` to write it anew, or {again}"
 
 
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
@@ -154,7 +171,7 @@ def _check_name(directory: Path, name: str) -> None:
         raise BundleError(f"bundle {directory} lists the file {name!r}, which is no plain path")
 
 
-def _folders(variant: Variant) -> set[PurePosixPath]:
+def _folders(variant: Variant | Primed) -> set[PurePosixPath]:
     return {PurePosixPath(graph).parent for graph in variant.graphs.values()}
 
 

@@ -10,61 +10,33 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import hashlib
-import json
 import os
-import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from paligemma_edge.runtime import disk
-from paligemma_edge.runtime.bundle import MANIFEST, Bundle, check_place, sha256
-from paligemma_edge.runtime.contract import FileRecord, Manifest
-from paligemma_edge.runtime.errors import BundleError, OutputError
+from paligemma_edge.runtime.bundle import MANIFEST, Bundle
+from paligemma_edge.runtime.contract import Manifest
+from paligemma_edge.runtime.errors import OutputError
+from paligemma_edge.runtime.staging import (
+    StagedFiles,
+    as_output_errors,
+    check_same_model,
+    put,
+    record_of,
+    remove_strays,
+    to_bytes,
+)
 
-_NEARLY_FULL = 16 << 20  # bytes free
-_STAGED = ".amend-"
 
-
-@dataclass(frozen=True)
-class BundleWriter:
+class BundleWriter(StagedFiles):
     """A bundle that is being written, in a hidden directory beside its final place."""
-
-    directory: Path
-    target: Path
-
-    def path(self, name: str) -> Path:
-        """Where to write a file of the bundle; its directory is made."""
-        path = self.directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def write(self, name: str, data: bytes) -> None:
-        """Write a small file."""
-        self.path(name).write_bytes(data)
-
-    def files(self) -> list[str]:
-        """Names of the files written so far."""
-        paths = (path for path in self.directory.rglob("*") if path.is_file())
-        return sorted(path.relative_to(self.directory).as_posix() for path in paths)
-
-    def require_space(self, size: int) -> None:
-        """Fail now rather than at the end where `size` bytes and 5 % more do not fit."""
-        free = shutil.disk_usage(self.directory).free
-        if free < size * 1.05:
-            raise OutputError(
-                errno.ENOSPC,
-                f"the bundle needs {_readable(size * 1.05)}, {self.target.parent} has "
-                f"{_readable(free)} free; free some or choose another disk",
-            )
 
     def finish(self, manifest: Manifest, progress: Callable[[int], None] | None = None) -> Manifest:
         """Record every file, flush all of it to disk, write the manifest last."""
-        records = {name: _record(self.directory / name, progress) for name in self.files()}
-        complete = dataclasses.replace(manifest, files=records)
-        _put(self.directory, {MANIFEST: _to_bytes(complete)})
+        complete = dataclasses.replace(manifest, files=self.records(progress))
+        put(self.directory, {MANIFEST: to_bytes(complete)})
         return complete
 
 
@@ -77,11 +49,11 @@ def new_bundle(
     An existing bundle is kept unless `overwrite`, and then until the new one is complete.
     """
     final = Path(os.path.abspath(target))  # noqa: PTH100 - resolve() would follow a link
-    with _as_output_errors(final):
+    with as_output_errors(final):
         _check_target(final, overwrite)
         with _parents(final), contextlib.ExitStack() as stack:
             staging = _begin(final, overwrite, stack)
-            with _as_output_errors(final):  # finds the reason before the disk is tidied
+            with as_output_errors(final):  # finds the reason before the disk is tidied
                 yield BundleWriter(staging, final)
                 if not (staging / MANIFEST).is_file():
                     raise AssertionError("the writer was not finished")
@@ -97,16 +69,15 @@ def amend_bundle(
     Whatever stops this, the bundle stays usable: at worst new files are there that the manifest,
     replaced last, does not know, which amending again repairs.
     """
-    with _as_output_errors(bundle.path), disk.locked(bundle.path):
-        for stray in bundle.path.glob(f"{_STAGED}*"):
-            disk.remove_tree(stray)
+    with as_output_errors(bundle.path), disk.locked(bundle.path):
+        remove_strays(bundle.path)
         now = Bundle.open(bundle.path)
-        _check_same_model(bundle, now)
-        records = {name: _record_of(data) for name, data in files.items()}
+        check_same_model(bundle, now, bundle.model_files())
+        records = {name: record_of(data) for name, data in files.items()}
         manifest = dataclasses.replace(
             changes(now.manifest), files={**now.manifest.files, **records}
         )
-        _put(bundle.path, {**files, MANIFEST: _to_bytes(manifest)})
+        put(bundle.path, {**files, MANIFEST: to_bytes(manifest)})
     return Bundle(bundle.path, manifest)
 
 
@@ -163,12 +134,6 @@ def _check_target(final: Path, overwrite: bool) -> None:
         )
 
 
-def _check_same_model(before: Bundle, now: Bundle) -> None:
-    files = before.manifest.files
-    if any(now.manifest.files.get(name) != files[name] for name in before.model_files()):
-        raise BundleError(f"bundle {now.path} was replaced meanwhile; verify it again")
-
-
 @contextlib.contextmanager
 def _parents(final: Path) -> Iterator[None]:
     """Make the folders above; those that were not there go again when the block fails."""
@@ -181,61 +146,3 @@ def _parents(final: Path) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
-
-
-def _record(path: Path, progress: Callable[[int], None] | None) -> FileRecord:
-    digest = sha256(path, progress)
-    disk.sync(path)
-    return FileRecord(bytes=path.stat().st_size, sha256=digest)
-
-
-def _record_of(data: bytes) -> FileRecord:
-    return FileRecord(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _to_bytes(manifest: Manifest) -> bytes:
-    return (json.dumps(manifest.to_json(), indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def _put(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Replace files in their order, once all of them are on the disk, so that space is no risk."""
-    staged = directory / (_STAGED + uuid.uuid4().hex)
-    try:
-        staged.mkdir()
-        for number, (name, data) in enumerate(contents.items()):
-            check_place(directory, name)
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            disk.write_synced(staged / str(number), data)
-        for number, name in enumerate(contents):
-            (staged / str(number)).replace(directory / name)
-            disk.sync((directory / name).parent)
-    finally:
-        disk.remove_tree(staged)
-
-
-@contextlib.contextmanager
-def _as_output_errors(target: Path) -> Iterator[None]:
-    try:
-        yield
-    except OutputError:
-        raise
-    except OSError as error:
-        number = error.errno or _guess_errno(target)
-        raise OutputError(
-            number, f"cannot write {target}: {os.strerror(number)}; nothing was changed"
-        ) from None
-
-
-def _guess_errno(target: Path) -> int:
-    """numpy's tofile says how much it wrote, but not what stopped it."""
-    with contextlib.suppress(OSError):
-        if shutil.disk_usage(target.parent).free < _NEARLY_FULL:
-            return errno.ENOSPC
-    return errno.EIO
-
-
-def _readable(size: float) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size / 1e3:.1f} kB"

@@ -1,7 +1,7 @@
 """The command `paligemma-edge`: options in, exit code out.
 
-`run`, `inspect` and `check` need the runtime alone. The others live in `export` and are found
-by name when they are called, so that a device needs none of their packages.
+`run`, `inspect`, `check`, `prime` and `bench` need the runtime alone. The others live in `export`
+and are found by name when they are called, so that a device needs none of their packages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
-from paligemma_edge.runtime import commands
+from paligemma_edge.runtime import bench_command, commands, prime_command
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError, PaliGemmaError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_SPACE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -55,6 +55,16 @@ examples:
 """
 _INSPECT_EPILOG = "example:\n  paligemma-edge inspect mix.bundle"
 _CHECK_EPILOG = "example:\n  paligemma-edge check mix.bundle --device cpu"
+_PRIME_EPILOG = """\
+examples:
+  paligemma-edge prime mix.bundle --variant cpu-fp32
+  paligemma-edge prime mix.bundle --remove
+"""
+_BENCH_EPILOG = """\
+examples:
+  paligemma-edge bench mix.bundle --variant cpu-fp32
+  paligemma-edge bench mix.bundle --batch 1,4,8 --image photo.jpg
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"paligemma-edge: {_text(error)}", file=sys.stderr)
             return _exit_code(error)
         except KeyboardInterrupt:
-            kept = "; nothing half-written was left" if arguments[:1] == ["export"] else ""
+            writes = arguments[:1] in (["export"], ["prime"])
+            kept = "; nothing half-written was left" if writes else ""
             print(f"paligemma-edge: interrupted{kept}", file=sys.stderr)
             return EXIT_INTERRUPTED
         except BrokenPipeError:
@@ -153,6 +164,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(
         names.add_parser("check", help="test a bundle on this device", formatter_class=plain)
     )
+    _add_prime(
+        names.add_parser("prime", help="pack the weights for this device", formatter_class=plain)
+    )
+    _add_bench(names.add_parser("bench", help="measure speed and memory", formatter_class=plain))
     return parser
 
 
@@ -191,6 +206,33 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", metavar="BUNDLE")
     add_device_options(parser)
     parser.set_defaults(command=commands.check)
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Measure load time, time to the first token, steps and memory; the last line is JSON."
+    )
+    parser.epilog = _BENCH_EPILOG
+    parser.add_argument("bundle", metavar="BUNDLE")
+    add_device_options(parser)
+    parser.add_argument("--image", metavar="FILE", help="default: a picture that is drawn")
+    parser.add_argument("--prompt", metavar="TEXT", default="answer en what is this?")
+    parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens of an answer")
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="after one warm-up")
+    parser.add_argument("--batch", default="1", metavar="N,N", help="slots, such as 1,4,8")
+    parser.set_defaults(command=bench_command.bench)
+
+
+def _add_prime(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Save a variant as ONNX Runtime packs it for this processor, so that nearly all of its "
+        "memory is a file that processes share and the system can take back."
+    )
+    parser.epilog = _PRIME_EPILOG
+    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument("--variant", metavar="NAME", help="such as cpu-fp32; see inspect")
+    parser.add_argument("--remove", action="store_true", help="remove what was saved")
+    parser.set_defaults(command=prime_command.prime)
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.errors import ImageError, OptionError, OutputError
+from paligemma_edge.runtime.errors import (
+    BundleError,
+    ImageError,
+    MissingExtraError,
+    OptionError,
+    OutputError,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -72,6 +78,8 @@ def check(options: argparse.Namespace) -> int:
 
     result = self_test(options.bundle, options.device, options.variant, threads=options.threads)
     print(result.summary())
+    for line in _primed(Bundle.open(options.bundle)):
+        print(f"primed: {line}")
     return 0 if result.passed else 1
 
 
@@ -221,12 +229,37 @@ def _describe(bundle: Bundle) -> list[str]:
             f"            {_size(variant.memory_bytes)} of weights in {variant.compute_dtype}; "
             "ONNX Runtime holds more while it loads them",
             *(f"            {graph}: {file}" for graph, file in variant.graphs.items()),
+            *(f"            {line}" for line in _fidelity(bundle, name)),
         ]
+    lines += [f"primed      {line}" for line in _primed(bundle)]
     lines += [f"file        {r.sha256}  {r.bytes:>13,}  {n}" for n, r in manifest.files.items()]
     others = (p.relative_to(bundle.path).as_posix() for p in bundle.path.rglob("*") if p.is_file())
     unlisted = sorted(set(others) - listed - {"manifest.json"})
     lines += [f"not listed  {name} (never read)" for name in unlisted]
     return lines
+
+
+def _fidelity(bundle: Bundle, variant: str) -> list[str]:
+    """What the variant's report says; a report that is damaged hides nothing else."""
+    from paligemma_edge.runtime.fidelity import Fidelity
+
+    try:
+        report = Fidelity.find(bundle, variant)
+    except BundleError as error:
+        return [f"fidelity report not readable: {error}"]
+    return [] if report is None else report.summary()
+
+
+def _primed(bundle: Bundle) -> list[str]:
+    """Which variants were primed, and where; without ONNX Runtime none of them is of use."""
+    if not bundle.manifest.primed:
+        return []
+    try:
+        from paligemma_edge.runtime import primed
+
+        return primed.describe(bundle)
+    except MissingExtraError:
+        return [f"{name}, not used: no ONNX Runtime is here" for name in bundle.manifest.primed]
 
 
 def _size(count: float) -> str:

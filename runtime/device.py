@@ -48,20 +48,47 @@ class Device:
     name: Literal["cpu", "cuda"]
     threads: int
 
-    def open_session(self, path: Path) -> ort.InferenceSession:
-        """Open a graph with all of its nodes on this device."""
+    def open_session(self, path: Path, *, optimized: bool = False) -> ort.InferenceSession:
+        """Open a graph with all of its nodes on this device; `optimized` is one as it saves it."""
+        options = self._options()
+        if optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        remedy = "; run `paligemma-edge prime` again, or with --remove" if optimized else ""
+        return self._open(path, options, remedy)
+
+    def save_session(self, path: Path, target: Path) -> None:
+        """Save a graph as this device optimizes it, packed weights included, in two files.
+
+        They are `target` and, beside it, what is named like it with `.data` at the end.
+        """
+        options = self._options()
+        options.optimized_model_filepath = os.fspath(target)
+        for key, value in (
+            ("session.optimized_model_external_initializers_file_name", f"{target.name}.data"),
+            ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
+            ("session.save_external_prepacked_constant_initializers", "1"),
+        ):
+            options.add_session_config_entry(key, value)
+        self._open(path, options)
+
+    def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 4  # its errors come to us as exceptions, and we tell them
         if self.name == "cuda":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        return options
+
+    def _open(
+        self, path: Path, options: ort.SessionOptions, remedy: str = ""
+    ) -> ort.InferenceSession:
         provider = _PROVIDERS[self.name]
         try:
             session = ort.InferenceSession(os.fspath(path), options, providers=[provider])
         except Exception as error:  # ONNX Runtime raises a class of its own for each code
             raise DeviceError(
                 f"ONNX Runtime {ort.__version__} cannot open {path} on {self.name}: "
-                f"{one_line(error)}"
+                f"{one_line(error)}{remedy}"
             ) from None
         if provider not in session.get_providers():
             raise DeviceError(
@@ -108,6 +135,12 @@ def open_device(name: Literal["cpu", "cuda"], threads: int | None = None) -> Dev
     if name == "cuda":
         ort.preload_dlls()
     return Device(name, threads or usable_cores())
+
+
+def describe_runtime() -> str:
+    """Version and build of ONNX Runtime."""
+    build = ort.get_build_info().removeprefix("ORT Build Info: ")
+    return f"ONNX Runtime {ort.__version__} ({build})"
 
 
 def check_count(name: str, value: object, most: int | None = None) -> int:

@@ -6,6 +6,7 @@ Knows tensors and sessions. Knows no text, no policy and no end of an answer.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,10 +14,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.cache import Cache
-from paligemma_edge.runtime.contract import ModelFacts, Variant
+from paligemma_edge.runtime.contract import ModelFacts, Primed, Variant
 from paligemma_edge.runtime.device import Device, one_line
+from paligemma_edge.runtime.digests import Digests
 from paligemma_edge.runtime.errors import BundleError, DeviceError
 from paligemma_edge.runtime.graph_check import check_graph
 
@@ -33,28 +34,36 @@ class Engine:
     mask_decoder: ort.InferenceSession | None
 
     @classmethod
-    def open(cls, bundle: Bundle, variant: Variant, device: Device) -> Engine:
-        """Open every graph of a variant on a device."""
+    def open(
+        cls, variant: Variant, device: Device, digests: Digests, primed: Primed | None = None
+    ) -> Engine:
+        """Open every graph of a variant on a device, or the primed ones in their place.
+
+        Each is opened as soon as the digests of its files were compared, several at a time.
+        """
+        manifest = digests.bundle.manifest
+        graphs = (primed or variant).graphs
 
         def session(graph: str) -> ort.InferenceSession:
-            if graph not in variant.graphs:
-                raise BundleError(
-                    f"bundle {bundle.path} has no {graph} graph; export the bundle again"
-                )
-            opened = device.open_session(bundle.file(variant.graphs[graph]))
-            check_graph(graph, opened, bundle.manifest, variant.compute_dtype)
+            path = digests.graph(graphs[graph])
+            opened = device.open_session(path, optimized=primed is not None)
+            check_graph(graph, opened, manifest, variant.compute_dtype)
             return opened
 
-        def optional(graph: str) -> ort.InferenceSession | None:
-            return session(graph) if graph in variant.graphs else None
-
+        for graph in (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER):
+            if graph not in graphs:
+                raise BundleError(
+                    f"bundle {digests.bundle.path} has no {graph} graph; export the bundle again"
+                )
+        with ThreadPoolExecutor(thread_name_prefix="open") as pool:
+            opened = dict(zip(graphs, pool.map(session, graphs), strict=True))
         return cls(
-            bundle.manifest.model,
-            session(contract.VISION_ENCODER),
-            session(contract.PROJECTOR),
-            session(contract.DECODER),
-            optional(contract.PREFILL),
-            optional(contract.MASK_DECODER),
+            manifest.model,
+            opened[contract.VISION_ENCODER],
+            opened[contract.PROJECTOR],
+            opened[contract.DECODER],
+            opened.get(contract.PREFILL),
+            opened.get(contract.MASK_DECODER),
         )
 
     def encode(self, pixel_values: NDArray[np.float32]) -> ort.OrtValue:

@@ -15,11 +15,13 @@ from paligemma_edge.runtime import device as devices
 from paligemma_edge.runtime.answer import Answer, Detection, parse
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.cache import Cache
+from paligemma_edge.runtime.digests import comparing
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
 from paligemma_edge.runtime.generate import Request, generate
 from paligemma_edge.runtime.image import ImageInput, load_image, pixel_values
 from paligemma_edge.runtime.mask import paste_mask
+from paligemma_edge.runtime.primed import primed_here
 from paligemma_edge.runtime.prompt import PromptEncoder, TextStream
 from paligemma_edge.runtime.sampling import Greedy, Sampling
 from paligemma_edge.runtime.stopwatch import Stage, Stopwatch
@@ -69,7 +71,7 @@ class PaliGemma:
         *,
         threads: int | None = None,
     ) -> None:
-        """Verify the files of a variant and open its graphs.
+        """Verify the files of a variant and open its graphs, or those primed for this device.
 
         `device` "auto" takes CUDA where it is present and the bundle has a variant for it.
         `threads` defaults to the cores that the process may use. BundleError, DeviceError or
@@ -81,10 +83,13 @@ class PaliGemma:
         manifest = self.bundle.manifest
         self.variant, chosen = devices.choose(manifest, device, variant)
         opened = devices.open_device(chosen.device, threads)
-        self.verified_files = (*self.bundle.variant_files(chosen), manifest.tokenizer.file)
-        self.bundle.verify(self.verified_files)
-        self.encoder = PromptEncoder(self.bundle.file(manifest.tokenizer.file), manifest.tokenizer)
-        self.engine = Engine.open(self.bundle, chosen, opened)
+        self.primed = primed_here(self.bundle, self.variant)
+        graph_files = self.bundle.variant_files(self.primed or chosen)
+        self.verified_files = (*graph_files, manifest.tokenizer.file)
+        with comparing(self.bundle, self.verified_files) as digests:
+            pieces = digests.file(manifest.tokenizer.file)
+            self.encoder = PromptEncoder(pieces, manifest.tokenizer)
+            self.engine = Engine.open(chosen, opened, digests, self.primed)
 
     def generate(
         self,

@@ -75,7 +75,7 @@ def shapes_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def shapes_pictures() -> Path:
-    return SHAPES / "pictures"
+    return ROOT / "samples" / "pictures"
 
 
 @pytest.fixture(scope="session")

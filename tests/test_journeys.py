@@ -71,7 +71,7 @@ def picture(tmp_path: Path) -> Path:
 def test_from_a_checkpoint_to_an_answer_and_back_to_the_original(tmp_path: Path) -> None:
     bundle, picture = (
         tmp_path / "shapes.bundle",
-        next(Path("samples/shapes/pictures").glob("*.png")),
+        next(Path("samples/pictures").glob("*.png")),
     )
     exported = call("export", CHECKPOINT, bundle, "--mask-decoder", MASKS)
     assert exported.returncode == 0, exported.stderr

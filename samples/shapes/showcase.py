@@ -14,7 +14,7 @@ from samples.shapes.pictures import Picture, draw
 from samples.shapes.tasks import Question, ask, possible
 
 FIRST, COUNT = 100_000, 12  # far from the pictures of the exam
-PICTURES = Path(__file__).with_name("pictures")
+PICTURES = Path(__file__).parents[1] / "pictures"
 
 
 def write(folder: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paligemma_edge.runtime import bundle_writer, disk
+from paligemma_edge.runtime import disk, staging
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_writer import amend_bundle, new_bundle
 from paligemma_edge.runtime.contract import Manifest
@@ -130,7 +130,7 @@ def test_a_full_disk_is_one_clear_line(path: Path, monkeypatch: pytest.MonkeyPat
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(bundle_writer, "_record", full)
+    monkeypatch.setattr(staging, "_record", full)
     with pytest.raises(OutputError, match="No space left on device; nothing was changed"):
         write(path, overwrite=True, graph=b"other")
     assert Bundle.open(path).file(GRAPH).read_bytes() == b"graph"
@@ -374,4 +374,4 @@ def test_folders_that_a_failed_export_made_go_again(tmp_path: Path) -> None:
     ("size", "text"), [(5e9, "5.0 GB"), (12.34e6, "12.3 MB"), (65e3, "65.0 kB"), (0, "0.0 kB")]
 )
 def test_sizes_are_told_in_a_unit_that_shows_them(size: float, text: str) -> None:
-    assert bundle_writer._readable(size) == text
+    assert staging._readable(size) == text

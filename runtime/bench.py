@@ -1,0 +1,132 @@
+"""How fast a variant is on this device, and how much memory it takes.
+
+Knows what is measured, and what a measurement tells. Knows nothing of how a graph is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from PIL import Image
+
+from paligemma_edge.runtime.device import DeviceName, check_count
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.host import MemoryPart, process_memory, processor_name
+from paligemma_edge.runtime.image import load_image
+from paligemma_edge.runtime.measure import Question, measure_reading, measure_stepping
+from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.timings import StepTimings, Timings
+
+DEFAULT_PROMPT = "answer en what is this?"  # 8 tokens of PaliGemma's own tokenizer
+DEFAULT_STEPS = 32
+DEFAULT_RUNS = 5
+_MOST_SLOTS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What was measured, of what and where. Times are seconds, memory is bytes."""
+
+    bundle: str
+    variant: str
+    device: str
+    threads: int
+    processor: str
+    onnxruntime: str
+    image: str
+    prompt: str
+    prompt_tokens: int  # with <bos> and the newline
+    image_tokens: int
+    steps: int
+    runs: int
+    load: float  # digests of the files and sessions of the graphs; no import
+    reading: Mapping[str, Timings]  # preprocess, vision, projector, prefill, first_token
+    stepping: tuple[StepTimings, ...]
+    memory: Mapping[MemoryPart, int]  # after the last run
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and dicts, in the order of the fields."""
+        return {
+            **vars(self),
+            "load": round(self.load, 6),
+            "reading": {name: timings.to_json() for name, timings in self.reading.items()},
+            "stepping": [timings.to_json() for timings in self.stepping],
+            "memory": dict(self.memory),
+        }
+
+
+def benchmark(
+    bundle: str | os.PathLike[str],
+    device: DeviceName = "auto",
+    variant: str | None = None,
+    *,
+    threads: int | None = None,
+    image: str | os.PathLike[str] | None = None,
+    prompt: str = DEFAULT_PROMPT,
+    steps: int = DEFAULT_STEPS,
+    runs: int = DEFAULT_RUNS,
+    batches: Sequence[int] = (1,),
+) -> Benchmark:
+    """Open a variant, answer `runs` times after a warm-up, and step in each of `batches` slots.
+
+    Without an `image` one is drawn. Call it in a fresh process where load time and peak memory
+    matter. OptionError, ImageError or PromptError say what cannot be measured.
+    """
+    steps, runs = check_count("steps", steps), check_count("runs", runs)
+    batches = [check_count("batch", slots, _MOST_SLOTS) for slots in dict.fromkeys(batches)]
+    if not batches:
+        raise OptionError("batch names no number of slots, wanted at least one")
+    with _picture(image) as picture:
+        load_image(picture)  # one that cannot be read is told before the model is loaded
+        start = time.perf_counter()
+        model = PaliGemma(bundle, device, variant, threads=threads)
+        load = time.perf_counter() - start
+        question = Question(model, picture, prompt, steps)
+        read, reading = measure_reading(question, runs)
+        stepping = measure_stepping(question, read, runs, batches)
+    return Benchmark(
+        bundle=os.fspath(bundle),
+        variant=model.variant,
+        device=model.bundle.manifest.variants[model.variant].device,
+        threads=model.engine.decoder.get_session_options().intra_op_num_threads,
+        processor=processor_name(),
+        onnxruntime=ort.__version__,
+        image="drawn" if image is None else os.fspath(image),
+        prompt=prompt,
+        prompt_tokens=len(read.ids),
+        image_tokens=model.engine.facts.image_tokens,
+        steps=steps,
+        runs=runs,
+        load=load,
+        reading=reading,
+        stepping=stepping,
+        memory=process_memory(),
+    )
+
+
+def draw_picture(path: Path) -> None:
+    """A PNG of 640 x 480 pixels that is as hard to decode as a photograph."""
+    rows, columns = np.mgrid[0:480, 0:640]
+    waves = 128 + 90 * np.sin(rows / 37)[..., None] * np.cos(columns[..., None] / (23, 31, 47))
+    noise = np.random.default_rng(0).normal(0, 4, waves.shape)
+    Image.fromarray((waves + noise).clip(0, 255).astype(np.uint8)).save(path, "PNG")
+
+
+@contextlib.contextmanager
+def _picture(image: str | os.PathLike[str] | None) -> Iterator[Path]:
+    if image is not None:
+        yield Path(image)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "drawn.png")
+        draw_picture(path)
+        yield path

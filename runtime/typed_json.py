@@ -1,0 +1,104 @@
+"""JSON into frozen dataclasses: every field of the kind that its annotation says, or an error.
+
+Knows annotations and plain values. Knows nothing of what they mean, nor of files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar, Union
+
+_T = TypeVar("_T")
+_SHOWN = 60  # characters of a value in a message
+
+
+class MismatchError(ValueError):
+    """What was found and what was wanted, in one line; who calls says what to do."""
+
+
+def read(kind: type[_T], text: str | bytes) -> _T:
+    """Parse JSON text as a dataclass; MismatchError where it is no JSON or of another form.
+
+    Fields that the dataclass does not have are ignored, those with a default may be absent.
+    """
+    try:
+        data = json.loads(text, parse_constant=_refuse_constant)
+    except MismatchError:
+        raise
+    except (ValueError, RecursionError):
+        raise MismatchError("no JSON that can be read") from None
+    parsed: _T = parse(kind, data)
+    return parsed
+
+
+def parse(kind: Any, value: object, where: str = "it") -> Any:  # noqa: ANN401 - a type form
+    """A value of JSON as `kind`: a dataclass, `X | None`, Mapping, tuple or plain type."""
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _parse_dataclass(kind, value, where)
+    if origin in (types.UnionType, Union):
+        (present,) = (k for k in typing.get_args(kind) if k is not types.NoneType)
+        return None if value is None else parse(present, value, where)
+    if origin is Mapping:
+        element = typing.get_args(kind)[1]
+        items = _expect(value, Mapping, "an object", where).items()
+        return {k: parse(element, v, f"{where}.{k}") for k, v in items}
+    if origin is tuple:
+        return _parse_tuple(typing.get_args(kind), value, where)
+    if kind is float:
+        return _parse_float(value, where)
+    return value if type(value) is kind else _mismatch(value, f"a {kind.__name__}", where)
+
+
+def _parse_dataclass(kind: type, value: object, where: str) -> object:
+    found = _expect(value, Mapping, "an object", where)
+    fields = dataclasses.fields(kind)
+    absent = [f.name for f in fields if f.name not in found and not _has_default(f)]
+    if absent:
+        raise MismatchError(f"{where} has no {', '.join(absent)}")
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in fields if f.name in found]
+    return kind(**{n: parse(hints[n], found[n], f"{where}.{n}") for n in names})
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    nothing = dataclasses.MISSING
+    return field.default is not nothing or field.default_factory is not nothing
+
+
+def _parse_tuple(elements: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
+    values = _expect(value, list, "a list", where)
+    if elements[-1] is ...:
+        elements = (elements[0],) * len(values)
+    if len(values) != len(elements):
+        _mismatch(value, f"{len(elements)} values", where)
+    pairs = enumerate(zip(elements, values, strict=True))
+    return tuple(parse(kind, item, f"{where}[{i}]") for i, (kind, item) in pairs)
+
+
+def _parse_float(value: object, where: str) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        _mismatch(value, "a number", where)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = float("inf")
+    return number if abs(number) < float("inf") else _mismatch(value, "a finite number", where)
+
+
+def _expect(value: object, kind: type, wanted: str, where: str) -> Any:  # noqa: ANN401
+    return value if isinstance(value, kind) else _mismatch(value, wanted, where)
+
+
+def _mismatch(value: object, wanted: str, where: str) -> NoReturn:
+    shown = repr(value)
+    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+    raise MismatchError(f"{where} holds {shown}, wanted {wanted}")
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise MismatchError(f"it holds {name}, which JSON has not")
