@@ -6,11 +6,14 @@ The packages of the extra are imported within the commands, so that help needs n
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from paligemma_edge.export.verify_samples import DEFAULT_MAX_NEW_TOKENS, read_samples
+from paligemma_edge.quantize.cli import progress_bars
+from paligemma_edge.quantize.recipe import load_recipe
+
+LOSSLESS = "cpu-fp32"
 
 
 def main(argv: Sequence[str]) -> int:
@@ -30,14 +33,25 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "Turn a PaliGemma checkpoint, a directory as transformers saves it, into a bundle."
     )
     parser.epilog = (
-        "example:\n"
-        "  paligemma-edge export paligemma-3b-mix-224 mix.bundle --mask-decoder vae-oid.npz"
+        "examples:\n"
+        "  paligemma-edge export paligemma-3b-mix-224 mix.bundle --mask-decoder vae-oid.npz\n"
+        "  paligemma-edge export paligemma-3b-mix-224 small.bundle --variant cpu-int4"
     )
     parser.add_argument("checkpoint", metavar="CHECKPOINT")
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument(
         "--mask-decoder", metavar="NPZ", help="PaliGemma's vae-oid.npz, for <seg> tokens"
     )
+    parser.add_argument(
+        "--variant",
+        metavar="RECIPE",
+        action="append",
+        help=f"{LOSSLESS} (the default), or a recipe as `quantize` takes it; may be repeated",
+    )
+    parser.add_argument(
+        "--calibrate", metavar="DIR", type=Path, help="as in `quantize`; default: sample pictures"
+    )
+    parser.add_argument("--no-calibration", action="store_true", help="as in `quantize`")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.set_defaults(command=_export)
 
@@ -63,12 +77,19 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     from paligemma_edge.export.exporter import export
+    from paligemma_edge.quantize.questions import read_questions, sample_questions
 
-    with _byte_progress() as report:
+    named = options.variant or [LOSSLESS]
+    variants = [None if name == LOSSLESS else load_recipe(name) for name in named]
+    folder = options.calibrate
+    questions = sample_questions() if folder is None else read_questions(folder)
+    with progress_bars() as report:
         manifest = export(
             options.checkpoint,
             options.bundle,
             mask_decoder=options.mask_decoder,
+            variants=variants,
+            questions=None if options.no_calibration else questions,
             overwrite=options.overwrite,
             progress=report,
         )
@@ -97,35 +118,3 @@ def _verify(options: argparse.Namespace) -> int:
         )
     Console().print(render(report))
     return 0 if report.passed else 1
-
-
-@contextmanager
-def _byte_progress() -> Iterator[Callable[[str, int, int], None]]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    hidden = not console.is_terminal  # a log would get an empty line
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
-        tasks = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done)
-
-        yield report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +21,19 @@ from paligemma_edge.export.preprocessor import read_image_facts
 from paligemma_edge.export.projector import build_projector
 from paligemma_edge.export.tokenizer import TokenizerExport, read_tokenizer
 from paligemma_edge.export.vision_encoder import build_vision_encoder
+from paligemma_edge.quantize.apply import round_graphs
+from paligemma_edge.quantize.calibration import Calibration, without_answers
+from paligemma_edge.quantize.cured import cured_with, require_layers, without_calibration
 from paligemma_edge.quantize.graph_file import weight_bytes, write_graph
+from paligemma_edge.quantize.questions import Question
+from paligemma_edge.quantize.recipe import Recipe
+from paligemma_edge.quantize.sensitivity import choose
+from paligemma_edge.quantize.variant import describe_variant, write_variant
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle import sha256
 from paligemma_edge.runtime.bundle_writer import BundleWriter, new_bundle
 from paligemma_edge.runtime.contract import ImageFacts, Manifest, ModelFacts, Variant
+from paligemma_edge.runtime.prompt import PromptEncoder
 
 LOSSLESS = "cpu-fp32"
 TOKENIZER_FILE = "tokenizer.model"
@@ -53,18 +62,35 @@ def export(
     bundle: str | os.PathLike[str],
     *,
     mask_decoder: str | os.PathLike[str] | None = None,
+    variants: Sequence[Recipe | None] = (None,),
+    questions: Sequence[Question] | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Manifest:
-    """Write the lossless variant of a checkpoint into a new bundle.
+    """Write variants of a checkpoint into a new bundle; None stands for the lossless one.
 
-    Weights keep the checkpoint's dtype and are computed with in float32. `mask_decoder` is the
-    path of PaliGemma's `vae-oid.npz`. CheckpointError and TokenizerError say what is wrong with
-    the source, OutputError what stands in the way; then nothing is left behind.
+    The lossless variant keeps the checkpoint's dtype and is computed with in float32; a recipe's
+    is written straight from the checkpoint, calibrated with the prompts of `questions` if there
+    are any. `mask_decoder` is the path of PaliGemma's `vae-oid.npz`. CheckpointError,
+    TokenizerError and OptionError say what is wrong with the source or a recipe, OutputError what
+    stands in the way; then nothing is left behind.
     """
     source = _read(Path(checkpoint), mask_decoder)
+    for recipe in variants:
+        if recipe is not None:
+            require_layers(source.graphs, recipe)
     with new_bundle(bundle, overwrite=overwrite) as writer:
-        return _write(writer, source, progress)
+        writer.write(TOKENIZER_FILE, source.tokenizer.model_bytes)
+        manifest = _describe(source)
+        made: dict[str, Variant] = {}
+        for recipe in variants:
+            if recipe is None:
+                made[LOSSLESS] = _write_lossless(writer, source, progress)
+            else:
+                calibration = _calibration(writer, manifest, recipe, questions)
+                made[recipe.name] = _write_recipe(writer, source, recipe, calibration, progress)
+        hashed = _Meter("hashing", writer.bytes(), progress)
+        return writer.finish(dataclasses.replace(manifest, variants=made), hashed.add)
 
 
 def build_graphs(
@@ -94,17 +120,46 @@ def _read(directory: Path, mask_decoder: str | os.PathLike[str] | None) -> _Sour
     )
 
 
-def _write(writer: BundleWriter, source: _Source, progress: Progress | None) -> Manifest:
+def _write_lossless(writer: BundleWriter, source: _Source, progress: Progress | None) -> Variant:
     total = sum(map(weight_bytes, source.graphs.values()))
     writer.require_space(total)
-    written, hashed = _Meter("writing", total, progress), _Meter("hashing", total, progress)
+    written = _Meter("writing", total, progress)
     for name, graph in source.graphs.items():
         write_graph(graph, writer.path(_graph_file(name)), written.add)
-    writer.write(TOKENIZER_FILE, source.tokenizer.model_bytes)
-    return writer.finish(_describe(source, writer.files()), hashed.add)
+    return _lossless(source, writer.files())
 
 
-def _describe(source: _Source, files: Sequence[str]) -> Manifest:
+def _write_recipe(
+    writer: BundleWriter,
+    source: _Source,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    progress: Progress | None,
+) -> Variant:
+    tell = progress or (lambda *_: None)
+    if calibration is None:
+        recipe = without_calibration(recipe)
+    facts = _model_facts(source.checkpoint.config)
+    cured = cured_with(source.graphs, facts, recipe, calibration, tell)
+    graphs = round_graphs(cured, recipe, choose(cured.layers(), recipe, cured.moments))
+    write_variant(writer, recipe, graphs, tell)
+    files = [name for name in writer.files() if name.startswith(f"{recipe.name}/")]
+    return describe_variant(recipe, graphs, files)
+
+
+def _calibration(
+    writer: BundleWriter,
+    manifest: Manifest,
+    recipe: Recipe,
+    questions: Sequence[Question] | None,
+) -> Calibration | None:
+    if not questions or not recipe.layers:
+        return None
+    encoder = PromptEncoder(writer.path(TOKENIZER_FILE), manifest.tokenizer)
+    return without_answers(manifest, encoder, questions)
+
+
+def _describe(source: _Source) -> Manifest:
     config, checkpoint = source.checkpoint.config, source.checkpoint
     return Manifest(
         schema_version=contract.SCHEMA_VERSION,
@@ -117,7 +172,7 @@ def _describe(source: _Source, files: Sequence[str]) -> Manifest:
         model=_model_facts(config),
         tokenizer=source.tokenizer.facts,
         image=source.image,
-        variants={LOSSLESS: _lossless(source, files)},
+        variants={},
     )
 
 

@@ -6,20 +6,23 @@ its blocks. An answer's tokens count for more than the many tokens of a picture.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.quantize.derived import Float
-from paligemma_edge.quantize.linear import Linear, linears
+from paligemma_edge.quantize.linear import linears
 from paligemma_edge.quantize.statistics import Accumulator, Moments
 from paligemma_edge.quantize.stream import Array, Run, stream
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ModelFacts
 
 Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
+Observe = Callable[[str, str, Array, Run], None]  # graph, name of a value, the value, its run
+
+_GRAPHS = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
 
 # Pictures have 256 tokens and more, answers ten; yet every token of an answer is a decision.
 _ANSWER_WEIGHT = 4.0
@@ -47,61 +50,81 @@ def calibrate(
 
     `pictures` are pixel values [3, R, R]. `second` asks for second moments, which GPTQ needs.
     """
-    tell = progress or (lambda *_: None)
-    watch = _Watch(second)
-    seen = [Run({contract.PIXEL_VALUES: pixels[None]}) for pixels in pictures]
-    hidden = watch.run(graphs, contract.VISION_ENCODER, seen, contract.LAST_HIDDEN_STATE, tell)
-    seen = [Run({contract.LAST_HIDDEN_STATE: state}) for state in hidden]
-    features = watch.run(graphs, contract.PROJECTOR, seen, contract.IMAGE_FEATURES, tell)
-    runs = [run for question in asked for run in _runs(question, features, facts)]
-    watch.run(graphs, contract.DECODER, runs, None, tell)
+    watch = _Watch(graphs, second)
+    pass_questions(
+        graphs,
+        facts,
+        pictures,
+        asked,
+        wanted=watch.names(),
+        observe=watch.add,
+        progress=progress,
+    )
     return watch.moments()
 
 
-class _Watch:
-    """Accumulators by the name of the value that layers read, over all graphs."""
+def pass_questions(
+    graphs: Mapping[str, ir.Model],
+    facts: ModelFacts,
+    pictures: Sequence[Float],
+    asked: Sequence[Asked],
+    *,
+    wanted: Mapping[str, Iterable[str]],
+    observe: Observe,
+    progress: Progress | None = None,
+) -> None:
+    """Pass every question through the three graphs; tell the wanted values, named by graph."""
+    tell = progress or (lambda *_: None)
 
-    def __init__(self, second: bool) -> None:
-        self.second = second
-        self.layers: list[Linear] = []
-        self.seen: dict[str, Accumulator] = {}
-
-    def run(
-        self,
-        graphs: Mapping[str, ir.Model],
-        graph: str,
-        runs: Sequence[Run],
-        output: str | None,
-        tell: Progress,
-    ) -> list[Array]:
-        """Pass all runs through a graph; its output for each of them."""
+    def run(graph: str, runs: Sequence[Run], output: str | None) -> list[Array]:
+        names = set(wanted.get(graph, ()))
         found: dict[int, Array] = {}
-        layers = linears(graphs[graph])
-        self.layers += layers
-        inputs = {layer.input.name: layer for layer in layers if layer.input.name}
 
-        def observe(number: int, name: str, array: Array) -> None:
+        def see(number: int, name: str, array: Array) -> None:
             if name == output:
                 found[number] = array
-            if name in inputs:
-                self._add(inputs[name], array, _ANSWER_WEIGHT if runs[number].causal else 1.0)
+            if name in names:
+                observe(graph, name, array, runs[number])
 
-        for number, run in enumerate(runs):
-            for name in inputs.keys() & run.values.keys():
-                observe(number, name, run.values[name])
-        wanted = {*inputs, output} if output else set(inputs)
-        stream(graphs[graph], runs, wanted, observe, lambda done, of: tell(graph, done, of))
-        return [found[number] for number in range(len(runs))] if output else []
+        for number, one in enumerate(runs):
+            for name in names & one.values.keys():
+                see(number, name, one.values[name])
+        outputs = {output} if output else set()
+        stream(graphs[graph], runs, names | outputs, see, lambda done, of: tell(graph, done, of))
+        return [found[number] for number in range(len(found))]
 
-    def _add(self, layer: Linear, array: Array, weight: float) -> None:
-        name = str(layer.input.name)
-        if name not in self.seen:
-            self.seen[name] = Accumulator(layer.in_features, second=self.second)
-        self.seen[name].add(array.reshape(-1, layer.in_features), weight)
+    seen = [Run({contract.PIXEL_VALUES: pixels[None]}) for pixels in pictures]
+    hidden = run(contract.VISION_ENCODER, seen, contract.LAST_HIDDEN_STATE)
+    seen = [Run({contract.LAST_HIDDEN_STATE: state}) for state in hidden]
+    features = run(contract.PROJECTOR, seen, contract.IMAGE_FEATURES)
+    run(contract.DECODER, [r for question in asked for r in _runs(question, features, facts)], None)
+
+
+class _Watch:
+    """Accumulators of what layers read, by graph and by the value's name."""
+
+    def __init__(self, graphs: Mapping[str, ir.Model], second: bool) -> None:
+        self.second = second
+        self.layers = {graph: linears(graphs[graph]) for graph in _GRAPHS}
+        self.seen: dict[tuple[str, str], Accumulator] = {}
+
+    def names(self) -> dict[str, set[str]]:
+        return {g: {str(layer.input.name) for layer in found} for g, found in self.layers.items()}
+
+    def add(self, graph: str, name: str, array: Array, run: Run) -> None:
+        width = array.shape[-1]
+        if (graph, name) not in self.seen:
+            self.seen[graph, name] = Accumulator(width, second=self.second)
+        weight = _ANSWER_WEIGHT if run.causal else 1.0
+        self.seen[graph, name].add(array.reshape(-1, width), weight)
 
     def moments(self) -> dict[str, Moments]:
-        means = {name: accumulator.moments() for name, accumulator in self.seen.items()}
-        return {layer.name: means[str(layer.input.name)] for layer in self.layers}
+        means = {key: accumulator.moments() for key, accumulator in self.seen.items()}
+        return {
+            layer.name: means[graph, str(layer.input.name)]
+            for graph, layers in self.layers.items()
+            for layer in layers
+        }
 
 
 def _runs(question: Asked, features: Sequence[Array], facts: ModelFacts) -> list[Run]:

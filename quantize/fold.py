@@ -13,14 +13,14 @@ import onnx_ir as ir
 from paligemma_edge.quantize.derived import Float, lazy_array, row_chunks
 from paligemma_edge.quantize.linear import Linear, initializer, linears, set_float, tensor_of
 
-_NORMS = ("RMSNormalization", "LayerNormalization")
+NORMS = ("RMSNormalization", "LayerNormalization")
 
 
 def fold_gains(model: ir.Model) -> None:
     """Fold every norm that only linear layers read; each of them must have a bias for a shift."""
     layers = {id(layer.node): layer for layer in linears(model)}
     for node in list(model.graph):
-        if node.op_type not in _NORMS:
+        if node.op_type not in NORMS:
             continue
         readers = norm_readers(node, layers)
         if readers and (len(node.inputs) < 3 or all(reader.bias for reader in readers)):

@@ -2,8 +2,8 @@
 
 Two rotations, both folded into the weights: one of the residual stream, which pre-norm blocks
 allow once the gains are folded (an RMS norm does not see a rotation), and one of each head's
-values. Only the image features, which come from outside, are turned by the graph itself: two
-small products in a prefill, nothing in a step.
+values. Only where the stream begins does the graph itself turn it, by two small products, so
+that the embedding table stays as it is stored.
 (QuaRot, https://arxiv.org/abs/2404.00456, sections 4.1 and 4.2.)
 """
 
@@ -12,25 +12,20 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.derived import DerivedMatrix, Float
+from paligemma_edge.quantize.derived import Float
 from paligemma_edge.quantize.fold import float_of
-from paligemma_edge.quantize.linear import (
-    EMBEDDING,
-    WEIGHT,
-    Linear,
-    gathered_as_float,
-    linears,
-    set_float,
-    tensor_of,
-)
+from paligemma_edge.quantize.linear import Linear, linears
+from paligemma_edge.quantize.rewrite import add_constant
 from paligemma_edge.quantize.rotation import Rotation, rotate_columns
-from paligemma_edge.runtime import contract
 
 _WRITERS = (".o_proj", ".down_proj")
 
 
-def rotate_decoder(model: ir.Model) -> None:
-    """Rotate the residual stream and the values of a decoder whose gains are folded."""
+def rotate_decoder(model: ir.Model) -> Rotation:
+    """Rotate the residual stream and the values of a decoder whose gains are folded.
+
+    Returns the rotation of the stream.
+    """
     _require_folded(model)
     layers = linears(model)
     writers = [layer for layer in layers if layer.name.endswith(_WRITERS)]
@@ -40,9 +35,9 @@ def rotate_decoder(model: ir.Model) -> None:
             layer.change(lambda rows, _: rotate_columns(rotation, rows), whole=True)
         else:
             layer.change(lambda rows, _: rotation.apply(rows))
-    _rotate_embedding(model, rotation)
-    _rotate_features(model, rotation)
+    _rotate_stream(model, rotation)
     _rotate_values(model, {layer.name: layer for layer in layers})
+    return rotation
 
 
 def _require_folded(model: ir.Model) -> None:
@@ -51,56 +46,34 @@ def _require_folded(model: ir.Model) -> None:
             assert np.all(float_of(node.inputs[1]) == 1), "gains are folded before a rotation"
 
 
-def _rotate_embedding(model: ir.Model, rotation: Rotation) -> None:
-    table = model.graph.initializers[EMBEDDING + WEIGHT]
-    turned = DerivedMatrix(
-        tensor_of(table), lambda rows, _: rotation.apply(rows), columns_first=False
-    )
-    set_float(table, turned)
-    for gather in [use.node for use in table.uses()]:
-        gathered_as_float(gather)
-
-
-def _rotate_features(model: ir.Model, rotation: Rotation) -> None:
-    """`left.T @ x @ right` on [batch, image, a, b], in front of whatever reads the features."""
-    features = next(v for v in model.graph.inputs if v.name == contract.IMAGE_FEATURES)
-    users = [(use.node, use.idx) for use in features.uses()]
-    a, b = len(rotation.left), len(rotation.right)
-    steps = [
-        ("Reshape", _constant(model, "rotation.split", np.array([0, 0, a, b]))),
-        ("MatMul", _constant(model, "rotation.right", rotation.right)),
-    ]
-    value: ir.Value = features
-    nodes = []
-    for op, operand in steps:
-        nodes.append(ir.node(op, [value, operand]))
-        value = nodes[-1].outputs[0]
-    left = _constant(model, "rotation.left", np.ascontiguousarray(rotation.left.T))
-    nodes.append(ir.node("MatMul", [left, value]))
-    joined = _constant(model, "rotation.join", np.array([0, 0, a * b]))
-    nodes.append(ir.node("Reshape", [nodes[-1].outputs[0], joined]))
-    for node in nodes:
-        _name(node)
+def _rotate_stream(model: ir.Model, rotation: Rotation) -> None:
+    """Where features and embedded tokens meet, and the stream begins."""
+    start = next(node for node in model.graph if node.op_type == "Concat").outputs[0]
+    users = [(use.node, use.idx) for use in start.uses()]
+    nodes = rotation_nodes(model, start, rotation)
     model.graph.insert_before(users[0][0], nodes)
     for user, index in users:
         user.replace_input_with(index, nodes[-1].outputs[0])
 
 
-def _constant(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(ir.tensor(array).dtype),
-        shape=ir.Shape(array.shape),
-        const_value=ir.tensor(array, name=name),
-    )
-    model.graph.register_initializer(value)
-    return value
-
-
-def _name(node: ir.Node) -> None:
-    output = node.outputs[0]
-    if output.name is None:
-        output.name = f"rotation.{node.op_type}.{id(node)}"
+def rotation_nodes(
+    model: ir.Model, x: ir.Value, rotation: Rotation, *, back: bool = False
+) -> list[ir.Node]:
+    """Nodes that turn `x` [batch, tokens, size], or turn it back: two small products."""
+    left, right = (rotation.left.T, rotation.right.T) if back else (rotation.left, rotation.right)
+    name = "rotation.back" if back else "rotation"
+    split = add_constant(model, "rotation.split", np.array([0, 0, len(left), len(right)]))
+    joined = add_constant(model, "rotation.join", np.array([0, 0, rotation.size]))
+    rows = add_constant(model, f"{name}.left", np.ascontiguousarray(left.T))
+    columns = add_constant(model, f"{name}.right", np.ascontiguousarray(right))
+    cube = ir.node("Reshape", [x, split])
+    once = ir.node("MatMul", [cube.outputs[0], columns])
+    twice = ir.node("MatMul", [rows, once.outputs[0]])
+    flat = ir.node("Reshape", [twice.outputs[0], joined])
+    nodes = [cube, once, twice, flat]
+    for number, node in enumerate(nodes):
+        node.outputs[0].name = f"{name}.{number}.{x.name}"
+    return nodes
 
 
 def _rotate_values(model: ir.Model, layers: dict[str, Linear]) -> None:

@@ -25,16 +25,20 @@ from paligemma_edge.runtime.errors import MissingExtraError, OptionError, PaliGe
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_SPACE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
-_ELSEWHERE: Mapping[str, str] = {
-    "export": "turn a checkpoint into a bundle",
-    "verify": "compare a bundle with the original, stage by stage",
+# Commands of the other folders: the module that has them, and what they are for.
+_ELSEWHERE: Mapping[str, tuple[str, str]] = {
+    "export": ("export", "turn a checkpoint into a bundle"),
+    "quantize": ("quantize", "add smaller and faster variants to a bundle"),
+    "verify": ("export", "compare a bundle with the original, stage by stage"),
 }
 
 # Which extra brings a package, by the name that is imported.
 _EXTRAS: Mapping[str, str] = {
     "onnxruntime": "cpu",
     **dict.fromkeys(("ml_dtypes", "onnx", "onnx_ir", "onnxscript", "google"), "export"),
-    **dict.fromkeys(("rich", "safetensors", "tokenizers", "torch", "transformers"), "export"),
+    **dict.fromkeys(
+        ("matplotlib", "rich", "safetensors", "tokenizers", "torch", "transformers"), "export"
+    ),
 }
 
 _EPILOG = """\
@@ -134,7 +138,8 @@ def _text(error: PaliGemmaError) -> str:
 
 def _run_elsewhere(arguments: Sequence[str]) -> int:
     try:
-        module = importlib.import_module("paligemma_edge.export.cli")
+        folder, _ = _ELSEWHERE[arguments[0]]
+        module = importlib.import_module(f"paligemma_edge.{folder}.cli")
         code: int = module.main(arguments)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
@@ -156,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=version("paligemma-edge"))
     names = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, summary in _ELSEWHERE.items():
+    for name, (_, summary) in _ELSEWHERE.items():
         names.add_parser(name, help=summary, add_help=False)
     plain = argparse.RawDescriptionHelpFormatter  # an example keeps its line
     _add_run(names.add_parser("run", help="answer a prompt about pictures", formatter_class=plain))

@@ -6,14 +6,15 @@ Knows names, shapes and dtypes. Knows nothing of files, of ONNX or of a device.
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
 
 from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.typed_json import MismatchError, parse
 
 SCHEMA_VERSION = "1.1"
+_CHANGED = "the bundle's manifest was changed or written by something else: export it again"
 _MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
 
 # Graphs of a variant, in the order in which data flows through them.
@@ -170,16 +171,17 @@ class Manifest:
     def from_json(cls, data: object) -> Self:
         """Check every field and its type; unknown fields of a newer minor version are ignored."""
         _check_schema(data)
-        return typing.cast(Self, _parse(cls, data, "manifest"))
+        try:
+            manifest: Self = parse(cls, data, "manifest")
+        except MismatchError as error:
+            raise BundleError(f"{error}; {_CHANGED}") from None
+        return manifest
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     # Written so that NaN fails too.
     if not low <= value <= high:
-        raise BundleError(
-            f"{name} is {value}, wanted {low} to {high}; the bundle's manifest was changed or "
-            "written by something else: export it again"
-        )
+        raise BundleError(f"{name} is {value}, wanted {low} to {high}; {_CHANGED}")
 
 
 def _check_schema(data: object) -> None:
@@ -189,60 +191,3 @@ def _check_schema(data: object) -> None:
             f"manifest has schema version {version!r}, this release reads {SCHEMA_VERSION!r}; "
             "export the bundle again or install a matching paligemma-edge"
         )
-
-
-def _parse(kind: Any, value: object, where: str) -> object:  # noqa: ANN401 - a type form
-    origin = typing.get_origin(kind)
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _parse_dataclass(kind, value, where)
-    if origin is Literal:
-        return _expect(value in typing.get_args(kind), value, kind, where)
-    if origin is Mapping:
-        _expect(isinstance(value, Mapping), value, "an object", where)
-        element = typing.get_args(kind)[1]
-        items = typing.cast(Mapping[str, object], value).items()
-        return {k: _parse(element, v, f"{where}.{k}") for k, v in items}
-    if origin is tuple:
-        return _parse_tuple(typing.get_args(kind), value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return _expect(type(value) is kind, value, kind, where)
-
-
-def _parse_dataclass(kind: type, value: object, where: str) -> object:
-    if not isinstance(value, Mapping):
-        return _expect(False, value, "an object", where)
-    hints = typing.get_type_hints(kind)
-    missing = sorted(_required(kind) - set(value))
-    _expect(not missing, f"no {', '.join(missing)}", "all of its fields", where)
-    present = {k: hint for k, hint in hints.items() if k in value}
-    return kind(**{k: _parse(hint, value[k], f"{where}.{k}") for k, hint in present.items()})
-
-
-def _required(kind: type) -> set[str]:
-    """Fields without a default; the others came with a newer minor version."""
-    fields = dataclasses.fields(kind)
-    nothing = dataclasses.MISSING
-    return {f.name for f in fields if f.default is nothing and f.default_factory is nothing}
-
-
-def _parse_tuple(elements: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
-    _expect(isinstance(value, list | tuple), value, "a list", where)
-    values = tuple(typing.cast("list[object]", value))
-    if elements[-1] is ...:
-        elements = (elements[0],) * len(values)
-    _expect(len(values) == len(elements), value, f"{len(elements)} values", where)
-    return tuple(
-        _parse(kind, item, f"{where}[{i}]")
-        for i, (kind, item) in enumerate(zip(elements, values, strict=True))
-    )
-
-
-def _expect(ok: bool, found: object, wanted: object, where: str) -> object:
-    if not ok:
-        wanted = getattr(wanted, "__name__", wanted)
-        raise BundleError(
-            f"{where} holds {found!r}, wanted {wanted}; the bundle's manifest was changed "
-            "or written by something else: export it again"
-        )
-    return found

@@ -47,6 +47,10 @@ class StagedFiles:
         paths = (path for path in self.directory.rglob("*") if path.is_file())
         return sorted(path.relative_to(self.directory).as_posix() for path in paths)
 
+    def bytes(self) -> int:
+        """Size of the files written so far."""
+        return sum((self.directory / name).stat().st_size for name in self.files())
+
     def require_space(self, size: int) -> None:
         """Fail now rather than at the end where `size` bytes and 5 % more do not fit."""
         free = shutil.disk_usage(self.directory).free

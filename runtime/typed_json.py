@@ -10,7 +10,7 @@ import json
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar, Union
+from typing import Any, Literal, NoReturn, TypeVar, Union
 
 _T = TypeVar("_T")
 _SHOWN = 60  # characters of a value in a message
@@ -36,10 +36,13 @@ def read(kind: type[_T], text: str | bytes) -> _T:
 
 
 def parse(kind: Any, value: object, where: str = "it") -> Any:  # noqa: ANN401 - a type form
-    """A value of JSON as `kind`: a dataclass, `X | None`, Mapping, tuple or plain type."""
+    """A value of JSON as `kind`: a dataclass, `X | None`, Literal, Mapping, tuple or plain type."""
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
         return _parse_dataclass(kind, value, where)
+    if origin is Literal:
+        allowed = typing.get_args(kind)
+        return value if value in allowed else _mismatch(value, f"one of {allowed}", where)
     if origin in (types.UnionType, Union):
         (present,) = (k for k in typing.get_args(kind) if k is not types.NoneType)
         return None if value is None else parse(present, value, where)
@@ -71,7 +74,7 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 
 def _parse_tuple(elements: tuple[Any, ...], value: object, where: str) -> tuple[object, ...]:
-    values = _expect(value, list, "a list", where)
+    values = _expect(value, list | tuple, "a list", where)
     if elements[-1] is ...:
         elements = (elements[0],) * len(values)
     if len(values) != len(elements):
@@ -90,7 +93,7 @@ def _parse_float(value: object, where: str) -> float:
     return number if abs(number) < float("inf") else _mismatch(value, "a finite number", where)
 
 
-def _expect(value: object, kind: type, wanted: str, where: str) -> Any:  # noqa: ANN401
+def _expect(value: object, kind: Any, wanted: str, where: str) -> Any:  # noqa: ANN401
     return value if isinstance(value, kind) else _mismatch(value, wanted, where)
 
 

@@ -1,0 +1,200 @@
+"""A bundle gets more variants: read the graphs, calibrate, choose, round, write, report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from paligemma_edge.quantize.apply import Graphs, round_graphs
+from paligemma_edge.quantize.calibration import Calibration, with_answers
+from paligemma_edge.quantize.cured import cured_with, require_layers, without_calibration
+from paligemma_edge.quantize.fidelity_measure import DEFAULT_MAX_NEW_TOKENS, measure_fidelity
+from paligemma_edge.quantize.linear import linears
+from paligemma_edge.quantize.plot import report_files
+from paligemma_edge.quantize.prefill import PREFIX
+from paligemma_edge.quantize.questions import Question, sample_questions
+from paligemma_edge.quantize.recipe import Recipe
+from paligemma_edge.quantize.search import smallest_that_keeps
+from paligemma_edge.quantize.sensitivity import Choice, choose
+from paligemma_edge.quantize.variant import describe_variant, write_variant
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.bundle_extension import extend_bundle
+from paligemma_edge.runtime.bundle_writer import amend_bundle
+from paligemma_edge.runtime.contract import Manifest
+from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.fidelity import Fidelity, LayerError
+
+Progress = Callable[[str, int, int], None]  # stage, done, in all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How recipes are carried out.
+
+    `questions` calibrate and are what the report is about. Without calibration weights are
+    rounded to the nearest code, in the memory of a few layers; with it the lossless variant runs.
+    `min_agreement` is the share of answers that must stay the same.
+    """
+
+    questions: tuple[Question, ...] = field(default_factory=lambda: tuple(sample_questions()))
+    calibrate: bool = True
+    report: bool = True
+    min_agreement: float | None = None
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    overwrite: bool = False
+
+
+def quantize(
+    bundle_path: str | os.PathLike[str],
+    recipes: Sequence[Recipe],
+    options: Options,
+    progress: Progress | None = None,
+) -> list[Fidelity]:
+    """Add a variant for each recipe to a bundle; its reports, if they were asked for.
+
+    OptionError for a recipe that does not fit the model, BundleError for a bundle without a
+    lossless variant, OutputError where it cannot be written. Each variant is added whole or not
+    at all.
+    """
+    tell = progress or (lambda *_: None)
+    bundle = Bundle.open(bundle_path)
+    lossless = _lossless(bundle.manifest)
+    _check_options(options)
+    for recipe in recipes:
+        _require_new(bundle, recipe, options)
+    graphs = _read_graphs(bundle, lossless)
+    for recipe in recipes:
+        require_layers(graphs, recipe)
+    answers = None
+    if options.calibrate or options.min_agreement is not None:
+        answers = with_answers(
+            bundle.path, lossless, options.questions, options.max_new_tokens, tell
+        )
+    reports = []
+    for recipe in recipes:
+        work = _Work(bundle, lossless, recipe, options, answers, tell)
+        found = work.run(graphs)
+        reports += [found] if found is not None else []
+    return reports
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One recipe on its way into a bundle."""
+
+    bundle: Bundle
+    lossless: str
+    recipe: Recipe
+    options: Options
+    answers: Calibration | None
+    tell: Progress
+
+    def run(self, graphs: Graphs) -> Fidelity | None:
+        recipe, facts = self.recipe, self.bundle.manifest.model
+        known = self.answers if self.options.calibrate else None
+        if known is None:
+            recipe = without_calibration(recipe)
+        cured = cured_with(graphs, facts, recipe, known, self.tell)
+        self.tell(f"choosing schemes of {recipe.name}", 0, 1)
+        choices = choose(cured.layers(), recipe, cured.moments)
+        if self.options.min_agreement is not None and self.answers is not None:
+            choices = smallest_that_keeps(
+                self.bundle, recipe, cured, choices, self.answers, self.options, self.tell
+            )
+        self._write(recipe, round_graphs(cured, recipe, choices))
+        return self._report(recipe, choices)
+
+    def _write(self, recipe: Recipe, graphs: Mapping[str, ir.Model]) -> None:
+        name = recipe.name
+        manifest = self.bundle.manifest
+        source = (*manifest.variants[self.lossless].files, manifest.tokenizer.file)
+        overwrite = self.options.overwrite
+        with extend_bundle(self.bundle, name, overwrite=overwrite, made_from=source) as writer:
+            write_variant(writer, recipe, graphs, self.tell)
+            variant = describe_variant(recipe, graphs, writer.files())
+            writer.finish(
+                lambda m: dataclasses.replace(m, variants={**m.variants, name: variant}),
+                lambda _: self.tell(f"recording {name}", 0, 1),
+            )
+
+    def _report(self, recipe: Recipe, choices: Mapping[str, Choice]) -> Fidelity | None:
+        if not self.options.report or recipe.device == "cuda":
+            return None
+        report = measure_fidelity(
+            self.bundle.path,
+            recipe.name,
+            self.lossless,
+            self.options.questions,
+            max_new_tokens=self.options.max_new_tokens,
+            recipe=recipe.about,
+            layer_errors=[layer_error(choice) for choice in choices.values()],
+            notes=notes(choices),
+            progress=lambda stage: self.tell(f"report: {stage}", 0, 1),
+        )
+        amend_bundle(Bundle.open(self.bundle.path), report_files(report), lambda m: m)
+        return report
+
+
+def layer_error(choice: Choice) -> LayerError:
+    """A line of the report."""
+    parts = {"vision": contract.VISION_ENCODER, PREFIX.rstrip("."): contract.PREFILL}
+    part = choice.layer.partition(".")[0]
+    return LayerError(
+        graph=parts.get(part, part),
+        layer=choice.layer,
+        scheme=choice.scheme,
+        relative_error=choice.error,
+    )
+
+
+def notes(choices: Mapping[str, Choice]) -> tuple[str, ...]:
+    """Which layers did not get the scheme that the recipe has first for them."""
+    moved: dict[str, list[str]] = {}
+    for name, choice in choices.items():
+        if choice.scheme != next(iter(choice.errors)):
+            moved.setdefault(choice.scheme, []).append(name)
+    return tuple(
+        f"{len(names)} of {len(choices)} layers fell back to {scheme}: {', '.join(names)}"
+        for scheme, names in moved.items()
+    )
+
+
+def _lossless(manifest: Manifest) -> str:
+    for name, variant in manifest.variants.items():
+        if variant.recipe == "fp32":
+            return name
+    raise BundleError(
+        f"the bundle has only {', '.join(manifest.variants)}, which are quantized already; "
+        "wanted a lossless variant: export it again, or export with --variant"
+    )
+
+
+def _require_new(bundle: Bundle, recipe: Recipe, options: Options) -> None:
+    if recipe.name in bundle.manifest.variants and not options.overwrite:
+        raise OptionError(
+            f"bundle {bundle.path} has a variant {recipe.name} and it is kept; give --overwrite"
+        )
+
+
+def _check_options(options: Options) -> None:
+    agreement = options.min_agreement
+    if agreement is not None and not 0 < agreement <= 1:
+        raise OptionError(f"min_agreement is {agreement}, wanted more than 0 and at most 1")
+    if not options.questions:
+        raise OptionError("there is no question to calibrate with, wanted at least one")
+
+
+def _read_graphs(bundle: Bundle, variant: str) -> dict[str, ir.Model]:
+    """The lossless graphs; weights stay in their files until they are used."""
+    found = bundle.manifest.variants[variant]
+    bundle.verify(found.files)
+    graphs = {name: ir.load(bundle.file(graph)) for name, graph in found.graphs.items()}
+    for name, model in graphs.items():
+        if name != contract.MASK_DECODER and not linears(model):
+            raise BundleError(f"bundle {bundle.path}: {name} has no layers; export it again")
+    return graphs

@@ -1,0 +1,114 @@
+"""The sample model's graphs in half precision, and how they are run without a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from paligemma_edge.quantize.graph_file import write_graph
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.contract import ModelFacts
+
+Array: TypeAlias = NDArray[Any]
+
+GRAPHS = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
+IDS = (2, 411, 97, 1203, 108)
+ANSWER = 640
+_FLOAT, _BRAIN = ir.DataType.FLOAT, ir.DataType.BFLOAT16
+_NUMPY = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+def load(bundle: Path) -> dict[str, ir.Model]:
+    return {name: ir.load(bundle / "cpu-fp32" / f"{name}.onnx") for name in GRAPHS}
+
+
+def answers(
+    graphs: Mapping[str, ir.Model], facts: ModelFacts, pixels: Array, folder: Path
+) -> Array:
+    """The logits [2, vocab] after a prompt and after one step, through all three graphs."""
+    folder.mkdir()
+    sessions = {name: open_graph(graphs[name], folder / f"{name}.onnx") for name in GRAPHS}
+    hidden = run(sessions[contract.VISION_ENCODER], {contract.PIXEL_VALUES: pixels})
+    features = run(sessions[contract.PROJECTOR], hidden)
+    length = facts.image_tokens + len(IDS)
+    row = (1, facts.num_kv_heads, length + 1, facts.head_dim)
+    names = [name for i in range(facts.num_layers) for name in contract.past_names(i)]
+    presents = [name for i in range(facts.num_layers) for name in contract.present_names(i)]
+    cache = {name: np.zeros(row, np.float32) for name in names}
+    decoder = sessions[contract.DECODER]
+    first = run(decoder, {**features, **_asked(IDS, length), **cache})
+    nothing = {contract.IMAGE_FEATURES: features[contract.IMAGE_FEATURES][:, :0]}
+    cache = {name: first[present] for name, present in zip(names, presents, strict=True)}
+    second = run(decoder, {**nothing, **_asked((ANSWER,), length + 1), **cache})
+    return np.concatenate([first[contract.LOGITS][0], second[contract.LOGITS][0]])
+
+
+def open_graph(model: ir.Model, path: Path) -> ort.InferenceSession:
+    write_graph(model, path)
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def run(session: ort.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    wanted = {value.name: _NUMPY.get(value.type) for value in session.get_inputs()}
+    cast = {name: array.astype(wanted[name] or array.dtype) for name, array in feeds.items()}
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, cast), strict=True))
+
+
+def emulate_bfloat16(model: ir.Model) -> None:
+    """Let each bfloat16 node compute in float32 and round its results, as CUDA's kernels do.
+
+    Inputs and outputs become float32. For a CPU, which has no such kernels.
+    """
+    graph = model.graph
+    for value in graph.inputs:
+        if value.dtype == _BRAIN:
+            value.type = ir.TensorType(_FLOAT)
+    for node in [node for node in graph if node.op_type != "Cast"]:
+        for place, value in enumerate(node.inputs):
+            if value is not None and value.dtype == _BRAIN:
+                cast = ir.node("Cast", [value], attributes={"to": _FLOAT})
+                graph.insert_before(node, cast)
+                node.replace_input_with(place, cast.outputs[0])
+        for output in [output for output in node.outputs if output.dtype == _BRAIN]:
+            output.type = ir.TensorType(_FLOAT)
+            _cast_after(graph, output, _BRAIN)
+    for value in list(graph.outputs):
+        if value.dtype == _BRAIN:
+            _cast_after(graph, value, _FLOAT)
+
+
+def is_rounded(array: Array) -> bool:
+    """Whether float32 values are ones that bfloat16 can hold."""
+    return bool(np.array_equal(array, array.astype(ml_dtypes.bfloat16).astype(np.float32)))
+
+
+def _asked(ids: Sequence[int], length: int) -> dict[str, Array]:
+    return {
+        contract.INPUT_IDS: np.array([ids], np.int64),
+        contract.SEQLENS_K: np.array([length - 1], np.int32),
+        contract.TOTAL_SEQUENCE_LENGTH: np.array(length, np.int32),
+    }
+
+
+def _cast_after(graph: ir.Graph, value: ir.Value, dtype: ir.DataType) -> None:
+    """Let all readers of a value, and the graph's output, read it in another dtype."""
+    producer = value.producer()
+    assert producer is not None
+    cast = ir.node("Cast", [value], attributes={"to": dtype})
+    instead = cast.outputs[0]
+    instead.type, instead.shape = ir.TensorType(dtype), value.shape
+    value.replace_all_uses_with(instead, replace_graph_outputs=True)
+    cast.replace_input_with(0, value)
+    graph.insert_after(producer, cast)
+    if instead.is_graph_output():
+        value.name, instead.name = f"{value.name}.{value.dtype}", value.name
