@@ -94,8 +94,8 @@ def _export(options: argparse.Namespace) -> int:
             progress=report,
         )
     size = sum(record.bytes for record in manifest.files.values())
-    variants = ", ".join(manifest.variants)
-    print(f"{options.bundle}: {variants}, {len(manifest.files)} files, {size / 1e6:,.1f} MB")
+    names = ", ".join(manifest.variants)
+    print(f"{options.bundle}: {names}, {len(manifest.files)} files, {size / 1e6:,.1f} MB")
     return 0
 
 

@@ -21,13 +21,12 @@ from paligemma_edge.export.preprocessor import read_image_facts
 from paligemma_edge.export.projector import build_projector
 from paligemma_edge.export.tokenizer import TokenizerExport, read_tokenizer
 from paligemma_edge.export.vision_encoder import build_vision_encoder
-from paligemma_edge.quantize.apply import round_graphs
 from paligemma_edge.quantize.calibration import Calibration, without_answers
 from paligemma_edge.quantize.cured import cured_with, require_layers, without_calibration
 from paligemma_edge.quantize.graph_file import weight_bytes, write_graph
+from paligemma_edge.quantize.make import choices_of, make
 from paligemma_edge.quantize.questions import Question
 from paligemma_edge.quantize.recipe import Recipe
-from paligemma_edge.quantize.sensitivity import choose
 from paligemma_edge.quantize.variant import describe_variant, write_variant
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle import sha256
@@ -141,7 +140,8 @@ def _write_recipe(
         recipe = without_calibration(recipe)
     facts = _model_facts(source.checkpoint.config)
     cured = cured_with(source.graphs, facts, recipe, calibration, tell)
-    graphs = round_graphs(cured, recipe, choose(cured.layers(), recipe, cured.moments))
+    choices = choices_of(cured, recipe, measure=calibration is not None)
+    graphs = make(cured, recipe, choices, facts, calibration, tell).graphs
     write_variant(writer, recipe, graphs, tell)
     files = [name for name in writer.files() if name.startswith(f"{recipe.name}/")]
     return describe_variant(recipe, graphs, files)

@@ -60,9 +60,10 @@ class CheckpointTensor(ir.LazyTensor):
         """Read the elements in order, flat, at most 16 MiB at a time."""
         step = CHUNK_BYTES // _NUMPY[self.dtype].itemsize
         for start in range(0, self.size, step):
-            yield self._read(start, min(start + step, self.size))
+            yield self.read(start, min(start + step, self.size))
 
-    def _read(self, start: int, stop: int) -> Array:
+    def read(self, start: int, stop: int) -> Array:
+        """Elements `start` to `stop` in the order of the file, flat."""
         array = np.empty(stop - start, _NUMPY[self.dtype])
         view, done = array.view(np.uint8).data, 0
         try:
@@ -82,7 +83,7 @@ class CheckpointTensor(ir.LazyTensor):
         return array
 
     def _load(self) -> ir.Tensor[Array]:
-        array = self._read(0, self.size).reshape(self.shape.numpy())
+        array = self.read(0, self.size).reshape(self.shape.numpy())
         return ir.Tensor(array, self.dtype, name=self.name)
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:

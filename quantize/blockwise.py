@@ -59,4 +59,7 @@ def _pack(rounded: Rounded, bits: int) -> NDArray[np.uint8]:
     codes = np.pad(rounded.codes, ((0, 0), (0, missing))) if missing else rounded.codes
     unsigned = (codes.astype(np.int16) + (1 << (bits - 1))).astype(np.uint8)
     blocks = unsigned.reshape(rows, -1, rounded.block)
-    return blocks if bits == 8 else blocks[..., ::2] | (blocks[..., 1::2] << 4)
+    if bits == 8:
+        return blocks
+    low, high = blocks[..., ::2], blocks[..., 1::2]
+    return low | np.left_shift(high, np.uint8(4))

@@ -104,14 +104,14 @@ def _quantize(options: argparse.Namespace) -> int:
 def progress_bars() -> Iterator[Progress]:
     """A bar for each stage of long work, on a terminal; nothing in a log."""
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
     from rich.progress import TimeRemainingColumn as TimeLeft
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeLeft())
     hidden = not console.is_terminal  # a log would get an empty line
     with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
-        tasks = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:

@@ -7,16 +7,29 @@ billion values is then read, changed and written some rows at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from paligemma_edge.runtime.errors import BundleError
+
 Float: TypeAlias = NDArray[np.float32]
 # Changes rows [rows, in] of a matrix that is stored [out, in], each row for itself; `start` is
 # the number of the first of them.
 RowChange: TypeAlias = Callable[[Float, int], Float]
+
+
+@runtime_checkable
+class Stored(Protocol):
+    """A tensor in a file, which can be read in parts."""
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        """Elements `start` to `stop` in the order in which they are stored, flat."""
+        ...
+
 
 _BLOCK = 16  # rows that are transposed at a time: a cache line of the result, see transpose
 _CHUNK_BYTES = 64 << 20
@@ -54,7 +67,7 @@ class DerivedMatrix(ir.LazyTensor):
         changed = self.change(matrix_rows(self.source, 0, count, self.columns_first), 0)
         return changed[start:stop]
 
-    def _evaluate(self) -> ir.Tensor[Float]:
+    def _evaluate(self) -> ir.TensorProtocol:
         matrix = self.rows(0, row_count(self, self.columns_first))
         return ir.tensor(transpose(matrix) if self.columns_first else matrix, name=self.name)
 
@@ -63,10 +76,33 @@ def matrix_rows(tensor: ir.TensorProtocol, start: int, stop: int, columns_first:
     """Rows [stop - start, in] of a matrix in float32, whichever way it is stored."""
     if isinstance(tensor, DerivedMatrix):
         return tensor.rows(start, stop)
-    array = tensor.numpy()
-    if not columns_first:
-        return np.array(array[start:stop], np.float32)
-    return transpose(array[:, start:stop])
+    if columns_first:
+        return transpose(stored_values(tensor)[:, start:stop])
+    width = int(tensor.shape.numpy()[1])
+    return _flat(tensor, start * width, stop * width).reshape(-1, width).astype(np.float32)
+
+
+def stored_values(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """A tensor's values in its own dtype, as a copy."""
+    return _flat(tensor, 0, tensor.size).reshape(tensor.shape.numpy())
+
+
+def _flat(tensor: ir.TensorProtocol, start: int, stop: int) -> NDArray[Any]:
+    """Some elements, in the order in which they are stored.
+
+    Files are read and not mapped: pages of a mapped file count as resident memory.
+    """
+    if isinstance(tensor, Stored):
+        return tensor.read(start, stop)
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.numpy().reshape(-1)[start:stop]
+    kind = tensor.dtype.numpy()
+    with Path(tensor.path).open("rb", buffering=0) as file:
+        file.seek((tensor.offset or 0) + start * kind.itemsize)
+        array = np.fromfile(file, kind, stop - start)
+    if len(array) < stop - start:
+        raise BundleError(f"{tensor.path} ends early; it changed while it was read")
+    return array
 
 
 def row_count(tensor: ir.TensorProtocol, columns_first: bool) -> int:
@@ -77,11 +113,11 @@ def row_count(tensor: ir.TensorProtocol, columns_first: bool) -> int:
 def row_chunks(tensor: ir.TensorProtocol, columns_first: bool) -> Iterator[tuple[int, Float]]:
     """All rows in order, some 64 MiB at a time, each piece with the number of its first row.
 
-    A matrix whose change mixes rows comes in one piece.
+    A matrix that lies as [in, out], or whose change mixes rows, comes in one piece.
     """
     count, width = row_count(tensor, columns_first), int(np.prod(tensor.shape.numpy()))
     step = max(1, _CHUNK_BYTES * count // (width * 4))
-    if _needs_all(tensor):
+    if columns_first or _needs_all(tensor):
         step = count
     for start in range(0, count, step):
         yield start, matrix_rows(tensor, start, min(start + step, count), columns_first)

@@ -59,7 +59,7 @@ def _fold(norm: ir.Node, readers: list[Linear]) -> None:
             _add_to_bias(reader, shift)
         put_float(norm.inputs[2], np.zeros_like(shift))
     for reader in readers:
-        reader.change(lambda rows, _, gain=gain: np.multiply(rows, gain, out=rows))
+        reader.change(lambda rows, _: np.multiply(rows, gain, out=rows))
     put_float(norm.inputs[1], np.ones_like(gain))
 
 

@@ -46,7 +46,7 @@ def to_half(model: ir.Model, dtype: ir.DataType, *, keep_float: Collection[str] 
     for node in list(model.graph):
         if node.op_type != "Cast":
             rewrite.operands(node)
-    for value, wanted in plan.values.items():
+    for value, wanted in {**plan.values, **dict.fromkeys(plan.integers, ir.DataType.INT64)}.items():
         value.type = ir.TensorType(wanted)
     for place in range(len(model.graph.outputs)):
         rewrite.output(place)
@@ -139,6 +139,9 @@ class Halved(ir.LazyTensor):
         """Write the bytes without ever holding all of them."""
         for chunk in self._chunks():
             file.write(np.ascontiguousarray(chunk).view(np.uint8).data)
+
+    def __repr__(self) -> str:
+        return f"{self._repr_base()}(name={self.name!r}, source={self.source!r})"
 
     def _evaluate(self) -> ir.Tensor[NDArray[Any]]:
         flat = np.concatenate([np.ravel(chunk) for chunk in self._chunks()])

@@ -5,9 +5,9 @@ operands and result; what adds up is in float32: the residual stream, the norms 
 embedding. In between, a value is as exact as the most exact one that it is made from.
 
 The stream is where float16 would overflow and where bfloat16 would lose a layer's small addition
-to a large sum. Each layer pays with four casts, each of them small beside the weights that the
-layer reads. CUDA accumulates every product in float32 and has GroupQueryAttention in half
-precision alone, rotary tables included, which the original rounds likewise.
+to a large sum. Each layer pays with four casts, which are small beside the weights that it reads.
+Attention has to be in half precision: CUDA has GroupQueryAttention in no other, rotary tables
+included, which the original rounds likewise.
 """
 
 from __future__ import annotations
@@ -33,31 +33,34 @@ _PASS_ON = (
     *("Gelu", "MultiHeadAttention"),
 )
 _IN_HALF = ("Gather", "GroupQueryAttention")
-_INTEGERS = (("Shape", 0), ("TopK", 1))  # outputs that are none of the floats
+_INTEGERS = (("Shape", 0), ("TopK", 1))  # outputs that are int64
 
 
 @dataclass(frozen=True)
 class HalfPlan:
     """The dtype that each node computes in, and the dtype of each float that is no weight.
 
-    `layers` names the layers, by their node.
+    `integers` are int64 results, `layers` the names of the layers by their node.
     """
 
     nodes: dict[ir.Node, ir.DataType]
     values: dict[ir.Value, ir.DataType]
+    integers: list[ir.Value]
     layers: dict[ir.Node, str]
 
 
 def plan_half(model: ir.Model, dtype: ir.DataType, *, keep_float: Collection[str]) -> HalfPlan:
     """Plan `dtype`; layers of `keep_float` read, compute and answer in float32 all the same."""
-    plan = HalfPlan({}, {}, layer_names(model))
+    plan = HalfPlan({}, {}, [], layer_names(model))
     for value in model.graph.inputs:
         if value.dtype == FLOAT:
             plan.values[value] = FLOAT if value.name in ALWAYS_FLOAT else dtype
     for node in model.graph:
         plan.nodes[node] = _node_dtype(plan, node, dtype, keep_float)
         for place, output in enumerate(node.outputs):
-            if (node.op_type, place) not in _INTEGERS and output.dtype in (None, *_FLOATS):
+            if (node.op_type, place) in _INTEGERS:
+                plan.integers.append(output)
+            elif output.dtype in (None, *_FLOATS):
                 plan.values[output] = plan.nodes[node]
     return plan
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from paligemma_edge.quantize.apply import Graphs, round_graphs
+from paligemma_edge.quantize.apply import Graphs
 from paligemma_edge.quantize.calibration import Calibration, with_answers
 from paligemma_edge.quantize.cured import cured_with, require_layers, without_calibration
 from paligemma_edge.quantize.fidelity_measure import DEFAULT_MAX_NEW_TOKENS, measure_fidelity
 from paligemma_edge.quantize.linear import linears
+from paligemma_edge.quantize.make import Made, choices_of, make
 from paligemma_edge.quantize.plot import report_files
 from paligemma_edge.quantize.prefill import PREFIX
 from paligemma_edge.quantize.questions import Question, sample_questions
 from paligemma_edge.quantize.recipe import Recipe
 from paligemma_edge.quantize.search import smallest_that_keeps
-from paligemma_edge.quantize.sensitivity import Choice, choose
+from paligemma_edge.quantize.sensitivity import Choice
 from paligemma_edge.quantize.variant import describe_variant, write_variant
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle import Bundle
@@ -101,13 +103,21 @@ class _Work:
             recipe = without_calibration(recipe)
         cured = cured_with(graphs, facts, recipe, known, self.tell)
         self.tell(f"choosing schemes of {recipe.name}", 0, 1)
-        choices = choose(cured.layers(), recipe, cured.moments)
+        searched = self.options.min_agreement is not None
+        choices = choices_of(cured, recipe, measure=known is not None or searched)
         if self.options.min_agreement is not None and self.answers is not None:
             choices = smallest_that_keeps(
-                self.bundle, recipe, cured, choices, self.answers, self.options, self.tell
+                self.bundle,
+                recipe,
+                cured,
+                choices,
+                self.answers,
+                min_agreement=self.options.min_agreement,
+                tell=self.tell,
             )
-        self._write(recipe, round_graphs(cured, recipe, choices))
-        return self._report(recipe, choices)
+        made = make(cured, recipe, choices, facts, known, self.tell)
+        self._write(recipe, made.graphs)
+        return self._report(recipe, made)
 
     def _write(self, recipe: Recipe, graphs: Mapping[str, ir.Model]) -> None:
         name = recipe.name
@@ -122,7 +132,7 @@ class _Work:
                 lambda _: self.tell(f"recording {name}", 0, 1),
             )
 
-    def _report(self, recipe: Recipe, choices: Mapping[str, Choice]) -> Fidelity | None:
+    def _report(self, recipe: Recipe, made: Made) -> Fidelity | None:
         if not self.options.report or recipe.device == "cuda":
             return None
         report = measure_fidelity(
@@ -132,8 +142,8 @@ class _Work:
             self.options.questions,
             max_new_tokens=self.options.max_new_tokens,
             recipe=recipe.about,
-            layer_errors=[layer_error(choice) for choice in choices.values()],
-            notes=notes(choices),
+            layer_errors=[layer_error(choice) for choice in made.choices.values()],
+            notes=made.notes,
             progress=lambda stage: self.tell(f"report: {stage}", 0, 1),
         )
         amend_bundle(Bundle.open(self.bundle.path), report_files(report), lambda m: m)
@@ -148,19 +158,7 @@ def layer_error(choice: Choice) -> LayerError:
         graph=parts.get(part, part),
         layer=choice.layer,
         scheme=choice.scheme,
-        relative_error=choice.error,
-    )
-
-
-def notes(choices: Mapping[str, Choice]) -> tuple[str, ...]:
-    """Which layers did not get the scheme that the recipe has first for them."""
-    moved: dict[str, list[str]] = {}
-    for name, choice in choices.items():
-        if choice.scheme != next(iter(choice.errors)):
-            moved.setdefault(choice.scheme, []).append(name)
-    return tuple(
-        f"{len(names)} of {len(choices)} layers fell back to {scheme}: {', '.join(names)}"
-        for scheme, names in moved.items()
+        relative_error=None if math.isnan(choice.error) else choice.error,
     )
 
 

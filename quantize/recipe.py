@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib.resources import files
@@ -22,6 +22,7 @@ from paligemma_edge.runtime.typed_json import MismatchError, parse
 
 SUFFIX = ".toml"
 _NAME = re.compile(r"(cpu|cuda)-[a-z0-9][a-z0-9_.-]*")
+_SCHEME_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_BYTES = 1 << 20
 
 
@@ -143,26 +144,32 @@ def _read(name: str, data: bytes) -> Recipe:
         table: dict[str, Any] = tomllib.loads(data.decode())
         _refuse_unknown(name, table)
         recipe: Recipe = parse(Recipe, {**table, "name": name}, f"recipe {name}")
-    except (ValueError, RecursionError) as error:  # those of TOML, of text and of types
-        if isinstance(error, OptionError):
-            raise
-        reason = str(error) if isinstance(error, MismatchError) else f"is no TOML: {error}"
-        raise OptionError(f"recipe {name} {reason}") from None
-    _check(recipe)
+        _check(recipe)
+    except OptionError:
+        raise
+    except MismatchError as error:
+        raise OptionError(str(error)) from None
+    except (ValueError, RecursionError) as error:  # those of TOML, of text and of long numbers
+        raise OptionError(f"recipe {name} is no TOML that can be read: {error}") from None
     return recipe
 
 
 def _refuse_unknown(name: str, table: Mapping[str, Any]) -> None:
-    known = {f: None for f in Recipe.__dataclass_fields__ if f != "name"}
-    odd = [key for key in table if key not in known]
-    for scheme in (
-        table.get("schemes", {}).values() if isinstance(table.get("schemes"), dict) else ()
-    ):
-        odd += [key for key in scheme if key not in Scheme.__dataclass_fields__]
-    for entry in table.get("layers", ()) if isinstance(table.get("layers"), list) else ():
-        odd += [key for key in entry if key not in Assignment.__dataclass_fields__]
+    """What is of another type than a table is told by `parse`."""
+    _refuse_fields(name, table, [f for f in Recipe.__dataclass_fields__ if f != "name"])
+    schemes, layers = table.get("schemes"), table.get("layers")
+    for key, scheme in schemes.items() if isinstance(schemes, dict) else ():
+        if not _SCHEME_NAME.fullmatch(key):
+            _refuse(name, f"has a scheme with the name {key!r}", "letters, digits, - and _")
+        _refuse_fields(name, scheme, Scheme.__dataclass_fields__)
+    for entry in layers if isinstance(layers, list) else ():
+        _refuse_fields(name, entry, Assignment.__dataclass_fields__)
+
+
+def _refuse_fields(name: str, table: object, known: Iterable[str]) -> None:
+    odd = [key for key in table if key not in known] if isinstance(table, dict) else []
     if odd:
-        _refuse(name, f"has {', '.join(map(repr, odd))}", f"only known fields: {', '.join(known)}")
+        _refuse(name, f"has {', '.join(map(repr, odd))}", f"only {', '.join(known)} there")
 
 
 def _check(recipe: Recipe) -> None:

@@ -79,17 +79,20 @@ def rotation_nodes(
 def _rotate_values(model: ir.Model, layers: dict[str, Linear]) -> None:
     """Each head's values by one rotation, undone where the output projection reads them."""
     for node in model.graph:
-        if node.op_type != "GroupQueryAttention":
-            continue
-        heads, kv_heads = (node.attributes[k].as_int() for k in ("num_heads", "kv_num_heads"))
-        qkv_weight = node.inputs[0]
-        assert qkv_weight is not None
-        qkv = next(x for x in layers.values() if x.node is qkv_weight.producer())
-        out = layers[qkv.name.replace(".qkv_proj", ".o_proj")]
-        rotation = Rotation.of_size(out.in_features // heads)
-        first = (heads + kv_heads) * rotation.size
-        qkv.change(lambda rows, _, r=rotation, n=first: _turn_values(r, rows, n), whole=True)
-        out.change(lambda rows, _, r=rotation: _turn_heads(r, rows))
+        if node.op_type == "GroupQueryAttention":
+            _rotate_heads(node, layers)
+
+
+def _rotate_heads(attention: ir.Node, layers: dict[str, Linear]) -> None:
+    heads, kv_heads = (attention.attributes[k].as_int() for k in ("num_heads", "kv_num_heads"))
+    product = attention.inputs[0]
+    assert product is not None
+    qkv = next(x for x in layers.values() if x.node is product.producer())
+    out = layers[qkv.name.replace(".qkv_proj", ".o_proj")]
+    rotation = Rotation.of_size(out.in_features // heads)
+    first = (heads + kv_heads) * rotation.size
+    qkv.change(lambda rows, _: _turn_values(rotation, rows, first), whole=True)
+    out.change(lambda rows, _: _turn_heads(rotation, rows))
 
 
 def _turn_values(rotation: Rotation, matrix: Float, first: int) -> Float:

@@ -63,7 +63,7 @@ def _cosines(size: int) -> Float:
     k, n = np.mgrid[0:size, 0:size]
     matrix = np.cos(np.pi * (2 * n + 1) * k / (2 * size)) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
-    return matrix.astype(np.float32)
+    return np.asarray(matrix, np.float32)
 
 
 def _with_signs(matrix: Float, rng: np.random.Generator) -> Float:

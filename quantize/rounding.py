@@ -82,15 +82,18 @@ def _widest(blocks: Float, grid: Grid) -> Float:
 
 
 def _nearest(values: Float, scales: Float, grid: Grid) -> NDArray[np.int8]:
-    codes = np.rint(values / scales)
-    return np.clip(codes, grid.lowest, -grid.lowest - 1, out=codes).astype(np.int8)
+    codes: Float = np.rint(values / scales)
+    np.clip(codes, grid.lowest, -grid.lowest - 1, out=codes)
+    return codes.astype(np.int8)
 
 
 def _importance(width: int, block: int, moments: Moments | None) -> Float:
     """How much an error of each input counts: its mean square. [blocks, block]"""
     squares = np.ones(width, np.float32) if moments is None else moments.squares
     # An input that calibration never saw may still come.
-    return _blocks((squares + 1e-3 * squares.mean() + 1e-12)[None], block)[0]
+    everywhere = np.float32(1e-3 * float(squares.mean()) + 1e-12)
+    counted: Float = _blocks((squares + everywhere)[None], block)[0]
+    return counted
 
 
 def _best(blocks: Float, widest: Float, grid: Grid, importance: Float) -> Float:

@@ -6,12 +6,12 @@ search halves the number of such steps until the fewest are found.
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from paligemma_edge.quantize.apply import Cured, round_graphs
+from paligemma_edge.quantize.apply import Cured, Graphs, round_graphs
 from paligemma_edge.quantize.calibration import Calibration
 from paligemma_edge.quantize.recipe import Recipe, Scheme
 from paligemma_edge.quantize.sensitivity import Choice
@@ -24,9 +24,6 @@ from paligemma_edge.runtime.generate import Request, generate
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.sampling import Greedy
 
-if TYPE_CHECKING:
-    from paligemma_edge.quantize.quantizer import Options
-
 Choices = Mapping[str, Choice]
 Progress = Callable[[str, int, int], None]
 
@@ -37,14 +34,14 @@ def smallest_that_keeps(
     cured: Cured,
     choices: Choices,
     known: Calibration,
-    options: Options,
+    *,
+    min_agreement: float,
     tell: Progress,
 ) -> dict[str, Choice]:
-    """The choices with the fewest safer schemes that keep `options.min_agreement` of the answers.
+    """The choices with the fewest safer schemes that keep `min_agreement` of the answers.
 
     OptionError where even the safest do not.
     """
-    assert options.min_agreement is not None
     sizes = {name: layer.in_features * layer.out_features for name, layer in cured.layers().items()}
     steps = _steps(choices, recipe, sizes)
     stages = [dict(choices)]
@@ -56,12 +53,12 @@ def smallest_that_keeps(
         tell(f"searching {recipe.name}", place, len(stages))
         graphs = round_graphs(cured, recipe, stages[place])
         measured[place] = _agreement(bundle, recipe, graphs, known)
-        return measured[place] >= (options.min_agreement or 0)
+        return measured[place] >= min_agreement
 
     if not keeps(len(stages) - 1):
         raise OptionError(
             f"recipe {recipe.name} keeps {measured[len(stages) - 1]:.1%} of the answers with its "
-            f"safest schemes, wanted {options.min_agreement:.1%}; name safer ones in a recipe of "
+            f"safest schemes, wanted {min_agreement:.1%}; name safer ones in a recipe of "
             "your own, or ask for less"
         )
     return stages[_first(keeps, len(stages) - 1)]
@@ -85,7 +82,7 @@ def _steps(choices: Choices, recipe: Recipe, sizes: Mapping[str, int]) -> list[C
     current = [choice for choice in choices.values() if choice.safer() is not None]
     while current:
         moved = [(choice, safer) for choice in current if (safer := choice.safer()) is not None]
-        moved.sort(key=lambda pair: -_gain(*pair, recipe, sizes[pair[0].layer]))
+        moved.sort(key=lambda pair: -_gain(pair[0], pair[1], recipe, sizes[pair[0].layer]))
         steps += [safer for _, safer in moved]
         current = [safer for _, safer in moved if safer.safer() is not None]
     return steps
@@ -102,9 +99,7 @@ def _bytes(scheme: Scheme) -> float:
     return 4.0 if scheme.kind == "float" else scheme.bits / 8
 
 
-def _agreement(
-    bundle: Bundle, recipe: Recipe, graphs: Mapping[str, object], known: Calibration
-) -> float:
+def _agreement(bundle: Bundle, recipe: Recipe, graphs: Graphs, known: Calibration) -> float:
     """The share of answers that a variant gives as the lossless one did."""
     with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as folder:
         path = Path(folder) / "candidate.bundle"
@@ -112,15 +107,13 @@ def _agreement(
         return _same(PaliGemma(path), known)
 
 
-def _write(bundle: Bundle, recipe: Recipe, graphs: Mapping[str, object], path: Path) -> None:
-    import dataclasses
-
+def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
     tokenizer = bundle.manifest.tokenizer.file
     with new_bundle(path) as writer:
         writer.write(tokenizer, bundle.file(tokenizer).read_bytes())
-        write_variant(writer, recipe, graphs)  # type: ignore[arg-type]
+        write_variant(writer, recipe, graphs)
         files = [name for name in writer.files() if name != tokenizer]
-        variant = describe_variant(recipe, graphs, files)  # type: ignore[arg-type]
+        variant = describe_variant(recipe, graphs, files)
         manifest = dataclasses.replace(
             bundle.manifest, variants={recipe.name: variant}, files={}, primed={}
         )
@@ -141,5 +134,5 @@ def _same(model: PaliGemma, known: Calibration) -> float:
     return same / len(known.asked)
 
 
-def _equal(said: object, answer: Sequence[int]) -> bool:
-    return tuple(token for _, token in said) == tuple(answer)  # type: ignore[attr-defined]
+def _equal(said: Iterable[tuple[int, int]], answer: Sequence[int]) -> bool:
+    return tuple(token for _, token in said) == tuple(answer)

@@ -6,6 +6,7 @@ rounded weight, and that of the rounded input.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +25,10 @@ _ROWS = 128  # of each layer
 
 @dataclass(frozen=True)
 class Choice:
-    """The scheme of one layer, and the error of its output with each scheme that it may have."""
+    """The scheme of one layer, and the error of its output with each scheme that it may have.
+
+    Errors are NaN where they were not measured.
+    """
 
     layer: str
     scheme: str
@@ -42,10 +46,20 @@ class Choice:
         return Choice(self.layer, names[place], self.errors) if place < len(names) else None
 
 
+def first_choices(layers: Mapping[str, Linear], recipe: Recipe) -> dict[str, Choice]:
+    """The recipe's own scheme for every layer that it names; nothing is measured."""
+    found = {name: recipe.assignment(name) for name in layers}
+    return {
+        name: Choice(name, entry.scheme, dict.fromkeys((entry.scheme, *entry.safer), math.nan))
+        for name, entry in found.items()
+        if entry is not None
+    }
+
+
 def choose(
     layers: Mapping[str, Linear], recipe: Recipe, moments: Mapping[str, Moments]
 ) -> dict[str, Choice]:
-    """A scheme for every layer that the recipe names."""
+    """A scheme for every layer that the recipe names, by the error of each scheme."""
     found = {name: recipe.assignment(name) for name in layers}
     assigned = {name: entry for name, entry in found.items() if entry is not None}
     with ThreadPoolExecutor(usable_cores()) as pool:

@@ -77,7 +77,7 @@ def _smooth_out(qkv: Linear, out: Linear, after: dict[str, Moments], strength: f
 def _enlarge(layer: Linear, scales: Float, after: dict[str, Moments]) -> None:
     layer.change(lambda rows, _: rows * scales)
     if layer.name in after:
-        after[layer.name] = after[layer.name].scaled(1 / scales)
+        after[layer.name] = after[layer.name].scaled(np.reciprocal(scales))
 
 
 def _scales(inputs: Float, columns: Float, strength: float) -> Float:
@@ -93,7 +93,8 @@ def _scales(inputs: Float, columns: Float, strength: float) -> Float:
 def _columns(layer: Linear) -> Float:
     """The largest magnitude of each column, [in]."""
     chunks = row_chunks(layer.tensor, layer.columns_first)
-    return np.max([np.abs(rows).max(axis=0) for _, rows in chunks], axis=0)
+    largest: Float = np.max([np.abs(rows).max(axis=0) for _, rows in chunks], axis=0)
+    return largest
 
 
 def _rows(layer: Linear) -> Float:

@@ -9,7 +9,7 @@ import numpy as np
 from paligemma_edge.quantize.derived import Float
 
 # The second moments of a wider input are kept for neighbours alone: 16384² would be 1 GB.
-WIDEST = 2048
+WIDEST = 1024
 PEAK_BLOCK = 32
 
 

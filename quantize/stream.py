@@ -111,29 +111,24 @@ def _run_piece(
     for number, run in enumerate(runs):
         if run.causal not in sessions:
             sessions[run.causal] = _session(computed, run, outputs)
-        _run(sessions[run.causal], number, run, outputs, wanted, observe)
+        arrays = sessions[run.causal].run(outputs, _feeds(sessions[run.causal], run))
+        for name, array in zip(outputs, arrays, strict=True):
+            run.values[name] = array
+            if name in wanted:
+                observe(number, name, array)
     for run in runs:
         run.values = {k: v for k, v in run.values.items() if k in later or k in presents}
 
 
-def _run(
-    session: ort.InferenceSession,
-    number: int,
-    run: Run,
-    outputs: list[str],
-    wanted: set[str],
-    observe: Observe,
-) -> None:
+def _feeds(session: ort.InferenceSession, run: Run) -> dict[str, Array]:
+    """Inputs of a piece; what a run takes from an earlier one is gone from there."""
     feeds = {}
     for value in session.get_inputs():
         if value.name in run.takes and run.after is not None:
             feeds[value.name] = run.after.values.pop(run.takes[value.name])
         else:
             feeds[value.name] = run.values[value.name]
-    for name, array in zip(outputs, session.run(outputs, feeds), strict=True):
-        run.values[name] = array
-        if name in wanted:
-            observe(number, name, array)
+    return feeds
 
 
 def _session(nodes: Sequence[ir.Node], run: Run, outputs: Sequence[str]) -> ort.InferenceSession:

@@ -47,14 +47,21 @@ def parse(kind: Any, value: object, where: str = "it") -> Any:  # noqa: ANN401 -
         (present,) = (k for k in typing.get_args(kind) if k is not types.NoneType)
         return None if value is None else parse(present, value, where)
     if origin is Mapping:
-        element = typing.get_args(kind)[1]
-        items = _expect(value, Mapping, "an object", where).items()
-        return {k: parse(element, v, f"{where}.{k}") for k, v in items}
+        return _parse_mapping(typing.get_args(kind)[1], value, where)
     if origin is tuple:
         return _parse_tuple(typing.get_args(kind), value, where)
+    return _parse_plain(kind, value, where)
+
+
+def _parse_plain(kind: type, value: object, where: str) -> object:
     if kind is float:
         return _parse_float(value, where)
     return value if type(value) is kind else _mismatch(value, f"a {kind.__name__}", where)
+
+
+def _parse_mapping(element: Any, value: object, where: str) -> dict[str, object]:  # noqa: ANN401
+    items = _expect(value, Mapping, "an object", where).items()
+    return {k: parse(element, v, f"{where}.{k}") for k, v in items}
 
 
 def _parse_dataclass(kind: type, value: object, where: str) -> object:

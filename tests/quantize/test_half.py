@@ -14,6 +14,7 @@ from paligemma_edge.quantize import half
 from paligemma_edge.quantize.blockwise import to_blockwise
 from paligemma_edge.quantize.half import Halved, to_half
 from paligemma_edge.quantize.linear import linears, set_float, tensor_of
+from paligemma_edge.quantize.rewrite import add_constant
 from paligemma_edge.quantize.rounding import Grid, round_rows
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.contract import Manifest
@@ -24,8 +25,7 @@ from tests.quantize.half_graphs import (
     GRAPHS,
     Array,
     answers,
-    emulate_bfloat16,
-    is_rounded,
+    emulate,
     load,
     open_graph,
     run,
@@ -33,6 +33,17 @@ from tests.quantize.half_graphs import (
 
 FLOAT, HALF, BRAIN = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 STORED = {HALF: np.dtype(np.float16), BRAIN: np.dtype(ml_dtypes.bfloat16)}
+
+
+def operand(node: ir.Node, place: int) -> ir.Value:
+    value = node.inputs[place]
+    assert value is not None
+    return value
+
+
+def only_user(value: ir.Value) -> ir.Node:
+    (use,) = value.uses()
+    return use.node
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +80,23 @@ def test_float16_answers_as_float32_does(
     assert not np.array_equal(logits, exact)
 
 
-def test_bfloat16_answers_nearly_as_float32_does(
-    shapes_bundle: Path, manifest: Manifest, pixels: Array, exact: Array, tmp_path: Path
+@pytest.mark.parametrize(("dtype", "tolerance"), [(HALF, 2e-2), (BRAIN, 0.1)])
+def test_answers_are_close_with_every_result_rounded(
+    dtype: ir.DataType,
+    tolerance: float,
+    shapes_bundle: Path,
+    manifest: Manifest,
+    pixels: Array,
+    exact: Array,
+    tmp_path: Path,
 ) -> None:
     graphs = load(shapes_bundle)
     for model in graphs.values():
-        to_half(model, BRAIN)
-        emulate_bfloat16(model)
+        to_half(model, dtype)
+        emulate(model, dtype)
     logits = answers(graphs, manifest.model, pixels, tmp_path / "half")
-    np.testing.assert_allclose(logits, exact, rtol=0, atol=0.1)
-    assert is_rounded(logits)
+    np.testing.assert_allclose(logits, exact, rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(logits, logits.astype(STORED[dtype]).astype(np.float32))
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -125,13 +143,13 @@ def test_the_scale_of_embeddings_is_not_rounded(
 ) -> None:
     model = load(shapes_bundle)["decoder"]
     to_half(model, dtype)
-    (scale,) = [
-        node for node in model.graph if node.op_type == "Mul" and node.inputs[1].is_initializer()
-    ]
-    constant = tensor_of(scale.inputs[1]).numpy()
+    (table,) = [node for node in model.graph if node.op_type == "Gather"]
+    cast = only_user(table.outputs[0])
+    scale = only_user(cast.outputs[0])
+    constant = tensor_of(operand(scale, 1)).numpy()
     assert constant.dtype == np.float32
     assert constant == np.float32(manifest.model.hidden_size**0.5)
-    assert scale.inputs[0].dtype == scale.outputs[0].dtype == FLOAT
+    assert operand(scale, 0).dtype == scale.outputs[0].dtype == FLOAT
 
 
 def test_bfloat16_weights_stay_as_they_are_stored(shapes_bundle: Path) -> None:
@@ -180,7 +198,7 @@ def test_layers_can_be_kept_in_float32(
         for layer in linears(model):
             wanted = FLOAT if layer.name in kept else HALF
             assert layer.input.dtype == layer.node.outputs[0].dtype == wanted, layer.name
-            assert layer.node.inputs[1].dtype == wanted
+            assert operand(layer.node, 1).dtype == wanted
     product = next(x for x in linears(graphs["decoder"]) if x.name == kept[1]).input.producer()
     assert product is not None
     assert product.op_type == "Mul"
@@ -198,8 +216,8 @@ def test_a_head_in_float32_reads_the_table_as_it_was(shapes_bundle: Path) -> Non
     to_half(model, HALF, keep_float=["decoder.embed_tokens"])
     (gather,) = [node for node in model.graph if node.op_type == "Gather"]
     (head,) = [node for node in model.graph if node.op_type == "Gemm"]
-    np.testing.assert_array_equal(tensor_of(head.inputs[1]).numpy(), before)
-    assert gather.inputs[0].dtype == HALF
+    np.testing.assert_array_equal(tensor_of(operand(head, 1)).numpy(), before)
+    assert operand(gather, 0).dtype == HALF
     assert head.outputs[0].dtype == FLOAT
 
 
@@ -227,6 +245,22 @@ def test_rounded_products_take_part(
     assert np.abs(results[0] - results[1]).max() < 0.2
 
 
+def test_integers_keep_their_dtype(shapes_bundle: Path) -> None:
+    model = load(shapes_bundle)["decoder"]
+    (head,) = [node for node in model.graph if node.op_type == "Gemm"]
+    count = add_constant(model, "count", np.array([3]))
+    best = ir.node("TopK", [head.outputs[0], count], num_outputs=2)
+    model.graph.insert_after(head, best)
+    best.outputs[1].name = "best"
+    best.outputs[1].type = ir.TensorType(ir.DataType.INT64)
+    model.graph.outputs.append(best.outputs[1])
+    to_half(model, HALF)
+    assert [output.dtype for output in best.outputs] == [FLOAT, ir.DataType.INT64]
+    assert model.graph.outputs[-1] is best.outputs[1]
+    assert operand(best, 0).dtype == FLOAT
+    assert operand(best, 1) is count
+
+
 def test_a_converted_weight_is_written_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).standard_normal((7, 11)).astype(np.float32)
     monkeypatch.setattr(half, "_CHUNK", 10)
@@ -237,6 +271,12 @@ def test_a_converted_weight_is_written_in_pieces(monkeypatch: pytest.MonkeyPatch
         wanted = values.astype(STORED[dtype])
         assert file.getvalue() == wanted.tobytes() == converted.tobytes()
         np.testing.assert_array_equal(converted.numpy(), wanted)
+
+
+def test_a_converted_weight_says_what_it_is() -> None:
+    converted = Halved(ir.tensor(np.ones((2, 3), np.float32), name="w"), HALF)
+    assert "w" in repr(converted)
+    assert "FLOAT16" in repr(converted)
 
 
 def test_a_weight_beyond_float16_is_refused() -> None:

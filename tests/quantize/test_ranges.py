@@ -24,12 +24,12 @@ from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import BundleError, OptionError
 from paligemma_edge.runtime.image import load_image, pixel_values
-from tests.quantize.half_graphs import ANSWER, IDS, Array, answers, load
+from tests.quantize.half_graphs import ANSWER, IDS, Array, answers, emulate, load
 
 HALF = ir.DataType.FLOAT16
 UP, DOWN = "decoder.layers.1.up_proj", "decoder.layers.1.down_proj"
 CHANNEL = 7
-FACTOR = 3e4
+FACTOR = 3e5
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,10 @@ def test_a_huge_channel_is_kept_in_float32_and_the_answer_stays(
     assert set(kept) == {UP, DOWN}
     for model in blind.values():
         to_half(model, HALF)
+        emulate(model, HALF)
     for model in scanned.values():
         to_half(model, HALF, keep_float=kept)
+        emulate(model, HALF)
     assert not np.isfinite(answers(blind, facts, batch, tmp_path / "blind")).all()
     logits = answers(scanned, facts, batch, tmp_path / "scanned")
     np.testing.assert_allclose(logits, exact, rtol=0, atol=2e-2)
@@ -98,7 +100,7 @@ def test_the_sample_model_keeps_nothing_in_float32(
 ) -> None:
     ranges = scan(load(shapes_bundle), manifest, pixels)
     assert overflowing(ranges) == {}
-    assert all(0 < found.largest < 100 for found in ranges)
+    assert all(0 < found.largest < 2000 for found in ranges)
     values = {found.value for found in ranges}
     assert {"last_hidden_state", "image_features", "present.0.key", "logits"} <= values
 
@@ -156,6 +158,7 @@ def test_attention_of_the_vision_encoder_can(
     assert set(kept) == {"vision.layers.1.qkv_proj", "vision.layers.1.out_proj"}
     for model in graphs.values():
         to_half(model, HALF, keep_float=kept)
+        emulate(model, HALF)
     assert np.isfinite(answers(graphs, manifest.model, pixels[None], tmp_path / "kept")).all()
 
 

@@ -1,0 +1,40 @@
+"""Two models for the passes over graphs: the sample model, and a random one of odd sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paligemma_edge.runtime.bundle import Bundle
+from tests.conftest import MakeCheckpoint
+from tests.quantize.watched import Case
+
+ODD_VISION = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 3}
+ODD_TEXT = {
+    "hidden_size": 72,
+    "intermediate_size": 88,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 24,
+}
+
+
+@pytest.fixture(scope="session")
+def odd_bundle(make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Widths that no power of two divides well, and several heads of keys and values."""
+    from paligemma_edge.export.exporter import export
+
+    bundle = tmp_path_factory.mktemp("odd") / "odd.bundle"
+    export(make_checkpoint(vision=ODD_VISION, text=ODD_TEXT), bundle)
+    return bundle
+
+
+@pytest.fixture(scope="session", params=["shapes", "odd"])
+def case(request: pytest.FixtureRequest) -> Case:
+    bundle: Path = request.getfixturevalue(f"{request.param}_bundle")
+    facts = Bundle.open(bundle).manifest
+    side = facts.image.size
+    pixels = np.random.default_rng(1).uniform(-1, 1, (2, 3, side, side)).astype(np.float32)
+    return Case(bundle, facts.model, pixels)
