@@ -89,7 +89,7 @@ def _quantize(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     with progress_bars() as progress:
-        reports = quantize(options.bundle, recipes, wanted, progress)
+        reports = quantize(options.bundle, recipes, wanted, progress, tell)
     if reports:
         Console().print(render_reports(reports))
     for report in reports:

@@ -56,9 +56,11 @@ def quantize(
     recipes: Sequence[Recipe],
     options: Options,
     progress: Progress | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[Fidelity]:
     """Add a variant for each recipe to a bundle; its reports, if they were asked for.
 
+    `note` is told what the recipes did not say: layers that took a safer scheme, or stay float32.
     OptionError for a recipe that does not fit the model, BundleError for a bundle without a
     lossless variant, OutputError where it cannot be written. Each variant is added whole or not
     at all.
@@ -79,7 +81,7 @@ def quantize(
         )
     reports = []
     for recipe in recipes:
-        work = _Work(bundle, lossless, recipe, options, answers, tell)
+        work = _Work(bundle, lossless, recipe, options, answers, tell, note or (lambda _: None))
         found = work.run(graphs)
         reports += [found] if found is not None else []
     return reports
@@ -95,6 +97,7 @@ class _Work:
     options: Options
     answers: Calibration | None
     tell: Progress
+    note: Callable[[str], None]
 
     def run(self, graphs: Graphs) -> Fidelity | None:
         recipe, facts = self.recipe, self.bundle.manifest.model
@@ -116,6 +119,8 @@ class _Work:
                 tell=self.tell,
             )
         made = make(cured, recipe, choices, facts, known, self.tell)
+        for line in made.notes:
+            self.note(f"{recipe.name}: {line}")
         self._write(recipe, made.graphs)
         return self._report(recipe, made)
 

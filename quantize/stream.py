@@ -157,10 +157,20 @@ def _proto(nodes: Sequence[ir.Node], run: Run, outputs: Sequence[str]) -> bytes:
 
 
 def _node(node: ir.Node, causal: bool) -> onnx.NodeProto:
+    """As it is; of an answer every token sees those before it and goes on to the last layer."""
     proto = ir.to_proto(node)
+    if not causal:
+        return proto
     for attribute in proto.attribute:
         if attribute.name == "causal":
-            attribute.i = int(causal)
+            attribute.i = 1
+    if proto.op_type == "Slice":  # of a prompt the last token alone goes on
+        proto.op_type = "Identity"
+        del proto.input[1:]
+    if proto.op_type == "Squeeze":  # which makes the tokens those of a batch
+        proto.op_type = "Flatten"
+        del proto.input[1:]
+        proto.attribute.append(helper.make_attribute("axis", 2))
     return proto
 
 
@@ -184,11 +194,10 @@ def _looks_up(node: ir.Node) -> bool:
 
 
 def _look_up(gather: ir.Node, run: Run) -> None:
-    """Rows of a table that is too large to be held as float32, [..., width]."""
+    """Rows, in float32, of a table that is too large to be held so. [..., width]"""
     table, ids = initializer(gather.inputs[0]), gather.inputs[1]
     assert table is not None and ids is not None and ids.name and gather.outputs[0].name
     tensor, asked = tensor_of(table), run.values[ids.name]
     rows = [matrix_rows(tensor, int(i), int(i) + 1, columns_first=False)[0] for i in asked.ravel()]
     width = int(tensor.shape.numpy()[1])
-    gathered = np.array(rows, np.float32).reshape(*asked.shape, width)
-    run.values[gather.outputs[0].name] = gathered.astype(tensor.dtype.numpy())
+    run.values[gather.outputs[0].name] = np.array(rows).reshape(*asked.shape, width)

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"paligemma-edge: {_text(error)}", file=sys.stderr)
             return _exit_code(error)
         except KeyboardInterrupt:
-            writes = arguments[:1] in (["export"], ["prime"])
+            writes = arguments[:1] in (["export"], ["quantize"], ["prime"])
             kept = "; nothing half-written was left" if writes else ""
             print(f"paligemma-edge: interrupted{kept}", file=sys.stderr)
             return EXIT_INTERRUPTED

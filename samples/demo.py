@@ -26,23 +26,49 @@ def main() -> None:
     if present := [name for name in ABSENT if importlib.util.find_spec(name)]:
         raise SystemExit(f"{', '.join(present)} can be imported here; this is to run without")
     print(f"in this Python there is no {', no '.join(ABSENT)}")
-    answer_all(PaliGemma(options.bundle), options.pictures, options.output)
+    model = PaliGemma(options.bundle)
+    answers = answer_all(model, options.pictures, options.output)
     print(f"\npictures with boxes and masks: {options.output}")
+    for variant in model.bundle.manifest.variants:
+        if variant != model.variant:
+            compare(PaliGemma(options.bundle, variant=variant), answers, options.pictures)
 
 
-def answer_all(model: PaliGemma, pictures: Path, output: Path) -> None:
-    """Print every answer beside the truth, and draw the boxes and masks."""
+def compare(model: PaliGemma, answers: dict[tuple[str, str], str], pictures: Path) -> None:
+    """Ask a smaller variant the same, and say where it answers otherwise."""
+    print(f"\n{model.variant}, {size(model) / 1e6:.1f} MB:", end=" ")
+    said = {key: model.generate(pictures / key[0], key[1]).text for key in answers}
+    other = [key for key in answers if said[key] != answers[key]]
+    print(f"{len(answers) - len(other)} of {len(answers)} answers are the lossless variant's")
+    for key in other:
+        print(f"  {key[0]} {key[1]}\n    {answers[key]}\n    {said[key]}")
+
+
+def size(model: PaliGemma) -> int:
+    """Bytes of a variant on disk."""
+    manifest = model.bundle.manifest
+    return sum(manifest.files[name].bytes for name in manifest.variants[model.variant].files)
+
+
+def answer_all(model: PaliGemma, pictures: Path, output: Path) -> dict[tuple[str, str], str]:
+    """Print every answer beside the truth, and draw the boxes and masks.
+
+    Returns the answers by picture and prompt.
+    """
     output.mkdir(parents=True, exist_ok=True)
+    answers = {}
     for entry in json.loads((pictures / "prompts.json").read_text()):
         picture = load_image(pictures / entry["picture"])
         print(f"\n{entry['picture']}")
         for question in entry["questions"]:
             generation = model.generate(picture, question["prompt"])
+            answers[entry["picture"], question["prompt"]] = generation.text
             for line in describe(generation, question, picture):
                 print(line)
             if generation.answer.detections:
                 name = f"{Path(entry['picture']).stem}-{question['task']}.png"
                 overlay(model, generation, picture).save(output / name)
+    return answers
 
 
 def describe(generation: Generation, question: dict[str, Any], picture: Image.Image) -> list[str]:

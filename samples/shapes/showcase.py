@@ -1,4 +1,7 @@
-"""Writes the dozen held-out pictures that ship with the model, with prompts and the truth."""
+"""Writes held-out pictures with prompts and the truth: the dozen that ship, or any others.
+
+python -m samples.shapes.showcase --out build/exam --first 0 --count 200
+"""
 
 from __future__ import annotations
 
@@ -17,10 +20,10 @@ FIRST, COUNT = 100_000, 12  # far from the pictures of the exam
 PICTURES = Path(__file__).parents[1] / "pictures"
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, first: int = FIRST, count: int = COUNT) -> None:
     """NN.png, NN-masks.png (pixel value i + 1 for shape i) and prompts.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [_write_one(folder, f"{place:02d}", FIRST + place) for place in range(COUNT)]
+    entries = [_write_one(folder, f"{place:02d}", first + place) for place in range(count)]
     (folder / "prompts.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
@@ -53,7 +56,10 @@ def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=PICTURES)
-    write(parser.parse_args().out)
+    parser.add_argument("--first", type=int, default=FIRST, help="number of the first picture")
+    parser.add_argument("--count", type=int, default=COUNT)
+    options = parser.parse_args()
+    write(options.out, options.first, options.count)
 
 
 if __name__ == "__main__":

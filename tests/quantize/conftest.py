@@ -17,7 +17,7 @@ ODD_TEXT = {
     "intermediate_size": 88,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 24,
+    "head_dim": 48,
 }
 
 
