@@ -22,7 +22,12 @@ from paligemma_edge.export.projector import build_projector
 from paligemma_edge.export.tokenizer import TokenizerExport, read_tokenizer
 from paligemma_edge.export.vision_encoder import build_vision_encoder
 from paligemma_edge.quantize.calibration import Calibration, without_answers
-from paligemma_edge.quantize.cured import cured_with, require_layers, without_calibration
+from paligemma_edge.quantize.cured import (
+    cured_with,
+    require_distinct,
+    require_layers,
+    without_calibration,
+)
 from paligemma_edge.quantize.graph_file import weight_bytes, write_graph
 from paligemma_edge.quantize.make import choices_of, make
 from paligemma_edge.quantize.questions import Question
@@ -74,6 +79,7 @@ def export(
     TokenizerError and OptionError say what is wrong with the source or a recipe, OutputError what
     stands in the way; then nothing is left behind.
     """
+    require_distinct(LOSSLESS if recipe is None else recipe.name for recipe in variants)
     source = _read(Path(checkpoint), mask_decoder)
     for recipe in variants:
         if recipe is not None:
@@ -141,7 +147,8 @@ def _write_recipe(
     facts = _model_facts(source.checkpoint.config)
     cured = cured_with(source.graphs, facts, recipe, calibration, tell)
     choices = choices_of(cured, recipe, measure=calibration is not None)
-    graphs = make(cured, recipe, choices, facts, calibration, tell).graphs
+    made = make(cured, recipe, choices, facts=facts, calibration=calibration, tell=tell)
+    graphs = made.graphs
     write_variant(writer, recipe, graphs, tell)
     files = [name for name in writer.files() if name.startswith(f"{recipe.name}/")]
     return describe_variant(recipe, graphs, files)
@@ -153,7 +160,7 @@ def _calibration(
     recipe: Recipe,
     questions: Sequence[Question] | None,
 ) -> Calibration | None:
-    if not questions or not recipe.layers:
+    if not questions or not (recipe.layers or recipe.compute == "float16"):
         return None
     encoder = PromptEncoder(writer.path(TOKENIZER_FILE), manifest.tokenizer)
     return without_answers(manifest, encoder, questions)

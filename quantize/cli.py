@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from paligemma_edge.quantize.recipe import load_recipe, shipped
@@ -76,7 +77,7 @@ def _quantize(options: argparse.Namespace) -> int:
     from paligemma_edge.runtime.fidelity import plot_name
 
     recipes = [load_recipe(name) for name in options.recipes]
-    tell = Console(stderr=True).print
+    tell = partial(Console(stderr=True).out, highlight=False)  # a file's name is no markup
     if options.calibrate is None:
         questions = sample_questions()
     else:

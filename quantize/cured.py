@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 
 from paligemma_edge.quantize.apply import Cured, Graphs, cure, prepare
 from paligemma_edge.quantize.calibrate import calibrate
 from paligemma_edge.quantize.calibration import Calibration
 from paligemma_edge.quantize.recipe import Recipe
 from paligemma_edge.runtime.contract import ModelFacts
+from paligemma_edge.runtime.errors import OptionError
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
+
+
+def require_distinct(names: Iterable[str]) -> None:
+    """OptionError where two variants would bear one name, as recipes of two folders may."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise OptionError(f"variant {name} is asked for {count} times, wanted each once")
 
 
 def require_layers(graphs: Graphs, recipe: Recipe) -> None:

@@ -151,4 +151,9 @@ def _read_instead(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:
         cast = ir.node("Cast", [weight], attributes={"to": ir.DataType.FLOAT})
         model.graph.insert_before(node, cast)
         operand = cast.outputs[0]
+    before = node.inputs[1]
     node.replace_input_with(1, operand)
+    cast_before = before.producer() if before is not None else None
+    if cast_before is not None and not cast_before.outputs[0].uses():
+        # Left alone it would cast the whole table in every step.
+        model.graph.remove(cast_before, safe=True)

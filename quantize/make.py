@@ -41,6 +41,7 @@ def make(
     cured: Cured,
     recipe: Recipe,
     choices: Mapping[str, Choice],
+    *,
     facts: ModelFacts,
     calibration: Calibration | None,
     tell: Progress,

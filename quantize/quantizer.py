@@ -12,14 +12,19 @@ import onnx_ir as ir
 
 from paligemma_edge.quantize.apply import Graphs
 from paligemma_edge.quantize.calibration import Calibration, with_answers
-from paligemma_edge.quantize.cured import cured_with, require_layers, without_calibration
+from paligemma_edge.quantize.cured import (
+    cured_with,
+    require_distinct,
+    require_layers,
+    without_calibration,
+)
 from paligemma_edge.quantize.fidelity_measure import DEFAULT_MAX_NEW_TOKENS, measure_fidelity
 from paligemma_edge.quantize.linear import linears
 from paligemma_edge.quantize.make import Made, choices_of, make
 from paligemma_edge.quantize.plot import report_files
 from paligemma_edge.quantize.prefill import PREFIX
 from paligemma_edge.quantize.questions import Question, sample_questions
-from paligemma_edge.quantize.recipe import Recipe
+from paligemma_edge.quantize.recipe import LOSSLESS, Recipe
 from paligemma_edge.quantize.search import smallest_that_keeps
 from paligemma_edge.quantize.sensitivity import Choice
 from paligemma_edge.quantize.variant import describe_variant, write_variant
@@ -69,6 +74,7 @@ def quantize(
     bundle = Bundle.open(bundle_path)
     lossless = _lossless(bundle.manifest)
     _check_options(options)
+    require_distinct(recipe.name for recipe in recipes)
     for recipe in recipes:
         _require_new(bundle, recipe, options)
     graphs = _read_graphs(bundle, lossless)
@@ -118,7 +124,7 @@ class _Work:
                 min_agreement=self.options.min_agreement,
                 tell=self.tell,
             )
-        made = make(cured, recipe, choices, facts, known, self.tell)
+        made = make(cured, recipe, choices, facts=facts, calibration=known, tell=self.tell)
         for line in made.notes:
             self.note(f"{recipe.name}: {line}")
         self._write(recipe, made.graphs)
@@ -169,7 +175,7 @@ def layer_error(choice: Choice) -> LayerError:
 
 def _lossless(manifest: Manifest) -> str:
     for name, variant in manifest.variants.items():
-        if variant.recipe == "fp32":
+        if variant.recipe == LOSSLESS:
             return name
     raise BundleError(
         f"the bundle has only {', '.join(manifest.variants)}, which are quantized already; "

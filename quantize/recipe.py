@@ -7,6 +7,7 @@ numbers. Knows no graph.
 from __future__ import annotations
 
 import re
+import stat
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,9 +22,10 @@ from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.typed_json import MismatchError, parse
 
 SUFFIX = ".toml"
+LOSSLESS = "fp32"  # what the exporter calls its own recipe
 _NAME = re.compile(r"(cpu|cuda)-[a-z0-9][a-z0-9_.-]*")
 _SCHEME_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_MAX_BYTES = 1 << 16  # TOML takes a time that grows with the square of a key
+_MAX_BYTES = 1 << 15  # tomllib takes a time that grows with the square of a dotted key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +125,18 @@ def load_recipe(source: str | Path) -> Recipe:
             f"there is no recipe {name!r}; wanted one of {', '.join(_shipped_names())}, "
             f"or the path of a file that ends in {SUFFIX}"
         )
+    return _read(path.stem, _contents(path))
+
+
+def _contents(path: Path) -> bytes:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            _refuse(name, "is too large", "a recipe of some lines")
-        data = path.read_bytes()
-    except OSError as error:
-        raise OptionError(f"cannot read recipe {path}: {error.strerror}") from None
-    return _read(path.stem, data)
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_BYTES:
+            return path.read_bytes()
+    except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(f"cannot read recipe {path}: {reason}") from None
+    raise OptionError(f"recipe {path} is too large or no file; wanted some lines of TOML")
 
 
 def _shipped_names() -> list[str]:
@@ -140,6 +147,8 @@ def _shipped_names() -> list[str]:
 def _read(name: str, data: bytes) -> Recipe:
     if not _NAME.fullmatch(name):
         _refuse(name, "has this name", "one such as cpu-mine or cuda-mine, in small letters")
+    if name.endswith(f"-{LOSSLESS}"):
+        _refuse(name, "has the name of the lossless variant", "another one, such as cpu-mine")
     try:
         table: dict[str, Any] = tomllib.loads(data.decode())
         _refuse_unknown(name, table)

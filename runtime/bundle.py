@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
+import math
 import os
 import re
 import stat
@@ -16,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from paligemma_edge.runtime.contract import FileRecord, Manifest, Primed, Variant
+from paligemma_edge.runtime.contract import PIECE_BYTES, FileRecord, Manifest, Primed, Variant
 from paligemma_edge.runtime.errors import BundleError
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
-_CHUNK = 4 << 20
+_CHUNK = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,24 @@ class Bundle:
         with ThreadPoolExecutor() as pool:
             self.compare(dict(zip(there, pool.map(self.digest, there), strict=True)))
 
-    def digest(self, name: str) -> str:
-        """The digest that a file has now; BundleError where it cannot be read."""
+    def digest(self, name: str, piece: int | None = None) -> str:
+        """The digest that a file or a piece of it has now; BundleError where it cannot be read."""
         with _as_bundle_errors(self.path):
-            return sha256(self.path / name)
+            if piece is None:
+                return sha256(self.path / name)
+            return piece_digest(self.path / name, piece)
 
     def compare(self, digests: Mapping[str, str]) -> None:
         """BundleError where digests of files are not those that the manifest says."""
         files = self.manifest.files
-        changed = sorted(name for name, found in digests.items() if found != files[name].sha256)
-        if changed:
+        self.refuse(name for name, found in digests.items() if found != files[name].sha256)
+
+    def refuse(self, changed: Iterable[str]) -> None:
+        """BundleError that names the files, if there are any."""
+        if names := sorted(changed):
             raise BundleError(
-                f"bundle {self.path}: {', '.join(changed)} differs from its sha256 in "
-                f"{MANIFEST}; the file was changed or damaged, {self._remedy(changed)}"
+                f"bundle {self.path}: {', '.join(names)} differs from its sha256 in "
+                f"{MANIFEST}; the file was changed or damaged, {self._remedy(names)}"
             )
 
     def _check_folders(self, variant: Variant | Primed) -> None:
@@ -147,12 +154,26 @@ class Bundle:
 
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
     """Digest of a file as lower-case hex. `progress` is told the bytes of each piece."""
-    digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            if progress:
-                progress(len(chunk))
+        return _digest(file, None, progress)
+
+
+def piece_digest(path: Path, piece: int) -> str:
+    """Digest of piece number `piece` of a file."""
+    with path.open("rb", buffering=0) as file:
+        file.seek(piece * PIECE_BYTES)
+        return _digest(file, PIECE_BYTES, None)
+
+
+def _digest(file: io.FileIO, limit: int | None, progress: Callable[[int], None] | None) -> str:
+    """Digest of what follows in a file, at most `limit` bytes of it."""
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    left = math.inf if limit is None else limit
+    while left and (count := file.readinto(buffer[: int(min(left, _CHUNK))])):
+        digest.update(buffer[:count])
+        left -= count
+        if progress:
+            progress(count)
     return digest.hexdigest()
 
 

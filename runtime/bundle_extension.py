@@ -21,6 +21,8 @@ from paligemma_edge.runtime.bundle import MANIFEST, Bundle, check_place
 from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import BundleError, OutputError
 
+_REPORTS = ("fidelity", "parity")  # folders of files that bear the name of a variant
+
 
 @dataclass(frozen=True)
 class FolderWriter(staging.StagedFiles):
@@ -79,9 +81,9 @@ def extend_bundle(
     """Add one folder of files to a bundle, whole or not at all: whatever stops it, it is usable.
 
     A folder that the manifest lists is kept unless `overwrite`, and then until the new one is
-    complete; what was made from it, as its primed graphs, goes with it. `made_from` are the files
-    that the new ones come from, by default all that answers need outside the folder; it is an
-    error that one of them was replaced before the end.
+    complete; what was made from it, as its primed graphs and its reports, goes with it.
+    `made_from` are the files that the new ones come from, by default all that answers need outside
+    the folder; it is an error that one of them was replaced before the end.
     """
     place = bundle.path / folder
     with staging.as_output_errors(place), contextlib.ExitStack() as stack:
@@ -193,7 +195,12 @@ def _without(bundle: Bundle, folder: PurePosixPath, *, overwrite: bool) -> Manif
     for name, found in manifest.primed.items():
         if name not in primed:
             gone.update(PurePosixPath(graph).parent for graph in found.graphs.values())
-    files = {name: r for name, r in manifest.files.items() if not _lies_in(gone, name)}
+    lost = set(manifest.variants) - set(variants)
+    files = {
+        name: record
+        for name, record in manifest.files.items()
+        if not _lies_in(gone, name) and not _tells_of(lost, name)
+    }
     without = dataclasses.replace(manifest, variants=variants, primed=primed, files=files)
     _check_complete(bundle, without, folder)
     return without
@@ -217,6 +224,12 @@ def _any_in(folders: Collection[PurePosixPath], graphs: Mapping[str, str]) -> bo
 def _lies_in(folders: Collection[PurePosixPath], name: str) -> bool:
     path = PurePosixPath(name)
     return any(folder == path or folder in path.parents for folder in folders)
+
+
+def _tells_of(variants: Collection[str], name: str) -> bool:
+    """Whether a file is a report, which would be wrong of another variant of that name."""
+    path = PurePosixPath(name)
+    return str(path.parent) in _REPORTS and path.stem in variants
 
 
 def _remove_unlisted(before: Bundle, now: Manifest) -> None:

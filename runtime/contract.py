@@ -6,6 +6,7 @@ Knows names, shapes and dtypes. Knows nothing of files, of ONNX or of a device.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
@@ -38,6 +39,7 @@ MASK = "mask"  # float [batch, 64, 64], about -1..1; inside where > 0
 WeightDtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 ComputeDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
+PIECE_BYTES = 64 << 20
 LOC_COUNT = 1024
 SEG_COUNT = 128
 CODES_PER_MASK = 16
@@ -129,6 +131,11 @@ class Variant:
     files: tuple[str, ...]  # every file of the variant, graphs included
 
 
+def piece_count(size: int) -> int:
+    """Pieces of a file of so many bytes."""
+    return -(-size // PIECE_BYTES)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Primed:
     """Graphs of a variant as one device's ONNX Runtime laid them out, for a quicker start there."""
@@ -140,10 +147,20 @@ class Primed:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """Size and digest of one file of a bundle."""
+    """Size and digest of one file of a bundle.
+
+    `pieces` are the digests of a large file's pieces of PIECE_BYTES, so that several cores can
+    compare it at once; a small file has none.
+    """
 
     bytes: int
     sha256: str
+    pieces: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_range("number of pieces", len(self.pieces), 0, piece_count(self.bytes))
+        if self.pieces:
+            _check_range("number of pieces", len(self.pieces), piece_count(self.bytes), math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,6 +77,10 @@ class Device:
         options.log_severity_level = 4  # its errors come to us as exceptions, and we tell them
         if self.name == "cuda":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        else:
+            # An arena keeps the largest prefill's memory for good, and each session has its own.
+            # Without it a run of 3B took 0.1 GB less and no longer.
+            options.enable_cpu_mem_arena = False
         return options
 
     def _open(

@@ -1,7 +1,8 @@
-"""Compares the digests of a bundle's files in the background, while others of its files are used.
+"""Compares the digests of a bundle's files in the background, while graphs are being opened.
 
-Knows which files ONNX Runtime can reach through a graph: those that the graph names, since links
-are refused. Nothing is given to it before all of them are as the manifest says.
+A graph is parsed, and so is compared before it is opened. Its weights are numbers whose places and
+sizes the graph names, and the sizes of files are known to be right: they are compared while the
+graph is opened, and all of them before anything is computed.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from paligemma_edge.runtime.bundle import Bundle
-
-_LARGE = 64 << 20  # bytes of a graph beyond which it is not searched for names
+from paligemma_edge.runtime.device import usable_cores
 
 
 @dataclass(frozen=True)
@@ -22,46 +22,42 @@ class Digests:
     """Files of a bundle whose digests are being compared."""
 
     bundle: Bundle
-    found: Mapping[str, Future[str]]
+    found: Mapping[str, tuple[Future[str], ...]]  # one for each piece
 
     def file(self, name: str) -> Path:
         """Where a file lies, once its digest was compared; BundleError where it differs."""
         self.check([name])
         return self.bundle.file(name)
 
-    def graph(self, name: str) -> Path:
-        """Where a graph lies, once it and every file that it can read were compared."""
-        path = self.file(name)
-        self.check(self._within_reach(name, path))
-        return path
-
     def check(self, names: Iterable[str]) -> None:
         """Wait for some of the files; a file that was changed is a BundleError."""
-        self.bundle.compare({name: self.found[name].result() for name in names})
+        self.bundle.refuse([name for name in names if not self._is_right(name)])
 
-    def _within_reach(self, graph: str, path: Path) -> list[str]:
-        """The files beside a graph whose names are somewhere in it: it can name no others."""
-        folder = PurePosixPath(graph).parent
-        beside = [name for name in self.found if folder in PurePosixPath(name).parents]
-        if path.stat().st_size > _LARGE:
-            return beside
-        text = path.read_bytes().lower()  # some filesystems see no difference in case
-        return [n for n in beside if PurePosixPath(n).name.lower().encode() in text]
+    def _is_right(self, name: str) -> bool:
+        record = self.bundle.manifest.files[name]
+        found = tuple(future.result() for future in self.found[name])
+        return found == (record.pieces or (record.sha256,))
 
 
 @contextlib.contextmanager
 def comparing(bundle: Bundle, names: Iterable[str]) -> Iterator[Digests]:
     """Begin to compare the digests of these files; at the end all of them are compared.
 
-    BundleError says which file is missing or was changed. The largest files come first: what
-    needs them is open last.
+    BundleError says which file is missing or was changed. The smallest files come first: graphs
+    wait for theirs.
     """
     sizes = {name: bundle.file(name).stat().st_size for name in names}
-    ordered = sorted(sizes, key=lambda name: -sizes[name])
-    pool = ThreadPoolExecutor(thread_name_prefix="digests")
+    ordered = sorted(sizes, key=lambda name: sizes[name])
+    pool = ThreadPoolExecutor(usable_cores(), thread_name_prefix="digests")
     try:
-        digests = Digests(bundle, {n: pool.submit(bundle.digest, n) for n in ordered})
+        digests = Digests(bundle, {n: tuple(_submit(pool, bundle, n)) for n in ordered})
         yield digests
         digests.check(ordered)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _submit(pool: ThreadPoolExecutor, bundle: Bundle, name: str) -> Iterator[Future[str]]:
+    pieces = len(bundle.manifest.files[name].pieces)
+    for piece in range(pieces) if pieces else (None,):
+        yield pool.submit(bundle.digest, name, piece)

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.contract import ModelFacts, Primed, Variant
 from paligemma_edge.runtime.device import Device, one_line
@@ -39,13 +40,13 @@ class Engine:
     ) -> Engine:
         """Open every graph of a variant on a device, or the primed ones in their place.
 
-        Each is opened as soon as the digests of its files were compared, several at a time.
+        Each is opened once its digest was compared, the largest first and several at a time.
         """
         manifest = digests.bundle.manifest
         graphs = (primed or variant).graphs
 
         def session(graph: str) -> ort.InferenceSession:
-            path = digests.graph(graphs[graph])
+            path = digests.file(graphs[graph])
             opened = device.open_session(path, optimized=primed is not None)
             check_graph(graph, opened, manifest, variant.compute_dtype)
             return opened
@@ -55,8 +56,9 @@ class Engine:
                 raise BundleError(
                     f"bundle {digests.bundle.path} has no {graph} graph; export the bundle again"
                 )
-        with ThreadPoolExecutor(thread_name_prefix="open") as pool:
-            opened = dict(zip(graphs, pool.map(session, graphs), strict=True))
+        ordered = sorted(graphs, key=lambda graph: -_weight_bytes(digests.bundle, graphs[graph]))
+        with ThreadPoolExecutor(2, thread_name_prefix="open") as pool:
+            opened = dict(zip(ordered, pool.map(session, ordered), strict=True))
         return cls(
             manifest.model,
             opened[contract.VISION_ENCODER],
@@ -218,6 +220,11 @@ def _bind_features(
         shape,
         features.data_ptr(),
     )
+
+
+def _weight_bytes(bundle: Bundle, graph: str) -> int:
+    files = bundle.manifest.files
+    return files[f"{graph}.data"].bytes if f"{graph}.data" in files else 0
 
 
 def _run(

@@ -13,12 +13,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from paligemma_edge.runtime import disk
-from paligemma_edge.runtime.bundle import Bundle, check_place, sha256
-from paligemma_edge.runtime.contract import FileRecord, Manifest
+from paligemma_edge.runtime.bundle import Bundle, check_place, piece_digest, sha256
+from paligemma_edge.runtime.contract import FileRecord, Manifest, piece_count
 from paligemma_edge.runtime.errors import BundleError, OutputError
 
 _NEARLY_FULL = 16 << 20  # bytes free
@@ -142,7 +143,15 @@ def check_same_model(before: Bundle, now: Bundle, names: Iterable[str]) -> None:
 def _record(path: Path, progress: Callable[[int], None] | None) -> FileRecord:
     digest = sha256(path, progress)
     disk.sync(path)
-    return FileRecord(bytes=path.stat().st_size, sha256=digest)
+    return FileRecord(bytes=path.stat().st_size, sha256=digest, pieces=_pieces(path))
+
+
+def _pieces(path: Path) -> tuple[str, ...]:
+    count = piece_count(path.stat().st_size)
+    if count < 2:
+        return ()
+    with ThreadPoolExecutor() as pool:
+        return tuple(pool.map(lambda piece: piece_digest(path, piece), range(count)))
 
 
 def _guess_errno(target: Path) -> int:

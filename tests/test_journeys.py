@@ -20,12 +20,14 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from paligemma_edge.quantize.recipe import shipped
 from paligemma_edge.runtime import cli, commands
 from paligemma_edge.runtime.answer import parse
 from paligemma_edge.runtime.errors import OutputError
 
 CHECKPOINT = Path("samples/shapes/checkpoint")
 MASKS = CHECKPOINT / "vae-oid.npz"
+PICTURES = Path("samples/pictures")
 HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "rich")
 
 # Runs the command where none of the packages of the extras can be imported.
@@ -87,6 +89,137 @@ def test_from_a_checkpoint_to_an_answer_and_back_to_the_original(tmp_path: Path)
     assert verified.returncode == 0, verified.stdout + verified.stderr
     checked = call("check", bundle, light=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> Path:
+    """A folder of the first three sample pictures and what is asked about them."""
+    folder = tmp_path / "few"
+    folder.mkdir()
+    entries = json.loads((PICTURES / "prompts.json").read_text())[:3]
+    (folder / "prompts.json").write_text(json.dumps(entries))
+    for entry in entries:
+        for name in (entry["picture"], entry["masks"]):
+            shutil.copy(PICTURES / name, folder)
+    return folder
+
+
+def test_a_bundle_gets_smaller_variants_that_answer_alike(tmp_path: Path, few: Path) -> None:
+    bundle, names = tmp_path / "shapes.bundle", ("cpu-int4", "cpu-fast")
+    assert call("export", CHECKPOINT, bundle, "--mask-decoder", MASKS).returncode == 0
+    quantized = call("quantize", bundle, *names, "--calibrate", few)
+    assert quantized.returncode == 0, quantized.stderr
+    assert f"{bundle}: added cpu-int4, cpu-fast" in quantized.stdout
+    for name in names:
+        plot = bundle / "fidelity" / f"{name}.png"
+        assert f"errors by layer: {plot}\n" in quantized.stdout
+        with Image.open(plot) as drawn:
+            assert drawn.format == "PNG"
+
+    words = call("inspect", bundle, light=True).stdout
+    for name in names:
+        assert f"variant     {name}: int4 weights, computes in float32" in words
+    assert words.count("            beside cpu-fp32, ") == 2
+
+    ask = ("run", bundle, "caption en", few / "00.png", "--variant")
+    answers = {name: call(*ask, name, light=True).stdout for name in ("cpu-fp32", *names)}
+    assert answers["cpu-fp32"].strip()
+    assert len(set(answers.values())) == 1
+
+    assert call("verify", bundle, CHECKPOINT, "--max-new-tokens", "16").returncode == 0
+    for name in names:
+        checked = call("check", bundle, "--variant", name, light=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert name in checked.stdout
+        primed = call("prime", bundle, "--variant", name, light=True)
+        assert primed.returncode == 0, primed.stderr
+        assert call(*ask, name, light=True).stdout == answers[name]
+    assert call("inspect", bundle, light=True).stdout.count("\nprimed      ") == 2
+
+
+def test_a_small_variant_straight_from_the_checkpoint(tmp_path: Path, few: Path) -> None:
+    bundle = tmp_path / "small.bundle"
+    exported = call("export", CHECKPOINT, bundle, "--variant", "cpu-int4", "--no-calibration")
+    assert exported.returncode == 0, exported.stderr
+    assert f"{bundle}: cpu-int4, " in exported.stdout
+    assert call("run", bundle, "caption en", few / "00.png", light=True).stdout.strip()
+    assert "quantized already" in refused("quantize", bundle, "cpu-fast")
+
+
+def test_what_is_wrong_with_quantizing_is_said_in_one_line(
+    shapes_bundle: Path, tmp_path: Path
+) -> None:
+    before = contents(shapes_bundle)
+    line = refused("quantize", shapes_bundle, "cpu-int3", code=2)
+    assert "there is no recipe 'cpu-int3'" in line
+    assert "cpu-int4" in line
+    (tmp_path / "cpu-mine.toml").write_text("about = 1")
+    assert "has no weights" in refused("quantize", "b", tmp_path / "cpu-mine.toml", code=2)
+    assert "does not exist" in refused("quantize", tmp_path / "no.bundle", "cpu-int4")
+    calibrated = ("quantize", shapes_bundle, "cpu-int4", "--calibrate")
+    (tmp_path / "empty").mkdir()
+    assert "no readable picture" in refused(*calibrated, tmp_path / "empty", code=2)
+    assert "does not exist" in refused(*calibrated, tmp_path / "missing", code=2)
+    share = ("quantize", shapes_bundle, "cpu-int4", "--min-agreement", "1.5")
+    assert "min_agreement is 1.5" in refused(*share, code=2)
+    twice = ("quantize", shapes_bundle, "cpu-int4", "cpu-int4")
+    assert "asked for 2 times" in refused(*twice, code=2)
+    line = refused("quantize", shapes_bundle, "cpu-int4", light=True)
+    assert "pip install 'paligemma-edge[export]'" in line
+    assert contents(shapes_bundle) == before
+
+
+def test_pictures_that_cannot_calibrate_are_named(shapes_bundle: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "[/bold]notes.txt").write_text("no picture")
+    done = call("quantize", shapes_bundle, "cpu-int4", "--calibrate", folder)
+    assert done.returncode == 2
+    skipped, refusal = done.stderr.splitlines()
+    assert "skipped" in skipped
+    assert "[/bold]notes.txt" in skipped
+    assert refusal.startswith("paligemma-edge: ")
+    assert "holds no readable picture" in refusal
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_quantizing_leaves_the_bundle_as_it_was(
+    shapes_copy: Path, sign: signal.Signals
+) -> None:
+    before = contents(shapes_copy)
+    # The process is stopped by itself in the middle of the weights, so that no clock decides.
+    code = (
+        "import os, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from paligemma_edge.quantize import variant\n"
+        "from paligemma_edge.runtime.cli import main\n"
+        "write, calls = variant.write_graph, []\n"
+        "def stop(*arguments):\n"
+        "    write(*arguments); calls.append(1)\n"
+        f"    len(calls) == 2 and os.kill(os.getpid(), {int(sign)})\n"
+        "variant.write_graph = stop\n"
+        "sys.exit(main())\n"
+    )
+    command = ["quantize", str(shapes_copy), "cpu-int8", "--no-calibration", "--no-report"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 130
+    assert done.stderr == "paligemma-edge: interrupted; nothing half-written was left\n"
+    assert contents(shapes_copy) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a bundle, hidden ones too."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_help_of_quantize_lists_the_recipes() -> None:
+    words = call("quantize", "--help").stdout
+    assert "\n  paligemma-edge quantize mix.bundle cpu-int4 cpu-fast\n" in words
+    for name, about in shipped().items():
+        assert f"\n  {name:<10} {about}\n" in words
 
 
 def test_inspect_says_what_the_bundle_holds(shapes_bundle: Path) -> None:
@@ -324,7 +457,7 @@ def test_the_runtime_imports_nothing_of_the_extras() -> None:
 
 def test_help_names_every_command_and_shows_examples() -> None:
     words = call("--help", light=True).stdout
-    for command in ("export", "verify", "run", "inspect", "check"):
+    for command in ("export", "quantize", "verify", "run", "inspect", "check", "prime", "bench"):
         assert f"\n    {command} " in words
     assert "examples:" in words
     assert "exit codes: 0 done" in words

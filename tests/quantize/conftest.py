@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from paligemma_edge.runtime.bundle import Bundle
 from tests.conftest import MakeCheckpoint
-from tests.quantize.watched import Case
+from tests.quantize.half_graphs import Array, answers
+from tests.quantize.watched import AssertSame, Case
 
+CLOSE = 1e-4  # of the largest logit
 ODD_VISION = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 3}
 ODD_TEXT = {
     "hidden_size": 72,
@@ -38,3 +42,22 @@ def case(request: pytest.FixtureRequest) -> Case:
     side = facts.image.size
     pixels = np.random.default_rng(1).uniform(-1, 1, (2, 3, side, side)).astype(np.float32)
     return Case(bundle, facts.model, pixels)
+
+
+@pytest.fixture(scope="session")
+def exact(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Array:
+    """The logits [2, vocab] of the graphs as they are, after a prompt and after one step."""
+    return answers(
+        case.graphs(), case.facts, case.pixels[:1], tmp_path_factory.mktemp("exact") / "graphs"
+    )
+
+
+@pytest.fixture
+def assert_same(case: Case, exact: Array, tmp_path: Path) -> AssertSame:
+    """Asserts that graphs have those logits."""
+
+    def assert_same(graphs: Mapping[str, ir.Model]) -> None:
+        found = answers(graphs, case.facts, case.pixels[:1], tmp_path / "changed")
+        np.testing.assert_allclose(found, exact, rtol=0, atol=CLOSE * np.abs(exact).max())
+
+    return assert_same

@@ -12,7 +12,7 @@ from paligemma_edge.quantize.statistics import PEAK_BLOCK, Moments
 from paligemma_edge.quantize.stream import Run
 from paligemma_edge.runtime import contract
 from tests.quantize.half_graphs import Array
-from tests.quantize.watched import Case, Values, Whole, inputs_of_layers
+from tests.quantize.watched import Case, Values, Whole, assert_same_moments, inputs_of_layers
 
 QUESTIONS = (
     Asked(0, (2, 411, 97, 1203, 108), (640, 77, 901, 12, 1)),
@@ -110,15 +110,6 @@ def moments_by_hand(rows: Array, weights: Array) -> Moments:
         peak=float(shares @ sizes.max(axis=1) ** 2),
         second=((rows * shares[:, None]).T @ rows,),
     )
-
-
-def assert_same_moments(found: Moments, expected: Moments, name: str) -> None:
-    assert len(found.second) == len(expected.second)
-    pairs = [*zip(found.second, expected.second, strict=True)]
-    pairs += [(getattr(found, f), getattr(expected, f)) for f in ("largest", "squares", "peaks")]
-    for ours, theirs in [*pairs, (np.array(found.peak), np.array(expected.peak))]:
-        atol = 1e-3 * float(np.abs(theirs).max())
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=name)
 
 
 def test_second_moments_are_kept_only_where_they_are_asked_for(case: Case) -> None:

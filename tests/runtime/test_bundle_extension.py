@@ -384,8 +384,22 @@ def test_a_folder_is_removed_with_what_was_made_from_it(path: Path) -> None:
     extend(path)
     extend_primed(path)
     remove_folder(Bundle.open(path), FOLDER)
-    assert {**contents(path), MANIFEST: b""} == {**before, MANIFEST: b"", EXTRA: b"small"}
+    assert {**contents(path), MANIFEST: b""} == {**before, MANIFEST: b""}
     assert list(check_whole(path).manifest.variants) == ["cpu-fp32"]
+
+
+def test_a_report_about_what_was_replaced_is_removed(path: Path) -> None:
+    extend(path)
+    kept = {REPORT: b"about another", "fidelity/cpu-int4-mine.json": b"about yet another"}
+    gone = {"fidelity/cpu-int4.png": b"a plot", "parity/cpu-int4.json": b"{}"}
+    amend_bundle(Bundle.open(path), {**kept, **gone}, lambda m: m)
+    with extend_bundle(Bundle.open(path), FOLDER, overwrite=True) as writer:
+        writer.write(SMALL, b"other")
+        writer.finish(variant(FOLDER))
+    after = contents(path)
+    assert set(after) == {*check_whole(path).manifest.files, MANIFEST}
+    assert set(kept) < set(after)
+    assert not {EXTRA, *gone} & set(after)
 
 
 def test_files_that_a_library_wrote_elsewhere_are_found(path: Path) -> None:
