@@ -46,7 +46,8 @@ demo: wheel $(DEVICE_VENV)/ready
 	$(DEVICE_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --force-reinstall dist/*.whl
 	$(VENV)/bin/paligemma-edge export $(SAMPLE)/checkpoint $(BUNDLE) \
 	    --mask-decoder $(SAMPLE)/checkpoint/vae-oid.npz --overwrite
-	$(VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int8 cpu-int4
+	$(VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int8 --min-agreement 0.99
+	$(VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int4
 	$(DEVICE_VENV)/bin/python samples/demo.py $(BUNDLE) samples/pictures build/demo
 
 test: wheel

@@ -47,9 +47,7 @@ def plant(checkpoint: Path, target: Path, planted: Planted) -> Path:
     return target
 
 
-def _plant_text(
-    tensors: _Tensors, block: str, planted: Planted, rng: np.random.Generator
-) -> None:
+def _plant_text(tensors: _Tensors, block: str, planted: Planted, rng: np.random.Generator) -> None:
     attention = [f"{block}.self_attn.{part}_proj" for part in "qkv"]
     mlp = [f"{block}.mlp.{part}_proj" for part in ("gate", "up")]
     if planted.norms:
@@ -89,9 +87,7 @@ def _plant_layer_norm(
     _shrink_columns(tensors, readers, channels)
 
 
-def _plant_product(
-    tensors: _Tensors, writer: str, reader: str, rng: np.random.Generator
-) -> None:
+def _plant_product(tensors: _Tensors, writer: str, reader: str, rng: np.random.Generator) -> None:
     """What stands between the two layers is linear in the writer's rows."""
     channels = _some(tensors[f"{writer}.weight"], rng)
     for part in ("weight", "bias"):
@@ -100,9 +96,7 @@ def _plant_product(
     _shrink_columns(tensors, [reader], channels)
 
 
-def _shrink_columns(
-    tensors: _Tensors, layers: Sequence[str], channels: NDArray[np.int64]
-) -> None:
+def _shrink_columns(tensors: _Tensors, layers: Sequence[str], channels: NDArray[np.int64]) -> None:
     for layer in layers:
         tensors[f"{layer}.weight"][:, channels] /= FACTOR
 

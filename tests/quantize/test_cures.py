@@ -87,8 +87,8 @@ def test_an_outlier_channel_of_the_stream_is_spread(case: Case, tmp_path: Path) 
         inputs = {str(x.input.name) for x in linears(decoder) if x.name.endswith("qkv_proj")}
         assert len(inputs) == case.facts.num_layers
         peaks[recipe.name] = [peak(read[name]) for name in sorted(inputs)]
-    assert min(peaks["cpu-folded"]) > 0.7 * np.sqrt(case.facts.hidden_size)
-    assert max(peaks["cpu-rotated"]) < 0.5 * min(peaks["cpu-folded"])
+    assert max(peaks["cpu-folded"]) > 0.9 * np.sqrt(case.facts.hidden_size)
+    assert max(peaks["cpu-rotated"]) < 0.4 * max(peaks["cpu-folded"])
 
 
 def peak(values: Array) -> float:

@@ -34,13 +34,14 @@ ROUGH = Recipe(
         "int8": Scheme(kind="blockwise", bits=8, block=32, rounding="search"),
     },
     layers=(Assignment(match="decoder.*", scheme="int4", safer=("int8",)),),
+    refine=32,  # or all would depend on the head
     name="cpu-rough",
 )
 SAFEST = dataclasses.replace(
     ROUGH, layers=(Assignment(match="decoder.*", scheme="int8"),), name="cpu-safest"
 )
 HOPELESS = dataclasses.replace(ROUGH, layers=(Assignment(match="decoder.*", scheme="int4"),))
-PICTURES = 3
+PICTURES = 2
 QUESTIONS = tuple(q for q in sample_questions() if int(q.image.stem) < PICTURES)
 OPTIONS = Options(questions=QUESTIONS)
 

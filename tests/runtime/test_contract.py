@@ -53,7 +53,7 @@ BELONG_ELSEWHERE: list[tuple[str, str, int, str]] = [
     ("model", "head_dim", 32, "'past_key_values.0.key' is"),
     ("model", "num_kv_heads", 2, "'past_key_values.0.key' is"),
     ("model", "image_tokens", 16, "vision_encoder's output 'last_hidden_state'"),
-    ("model", "hidden_size", 96, "projector's output 'image_features'"),
+    ("model", "hidden_size", 96, "'image_features' is"),
     ("model", "vocab_size", 4096, "decoder's output 'logits'"),
     ("image", "size", 224, "vision_encoder's input 'pixel_values'"),
 ]

@@ -1,13 +1,16 @@
-"""No file reaches ONNX Runtime before its digest was compared, and all are compared at the end."""
+"""No graph is opened before its digest was compared, and nothing computed before all were."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
 
-from paligemma_edge.runtime import digests
+from paligemma_edge.runtime import bundle as bundles
+from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_writer import new_bundle
 from paligemma_edge.runtime.digests import comparing
@@ -34,53 +37,59 @@ def damage(bundle: Bundle, name: str) -> None:
     (bundle.path / name).write_bytes(b"W" + (bundle.path / name).read_bytes()[1:])
 
 
-@pytest.mark.parametrize(
-    ("graph", "name"),
-    [
-        (b"..a.data..", MINE),
-        (b"..A.DATA..", MINE),
-        (b"../x/./b.data", OTHER),
-        (b"inner/c.data", INNER),
-        (b"..a.data..", GRAPH),
-    ],
-)
-def test_a_graph_waits_for_all_that_it_can_read(tmp_path: Path, graph: bytes, name: str) -> None:
-    bundle = write(tmp_path / "a.bundle", graph)
+def test_a_graph_is_compared_before_it_is_opened(tmp_path: Path) -> None:
+    bundle = write(tmp_path / "a.bundle", b"graph")
+    damage(bundle, GRAPH)
+    opened = []
+    with (
+        pytest.raises(BundleError, match=f"{GRAPH} differs from its sha256"),
+        comparing(bundle, NAMES) as found,
+    ):
+        opened.append(found.file(GRAPH))
+    assert not opened
+
+
+@pytest.mark.parametrize("name", [MINE, OTHER, INNER])
+def test_weights_are_compared_before_anything_is_computed(tmp_path: Path, name: str) -> None:
+    bundle = write(tmp_path / "a.bundle", b"graph")
     damage(bundle, name)
-    opened = []
-    with (
-        pytest.raises(BundleError, match=f"{name} differs from its sha256"),
-        comparing(bundle, NAMES) as found,
-    ):
-        opened.append(found.graph(GRAPH))
-    assert not opened
-
-
-def test_what_no_graph_reads_is_compared_at_the_end(tmp_path: Path) -> None:
-    bundle = write(tmp_path / "a.bundle", b"..a.data..")
-    damage(bundle, OTHER)
-    opened = []
-    with (
-        pytest.raises(BundleError, match=f"{OTHER} differs from its sha256"),
-        comparing(bundle, NAMES) as found,
-    ):
-        opened.append(found.graph(GRAPH))
+    opened, computed = [], []
+    with pytest.raises(BundleError, match=f"{name} differs from its sha256"):
+        with comparing(bundle, NAMES) as found:
+            opened.append(found.file(GRAPH))
+        computed.append("an answer")
     assert opened == [bundle.path / GRAPH]
+    assert not computed
 
 
-def test_a_graph_too_large_to_search_waits_for_all_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", [0, 9, 10, 24])
+def test_a_large_file_is_compared_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    monkeypatch.setattr(digests, "_LARGE", 3)
-    bundle = write(tmp_path / "a.bundle", b"nothing")
-    damage(bundle, INNER)
-    opened = []
-    with (
-        pytest.raises(BundleError, match=f"{INNER} differs"),
-        comparing(bundle, NAMES) as found,
-    ):
-        opened.append(found.graph(GRAPH))
-    assert not opened
+    for module in (contract, bundles):
+        monkeypatch.setattr(module, "PIECE_BYTES", 10)
+    bundle = write(tmp_path / "a.bundle", bytes(range(25)))
+    pieces = [hashlib.sha256(bytes(range(n, min(n + 10, 25)))).hexdigest() for n in (0, 10, 20)]
+    assert list(bundle.manifest.files[GRAPH].pieces) == pieces
+    with comparing(bundle, NAMES) as found:
+        assert len(found.found[GRAPH]) == 3
+    data = bytearray(range(25))
+    data[place] ^= 1
+    (bundle.path / GRAPH).write_bytes(data)
+    with pytest.raises(BundleError, match=f"{GRAPH} differs"), comparing(bundle, NAMES):
+        pass
+
+
+def test_too_few_pieces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (contract, bundles):
+        monkeypatch.setattr(module, "PIECE_BYTES", 10)
+    bundle = write(tmp_path / "a.bundle", bytes(range(25)))
+    path = bundle.path / "manifest.json"
+    data = json.loads(path.read_text())
+    data["files"][GRAPH]["pieces"].pop()
+    path.write_text(json.dumps(data))
+    with pytest.raises(BundleError, match="number of pieces is 2"):
+        Bundle.open(bundle.path)
 
 
 def test_a_missing_file_is_told_before_any_is_read(tmp_path: Path) -> None:
