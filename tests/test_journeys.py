@@ -170,14 +170,14 @@ def test_what_is_wrong_with_quantizing_is_said_in_one_line(
 
 
 def test_pictures_that_cannot_calibrate_are_named(shapes_bundle: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "photos"
+    folder = tmp_path / "photos["
     folder.mkdir()
-    (folder / "[/bold]notes.txt").write_text("no picture")
+    (folder / "bold]notes.txt").write_text("no picture")  # in a path that looks like markup
     done = call("quantize", shapes_bundle, "cpu-int4", "--calibrate", folder)
     assert done.returncode == 2
     skipped, refusal = done.stderr.splitlines()
     assert "skipped" in skipped
-    assert "[/bold]notes.txt" in skipped
+    assert "photos[/bold]notes.txt" in skipped
     assert refusal.startswith("paligemma-edge: ")
     assert "holds no readable picture" in refusal
 
