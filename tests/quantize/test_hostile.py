@@ -88,8 +88,8 @@ def measure(bundle: Path, variant: str, known: Answers, some: slice = slice(None
             errors.append(float(np.abs(row - wanted).max() / np.abs(wanted).max()))
         same.append(tuple(chosen) == tokens)
         forced += np.equal(chosen, tokens).tolist()
-    means = (float(np.mean(values)) for values in (same, forced, far))
-    return Kept(*means, max(errors))
+    shares = [float(np.mean(values)) for values in (same, forced)]
+    return Kept(shares[0], shares[1], float(np.mean(far)), max(errors))
 
 
 def hostile_bundle(checkpoint: Path, folder: Path, planted: Planted) -> Path:

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -27,7 +28,7 @@ SCHEMES = {
     "coarse": Scheme(kind="blockwise", bits=4, block=256, pad=True, rounding="nearest"),
     "float": Scheme(kind="float"),
 }
-CURES: Mapping[str, Mapping[str, bool]] = {
+CURES: Mapping[str, dict[str, Any]] = {
     "plain": {"fold": False},
     "folded": {},
     "rotated": {"rotate": True},

@@ -100,7 +100,7 @@ def test_search_is_never_worse_than_nearest(rows: Float, grid: Grid, seed: int |
     width = rows.shape[1]
     squares = np.ones(width, np.float32)
     if seed is not None:
-        squares = np.random.default_rng(seed).exponential(size=width).astype(np.float32) ** 3
+        squares = np.asarray(np.random.default_rng(seed).exponential(size=width), np.float32) ** 3
     moments = None if seed is None else plain(squares)
     nearest, search = (round_rows(rows, grid, m, moments) for m in METHODS[:2])
     weights = squares + squares.mean() / 1000  # an input that was never seen may still come

@@ -48,7 +48,7 @@ def model_of(weights: NDArray[np.floating[Any]], bias: Float | None, rank: int) 
     if bias is not None:
         tensors[f"{NAME}.bias"] = ir.tensor(bias)
     graph = Graph.create("product", tensors)
-    free: list[int | str] = ["batch", "tokens"][: rank - 1]
+    free = ("batch", "tokens")[: rank - 1]
     x = graph.input("x", FLOAT, [*free, weights.shape[1]])
     if rank == 2 and bias is None:
         y = graph.op.Gemm(x, graph.weight(f"{NAME}.weight"), transB=1)
