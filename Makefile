@@ -7,7 +7,7 @@ DEV_VENV := .venv
 SAMPLE := samples/shapes
 BUNDLE := build/shapes.bundle
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
-EVERYTHING := [cpu,export,samples,dev]
+EVERYTHING := [cpu,export,samples,grammar,video,dev]
 
 .PHONY: help demo test lint types wheel dev clean
 

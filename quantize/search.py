@@ -20,7 +20,7 @@ from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_writer import new_bundle
 from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.generate import Request, generate
+from paligemma_edge.runtime.generate import Request, Spoken, generate
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.sampling import Greedy
 
@@ -121,18 +121,17 @@ def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
 
 
 def _same(model: PaliGemma, known: Calibration) -> float:
-    facts = model.bundle.manifest
+    facts, engine = model.bundle.manifest, model.engine
     same = 0
     for asked in known.asked:
-        request = Request(
-            known.pictures[asked.picture][None], asked.ids, len(asked.answer), Greedy()
-        )
+        features = engine.project(engine.encode(known.pictures[asked.picture][None]))
+        request = Request(features, asked.ids, len(asked.answer), Greedy())
         length = facts.model.image_tokens + len(asked.ids) + len(asked.answer)
         cache = Cache.allocate(facts.model, 1, length)
-        said = generate(model.engine, facts.tokenizer, [request], cache)
+        said = generate(engine, facts.tokenizer, [request], cache)
         same += _equal(said, asked.answer)
     return same / len(known.asked)
 
 
-def _equal(said: Iterable[tuple[int, int]], answer: Sequence[int]) -> bool:
-    return tuple(token for _, token in said) == tuple(answer)
+def _equal(said: Iterable[Spoken], answer: Sequence[int]) -> bool:
+    return tuple(spoken.token for spoken in said) == tuple(answer)

@@ -7,12 +7,37 @@ from typing import TYPE_CHECKING, Any
 from paligemma_edge.runtime.errors import PaliGemmaError
 
 if TYPE_CHECKING:
-    from paligemma_edge.runtime.model import Generation, PaliGemma
+    from paligemma_edge.runtime.choices import Choices
+    from paligemma_edge.runtime.generation import Generation
+    from paligemma_edge.runtime.model import PaliGemma
+    from paligemma_edge.runtime.regex import Regex
+    from paligemma_edge.runtime.result import ChoiceResult, Found, ObjectResult, TextResult
     from paligemma_edge.runtime.sampling import TopSampling
 
-__all__ = ["Generation", "PaliGemma", "PaliGemmaError", "TopSampling"]
+__all__ = [
+    "ChoiceResult",
+    "Choices",
+    "Found",
+    "Generation",
+    "ObjectResult",
+    "PaliGemma",
+    "PaliGemmaError",
+    "Regex",
+    "TextResult",
+    "TopSampling",
+]
 
-_HOME = {"PaliGemma": "model", "Generation": "model", "TopSampling": "sampling"}
+_HOME = {
+    "ChoiceResult": "result",
+    "Choices": "choices",
+    "Found": "result",
+    "Generation": "generation",
+    "ObjectResult": "result",
+    "PaliGemma": "model",
+    "Regex": "regex",
+    "TextResult": "result",
+    "TopSampling": "sampling",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything

@@ -73,10 +73,14 @@ class Detection:
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer: its text as it came, the objects in it, and the words around them."""
+    """An answer: its text as it came, the objects in it, and the words around them.
+
+    `spans` holds where in the text each object stands, first character and the one behind it.
+    """
 
     text: str
     detections: tuple[Detection, ...]
+    spans: tuple[tuple[int, int], ...]
     plain: str
 
 
@@ -87,9 +91,16 @@ def parse(text: str) -> Answer:
     end at ";", "<" or ">" and are trimmed. Unlike the demo, a line break ends nothing, and
     numbers that are no tokens (`<loc1024>`, `<seg128>`) are text.
     """
-    detections = tuple(_detection(found.groups()) for found in _OBJECT.finditer(text))
+    objects = list(_OBJECT.finditer(text))
+    detections = tuple(_detection(found.groups()) for found in objects)
+    spans = tuple((found.start(), found.start() + _length(found[0])) for found in objects)
     plain = _STRAY.sub("", _OBJECT.sub("", text)).strip()
-    return Answer(text, detections, plain)
+    return Answer(text, detections, spans, plain)
+
+
+def _length(found: str) -> int:
+    """Characters of an object without what parts it from the next."""
+    return len(found.removesuffix("; ").rstrip())
 
 
 def _detection(groups: tuple[str | None, ...]) -> Detection:

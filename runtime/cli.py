@@ -20,7 +20,7 @@ from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
-from paligemma_edge.runtime import bench_command, commands, prime_command
+from paligemma_edge.runtime import bench_command, commands, prime_command, run_options
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError, PaliGemmaError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_SPACE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -50,13 +50,6 @@ examples:
 
 exit codes: 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted
 """
-_RUN_EPILOG = """\
-examples:
-  paligemma-edge run mix.bundle "caption en" photo.jpg --stream
-  paligemma-edge run mix.bundle "detect cat ; dog" photo.jpg --draw boxes.png
-  paligemma-edge run mix.bundle "answer en how many cars?" *.jpg --json
-  paligemma-edge run mix.bundle "answer en what differs?" left.jpg right.jpg --together
-"""
 _INSPECT_EPILOG = "example:\n  paligemma-edge inspect mix.bundle"
 _CHECK_EPILOG = "example:\n  paligemma-edge check mix.bundle --device cpu"
 _PRIME_EPILOG = """\
@@ -81,9 +74,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except PaliGemmaError as error:
             print(f"paligemma-edge: {_text(error)}", file=sys.stderr)
             return _exit_code(error)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             writes = arguments[:1] in (["export"], ["quantize"], ["prime"])
             kept = "; nothing half-written was left" if writes else ""
+            kept = f"; {interrupt}" if interrupt.args else kept
             print(f"paligemma-edge: interrupted{kept}", file=sys.stderr)
             return EXIT_INTERRUPTED
         except BrokenPipeError:
@@ -164,7 +158,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, (_, summary) in _ELSEWHERE.items():
         names.add_parser(name, help=summary, add_help=False)
     plain = argparse.RawDescriptionHelpFormatter  # an example keeps its line
-    _add_run(names.add_parser("run", help="answer a prompt about pictures", formatter_class=plain))
+    run = names.add_parser("run", help="answer a prompt about pictures", formatter_class=plain)
+    run_options.add_run(run)
+    add_device_options(run)
     _add_inspect(names.add_parser("inspect", help="say what a bundle holds", formatter_class=plain))
     _add_check(
         names.add_parser("check", help="test a bundle on this device", formatter_class=plain)
@@ -174,27 +170,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_bench(names.add_parser("bench", help="measure speed and memory", formatter_class=plain))
     return parser
-
-
-def _add_run(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Answer a prompt about each picture."
-    parser.epilog = _RUN_EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
-    parser.add_argument("prompt", metavar="PROMPT", help="such as 'caption en' or 'detect cat'")
-    parser.add_argument("images", metavar="IMAGE", nargs="+")
-    add_device_options(parser)
-    parser.add_argument(
-        "--together", action="store_true", help="one answer about all pictures, not one for each"
-    )
-    parser.add_argument("--max-new-tokens", type=int, default=256, metavar="N")
-    parser.add_argument("--temperature", type=float, metavar="T", help="sample, not greedy")
-    parser.add_argument("--top-k", type=int, default=0, metavar="K")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--stream", action="store_true", help="print the text as it comes")
-    parser.add_argument("--json", action="store_true", help="print one object a line")
-    parser.add_argument("--draw", metavar="FILE", help="write the picture, boxes and masks drawn")
-    parser.set_defaults(command=commands.run)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import math
 import os
 import unicodedata
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
@@ -44,6 +44,8 @@ PALETTE: tuple[Colour, ...] = (
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 _VEIL = 0.5  # how much of a mask's colour lies over the picture
 _LONGEST = 200  # characters of a label
+_MOST_HIDDEN = 0.3  # of a label's plate, by the label of another object
+_STEPS = 6  # places for a label, one under the other, that are tried in a crowd
 _HALO = 130  # of 255: how dark or light the rim of a line is
 
 
@@ -66,23 +68,22 @@ class _Style:
 def draw(
     image: Image.Image,
     detections: Sequence[Detection],
-    masks: Sequence[Mask | None] | None = None,
+    masks: Iterable[Mask | None] | None = None,
     *,
     font: str | os.PathLike[str] | None = None,
 ) -> Image.Image:
     """Copy of a picture as RGB, with translucent masks, boxes and labels.
 
-    `masks` holds a soft mask [height, width] or None for each detection; a box without pixels
-    is left out. Pillow's own font knows ASCII alone: accents are dropped, and `font` names a
+    `masks` gives a soft mask [height, width] or None for each detection, and may make them one
+    by one, for they are large; a box without pixels is left out, and so is a label that would
+    hide another. Pillow's own font knows ASCII alone: accents are dropped, and `font` names a
     TrueType file for other scripts. OptionError if masks or font cannot be used.
     """
-    soft = _checked(masks, len(detections), image)
     picture = image.convert("RGB")
     style = _Style.for_picture(*picture.size, font)
     objects = [(colour_of(d.label), d.label, _corners(d, picture)) for d in detections]
-    for (colour, _, _), mask in zip(objects, soft, strict=True):
-        if mask is not None and mask.any():
-            _draw_mask(picture, mask, colour, style.line)
+    if masks is not None:
+        _draw_masks(picture, [colour for colour, _, _ in objects], masks, style.line)
     pen = ImageDraw.Draw(picture, "RGBA")
     shown = [item for item in objects if _has_pixels(item[2])]
     for colour, _, corners in shown:
@@ -91,8 +92,9 @@ def draw(
     for colour, label, corners in shown:
         if text := _fitted(label, style, picture.width):
             plate = _place(corners, _plate_size(text, style), picture.size, taken)
-            _draw_label(pen, text, plate, colour, style)
-            taken.append(plate)
+            if plate:
+                _draw_label(pen, text, plate, colour, style)
+                taken.append(plate)
     return picture
 
 
@@ -119,19 +121,6 @@ def _luminance(colour: Colour) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def _checked(
-    masks: Sequence[Mask | None] | None, count: int, image: Image.Image
-) -> Sequence[Mask | None]:
-    soft = [None] * count if masks is None else masks
-    if len(soft) != count:
-        raise OptionError(f"there are {len(soft)} masks for {count} detections; give one for each")
-    wanted = (image.height, image.width)
-    for mask in soft:
-        if mask is not None and mask.shape != wanted:
-            raise OptionError(f"a mask is {list(mask.shape)}, wanted the picture's {list(wanted)}")
-    return soft
-
-
 def _font(path: str | os.PathLike[str] | None, size: int) -> Font:
     try:
         return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
@@ -149,14 +138,43 @@ def _has_pixels(corners: Corners) -> bool:
     return x1 > x0 and y1 > y0
 
 
-def _draw_mask(picture: Image.Image, mask: Mask, colour: Colour, line: int) -> None:
-    """Veil of the soft mask, and a line along the rim of what is inside."""
+def _draw_masks(
+    picture: Image.Image, colours: Sequence[Colour], masks: Iterable[Mask | None], line: int
+) -> None:
+    """Veils of the soft masks, and over all of them a line along the rim of what is inside."""
+    rims = []
+    for colour, mask in _paired(colours, masks):
+        if mask is not None and (found := _cropped(mask, picture)):
+            part, x0, y0 = found
+            veil = Image.fromarray((part * (_VEIL * 255)).astype(np.uint8))
+            picture.paste(colour, (x0, y0), veil)
+            rims.append((colour, (x0 - line, y0 - line), _rim(inside(part), line)))
+    for colour, corner, rim in rims:
+        picture.paste(colour, corner, rim)
+
+
+def _paired(
+    colours: Sequence[Colour], masks: Iterable[Mask | None]
+) -> Iterator[tuple[Colour, Mask | None]]:
+    try:
+        yield from zip(colours, masks, strict=True)
+    except ValueError:
+        raise OptionError(
+            f"the masks are not as many as the {len(colours)} detections; "
+            "give one for each, or None"
+        ) from None
+
+
+def _cropped(mask: Mask, picture: Image.Image) -> tuple[Mask, int, int] | None:
+    """The part of a mask that is not zero, and where it begins; None where all is zero."""
+    wanted = (picture.height, picture.width)
+    if mask.shape != wanted:
+        raise OptionError(f"a mask is {list(mask.shape)}, wanted the picture's {list(wanted)}")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
     y0, x0 = int(rows[0]), int(columns[0])
-    part = mask[y0 : rows[-1] + 1, x0 : columns[-1] + 1]
-    veil = Image.fromarray((part * (_VEIL * 255)).astype(np.uint8))
-    picture.paste(colour, (x0, y0), veil)
-    picture.paste(colour, (x0 - line, y0 - line), _rim(inside(part), line))
+    return mask[y0 : rows[-1] + 1, x0 : columns[-1] + 1], x0, y0
 
 
 def _rim(within: NDArray[np.bool_], line: int) -> Image.Image:
@@ -201,21 +219,30 @@ def _plate_size(text: str, style: _Style) -> tuple[int, int]:
 
 def _place(
     corners: Corners, plate: tuple[int, int], size: tuple[int, int], taken: Sequence[Corners]
-) -> Corners:
-    """Corners of a plate at its box: above, else within, else below; free if possible."""
+) -> Corners | None:
+    """Corners of a plate at its box: above, else within, else below; as free as possible.
+
+    None where it would hide another one: a heap of labels tells nothing.
+    """
     x0, y0, x1, y1 = corners
     width, height = plate
     furthest = max(size[0] - width, 0)
     lefts = [min(max(x, 0), furthest) for x in (x0, x1 - width)]
-    tops = [y for y in (y0 - height, y0, y1, y1 - height) if 0 <= y <= size[1] - height] or [0]
+    further_down = [y0 + step * height for step in range(1, _STEPS)]
+    heights = [y0 - height, y0, y1, y1 - height, *(y for y in further_down if y < y1)]
+    tops = [y for y in heights if 0 <= y <= size[1] - height] or [0]
     places = [(x, y, x + width, y + height) for y in tops for x in lefts]
-    free = [place for place in places if not _covers(place, taken)]
-    return (free or places)[0]
+    hidden = {place: max((_hidden(t, place) for t in taken), default=0) for place in places}
+    best = min(places, key=lambda place: hidden[place])
+    return best if hidden[best] <= _MOST_HIDDEN else None
 
 
-def _covers(plate: Corners, taken: Sequence[Corners]) -> bool:
-    x0, y0, x1, y1 = plate
-    return any(x0 < tx1 and tx0 < x1 and y0 < ty1 and ty0 < y1 for tx0, ty0, tx1, ty1 in taken)
+def _hidden(plate: Corners, over: Corners) -> float:
+    """Share of a plate that another one would lie over."""
+    width = min(plate[2], over[2]) - max(plate[0], over[0])
+    height = min(plate[3], over[3]) - max(plate[1], over[1])
+    whole = (plate[2] - plate[0]) * (plate[3] - plate[1])
+    return max(width, 0) * max(height, 0) / whole
 
 
 def _draw_label(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,25 +17,42 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.engine import Engine, Stepper
+from paligemma_edge.runtime.grammar import State, choose
 from paligemma_edge.runtime.sampling import Sampling
+from paligemma_edge.runtime.scores import log_prob
 from paligemma_edge.runtime.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 
 @dataclass(frozen=True)
 class Request:
-    """Pictures float32 [pictures, 3, R, R], the ids of a prompt, and how to answer."""
+    """Features [pictures, N, hidden], the ids of a prompt, and how to answer.
 
-    pixel_values: NDArray[np.float32]
+    `state` is the start of a grammar, None where anything may be said.
+    """
+
+    image_features: ort.OrtValue
     ids: tuple[int, ...]
     max_new_tokens: int
     sampling: Sampling
+    state: State | None = None
     watch: Stopwatch = field(default_factory=Stopwatch)
+
+
+class Spoken(NamedTuple):
+    """A token of the answer to the request of a number, and the model's log-probability for it."""
+
+    number: int
+    token: int
+    log_prob: float
 
 
 def generate(
     engine: Engine, tokenizer: TokenizerFacts, requests: Iterable[Request], cache: Cache
-) -> Iterator[tuple[int, int]]:
-    """Answer requests in the slots of a cache; yield (number of the request, token) as they come.
+) -> Iterator[Spoken]:
+    """Answer requests in the slots of a cache; yield tokens as they come.
 
     The end-of-sequence token is yielded too, last of an answer that ended by itself. `requests`
     is read only as slots become free.
@@ -52,7 +70,19 @@ class _Sequence:
 
     number: int
     request: Request
+    state: State | None
     tokens: list[int]
+
+    def choose(self, logits: NDArray[np.float32]) -> int:
+        """Choose and keep the next token from logits [spoken]."""
+        sampling, place = self.request.sampling, len(self.tokens)
+        if self.state is None:
+            token = sampling.choose(logits, place)
+        else:
+            token = choose(sampling, logits, self.state.allowed, place)
+            self.state = self.state.after(token)
+        self.tokens.append(token)
+        return token
 
 
 @dataclass(frozen=True)
@@ -66,16 +96,19 @@ class _Loop:
     running: dict[int, _Sequence] = field(default_factory=dict)  # by slot
     steppers: dict[int, Stepper] = field(default_factory=dict)  # by number of slots
 
-    def admit(self) -> Iterator[tuple[int, int]]:
+    def admit(self) -> Iterator[Spoken]:
         """Prefill waiting requests into free slots; yield the first token of each."""
         for slot in range(self.cache.slots):
             while slot not in self.running and (entry := next(self.waiting, None)) is not None:
-                sequence = _Sequence(*entry, [])
-                self.running[slot] = sequence
-                logits = self._prefill(slot, sequence.request)
-                yield sequence.number, self._accept(slot, logits)
+                number, request = entry
+                self.running[slot] = _Sequence(number, request, request.state, [])
+                with request.watch.measure("prefill"):
+                    logits = self.engine.prefill(
+                        self.cache, slot, request.image_features, request.ids
+                    )
+                yield self._accept(slot, logits)
 
-    def step(self) -> Iterator[tuple[int, int]]:
+    def step(self) -> Iterator[Spoken]:
         """Append one token to every running sequence; yield the tokens."""
         slots = max(self.running) + 1
         if slots not in self.steppers:
@@ -86,25 +119,15 @@ class _Loop:
         seconds = time.perf_counter() - start
         for slot, sequence in list(self.running.items()):
             sequence.request.watch.add("steps", seconds)
-            yield sequence.number, self._accept(slot, logits[slot])
+            yield self._accept(slot, logits[slot])
 
-    def _prefill(self, slot: int, request: Request) -> NDArray[np.float32]:
-        with request.watch.measure("vision"):
-            hidden = self.engine.encode(request.pixel_values)
-        with request.watch.measure("projector"):
-            features = self.engine.project(hidden)
-        with request.watch.measure("prefill"):
-            return self.engine.prefill(self.cache, slot, features, request.ids)
-
-    def _accept(self, slot: int, logits: NDArray[np.float32]) -> int:
+    def _accept(self, slot: int, logits: NDArray[np.float32]) -> Spoken:
         """Choose a slot's next token; an answer that is complete leaves its slot."""
         sequence = self.running[slot]
         # The rows from <image> on were never trained to be an answer.
-        spoken = logits[: self.tokenizer.image_id]
-        token = sequence.request.sampling.choose(spoken, len(sequence.tokens))
-        sequence.tokens.append(token)
+        token = sequence.choose(spoken := logits[: self.tokenizer.image_id])
         full = len(sequence.tokens) == sequence.request.max_new_tokens
         if full or token == self.tokenizer.eos_id:
             del self.running[slot]
             self.cache.lengths[slot] = 0
-        return token
+        return Spoken(sequence.number, token, log_prob(spoken, token))

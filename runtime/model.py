@@ -2,62 +2,42 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import device as devices
-from paligemma_edge.runtime.answer import Answer, Detection, parse
+from paligemma_edge.runtime.answer import Detection
 from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.digests import comparing
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
-from paligemma_edge.runtime.generate import Request, generate
-from paligemma_edge.runtime.image import ImageInput, load_image, pixel_values
+from paligemma_edge.runtime.generation import Generation
+from paligemma_edge.runtime.grammar import Grammar
+from paligemma_edge.runtime.image import ImageInput, load_image
 from paligemma_edge.runtime.mask import paste_mask
+from paligemma_edge.runtime.pictures import PictureEncoder, Pictures, read_pictures
+from paligemma_edge.runtime.pipeline import (
+    DEFAULT_MAX_NEW_TOKENS,
+    Asked,
+    Options,
+    Pipeline,
+    Question,
+)
 from paligemma_edge.runtime.primed import primed_here
-from paligemma_edge.runtime.prompt import PromptEncoder, TextStream
-from paligemma_edge.runtime.sampling import Greedy, Sampling
-from paligemma_edge.runtime.stopwatch import Stage, Stopwatch
+from paligemma_edge.runtime.prompt import PromptEncoder
+from paligemma_edge.runtime.result import ChoiceResult, ObjectResult, TextResult
+from paligemma_edge.runtime.sampling import Sampling
+from paligemma_edge.runtime.stopwatch import Stopwatch
+from paligemma_edge.runtime.typed import decoded_masks
+from paligemma_edge.runtime.view import View
 
-Images = ImageInput | list[ImageInput] | tuple[ImageInput, ...]
-DEFAULT_MAX_NEW_TOKENS = 256
+Images: TypeAlias = ImageInput | list[ImageInput] | tuple[ImageInput, ...]
 DEFAULT_SLOTS = 4
-
-
-@dataclass(frozen=True)
-class Generation:
-    """What the model said to one prompt.
-
-    `token_ids` ends with the end-of-sequence id unless the answer was cut by its token limit,
-    which `truncated` tells. `seconds` holds the time that each stage took.
-    """
-
-    prompt: str
-    text: str
-    token_ids: tuple[int, ...]
-    truncated: bool
-    seconds: dict[Stage, float] = field(compare=False)
-
-    @property
-    def answer(self) -> Answer:
-        """The boxes and segmentation codes that the text holds."""
-        return parse(self.text)
-
-
-@dataclass(frozen=True)
-class _Question:
-    """A prompt that was checked; its pictures are read when a slot is free."""
-
-    images: tuple[ImageInput, ...]
-    prompt: str
-    ids: tuple[int, ...]
 
 
 class PaliGemma:
@@ -90,6 +70,84 @@ class PaliGemma:
             pieces = digests.file(manifest.tokenizer.file)
             self.encoder = PromptEncoder(pieces, manifest.tokenizer)
             self.engine = Engine.open(chosen, opened, digests, self.primed)
+        self.pipeline = Pipeline(self.engine, self.encoder, manifest)
+
+    def look(self, image: Images) -> View:
+        """Read a picture, or several given as a list, and encode it once for many prompts."""
+        watch, images = Stopwatch(), _listed(image)
+        if not images:
+            raise PromptError("no picture was given, wanted at least one")
+        with watch.measure("preprocess"):
+            loaded = [load_image(one) for one in images]
+            pictures = Pictures.of(loaded, self.bundle.manifest.image)
+        return View(self.pipeline, pictures, watch, loaded[0])
+
+    def answer(
+        self,
+        image: Images,
+        prompt: str,
+        *,
+        grammar: bool = True,
+        any_label: bool = False,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    ) -> TextResult | ObjectResult:
+        """Objects for "detect cat" and "segment cat", else words; see `View.answer`."""
+        return self.look(image).answer(
+            prompt, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
+        )
+
+    def caption(
+        self, image: Images, language: str = "en", *, max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    ) -> TextResult:
+        """What a picture shows."""
+        return self.look(image).caption(language, max_new_tokens=max_new_tokens)
+
+    def ask(
+        self,
+        image: Images,
+        question: str,
+        language: str = "en",
+        *,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    ) -> TextResult:
+        """The answer to a question about a picture, or about several given as a list."""
+        return self.look(image).ask(question, language, max_new_tokens=max_new_tokens)
+
+    def read(self, image: Images, *, max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS) -> TextResult:
+        """What is written in a picture."""
+        return self.look(image).read(max_new_tokens=max_new_tokens)
+
+    def detect(
+        self,
+        image: ImageInput,
+        what: str | Iterable[str],
+        *,
+        grammar: bool = True,
+        any_label: bool = False,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    ) -> ObjectResult:
+        """Boxes of what "cat ; dog" or ["cat", "dog"] names; see `View.detect`."""
+        return self.look(image).detect(
+            what, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
+        )
+
+    def segment(
+        self,
+        image: ImageInput,
+        what: str | Iterable[str],
+        *,
+        grammar: bool = True,
+        any_label: bool = False,
+        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    ) -> ObjectResult:
+        """Boxes and masks of what "cat ; dog" or ["cat", "dog"] names; see `View.segment`."""
+        return self.look(image).segment(
+            what, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
+        )
+
+    def classify(self, image: Images, prompt: str, choices: Iterable[str]) -> ChoiceResult:
+        """The most likely one of a closed set of answers; see `View.classify`."""
+        return self.look(image).classify(prompt, choices)
 
     def generate(
         self,
@@ -98,10 +156,18 @@ class PaliGemma:
         *,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         sampling: Sampling | None = None,
+        grammar: Grammar | None = None,
     ) -> Generation:
-        """Answer one prompt about one picture, or about several given as a list."""
+        """Answer any prompt about one picture, or about several given as a list.
+
+        With a grammar, such as `Choices` or `Regex`, only what it allows is said.
+        """
         (generation,) = self.generate_batch(
-            [(image, prompt)], slots=1, max_new_tokens=max_new_tokens, sampling=sampling
+            [(image, prompt)],
+            slots=1,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            grammar=grammar,
         )
         return generation
 
@@ -112,13 +178,16 @@ class PaliGemma:
         *,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         sampling: Sampling | None = None,
+        grammar: Grammar | None = None,
     ) -> Iterator[str]:
         """The text of `generate`, piece by piece; a character is never cut in two.
 
         Prompt and options are checked by the call, the picture is read with the first piece.
         """
-        questions = [self._question(image, prompt)]
-        return self._pieces(self._run(questions, [Stopwatch()], 1, max_new_tokens, sampling))
+        options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
+        images = _listed(image)
+        question = self.pipeline.question(prompt, len(images), options)
+        return self.pipeline.stream(self._asked([(images, question)]), question.capacity)
 
     def generate_batch(
         self,
@@ -127,38 +196,39 @@ class PaliGemma:
         slots: int = DEFAULT_SLOTS,
         max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
         sampling: Sampling | None = None,
+        grammar: Grammar | None = None,
     ) -> list[Generation]:
         """Answer many prompts, `slots` of them at a time; the order is that of the requests.
 
         Each answer equals the one that `generate` gives alone. Prompts and options are checked
         first; a picture is read when a slot is free for it, and one that cannot be read ends the
-        batch: the ImageError says which, as `requests[2]: ...`.
+        batch: the ImageError says which, as `requests[2]: ...`. A picture that several prompts
+        are about is encoded once if they follow each other.
         """
-        questions = self._questions(requests)
-        watches = [Stopwatch() for _ in questions]
-        tokens: list[list[int]] = [[] for _ in questions]
-        for number, token in self._run(questions, watches, slots, max_new_tokens, sampling):
-            tokens[number].append(token)
-        return [
-            self._generation(question.prompt, ids, watch)
-            for question, ids, watch in zip(questions, tokens, watches, strict=True)
-        ]
+        options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
+        slots = devices.check_count("slots", slots)
+        questions = self._questions(requests, options)
+        if not questions:
+            return []
+        capacity = max(question.capacity for _, question in questions)
+        asked, slots = self._asked(questions), min(slots, len(questions))
+        answers = dict(self.pipeline.answer(asked, slots=slots, capacity=capacity))
+        return [answers[number] for number in range(len(questions))]
 
     def masks(
         self, detections: Sequence[Detection], width: int, height: int
     ) -> list[NDArray[np.float32] | None]:
         """Soft masks [height, width] in 0..1 of the detections that hold segmentation codes."""
         width, height = devices.check_count("width", width), devices.check_count("height", height)
-        codes = [d.codes for d in detections if d.codes is not None]
-        if not codes:
-            return [None] * len(detections)
-        decoded = iter(self.engine.decode_masks(np.asarray(codes, np.int64)))
+        decoded = decoded_masks(detections, self.engine.decode_masks)
         return [
-            None if d.codes is None else paste_mask(next(decoded), d.box, width, height)
-            for d in detections
+            None if mask is None else paste_mask(mask, detection.box, width, height)
+            for detection, mask in zip(detections, decoded, strict=True)
         ]
 
-    def _questions(self, requests: Iterable[tuple[Images, str]]) -> list[_Question]:
+    def _questions(
+        self, requests: Iterable[tuple[Images, str]], options: Options
+    ) -> list[tuple[tuple[ImageInput, ...], Question]]:
         if not isinstance(requests, Iterable):
             raise PromptError(f"the requests are {type(requests).__name__}, wanted a list of pairs")
         asked, questions = list(requests), []
@@ -167,80 +237,25 @@ class PaliGemma:
                 if not isinstance(request, list | tuple) or len(request) != 2:
                     found = type(request).__name__
                     raise PromptError(f"a {found} that is no pair, wanted (picture, prompt)")
-                questions.append(self._question(*request))
+                images = _listed(request[0])
+                question = self.pipeline.question(request[1], len(images), options)
+                questions.append((images, question))
         return questions
 
-    def _question(self, image: Images, prompt: str) -> _Question:
-        images = tuple(image) if isinstance(image, list | tuple) else (image,)
-        if not images:
-            raise PromptError("no picture was given, wanted at least one for each prompt")
-        return _Question(images, prompt, self.encoder.encode(prompt, len(images)))
-
-    def _run(
-        self,
-        questions: Sequence[_Question],
-        watches: Sequence[Stopwatch],
-        slots: int,
-        max_new_tokens: int,
-        sampling: Sampling | None,
-    ) -> Iterator[tuple[int, int]]:
-        max_new_tokens = devices.check_count("max_new_tokens", max_new_tokens)
-        slots = devices.check_count("slots", slots)
-        policy = _policy(sampling)
-        if not questions:
-            return iter(())
-        capacity = max(self._length(q) for q in questions) + max_new_tokens
-        self._check_fits(capacity, max_new_tokens)
-        cache = Cache.allocate(self.engine.facts, min(slots, len(questions)), capacity)
-
-        def request(number: int, question: _Question, watch: Stopwatch) -> Request:
+    def _asked(
+        self, questions: Sequence[tuple[tuple[ImageInput, ...], Question]]
+    ) -> Iterator[Asked]:
+        """Read and encode the pictures of each question when it is asked for."""
+        encoder = PictureEncoder(self.engine)
+        for number, (images, question) in enumerate(questions):
+            watch = Stopwatch()
             with _telling_which(number, len(questions)):
-                pixels = self._pixels(question, watch)
-            return Request(pixels, question.ids, max_new_tokens, policy, watch)
-
-        requests = map(request, itertools.count(), questions, watches)
-        return generate(self.engine, self.bundle.manifest.tokenizer, requests, cache)
-
-    def _pieces(self, tokens: Iterable[tuple[int, int]]) -> Iterator[str]:
-        text = TextStream(self.encoder)
-        for _, token in tokens:
-            if piece := text.push(token):
-                yield piece
-        if piece := text.finish():
-            yield piece
-
-    def _length(self, question: _Question) -> int:
-        return len(question.images) * self.engine.facts.image_tokens + len(question.ids)
-
-    def _check_fits(self, capacity: int, max_new_tokens: int) -> None:
-        limit = self.engine.facts.max_length
-        if capacity > limit:
-            raise PromptError(
-                f"prompt and pictures take {capacity - max_new_tokens} tokens and the answer may "
-                f"take {max_new_tokens}, the model holds {limit} in all; shorten the prompt, give "
-                "fewer pictures or lower max_new_tokens"
-            )
-
-    def _pixels(self, question: _Question, watch: Stopwatch) -> NDArray[np.float32]:
-        with watch.measure("preprocess"):
-            facts = self.bundle.manifest.image
-            return np.stack([pixel_values(load_image(i), facts) for i in question.images])
-
-    def _generation(self, prompt: str, ids: Sequence[int], watch: Stopwatch) -> Generation:
-        truncated = ids[-1] != self.bundle.manifest.tokenizer.eos_id
-        text = self.encoder.decode(ids)
-        return Generation(prompt, text, tuple(ids), truncated, watch.seconds)
+                pictures = read_pictures(images, self.bundle.manifest.image, watch)
+            yield Asked(question, encoder.features(pictures, watch), watch)
 
 
-def _policy(sampling: Sampling | None) -> Sampling:
-    if sampling is None:
-        return Greedy()
-    if isinstance(sampling, type) or not callable(getattr(sampling, "choose", None)):
-        raise OptionError(
-            f"sampling is {sampling!r}, wanted a policy such as TopSampling(temperature=0.7), "
-            "or None for the most likely token"
-        )
-    return sampling
+def _listed(image: Images) -> tuple[ImageInput, ...]:
+    return tuple(image) if isinstance(image, list | tuple) else (image,)
 
 
 @contextmanager

@@ -9,9 +9,10 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from paligemma_edge.runtime.contract import LOC_COUNT, SEG_COUNT, TokenizerFacts
 from paligemma_edge.runtime.errors import PromptError, TokenizerError
@@ -25,6 +26,9 @@ MAX_CHARACTERS = 200_000
 _SPACE = "\u2581"  # how sentencepiece writes a space within a piece
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what the error handler makes of a stray byte
 _PROBE = " a  b\n"
+_IN_MARKER = re.compile("(?<=<)(?=image>)")
+
+Made = TypeVar("Made")
 
 
 class PromptEncoder:
@@ -38,8 +42,14 @@ class PromptEncoder:
         """Read a sentencepiece model from its path or bytes, TokenizerError if it does not fit."""
         self._pieces = _load(model)
         self._facts = facts
+        self._made: dict[Callable[[PromptEncoder], Any], Any] = {}
         self._check_pieces()
         self._check_exactness()
+
+    @property
+    def facts(self) -> TokenizerFacts:
+        """The ids that are set by hand."""
+        return self._facts
 
     def encode(self, prompt: str, num_images: int) -> tuple[int, ...]:
         """Ids of `<bos>`, the prompt and a newline; PromptError if the prompt cannot be used.
@@ -48,13 +58,21 @@ class PromptEncoder:
         Newlines at the end are dropped, so that the one that ends every prompt stays alone;
         other spaces are kept, as transformers does.
         """
-        text = _without_markers(_utf8(prompt), num_images).rstrip("\r\n")
+        text = _without_markers(_utf8(prompt, "prompt"), num_images).rstrip("\r\n")
         if not text.strip():
             raise PromptError(
                 "the prompt is empty; for a caption ask 'caption en', 'describe en' or 'cap en'"
             )
         ids: list[int] = self._pieces.encode(text)
         return (self._facts.bos_id, *ids, self._facts.newline_id)
+
+    def continuation(self, text: str) -> tuple[int, ...]:
+        """Ids of a text inside an answer, as training wrote it; PromptError if it is no Unicode.
+
+        `<loc>` and `<seg>` are whole tokens; `<image>` and control tokens are spelt out.
+        """
+        parts = _IN_MARKER.split(_utf8(text, "text of an answer"))
+        return tuple(token for part in parts for token in self._pieces.encode(part))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, with `<loc>` and `<seg>`; control tokens and `<image>` have no text.
@@ -74,6 +92,21 @@ class PromptEncoder:
         if self._pieces.is_byte(token):
             return bytes.fromhex(piece[3:5])  # <0xNN>
         return piece.replace(_SPACE, " ").encode()
+
+    @cached_property
+    def vocabulary(self) -> tuple[bytes, ...]:
+        """`token_bytes` of every token that may be spoken, image_id of them."""
+        return tuple(self.token_bytes(token) for token in range(self._facts.image_id))
+
+    def once(self, make: Callable[[PromptEncoder], Made]) -> Made:
+        """What a function makes of this tokenizer, made once and kept as long as the tokenizer.
+
+        A function that is defined anew for each call would be kept each time.
+        """
+        if make not in self._made:
+            self._made[make] = make(self)
+        made: Made = self._made[make]
+        return made
 
     def _check_pieces(self) -> None:
         size = self._pieces.get_piece_size()
@@ -166,22 +199,22 @@ def _refuse(found: str) -> None:
     )
 
 
-def _utf8(prompt: str) -> str:
-    if not isinstance(prompt, str):
-        raise PromptError(f"the prompt is a {type(prompt).__name__}, wanted a text")
-    if len(prompt) > MAX_CHARACTERS:
+def _utf8(text: str, name: str) -> str:
+    if not isinstance(text, str):
+        raise PromptError(f"the {name} is a {type(text).__name__}, wanted a text")
+    if len(text) > MAX_CHARACTERS:
         raise PromptError(
-            f"the prompt has {len(prompt)} characters, wanted at most {MAX_CHARACTERS}; "
-            "shorten the prompt"
+            f"the {name} has {len(text)} characters, wanted at most {MAX_CHARACTERS}; "
+            f"shorten the {name}"
         )
     try:
-        prompt.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise PromptError(
-            "the prompt holds half a character (a lone surrogate), wanted Unicode text; "
+            f"the {name} holds half a character (a lone surrogate), wanted Unicode text; "
             "decode it as UTF-8"
         ) from None
-    return prompt
+    return text
 
 
 def _without_markers(prompt: str, num_images: int) -> str:

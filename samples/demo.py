@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from paligemma_edge.runtime import Generation, PaliGemma
-from paligemma_edge.runtime.draw import draw
-from paligemma_edge.runtime.image import load_image
+from paligemma_edge.runtime import ObjectResult, PaliGemma, TextResult
 
 ABSENT = ("torch", "transformers", "onnx")
 
@@ -37,7 +36,7 @@ def main() -> None:
 def compare(model: PaliGemma, answers: dict[tuple[str, str], str], pictures: Path) -> None:
     """Ask a smaller variant the same, and say where it answers otherwise."""
     print(f"\n{model.variant}, {size(model) / 1e6:.1f} MB:", end=" ")
-    said = {key: model.generate(pictures / key[0], key[1]).text for key in answers}
+    said = {key: model.answer(pictures / key[0], key[1]).text for key in answers}
     other = [key for key in answers if said[key] != answers[key]]
     print(f"{len(answers) - len(other)} of {len(answers)} answers are the lossless variant's")
     for key in other:
@@ -58,39 +57,40 @@ def answer_all(model: PaliGemma, pictures: Path, output: Path) -> dict[tuple[str
     output.mkdir(parents=True, exist_ok=True)
     answers = {}
     for entry in json.loads((pictures / "prompts.json").read_text()):
-        picture = load_image(pictures / entry["picture"])
         print(f"\n{entry['picture']}")
-        for question in entry["questions"]:
-            generation = model.generate(picture, question["prompt"])
-            answers[entry["picture"], question["prompt"]] = generation.text
-            for line in describe(generation, question, picture):
-                print(line)
-            if generation.answer.detections:
-                name = f"{Path(entry['picture']).stem}-{question['task']}.png"
-                overlay(model, generation, picture).save(output / name)
+        with model.look(pictures / entry["picture"]) as view:
+            for question in entry["questions"]:
+                result = view.answer(question["prompt"])
+                answers[entry["picture"], result.prompt] = result.text
+                print("\n".join(describe(result, question)))
+                if isinstance(result, ObjectResult) and len(result):
+                    name = f"{Path(entry['picture']).stem}-{question['task']}.png"
+                    overlay(result).save(output / name)
     return answers
 
 
-def describe(generation: Generation, question: dict[str, Any], picture: Image.Image) -> list[str]:
-    """The prompt, then what was answered and what is true; boxes in pixels, y0 x0 y1 x1."""
-    lines = [f"  {generation.prompt}"]
-    if "things" not in question:
-        verdict = "right" if generation.text == question["text"] else f"truth: {question['text']}"
-        return [*lines, f"    {generation.text}  ({verdict})"]
-    found = generation.answer.detections
-    answered = [(d.label, d.box.pixels(picture.width, picture.height), d.codes) for d in found]
+def describe(result: TextResult | ObjectResult, question: dict[str, Any]) -> list[str]:
+    """The prompt, then what was answered and what is true; boxes in pixels, x0 y0 x1 y1."""
+    lines = [f"  {result.prompt}"]
+    if isinstance(result, TextResult):
+        verdict = "right" if result.text == question["text"] else f"truth: {question['text']}"
+        return [*lines, f"    {result.text}  ({verdict})"]
     lines += [
-        f"    {label} {box}{' and a mask' if codes else ''}" for label, box, codes in answered
+        f"    {found.label} {found.xyxy}{' and a mask' if found.decoded is not None else ''}, "
+        f"probability {math.exp(found.score):.2f}"
+        for found in result
     ]
-    lines += [f"    truth: {thing['label']} {tuple(thing['box'])}" for thing in question["things"]]
+    for thing in question["things"]:
+        y0, x0, y1, x1 = thing["box"]
+        lines.append(f"    truth: {thing['label']} {(x0, y0, x1, y1)}")
     return lines
 
 
-def overlay(model: PaliGemma, generation: Generation, picture: Image.Image) -> Image.Image:
-    """The picture with what was found drawn over it, large enough to look at."""
-    large = picture.resize((picture.width * 4, picture.height * 4), Image.Resampling.LANCZOS)
-    found = generation.answer.detections
-    return draw(large, found, model.masks(found, large.width, large.height))
+def overlay(result: ObjectResult) -> Image.Image:
+    """What was found drawn over the picture, large enough to look at."""
+    assert result.picture is not None
+    size = (result.width * 4, result.height * 4)
+    return result.draw(result.picture.resize(size, Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":

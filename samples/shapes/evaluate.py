@@ -1,8 +1,9 @@
 """Asks a predictor about held-out pictures and reports how often it is right.
 
-    python -m samples.shapes.evaluate
+    python -m samples.shapes.evaluate                          # the checkpoint, by transformers
+    python -m samples.shapes.evaluate --bundle shapes.bundle   # a bundle, by its typed calls
 
-`evaluate` takes any predictor: a function of a picture and prompts that returns a text per prompt.
+`evaluate` takes any predictor: a function of a picture and questions that returns their answers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from samples.shapes import mask_decoder
 from samples.shapes.pictures import Picture, draw
-from samples.shapes.score import MaskDecoder, Predict, score
+from samples.shapes.score import Predict, score
 from samples.shapes.tasks import TASKS, Question, ask, possible
 
 CHECKPOINT = Path(__file__).with_name("checkpoint")
@@ -38,15 +38,13 @@ def exam(count: int) -> Iterator[tuple[Picture, list[Question]]]:
         yield picture, [ask(picture, task, rng) for task in possible(picture)]
 
 
-def evaluate(
-    predict: Predict, decode: MaskDecoder, *, count: int = 200
-) -> dict[str, dict[str, float]]:
+def evaluate(predict: Predict, *, count: int = 200) -> dict[str, dict[str, float]]:
     """For each task, how many questions there were and the mean score."""
     scores: dict[str, list[float]] = {task: [] for task in TASKS}
     for picture, questions in exam(count):
-        texts = predict(picture.image(), [question.prompt for question in questions])
-        for question, text in zip(questions, texts, strict=True):
-            scores[question.task].append(score(question, picture, text, decode))
+        answers = predict(picture.image(), questions)
+        for question, answer in zip(questions, answers, strict=True):
+            scores[question.task].append(score(question, picture, answer))
     return {
         task: {"questions": len(got), "score": float(np.mean(got))}
         for task, got in scores.items()
@@ -65,17 +63,29 @@ def report(results: dict[str, dict[str, float]], seconds: float) -> str:
 
 
 def main() -> None:
-    """Score a checkpoint through transformers."""
-    from samples.shapes.predictor import load
-
+    """Score a checkpoint through transformers, or a bundle through the runtime."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--bundle", type=Path, help="score this instead of the checkpoint")
+    parser.add_argument("--variant", help="of the bundle")
     parser.add_argument("--count", type=int, default=200)
     args = parser.parse_args()
     start = time.monotonic()
-    decode = mask_decoder.load(args.checkpoint / "vae-oid.npz")
-    results = evaluate(load(args.checkpoint), decode, count=args.count)
-    print(report(results, time.monotonic() - start))
+    predict = _bundle(args) if args.bundle else _checkpoint(args)
+    print(report(evaluate(predict, count=args.count), time.monotonic() - start))
+
+
+def _checkpoint(args: argparse.Namespace) -> Predict:
+    from samples.shapes.predictor import load
+
+    return load(args.checkpoint)
+
+
+def _bundle(args: argparse.Namespace) -> Predict:
+    from paligemma_edge.runtime import PaliGemma
+    from samples.shapes.typed_predictor import through
+
+    return through(PaliGemma(args.bundle, variant=args.variant))
 
 
 if __name__ == "__main__":

@@ -9,19 +9,22 @@ import torch
 from PIL import Image
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
-from samples.shapes.score import Predict
+from samples.shapes import mask_decoder
+from samples.shapes.score import Answer, Predict, read
+from samples.shapes.tasks import Question
 
 
 def load(folder: Path, *, longest: int = 100) -> Predict:
-    """A predictor that answers all prompts on one picture as one batch."""
+    """A predictor that answers all questions about one picture as one batch."""
+    decode = mask_decoder.load(folder / "vae-oid.npz")
     processor = PaliGemmaProcessor.from_pretrained(folder)
     model: PaliGemmaForConditionalGeneration = PaliGemmaForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
     model.train(False)
 
-    def predict(image: Image.Image, prompts: Sequence[str]) -> list[str]:
-        asked = [f"<image>{prompt}" for prompt in prompts]
+    def predict(image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
+        asked = [f"<image>{question.prompt}" for question in questions]
         inputs = processor(
             text=asked, images=[image] * len(asked), padding="longest", return_tensors="pt"
         )
@@ -32,6 +35,6 @@ def load(folder: Path, *, longest: int = 100) -> Predict:
             )
         answers = ids[:, inputs["input_ids"].shape[1] :]
         texts: list[str] = processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return texts
+        return [read(*pair, decode) for pair in zip(questions, texts, strict=True)]
 
     return predict

@@ -1,4 +1,7 @@
-"""Scores generated text against the truth; needs numpy and Pillow only, so it fits any runtime."""
+"""Scores answers against the truth; needs numpy and Pillow only, so it fits any runtime.
+
+It reads answers in its own way, so that it can judge the runtime's.
+"""
 
 from __future__ import annotations
 
@@ -17,52 +20,54 @@ from samples.shapes.tasks import Question
 MaskDecoder: TypeAlias = Callable[
     [Sequence[int]], NDArray[np.float32]
 ]  # 16 codes to [64, 64], about -1 to 1
-Predict: TypeAlias = Callable[[Image.Image, Sequence[str]], Sequence[str]]  # a text per prompt
 FloatBox: TypeAlias = tuple[float, float, float, float]
 _FOUND = re.compile(r"^((?:<loc\d{4}>){4})((?:<seg\d{3}>){16})? ([^;<>]+)$")
 
 
-@dataclass(frozen=True)
-class Found:
-    """One object of an answer: y0, x0, y1, x1 in pixels, and 16 codes or none."""
+@dataclass(frozen=True, eq=False)
+class Guess:
+    """One object of an answer: y0, x0, y1, x1 in pixels, and a mask [SIDE, SIDE] or none."""
 
     label: str
     box: FloatBox
-    codes: tuple[int, ...]
+    mask: NDArray[np.bool_] | None
 
 
-def parse(text: str) -> list[Found]:
-    """The objects of an answer; a part that cannot be read is left out."""
-    matches = (_FOUND.match(part) for part in text.split(" ; "))
-    return [_found(match) for match in matches if match]
+Answer: TypeAlias = str | Sequence[Guess]  # words, or objects for detect and segment
+Predict: TypeAlias = Callable[[Image.Image, Sequence[Question]], Sequence[Answer]]
 
 
-def _found(match: re.Match[str]) -> Found:
-    y0, x0, y1, x1 = (int(edge) / 1024 * SIDE for edge in re.findall(r"\d{4}", match[1]))
-    return Found(
-        match[3],
-        (y0, x0, y1, x1),
-        tuple(int(code) for code in re.findall(r"\d{3}", match[2] or "")),
-    )
-
-
-def score(question: Question, picture: Picture, text: str, decode: MaskDecoder) -> float:
-    """1 or 0 for words; the mean IoU of the objects for boxes and masks."""
+def read(question: Question, text: str, decode: MaskDecoder) -> Answer:
+    """A text as its question asks for it; a part that cannot be read is left out."""
     if question.task not in ("detect", "segment"):
-        return float(text == question.text)
-    found = parse(text)
-    pairs = np.zeros((len(question.things), len(found)))
+        return text
+    matches = (_FOUND.match(part) for part in text.split(" ; "))
+    return [_guess(match, decode) for match in matches if match]
+
+
+def _guess(match: re.Match[str], decode: MaskDecoder) -> Guess:
+    y0, x0, y1, x1 = (int(edge) / 1024 * SIDE for edge in re.findall(r"\d{4}", match[1]))
+    codes = tuple(int(code) for code in re.findall(r"\d{3}", match[2] or ""))
+    box = (y0, x0, y1, x1)
+    return Guess(match[3], box, paste(box, decode(codes)) if codes else None)
+
+
+def score(question: Question, picture: Picture, answer: Answer) -> float:
+    """1 or 0 for words; the mean IoU of the objects for boxes and masks."""
+    if isinstance(answer, str):
+        return float(answer == question.text)
+    pairs = np.zeros((len(question.things), len(answer)))
     for row, thing in enumerate(question.things):
-        for column, guess in enumerate(found):
+        for column, guess in enumerate(answer):
             if guess.label == thing.label:
-                pairs[row, column] = _overlap(question.task, picture, thing.index, guess, decode)
+                pairs[row, column] = _overlap(question.task, picture, thing.index, guess)
     return _matched(pairs) / max(pairs.shape)
 
 
-def _overlap(task: str, picture: Picture, index: int, guess: Found, decode: MaskDecoder) -> float:
+def _overlap(task: str, picture: Picture, index: int, guess: Guess) -> float:
     if task == "detect":
         return box_iou(picture.shapes[index].box, guess.box)
-    return mask_iou(picture.mask(index), paste(guess, decode))
+    return 0.0 if guess.mask is None else mask_iou(picture.mask(index), guess.mask)
 
 
 def _matched(pairs: NDArray[np.float64]) -> float:
@@ -94,13 +99,13 @@ def mask_iou(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
     return int((one & two).sum()) / union if union else 0.0
 
 
-def paste(guess: Found, decode: MaskDecoder) -> NDArray[np.bool_]:
+def paste(box: FloatBox, decoded: NDArray[np.float32]) -> NDArray[np.bool_]:
     """The decoded square stretched to the box in whole pixels; inside where it is over a half."""
-    y0, x0, y1, x1 = (round(edge) for edge in guess.box)
+    y0, x0, y1, x1 = (round(edge) for edge in box)
     mask = np.zeros((SIDE, SIDE), dtype=np.bool_)
-    if not guess.codes or y1 <= y0 or x1 <= x0:
+    if y1 <= y0 or x1 <= x0:
         return mask
-    soft = np.clip(decode(guess.codes) / 2 + 0.5, 0, 1) * 255
+    soft = np.clip(decoded / 2 + 0.5, 0, 1) * 255
     stretched = Image.fromarray(soft.astype(np.uint8)).resize(
         (x1 - x0, y1 - y0), Image.Resampling.BICUBIC
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnxruntime import OrtValue
 from transformers import DynamicCache
 
 from paligemma_edge.export.exporter import export
@@ -216,7 +217,7 @@ def run(
     recorders = [Recorder() for _ in prompts]
     requests = [
         Request(
-            pixels_of(model, default_samples()[len(prompt) % 9]),
+            features_of(model, default_samples()[len(prompt) % 9]),
             model.encoder.encode(prompt, 1),
             max_new_tokens=3 + len(prompt) % 5,
             sampling=recorder,
@@ -225,7 +226,7 @@ def run(
     ]
     cache = Cache.allocate(facts.model, slots, facts.model.image_tokens + 80)
     tokens: list[list[int]] = [[] for _ in prompts]
-    for number, token in generate(model.engine, facts.tokenizer, requests, cache):
+    for number, token, _ in generate(model.engine, facts.tokenizer, requests, cache):
         tokens[number].append(token)
     return [(t, np.stack(r.rows)) for t, r in zip(tokens, recorders, strict=True)]
 
@@ -235,9 +236,13 @@ def pixels_of(model: PaliGemma, sample: Sample) -> NDArray[np.float32]:
     return np.stack([pixel_values(load_image(image), facts) for image in sample.images])
 
 
+def features_of(model: PaliGemma, sample: Sample) -> OrtValue:
+    return model.engine.project(model.engine.encode(pixels_of(model, sample)))
+
+
 def replayed(model: PaliGemma, sample: Sample, answer: Sequence[int]) -> NDArray[np.float32]:
     """Logits [answer + 1, vocab] of a prefill and a step for each token."""
-    features = model.engine.project(model.engine.encode(pixels_of(model, sample)))
+    features = features_of(model, sample)
     ids = model.encoder.encode(sample.prompt, len(sample.images))
     rows = replay(model.engine, features, ids, [*answer, 0])
     return np.stack([row.copy() for row in rows])
@@ -247,7 +252,7 @@ def first_position(
     model: PaliGemma, sample: Sample
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Key and value [kv_heads, head_dim] of the second layer at the first position."""
-    features = model.engine.project(model.engine.encode(pixels_of(model, sample)))
+    features = features_of(model, sample)
     ids = model.encoder.encode(sample.prompt, 1)
     cache = Cache.allocate(model.engine.facts, 1, features.shape()[1] + len(ids))
     model.engine.prefill(cache, 0, features, ids)

@@ -205,7 +205,8 @@ def test_scores_against_the_truth_are_those_of_the_samples(
     expected: dict[str, list[tuple[float, float]]] = {}
     for (picture, question), pair in zip(exam(), answers, strict=True):
         assert question.prompt == pair[0].prompt
-        one, two = (score.score(question, picture, said.text, decode) for said in pair)
+        answers_read = (score.read(question, said.text, decode) for said in pair)
+        one, two = (score.score(question, picture, answer) for answer in answers_read)
         expected.setdefault(question.task, []).append((one, two))
     assert list(noisy.tasks) == list(expected)
     for task, scores in expected.items():

@@ -23,7 +23,8 @@ from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.errors import BundleError, OptionError, OutputError
 from paligemma_edge.runtime.fidelity import Fidelity, plot_name, report_name
-from tests.test_journeys import call, contents
+from tests.journey import call
+from tests.test_journeys import contents
 
 # All that a recipe can ask for, with the quickest roundings.
 RECIPE = Recipe(

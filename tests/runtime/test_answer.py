@@ -108,6 +108,17 @@ def test_answers_that_models_give(text: str, found: list[Found]) -> None:
     assert flat(parse(text)) == found
 
 
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        (f"so: {BOX} cat ; {BOX}{CODES} dog\n", [f"{BOX} cat", f"{BOX}{CODES} dog"]),
+        (f"{BOX}; {BOX}{CODES} ; {BOX}", [BOX, f"{BOX}{CODES}", BOX]),
+    ],
+)
+def test_the_spans_say_where_the_objects_stand(text: str, parts: list[str]) -> None:
+    assert [text[start:end] for start, end in parse(text).spans] == parts
+
+
 def test_plain_text_is_what_stands_around_the_objects() -> None:
     assert parse("no cats here").plain == "no cats here"
     assert parse(f"look:\n{BOX} cat ; and more").plain == "look:\nand more"

@@ -205,7 +205,43 @@ def test_a_file_that_is_no_font_is_refused(tmp_path: Path) -> None:
 
 
 def test_masks_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(OptionError, match="2 masks for 1 detections"):
-        draw(canvas(), [detection()], [None, None])
+    for count in (0, 2):
+        with pytest.raises(OptionError, match="not as many as the 1 detections"):
+            draw(canvas(), [detection()], [None] * count)
     with pytest.raises(OptionError, match=r"mask is \[64, 64\], wanted the picture's \[160, 200\]"):
         draw(canvas(), [detection()], [np.zeros((64, 64), np.float32)])
+
+
+def test_the_line_around_a_mask_lies_over_the_veil_of_the_next() -> None:
+    mask = np.zeros((160, 200), np.float32)
+    mask[60:100, 80:120] = 1
+    whole = np.ones((160, 200), np.float32)
+    nowhere = Box(0, 0, 0, 0)
+    both = [detection("cat", nowhere), detection("dog", nowhere)]
+    drawn = is_colour(draw(canvas(), both, [mask, whole]), colour_of("cat"))
+    assert np.array_equal(drawn, is_colour(draw(canvas(), both[:1], [mask]), colour_of("cat")))
+
+
+def test_masks_may_be_made_one_by_one() -> None:
+    mask = np.ones((160, 200), np.float32)
+    boxes = [detection(), detection("dog")]
+    at_once = draw(canvas(), boxes, [mask, None])
+    assert not changed(at_once, draw(canvas(), boxes, (m for m in (mask, None)))).any()
+
+
+def test_a_label_that_would_hide_another_is_left_out() -> None:
+    small, whole = canvas(24, 12), Box(0, 0, 1, 1)
+    nothing, one, both = (
+        np.asarray(draw(small, [detection(label, whole) for label in labels]))[1:-1, 1:-1]
+        for labels in ([""], ["cat"], ["cat", "dog"])
+    )
+    assert (one != nothing).any(-1).sum() > 50
+    assert np.array_equal(both, one)
+
+
+def test_labels_of_one_box_find_places_down_its_sides() -> None:
+    names = {colour_of(str(number)): str(number) for number in range(200)}
+    boxes = [detection(name, Box(0.1, 0.1, 0.9, 0.9)) for name in names.values()]
+    drawn = draw(canvas(90, 300), boxes)
+    plates = {colour: int(is_colour(drawn, colour).sum()) for colour in PALETTE}
+    assert min(plates.values()) > 40, plates

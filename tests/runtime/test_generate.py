@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.engine import Engine
-from paligemma_edge.runtime.generate import Request, generate
+from paligemma_edge.runtime.generate import Request, Spoken, generate
 from paligemma_edge.runtime.sampling import Greedy
 
 EOS, LONGEST, IMAGE, VOCAB = 1, 29, 1156, 1160
@@ -44,12 +45,6 @@ class Countdown:
     read: list[int] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
 
-    def encode(self, pixel_values: NDArray[np.float32]) -> int:
-        return len(pixel_values)
-
-    def project(self, pictures: int) -> int:
-        return pictures
-
     def prefill(
         self, cache: Cache, slot: int, pictures: int, ids: Sequence[int]
     ) -> NDArray[np.float32]:
@@ -71,8 +66,8 @@ def _cache(slots: int) -> Cache:
 
 
 def _requests(counts: Sequence[int], limit: int) -> list[Request]:
-    pixels = np.zeros((1, 3, 2, 2), np.float32)
-    return [Request(pixels, (count,), limit, Greedy()) for count in counts]
+    one: Any = 1  # picture: what the features are is no matter to the loop
+    return [Request(one, (count,), limit, Greedy()) for count in counts]
 
 
 def _answers(
@@ -81,13 +76,13 @@ def _answers(
     engine = engine or Countdown()
     answers: list[list[int]] = [[] for _ in counts]
     cache = _cache(slots)
-    for number, token in _run(engine, _requests(counts, limit), cache):
+    for number, token, _ in _run(engine, _requests(counts, limit), cache):
         answers[number].append(token)
     assert not cache.lengths.any(), "a slot was not given back"
     return answers
 
 
-def _run(engine: Countdown, requests: Any, cache: Cache) -> Iterator[tuple[int, int]]:  # noqa: ANN401
+def _run(engine: Countdown, requests: Any, cache: Cache) -> Iterator[Spoken]:  # noqa: ANN401
     return generate(cast(Engine, engine), TOKENIZER, requests, cache)
 
 
@@ -136,4 +131,43 @@ def test_each_answer_knows_its_times() -> None:
     requests = _requests([3, 4], 99)
     list(_run(Countdown(), requests, _cache(1)))
     for request in requests:
-        assert set(request.watch.seconds) == {"vision", "projector", "prefill", "steps"}
+        assert set(request.watch.seconds) == {"prefill", "steps"}
+
+
+def test_each_token_has_the_log_probability_that_the_model_gave_it() -> None:
+    for _, token, log_prob in _run(Countdown(), _requests([3], 99), _cache(1)):
+        row = _row(token)[:IMAGE].astype(np.float64)
+        assert log_prob == pytest.approx(np.log(np.exp(row) / np.exp(row).sum())[token])
+
+
+@dataclass(frozen=True)
+class Multiples:
+    """A grammar: the n-th token is a multiple of n, and 1 ends an answer."""
+
+    place: int = 1
+
+    @property
+    def allowed(self) -> NDArray[np.intp]:
+        return np.union1d([EOS], np.arange(0, IMAGE, self.place)[1:])
+
+    def after(self, token: int) -> Multiples:
+        assert token in self.allowed
+        return Multiples(self.place + 1)
+
+
+def test_a_grammar_lets_only_its_tokens_pass_and_scores_stay_those_of_the_model() -> None:
+    (request,) = _requests([9], 99)
+    spoken = list(_run(Countdown(), [replace(request, state=Multiples())], _cache(1)))
+    # The model wants 9, 8, 7 ...; what is not allowed all have a logit of 0, the first is taken.
+    assert [token for _, token, _ in spoken] == [9, 8, EOS]
+    last = _row(7)[:IMAGE].astype(np.float64)
+    assert spoken[-1].log_prob == pytest.approx(-np.log(np.exp(last).sum()))
+
+
+def test_requests_of_one_batch_have_grammars_of_their_own() -> None:
+    free, bound = _requests([9, 9], 99)
+    answers: list[list[int]] = [[], []]
+    requests = [free, replace(bound, state=Multiples())]
+    for number, token, _ in _run(Countdown(), requests, _cache(2)):
+        answers[number].append(token)
+    assert answers == [list(range(9, 0, -1)), [9, 8, EOS]]

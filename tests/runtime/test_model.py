@@ -184,8 +184,8 @@ def test_pictures_are_read_one_after_another(
         events.append("read")
         return load_image(source)
 
-    monkeypatch.setattr("paligemma_edge.runtime.model.load_image", load)
-    monkeypatch.setattr("paligemma_edge.runtime.model.generate", _watched(generate, events))
+    monkeypatch.setattr("paligemma_edge.runtime.pictures.load_image", load)
+    monkeypatch.setattr("paligemma_edge.runtime.pipeline.generate", _watched(generate, events))
     shapes_model.generate_batch([(p, "caption en") for p in pictures], slots=1, max_new_tokens=2)
     assert events == ["read", "token", "token"] * 3
 

@@ -24,9 +24,9 @@ from paligemma_edge.runtime.errors import (
     OptionError,
     OutputError,
 )
-from paligemma_edge.runtime.model import Generation
+from paligemma_edge.runtime.generation import Generation
 from paligemma_edge.runtime.prime import prime, unprime
-from tests.test_journeys import call, refused
+from tests.journey import call, refused
 
 VARIANT = "cpu-fp32"
 DATA = f"primed/{VARIANT}/decoder.onnx.data"

@@ -166,6 +166,56 @@ def test_a_leading_space_is_kept() -> None:
     assert encoder().decode(pieces().encode(" cow")) == " cow"
 
 
+@settings(max_examples=150)
+@given(st.lists(words | st.characters(exclude_categories=["Cs"]), max_size=12).map("".join))
+def test_the_ids_of_a_continuation_are_those_of_transformers(text: str) -> None:
+    ids = encoder().continuation(text)
+    assert list(ids) == processor().tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert encoder().decode(ids) == text.replace("▁", " ")
+
+
+@pytest.mark.parametrize("text", ["<bos>", "a <eos> b", "<pad><unk>", "<image>", "<<image>>"])
+def test_in_a_continuation_control_tokens_and_the_marker_are_spelt_out(text: str) -> None:
+    for one in (encoder(), with_an_image_piece()):
+        ids = one.continuation(text)
+        assert not set(ids) & {FACTS.bos_id, FACTS.eos_id, FACTS.pad_id, 3}
+        assert max(ids) < SIZE
+        assert one.decode(ids) == text
+
+
+def test_in_a_continuation_locations_and_codes_are_whole_tokens() -> None:
+    assert encoder().continuation("<loc0000><loc1023><seg000>") == (1000, 2023, 2024)
+    assert encoder().continuation("") == ()
+
+
+def test_a_continuation_that_is_no_unicode_is_refused() -> None:
+    with pytest.raises(PromptError, match=r"^the text of an answer holds half a character"):
+        encoder().continuation("\ud800")
+
+
+def test_the_vocabulary_is_the_bytes_of_every_token() -> None:
+    vocabulary = encoder().vocabulary
+    assert list(vocabulary) == [encoder().token_bytes(token) for token in range(SIZE)]
+    assert {vocabulary[token] for token in (0, 1, 2, 3)} == {b""}
+    assert vocabulary[1000] == b"<loc0000>"
+    assert all(vocabulary[4:])
+    assert encoder().vocabulary is vocabulary
+    assert len(with_an_image_piece().vocabulary) == SIZE
+
+
+def test_what_is_made_of_a_tokenizer_is_made_once() -> None:
+    made = []
+
+    def count(one: PromptEncoder) -> int:
+        made.append(one)
+        return len(made)
+
+    one, other = PromptEncoder(MODEL, FACTS), PromptEncoder(MODEL, FACTS)
+    assert [one.once(count), one.once(count), other.once(count), one.once(count)] == [1, 1, 2, 1]
+    assert made == [one, other]
+    assert one.facts == FACTS
+
+
 anything = st.lists(st.integers(-3, SIZE + 20) | st.integers(6, 265), max_size=30)
 
 
@@ -267,11 +317,15 @@ def test_a_model_whose_control_tokens_are_text_is_refused() -> None:
         PromptEncoder(with_type(2, pb.ModelProto.SentencePiece.USER_DEFINED), FACTS)
 
 
-def test_a_model_with_an_image_piece_of_its_own_fits() -> None:
+def with_an_image_piece() -> PromptEncoder:
     model = pb.ModelProto.FromString(MODEL.read_bytes())
     kind = pb.ModelProto.SentencePiece.USER_DEFINED
     model.pieces.append(pb.ModelProto.SentencePiece(piece="<image>", score=0.0, type=kind))
-    own = PromptEncoder(bytes(model.SerializeToString()), FACTS)
+    return PromptEncoder(bytes(model.SerializeToString()), FACTS)
+
+
+def test_a_model_with_an_image_piece_of_its_own_fits() -> None:
+    own = with_an_image_piece()
     assert own.decode([SIZE]) == ""
     assert own.encode("<image>cap en", 1) == encoder().encode("cap en", 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from PIL import Image
 from samples.shapes import mask_decoder
 from samples.shapes.evaluate import CHECKPOINT, MEASURES, evaluate, exam
 from samples.shapes.pictures import KINDS, SIDE, WORDS, Picture, draw, silhouette
-from samples.shapes.score import Found, Predict, box_iou, parse, paste, score
+from samples.shapes.score import Answer, Guess, Predict, box_iou, paste, read, score
 from samples.shapes.showcase import PICTURES
 from samples.shapes.tasks import Question, Thing, answer_text, ask, describe, locations, possible
 
@@ -115,14 +115,28 @@ def test_answers_have_the_output_format() -> None:
     for picture in _pictures(60):
         for task in {"detect", "segment"} & set(possible(picture)):
             question = ask(picture, task, rng)
-            found = parse(answer_text(question, picture, AnyCodes()))
+            decoded: list[Sequence[int]] = []
+            found = _objects(question, answer_text(question, picture, AnyCodes()), decoded)
             assert [f.label for f in found] == [thing.label for thing in question.things]
-            assert all(f.codes == (CODES if task == "segment" else ()) for f in found)
+            assert decoded == ([CODES] * len(found) if task == "segment" else [])
+            assert all((f.mask is not None) == (task == "segment") for f in found)
+
+
+def _objects(question: Question, text: str, decoded: list[Sequence[int]]) -> Sequence[Guess]:
+    """The objects of an answer; which codes were decoded is noted."""
+
+    def decode(codes: Sequence[int]) -> np.ndarray:
+        decoded.append(codes)
+        return np.ones((64, 64), np.float32)
+
+    objects = read(question, text, decode)
+    assert not isinstance(objects, str)
+    return objects
 
 
 def test_location_tokens_give_the_pixels_back() -> None:
     box = (0, 13, 57, 112)
-    (found,) = parse(locations(box) + " thing")
+    (found,) = _objects(Question("detect", "detect thing"), locations(box) + " thing", [])
     assert locations(box) == "<loc0000><loc0119><loc0521><loc1023>"
     assert tuple(round(edge) for edge in found.box) == box
 
@@ -144,12 +158,15 @@ def test_the_words_are_short_and_many() -> None:
 def test_what_cannot_be_read_scores_nothing() -> None:
     picture = next(p for p in _pictures(50) if p.shapes)
     question = Question("detect", "detect x", things=(Thing("x", 0),))
-    flat = _flat(1.0)
+
+    def scored(text: str) -> float:
+        return score(question, picture, read(question, text, _flat(1.0)))
+
     for text in ("", "x", "<loc0001> x", locations(picture.shapes[0].box) + " y"):
-        assert score(question, picture, text, flat) == 0
+        assert scored(text) == 0
     right = locations(picture.shapes[0].box) + " x"
-    assert score(question, picture, right, flat) > 0.95
-    assert score(question, picture, f"{right} ; {right}", flat) < 0.51
+    assert scored(right) > 0.95
+    assert scored(f"{right} ; {right}") < 0.51
 
 
 def _flat(value: float) -> Callable[[object], np.ndarray]:
@@ -163,22 +180,29 @@ def test_overlap_of_boxes() -> None:
 
 
 def test_a_mask_fills_its_box_and_nothing_else() -> None:
-    mask = paste(Found("x", (10.0, 20.0, 30.0, 50.0), CODES), _flat(1.0))
+    whole = np.ones((64, 64), np.float32)
+    mask = paste((10.0, 20.0, 30.0, 50.0), whole)
     assert mask.sum() == 20 * 30 and mask[10:30, 20:50].all()
-    assert not paste(Found("x", (30.0, 20.0, 10.0, 50.0), CODES), _flat(1.0)).any()
+    assert not paste((30.0, 20.0, 10.0, 50.0), whole).any()
 
 
 def test_the_truth_scores_full_marks() -> None:
     """Boxes and masks are never quite 1: their edges are rounded to location tokens."""
     answers = _truthful()
-    results = evaluate(answers, _flat(1.0), count=20)
+    results = evaluate(answers, count=20)
     assert {results[task]["score"] for task in ("caption", "answer", "ocr")} == {1.0}
     assert results["detect"]["score"] > 0.97
 
 
 def _truthful() -> Predict:
-    texts = iter([[answer_text(q, p, AnyCodes()) for q in asked] for p, asked in exam(20)])
-    return lambda image, prompts: next(texts)
+    pictures = (picture for picture, _ in exam(20))
+
+    def predict(_: Image.Image, questions: Sequence[Question]) -> list[Answer]:
+        picture = next(pictures)
+        texts = [answer_text(question, picture, AnyCodes()) for question in questions]
+        return [read(q, text, _flat(1.0)) for q, text in zip(questions, texts, strict=True)]
+
+    return predict
 
 
 def test_scoring_needs_no_torch() -> None:
@@ -321,8 +345,7 @@ def test_the_shipped_model_answers() -> None:
     """Untrained or broken weights score nothing at all; README has the figures."""
     from samples.shapes.predictor import load
 
-    decode = mask_decoder.load(CHECKPOINT / "vae-oid.npz")
-    results = evaluate(load(CHECKPOINT), decode, count=16)
+    results = evaluate(load(CHECKPOINT), count=16)
     floor = {"caption": 0.3, "answer": 0.6, "detect": 0.4, "segment": 0.4}
     assert set(results) <= set(MEASURES)
     assert {task for task, least in floor.items() if results[task]["score"] < least} == set()

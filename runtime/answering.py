@@ -1,0 +1,58 @@
+"""What answers the queries of a long run: a loop of slots, or a closed set of answers.
+
+Knows the pipeline. Knows nothing of where queries come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from paligemma_edge.runtime.batch import Item, answer_each, typed_question
+from paligemma_edge.runtime.choices import Choices
+from paligemma_edge.runtime.folder import Answer, Query, Result
+from paligemma_edge.runtime.grammar import Grammar
+from paligemma_edge.runtime.pictures import Pictures
+from paligemma_edge.runtime.pipeline import Options, Pipeline
+from paligemma_edge.runtime.sampling import Sampling
+from paligemma_edge.runtime.view import View
+
+
+def in_slots(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    *,
+    slots: int,
+    max_new_tokens: int,
+    sampling: Sampling | None,
+    grammar: Grammar | bool,
+) -> Answer:
+    """Words or objects, as each prompt asks. PromptError for a prompt that cannot be asked."""
+    questions = {
+        prompt: typed_question(
+            pipeline, prompt, max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
+        )
+        for prompt in prompts
+    }
+    capacity = max(asked.question.capacity for asked in questions.values())
+
+    def answer(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
+        items = (Item(query, query.pictures, questions[query.prompt]) for query in queries)
+        yield from answer_each(pipeline, items, slots=slots, capacity=capacity)
+
+    return answer
+
+
+def among_choices(pipeline: Pipeline, prompts: Sequence[str], choices: Sequence[str]) -> Answer:
+    """One of `choices` with the share of each. PromptError, OptionError as `View.classify`."""
+    longest = Choices(tuple(choices)).longest(pipeline.encoder)
+    for prompt in prompts:
+        pipeline.question(prompt, 1, Options(max_new_tokens=longest))
+
+    def answer(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
+        seen: Pictures | None = None
+        for query in queries:
+            if query.pictures is not seen:  # else its features are there already
+                seen, view = query.pictures, View(pipeline, query.pictures)
+            yield query, view.classify(query.prompt, choices)
+
+    return answer

@@ -1,0 +1,78 @@
+"""Which tokens an answer may take next: what a grammar is, and a choice that keeps to it.
+
+Knows states and token ids. Knows nothing of any one grammar; each has a file of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime.errors import PromptError
+from paligemma_edge.runtime.prompt import PromptEncoder
+from paligemma_edge.runtime.sampling import Greedy, Sampling
+
+# Ids, ascending; or one flag for each of the tokens that may be spoken: [image_id].
+Allowed: TypeAlias = NDArray[np.intp] | NDArray[np.bool_]
+
+
+class State(Protocol):
+    """A place in an answer, as a value: it never changes, `after` gives the next one."""
+
+    @property
+    def allowed(self) -> Allowed:
+        """The tokens that may come next, at least one."""
+        ...
+
+    def after(self, token: int) -> State:
+        """The place behind a token, which is one of the allowed ones."""
+        ...
+
+
+class Grammar(Protocol):
+    """What an answer may be; one object serves any number of answers."""
+
+    def start(self, encoder: PromptEncoder) -> State:
+        """The place before the first token; PromptError or OptionError where there is none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The place behind the end of an answer, where only the end may follow."""
+
+    eos_id: int
+
+    @property
+    def allowed(self) -> Allowed:
+        """The end alone."""
+        return np.array([self.eos_id])
+
+    def after(self, token: int) -> Ended:
+        """The same place."""
+        assert token == self.eos_id
+        return self
+
+
+def choose(sampling: Sampling, logits: NDArray[np.float32], allowed: Allowed, position: int) -> int:
+    """The token that a policy picks from logits [spoken] where the others are minus infinity."""
+    if allowed.dtype == np.bool_:
+        # To find the largest of all logits is many times quicker than to pick out the allowed.
+        if isinstance(sampling, Greedy) and allowed[likeliest := int(logits.argmax())]:
+            return likeliest + sampling.choose(logits[likeliest : likeliest + 1], position)
+        allowed = np.flatnonzero(allowed)
+    return int(allowed[sampling.choose(logits[allowed], position)])
+
+
+def spelled(encoder: PromptEncoder, text: str) -> tuple[int, ...]:
+    """The tokens of a text that an answer may be; PromptError where they would read otherwise."""
+    ids = encoder.continuation(text)
+    if (read := encoder.decode(ids)) != text:
+        raise PromptError(
+            f"{text.strip()!r} cannot be an answer, for the tokenizer makes {read.strip()!r} of "
+            "it; write it as the tokenizer does"
+        )
+    return ids

@@ -1,0 +1,208 @@
+"""What a run has answered so far, on the disk, so that a run that was killed goes on.
+
+The journal of FILE is FILE.partial: JSON Lines, the first says which run it is, each other is one
+record. Knows records by their picture and prompt. Knows nothing of what else they hold.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+from paligemma_edge.runtime.draft import check_file_target, unwritable
+from paligemma_edge.runtime.errors import OptionError, OutputError
+
+Record: TypeAlias = Mapping[str, Any]
+Key: TypeAlias = tuple[str, str]  # name of the picture, prompt
+
+_RUN = "paligemma_edge_run"
+_SYNCED = 5.0  # seconds of work that a power cut may cost
+_OPTION = "--out"
+
+
+class Journal:
+    """The journal of one output file, locked: no other run can open it meanwhile."""
+
+    def __init__(self, target: Path, descriptor: int, clock: Callable[[], float]) -> None:
+        """For `open`; the descriptor is that of FILE.partial."""
+        self.target, self.path = target, journal_of(target)
+        self._descriptor, self._clock, self._synced = descriptor, clock, clock()
+        self._places: dict[Key, tuple[int, int]] = {}  # offset and length of each record
+        self._prompts: dict[str, str] = {}  # one string for all its records
+        self._end = 0  # behind the last whole line
+        self.failures = 0  # records that say why there is no answer
+
+    @classmethod
+    def open(
+        cls, target: Path, identity: Record, *, clock: Callable[[], float] = time.monotonic
+    ) -> Self:
+        """Go on with the journal of `target`, or begin one.
+
+        OptionError, naming what differs, where the journal is that of another run; OutputError
+        where another process writes it, where it is no journal, or where the disk refuses.
+        """
+        check_file_target(target, _OPTION)
+        journal = cls(target, _open_locked(journal_of(target)), clock)
+        try:
+            journal._begin(identity)
+        except BaseException:
+            os.close(journal._descriptor)
+            raise
+        return journal
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def append(self, record: Record) -> None:
+        """Add a record, in one write. OutputError where the disk refuses: the rest is kept."""
+        line = _line(record)
+        self._write(line)
+        self._keep(record, self._end, len(line))
+        self._end += len(line)
+        if self._clock() - self._synced >= _SYNCED:
+            os.fdatasync(self._descriptor)
+            self._synced = self._clock()
+
+    def records(self, order: Iterable[Key]) -> Iterator[Record]:
+        """The records of these keys, then those of no key, read from the disk one by one."""
+        asked = dict.fromkeys(key for key in order if key in self._places)
+        for key in asked | dict.fromkeys(self._places):
+            offset, length = self._places[key]
+            yield json.loads(os.pread(self._descriptor, length, offset))
+
+    def close(self) -> None:
+        """Let another run have it; without a record it is removed."""
+        if self._descriptor < 0:
+            return
+        if not self._places:
+            self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def remove(self) -> None:
+        """Close it and remove it, the answers being elsewhere now."""
+        self._places.clear()
+        self.close()
+
+    def _begin(self, identity: Record) -> None:
+        with os.fdopen(os.dup(self._descriptor), "rb") as file:
+            file.seek(0)
+            first = file.readline()
+            if first.endswith(b"\n"):
+                self._check(first, identity)
+                self._end = len(first)
+                self._read(file)
+            elif first and not _line({_RUN: identity}).startswith(first):
+                raise self._stranger()
+        os.ftruncate(self._descriptor, self._end)  # a line that was cut short
+        if not self._end:
+            line = _line({_RUN: identity})
+            self._write(line)
+            self._end = len(line)
+
+    def _read(self, lines: Iterable[bytes]) -> None:
+        """Learn the records up to the first line that is none: behind it all is asked again."""
+        for line in lines:
+            try:
+                record = json.loads(line)
+                whole = line.endswith(b"\n")
+                key = record["image"], record["prompt"]
+            except (ValueError, TypeError, KeyError):
+                return
+            if not whole or not all(isinstance(part, str) for part in key):
+                return
+            self._keep(record, self._end, len(line))
+            self._end += len(line)
+
+    def _keep(self, record: Record, offset: int, length: int) -> None:
+        prompt = self._prompts.setdefault(record["prompt"], record["prompt"])
+        self._places[record["image"], prompt] = offset, length
+        self.failures += "error" in record
+
+    def _write(self, line: bytes) -> None:
+        """Write behind the last whole line; take back what a full disk took only half of."""
+        written = 0
+        try:
+            while written < len(line):
+                written += os.pwrite(self._descriptor, line[written:], self._end + written)
+        except OSError as error:
+            os.ftruncate(self._descriptor, self._end)
+            raise unwritable(self.path, error, _OPTION) from None
+
+    def _check(self, line: bytes, identity: Record) -> None:
+        try:
+            found = json.loads(line)[_RUN]
+            differing = [name for name in found | identity if _differs(found, identity, name)]
+        except (ValueError, TypeError, KeyError):
+            raise self._stranger() from None
+        if differing:
+            was = ", ".join(f"{name} {json.dumps(found.get(name))}" for name in differing)
+            now = ", ".join(f"{name} {json.dumps(identity.get(name))}" for name in differing)
+            raise OptionError(
+                f"{self.path} holds answers of another run, with {was}, now {now}; give another "
+                f"FILE to {_OPTION}, or delete {self.path}"
+            )
+
+    def _stranger(self) -> OutputError:
+        return OutputError(
+            errno.EEXIST,
+            f"{self.path} is there and was not written by a run; give another FILE to {_OPTION}",
+        )
+
+
+def journal_of(target: Path) -> Path:
+    """Where the journal of an output file lies."""
+    return target.with_name(f"{target.name}.partial")
+
+
+def _differs(one: Record, other: Record, name: str) -> bool:
+    return bool(one.get(name) != other.get(name))
+
+
+def _line(record: Record) -> bytes:
+    """In ASCII, which any name of a file survives."""
+    return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _open_locked(path: Path) -> int:
+    """Open a file, made where it is missing, with its lock, which goes when the process dies."""
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise unwritable(path, error, _OPTION) from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A run that ended meanwhile has removed the file that we opened.
+            if _is_at(path, descriptor):
+                return descriptor
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OutputError(
+                errno.EBUSY, f"another run is writing {path}; wait for it, or give another FILE"
+            ) from None
+        except OSError:  # a filesystem without locks: go on without
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,166 @@
+"""Pictures with what was found drawn over them, as files.
+
+Knows where each one goes: never out of its folder, never over a picture that is read, never two
+in one place. Knows nothing of a model.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from paligemma_edge.runtime.answer import parse
+from paligemma_edge.runtime.draft import check_file_target, drafted, unwritable
+from paligemma_edge.runtime.draw import draw
+from paligemma_edge.runtime.errors import OptionError, OutputError
+from paligemma_edge.runtime.folder import Result
+from paligemma_edge.runtime.image import load_image
+from paligemma_edge.runtime.result import ObjectResult
+from paligemma_edge.runtime.sources import Source, Sources
+
+_OPTION = "--draw"
+_KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    ".png": ("PNG", {}),
+    ".jpg": ("JPEG", {"quality": 92}),
+    ".jpeg": ("JPEG", {"quality": 92}),
+    ".webp": ("WEBP", {"quality": 92}),
+    ".bmp": ("BMP", {}),
+}
+_FRAME = ".jpg"  # for a source whose name is no picture's
+
+
+@dataclass
+class Overlays:
+    """Where the overlays of a run go: into a folder, or, of one picture, into one file."""
+
+    target: Path
+    prompts: Sequence[str]
+    is_file: bool
+    sources: frozenset[str]  # absolute paths that must stay as they are
+    _places: dict[str, Sequence[Path]] = field(default_factory=dict)  # by name of the source
+    _taken: set[Path] = field(default_factory=set)
+
+    def claim(self, sources: Iterable[Source]) -> Iterator[Source]:
+        """Pass sources on, giving each its places in their order: so a run that resumes agrees."""
+        for source in sources:
+            places = [self._claimed(source.name, n) for n in range(1, len(self.prompts) + 1)]
+            self._places[source.name] = places
+            yield source
+
+    def write(self, source: Source, prompt: str, result: Result) -> Path:
+        """Draw an answer over its picture and put it in its place, whole."""
+        place = self._places[source.name][self.prompts.index(prompt)]
+        data = _encoded(_drawn(load_image(source.load()), result), place)
+        if not self.is_file:
+            self._make_folder(place.parent)
+        with drafted(place.resolve() if self.is_file else place, _OPTION) as file:
+            file.write(data)
+        return place
+
+    def _claimed(self, name: str, prompt: int) -> Path:
+        place = self.target if self.is_file else self.target / safe_name(name, prompt)
+        if place in self._taken:
+            mark = hashlib.sha256(os.fsencode(f"{prompt} {name}")).hexdigest()[:8]
+            place = place.with_name(f"{place.stem}-{mark}{place.suffix}")
+        real = str(place.resolve())
+        if real in self.sources or real == os.path.realpath(name):
+            raise OutputError(
+                errno.EEXIST,
+                f"{_OPTION} would write over the picture {place}; give another folder or name",
+            )
+        self._taken.add(place)
+        return place
+
+    def _make_folder(self, folder: Path) -> None:
+        """Make it where it is missing; a link in it must not lead out."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            inside = folder.resolve().is_relative_to(self.target.resolve())
+        except OSError as error:
+            raise unwritable(folder, error, _OPTION) from None
+        if not inside:
+            raise OutputError(
+                errno.ELOOP, f"{folder} leads out of {self.target}; give another folder to --draw"
+            )
+
+
+def open_overlays(
+    target: Path, prompts: Sequence[str], sources: Sources, *, reuse: bool
+) -> Overlays:
+    """Find before the model is opened what would fail after its answers.
+
+    A target with a picture's suffix is a file, for one picture and prompt; any other is a
+    folder, new or empty unless `reuse`.
+    """
+    is_file = target.suffix.lower() in _KINDS
+    if is_file:
+        if sources.count != 1 or len(prompts) > 1:
+            raise OptionError(
+                f"{_OPTION} {target} names one picture, and more are to be drawn; give a folder"
+            )
+        check_file_target(target, _OPTION)
+    else:
+        _check_folder(target, reuse)
+    known = frozenset(os.path.realpath(name) for name in sources.names)
+    return Overlays(target, prompts, is_file, known)
+
+
+def safe_name(name: str, prompt: int = 1) -> PurePosixPath:
+    """A source's name as a path below a folder, with a picture's suffix.
+
+    The root and `.` are left out, `..` becomes `_`; prompts behind the first add their number.
+    """
+    parts = ["_" if part == ".." else part for part in PurePosixPath(name).parts if part.strip("/")]
+    place = PurePosixPath(*parts or ["picture"])
+    if place.suffix.lower() not in _KINDS:
+        place = place.with_name(f"{place.name}{_FRAME}")
+    return place if prompt == 1 else place.with_name(f"{place.stem}-{prompt}{place.suffix}")
+
+
+def _check_folder(target: Path, reuse: bool) -> None:
+    if target.suffix and not target.is_dir():
+        raise OptionError(
+            f"{_OPTION} {target}: wanted a folder, or a name that ends in {', '.join(_KINDS)}"
+        )
+    try:
+        there = target if target.exists() else target.parent
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is no folder")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        filled = target.exists() and any(target.iterdir())
+    except OSError as error:
+        raise unwritable(target, error, _OPTION) from None
+    if filled and not reuse:
+        raise OutputError(
+            errno.ENOTEMPTY,
+            f"{_OPTION} {target} holds files already; give an empty or a new folder, or "
+            "--overwrite to write over those of the same name",
+        )
+
+
+def _drawn(picture: Image.Image, result: Result) -> Image.Image:
+    if isinstance(result, ObjectResult):
+        return result.draw(picture)
+    return draw(picture, parse(result.text).detections)
+
+
+def _encoded(picture: Image.Image, place: Path) -> bytes:
+    (kind, options), file = _KINDS[place.suffix.lower()], io.BytesIO()
+    try:
+        picture.save(file, kind, **options)
+    except (OSError, ValueError):  # such as a WebP of more than 16383 pixels a side
+        raise OutputError(
+            errno.EINVAL,
+            f"cannot write {place}: {picture.width} x {picture.height} pixels are too large for "
+            f"{kind}; give a name that ends in .png",
+        ) from None
+    return file.getvalue()

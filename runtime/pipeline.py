@@ -1,0 +1,190 @@
+"""From checked questions to generations: what lies between the facade and the loop.
+
+Knows prompts, limits and slots. Knows nothing of files, and nothing of boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime.cache import Cache
+from paligemma_edge.runtime.choices import Choices, score_choices
+from paligemma_edge.runtime.contract import Manifest
+from paligemma_edge.runtime.device import check_count
+from paligemma_edge.runtime.engine import Engine
+from paligemma_edge.runtime.errors import OptionError, PromptError
+from paligemma_edge.runtime.generate import Request, Spoken, generate
+from paligemma_edge.runtime.generation import Generation, spell
+from paligemma_edge.runtime.grammar import Grammar, State
+from paligemma_edge.runtime.prompt import PromptEncoder, TextStream
+from paligemma_edge.runtime.sampling import Greedy, Sampling
+from paligemma_edge.runtime.stopwatch import Stopwatch
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+DEFAULT_MAX_NEW_TOKENS = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to answer. OptionError where a value cannot be used."""
+
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    sampling: Sampling | None = None  # None: the most likely token
+    grammar: Grammar | None = None  # None: anything may be said
+
+    def __post_init__(self) -> None:
+        check_count("max_new_tokens", self.max_new_tokens)
+        sampling, grammar = self.sampling, self.grammar
+        if sampling is not None and not _has(sampling, "choose"):
+            raise OptionError(
+                f"sampling is {sampling!r}, wanted a policy such as TopSampling(temperature=0.7), "
+                "or None for the most likely token"
+            )
+        if grammar is not None and not _has(grammar, "start"):
+            raise OptionError(
+                f"grammar is {grammar!r}, wanted one such as Choices(('yes', 'no')), "
+                "or None for any text"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """A prompt that was checked, and how to answer it; good for any picture."""
+
+    prompt: str
+    ids: tuple[int, ...]
+    length: int  # of pictures and prompt, in tokens
+    max_new_tokens: int
+    sampling: Sampling
+    state: State | None  # the start of its grammar
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that a slot must hold for it."""
+        return self.length + self.max_new_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A question about pictures that were encoded: features [pictures, N, hidden]."""
+
+    question: Question
+    image_features: ort.OrtValue
+    watch: Stopwatch
+
+
+@dataclass(frozen=True, eq=False)
+class Pipeline:
+    """The open graphs of a variant with the tokenizer that belongs to them."""
+
+    engine: Engine
+    encoder: PromptEncoder
+    manifest: Manifest
+
+    def question(self, prompt: str, pictures: int, options: Options) -> Question:
+        """Check a prompt about so many pictures; PromptError where it cannot be asked."""
+        if pictures < 1:
+            raise PromptError("no picture was given, wanted at least one for each prompt")
+        ids = self.encoder.encode(prompt, pictures)
+        length = pictures * self.engine.facts.image_tokens + len(ids)
+        self._check_fits(length, options.max_new_tokens)
+        state = None if options.grammar is None else options.grammar.start(self.encoder)
+        sampling = options.sampling or Greedy()
+        return Question(prompt, ids, length, options.max_new_tokens, sampling, state)
+
+    def answer(
+        self, asked: Iterable[Asked], *, slots: int, capacity: int
+    ) -> Iterator[tuple[int, Generation]]:
+        """Answer in so many slots; yield (place in `asked`, generation) as answers are complete.
+
+        `asked` is read only as slots become free. `capacity` is that of the longest question.
+        """
+        cache = Cache.allocate(self.engine.facts, slots, capacity)
+        running: dict[int, tuple[Asked, list[Spoken]]] = {}
+
+        def requests() -> Iterator[Request]:
+            for number, one in enumerate(asked):
+                running[number] = (one, [])
+                yield _request(one)
+
+        for spoken in generate(self.engine, self.manifest.tokenizer, requests(), cache):
+            one, said = running[spoken.number]
+            said.append(spoken)
+            if self._ends(spoken, len(said), one.question):
+                del running[spoken.number]
+                yield spoken.number, self._generation(one, said)
+
+    def stream(self, asked: Iterable[Asked], capacity: int) -> Iterator[str]:
+        """The text of one answer, piece by piece; a character is never cut in two."""
+        text = TextStream(self.encoder)
+        cache = Cache.allocate(self.engine.facts, 1, capacity)
+        requests = map(_request, asked)
+        for spoken in generate(self.engine, self.manifest.tokenizer, requests, cache):
+            if piece := text.push(spoken.token):
+                yield piece
+        if piece := text.finish():
+            yield piece
+
+    def score(
+        self, question: Question, image_features: ort.OrtValue, choices: Choices
+    ) -> dict[str, float]:
+        """Log-probability of each choice, its end included; a prefix they share is read once."""
+        cache = Cache.allocate(self.engine.facts, 1, question.capacity)
+        logits = self.engine.prefill(cache, 0, image_features, question.ids)
+        stepper = self.engine.stepper(cache, 1)
+
+        def read(depth: int, token: int) -> NDArray[np.float32]:
+            cache.lengths[0] = question.length + depth  # what lies behind is written over
+            row: NDArray[np.float32] = stepper.step([token])[0]
+            return row
+
+        return score_choices(choices, self.encoder, logits, read)
+
+    def _ends(self, spoken: Spoken, count: int, question: Question) -> bool:
+        ended = spoken.token == self.manifest.tokenizer.eos_id
+        return ended or count == question.max_new_tokens
+
+    def _generation(self, asked: Asked, said: list[Spoken]) -> Generation:
+        ids = tuple(spoken.token for spoken in said)
+        text, ends = spell(self.encoder, ids)
+        return Generation(
+            prompt=asked.question.prompt,
+            text=text,
+            token_ids=ids,
+            log_probs=tuple(spoken.log_prob for spoken in said),
+            ends=ends,
+            truncated=ids[-1] != self.manifest.tokenizer.eos_id,
+            seconds=asked.watch.seconds,
+        )
+
+    def _check_fits(self, length: int, max_new_tokens: int) -> None:
+        limit = self.engine.facts.max_length
+        if length + max_new_tokens > limit:
+            raise PromptError(
+                f"prompt and pictures take {length} tokens and the answer may "
+                f"take {max_new_tokens}, the model holds {limit} in all; shorten the prompt, give "
+                "fewer pictures or lower max_new_tokens"
+            )
+
+
+def _request(asked: Asked) -> Request:
+    question = asked.question
+    return Request(
+        asked.image_features,
+        question.ids,
+        question.max_new_tokens,
+        question.sampling,
+        question.state,
+        asked.watch,
+    )
+
+
+def _has(policy: object, method: str) -> bool:
+    return not isinstance(policy, type) and callable(getattr(policy, method, None))

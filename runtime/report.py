@@ -1,0 +1,89 @@
+"""What a user sees of a run while it goes on: answers, failures, notes and progress.
+
+Knows the terminal. Knows nothing of files or of a model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.folder import Answered, InOrder
+from paligemma_edge.runtime.progress import Progress
+from paligemma_edge.runtime.result import ChoiceResult, ObjectResult
+
+CUT = " [cut by --max-new-tokens]"
+
+Style: TypeAlias = Literal["text", "json", "none"]  # what standard output gets
+
+
+@dataclass
+class Report:
+    """Prints what was answered, in the order of the pictures, and counts it."""
+
+    style: Style
+    names: bool  # whether a line of text names the picture
+    prompts: bool  # and the prompt
+    progress: Progress | None
+    failures: int = 0
+    _told: set[str] = field(default_factory=set)  # notes, each of which is told once
+    _left: dict[str, int] = field(default_factory=dict)  # queries of a picture to come
+
+    def __post_init__(self) -> None:
+        self._in_order = InOrder(self._show)
+
+    def __call__(self, answered: Answered) -> None:
+        """Take an answer, in any order."""
+        self._in_order(answered)
+        failed = isinstance(answered.outcome, ImageError)
+        self.failures += failed
+        left = self._left.pop(answered.source.name, answered.siblings) - 1
+        if left:
+            self._left[answered.source.name] = left
+        elif self.progress is not None:
+            self.progress.advance(failed=failed)
+
+    def close(self) -> None:
+        """Print what still waited for its turn, and how far it came."""
+        self._in_order.flush()
+        if self.progress is not None:
+            self.progress.close()
+
+    def _show(self, answered: Answered) -> None:
+        if isinstance(answered.outcome, ObjectResult):
+            self._tell_notes(answered.outcome)
+        if self.style == "json":
+            # In ASCII, which is JSON on every terminal and for every name of a file.
+            self._print(json.dumps(answered.record))
+        elif isinstance(answered.outcome, ImageError):
+            self._tell(str(answered.outcome))
+        elif self.style == "text":
+            self._print(self._line(answered))
+
+    def _print(self, line: str) -> None:
+        if self.progress is not None:
+            self.progress.clear()
+        print(line, flush=True)
+
+    def _line(self, answered: Answered) -> str:
+        result = answered.outcome
+        assert not isinstance(result, ImageError)
+        cut = not isinstance(result, ChoiceResult) and result.truncated
+        parts = [answered.source.name] * self.names + [answered.prompt] * self.prompts
+        return ": ".join([*parts, result.text]) + (CUT if cut else "")
+
+    def _tell_notes(self, result: ObjectResult) -> None:
+        for note in result.notes:
+            if note not in self._told:
+                self._told.add(note)
+                self._tell(note)
+
+    def _tell(self, message: str) -> None:
+        line = f"paligemma-edge: {message}"
+        if self.progress is not None:
+            self.progress.note(line)
+        else:
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,218 @@
+"""What `run` does: find pictures, ask about them, print or write what is answered.
+
+Reads in the order of the data. What can be found wrong is found before the model is opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from paligemma_edge.runtime import answering, run_options
+from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.folder import Answer, Answered, answer_sources
+from paligemma_edge.runtime.journal import Journal
+from paligemma_edge.runtime.model import DEFAULT_SLOTS, PaliGemma
+from paligemma_edge.runtime.outputs import check_out, finish
+from paligemma_edge.runtime.overlays import Overlays, open_overlays
+from paligemma_edge.runtime.pictures import Pictures, read_pictures
+from paligemma_edge.runtime.progress import Progress
+from paligemma_edge.runtime.report import Report, Style
+from paligemma_edge.runtime.run_at_once import run_at_once
+from paligemma_edge.runtime.run_identity import run_identity
+from paligemma_edge.runtime.sources import Source, Sources, find_sources
+from paligemma_edge.runtime.stopwatch import Stopwatch
+
+_READ_AHEAD = 2  # pictures for each slot
+
+
+def run(options: argparse.Namespace) -> int:
+    """Answer each prompt about each picture; 1 where one of the pictures could not be read.
+
+    A run with --out that is interrupted leaves a journal, and its KeyboardInterrupt says so;
+    a camera's run ends that way, and is finished.
+    """
+    if options.out is not None:
+        check_out(Path(options.out), overwrite=options.overwrite)
+    sources = find_sources(options.paths, _stdin(), options.every)
+    if options.stream or options.together:
+        return run_at_once(options, sources)
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if options.out is not None:
+            journal = Journal.open(Path(options.out), run_identity(options))
+            stack.enter_context(journal)
+        job = _Job(options, sources, journal, _overlays(options, sources, journal))
+        with _keeping(journal):
+            return job.run()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run, and where its answers go."""
+
+    options: argparse.Namespace
+    sources: Sources
+    journal: Journal | None
+    overlays: Overlays | None
+    names: list[str] = field(default_factory=list)  # of the pictures so far, in order
+
+    def run(self) -> int:
+        """Answer what was not answered yet, then write the file of --out."""
+        failures = 0
+        if self._is_done():
+            self.names.extend(self.sources.names)
+        else:
+            options = self.options
+            model = PaliGemma(
+                options.bundle, options.device, options.variant, threads=options.threads
+            )
+            failures = self._answer(model)
+        return self._finish(self.journal, failures)
+
+    def _answer(self, model: PaliGemma) -> int:
+        """How many of the answers failed."""
+        slots = _slots(self.options, self.sources)
+        answer = _answer(model, self.options, slots)
+        report = _report(self.options, self.sources, self.journal)
+        with contextlib.closing(report), _ended_by_interrupt(self.sources.live):
+            answer_sources(
+                self._passing(),
+                run_options.prompts(self.options),
+                read=lambda source: _read(model, source),
+                answer=answer,
+                take=lambda answered: self._take(answered, report),
+                done=frozenset() if self.journal is None else self.journal,
+                # What a camera shows is not to be old when it is answered.
+                depth=0 if self.sources.live else _READ_AHEAD * slots,
+            )
+        return report.failures
+
+    def _finish(self, journal: Journal | None, failures: int) -> int:
+        if journal is not None:
+            count, failures = len(journal), journal.failures
+            prompts = run_options.prompts(self.options)
+            finish(journal, [(name, prompt) for name in tuple(self.names) for prompt in prompts])
+            if not self.options.json:
+                failed = f", {failures:,} failed" if failures else ""
+                print(f"{self.options.out}: {count:,} answers{failed}", flush=True)
+        return 1 if failures else 0
+
+    def _passing(self) -> Iterator[Source]:
+        sources = self.sources if self.overlays is None else self.overlays.claim(self.sources)
+        for source in sources:
+            self.names.append(source.name)
+            yield source
+
+    def _take(self, answered: Answered, report: Report) -> None:
+        """Draw, keep, show: what is kept is not asked again, so its drawing must be there."""
+        if self.overlays is not None and not isinstance(answered.outcome, ImageError):
+            try:
+                self.overlays.write(answered.source, answered.prompt, answered.outcome)
+            except ImageError as error:  # it has gone since it was read
+                answered = dataclasses.replace(answered, outcome=error)
+        if self.journal is not None:
+            self.journal.append(answered.record)
+        report(answered)
+
+    def _is_done(self) -> bool:
+        return (
+            self.journal is not None
+            and self.sources.count is not None
+            and _count_done(self.options, self.sources, self.journal) == self.sources.count
+        )
+
+
+def _answer(model: PaliGemma, options: argparse.Namespace, slots: int) -> Answer:
+    prompts, choices = run_options.prompts(options), run_options.choices(options)
+    if choices is not None:
+        return answering.among_choices(model.pipeline, prompts, choices)
+    return answering.in_slots(
+        model.pipeline,
+        prompts,
+        slots=slots,
+        max_new_tokens=options.max_new_tokens,
+        sampling=run_options.sampling(options),
+        grammar=run_options.pattern(options) or not options.no_grammar,
+    )
+
+
+def _read(model: PaliGemma, source: Source) -> Pictures:
+    return read_pictures([source.load()], model.bundle.manifest.image, Stopwatch())
+
+
+def _slots(options: argparse.Namespace, sources: Sources) -> int:
+    """As many as were asked for, as can be used, and one for a camera, whose pictures are new."""
+    if options.slots is None and sources.live:
+        return 1
+    slots: int = options.slots or DEFAULT_SLOTS
+    queries = None if sources.count is None else sources.count * len(run_options.prompts(options))
+    return slots if queries is None else min(slots, queries)
+
+
+def _overlays(
+    options: argparse.Namespace, sources: Sources, journal: Journal | None
+) -> Overlays | None:
+    if options.draw is None:
+        return None
+    return open_overlays(
+        Path(options.draw),
+        run_options.prompts(options),
+        sources,
+        reuse=options.overwrite or (journal is not None and len(journal) > 0),
+    )
+
+
+def _report(options: argparse.Namespace, sources: Sources, journal: Journal | None) -> Report:
+    style: Style = "json" if options.json else "text" if journal is None else "none"
+    many = sources.count != 1
+    progress = None
+    if many and (journal is not None or sys.stderr.isatty()):
+        resumed = 0 if journal is None else _count_done(options, sources, journal)
+        progress = Progress(sys.stderr, sources.count, resumed=resumed)
+    return Report(style, many, bool(options.also), progress)
+
+
+def _count_done(options: argparse.Namespace, sources: Sources, journal: Journal) -> int:
+    """Pictures about which every prompt was asked already."""
+    prompts = run_options.prompts(options)
+    if sources.count is None:
+        return len(journal) // len(prompts)
+    return sum(all((name, prompt) in journal for prompt in prompts) for name in sources.names)
+
+
+@contextlib.contextmanager
+def _keeping(journal: Journal | None) -> Iterator[None]:
+    """Let an interrupt say that the answers so far are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if journal is None or not len(journal):
+            raise
+        raise KeyboardInterrupt(
+            f"{journal.path} keeps {len(journal):,} answers, and the same command goes on"
+        ) from None
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt(live: bool) -> Iterator[None]:
+    """An interrupt is how a run ends that would go on for ever."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not live:
+            raise
+
+
+def _stdin() -> TextIO:
+    """Standard input, for names of files of any bytes."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin

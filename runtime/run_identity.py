@@ -1,0 +1,32 @@
+"""Which run a journal belongs to: all that decides what is answered."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+from typing import Any
+
+from paligemma_edge.runtime import device, run_options
+from paligemma_edge.runtime.bundle import Bundle
+
+_OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+_MORE = ("choices", "regex", "no_grammar", "every")
+
+
+def run_identity(options: argparse.Namespace) -> dict[str, Any]:
+    """The bundle's files that take part, the variant, the prompts and how they are answered.
+
+    PATHS are not in it: a folder may have grown. Nor is what cannot change an answer, such as
+    the number of threads. Errors are those of `Bundle.open` and of the choice of a variant.
+    """
+    bundle = Bundle.open(options.bundle)
+    name, variant = device.choose(bundle.manifest, options.device, options.variant)
+    files = bundle.manifest.files
+    taking_part = (*bundle.variant_files(variant), bundle.manifest.tokenizer.file)
+    digest = hashlib.sha256("".join(files[file].sha256 for file in taking_part).encode())
+    return {
+        "bundle": digest.hexdigest()[:16],
+        "variant": name,
+        "prompts": run_options.prompts(options),
+        **{option: getattr(options, option) for option in (*_OPTIONS, *_MORE)},
+    }

@@ -1,0 +1,173 @@
+"""What PATHS stand for: a list of pictures, read when their turn comes.
+
+Knows names of files, folders, globs, lists, videos and cameras. Opens no picture.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TextIO, TypeAlias
+
+from paligemma_edge.runtime import frames
+from paligemma_edge.runtime.errors import ImageError, OptionError
+from paligemma_edge.runtime.image import ImageInput
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
+STDIN = "-"
+DEFAULT_EVERY = 1.0  # seconds of a video between two pictures
+
+_CAMERA = re.compile(r"camera:([0-9]{1,3})")
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A picture and the name that records give it; where there is none, the error says why."""
+
+    name: str
+    picture: ImageInput | ImageError
+
+    def load(self) -> ImageInput:
+        """The path of a file, or the array of a frame; ImageError where there is neither."""
+        if isinstance(self.picture, ImageError):
+            raise self.picture
+        return self.picture
+
+
+Opens: TypeAlias = Callable[[], Iterator[Source]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """Pictures in their order, each name once. Iterate over it once: a list may be a pipe.
+
+    `count` is None where it shows only on the way, `live` tells that a camera takes part, which
+    ends when it is told to.
+    """
+
+    entries: tuple[str | Opens, ...]  # a picture's file, or what opens into several pictures
+    live: bool
+
+    @property
+    def count(self) -> int | None:
+        """How many there are."""
+        known = all(isinstance(entry, str) for entry in self.entries)
+        return len(self.entries) if known else None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that are known before anything is read."""
+        return tuple(entry for entry in self.entries if isinstance(entry, str))
+
+    def __iter__(self) -> Iterator[Source]:
+        seen = set()
+        for entry in self.entries:
+            opened = [Source(entry, entry)] if isinstance(entry, str) else entry()
+            for source in opened:
+                if source.name not in seen:
+                    seen.add(source.name)
+                    yield source
+
+
+def find_sources(paths: Sequence[str], stdin: TextIO, every: float | None = None) -> Sources:
+    """List what PATHS name: files, folders, globs, `-`, videos, `camera:0`.
+
+    A folder is searched with all below it, links to folders and hidden files left out. `-` is a
+    list of files, one a line, read when their turn comes. A file that does not exist is listed:
+    its load says so. OptionError for a folder or a glob that has no picture and for a camera
+    that is not there, MissingExtraError for a video without PyAV.
+    """
+    if every is not None and not 0 < every < float("inf"):
+        raise OptionError(f"--every is {every}, wanted seconds above 0")
+    found: dict[str, str | Opens] = {}
+    for path in paths:
+        for name in _names(path):
+            found[name] = _entry(name, stdin, every)
+    live = any(_camera(name) is not None for name in found)
+    return Sources(tuple(found.values()), live)
+
+
+def _names(path: str) -> Iterable[str]:
+    """The names that one of PATHS stands for."""
+    if os.path.isdir(path):  # noqa: PTH112 - a name is kept as it was given
+        return _in_folder(path)
+    if glob.has_magic(path) and not os.path.lexists(path):
+        return _in_glob(path)
+    return [path]
+
+
+def _in_folder(folder: str) -> list[str]:
+    found: list[str] = []
+    for place, folders, files in os.walk(folder, onerror=_unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += (os.path.join(place, name) for name in sorted(files) if _is_shown(name, PICTURES))  # noqa: PTH118
+    if not found:
+        raise OptionError(f"{folder}: a folder without pictures, wanted {', '.join(PICTURES)}")
+    return found
+
+
+def _in_glob(pattern: str) -> list[str]:
+    matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - names as they were given
+    found = sorted(name for name in matches if _is_shown(name, PICTURES + VIDEOS))
+    if not found:
+        raise OptionError(f"{pattern}: matches no picture, wanted {', '.join(PICTURES)}")
+    return found
+
+
+def _is_shown(name: str, suffixes: tuple[str, ...]) -> bool:
+    return name.lower().endswith(suffixes) and not os.path.basename(name).startswith(".")  # noqa: PTH119
+
+
+def _unreadable(error: OSError) -> None:
+    raise OptionError(
+        f"{error.filename}: a folder that cannot be read ({error.strerror}); check its permissions"
+    )
+
+
+def _entry(name: str, stdin: TextIO, every: float | None) -> str | Opens:
+    number = _camera(name)
+    if number is not None:
+        frames.check_installed(name)
+        if not frames.camera_device(number).exists():
+            raise OptionError(f"{name}: there is no {frames.camera_device(number)}")
+        return partial(_from_frames, name, partial(frames.camera_frames, number, every or 0.0))
+    if name == STDIN:
+        return partial(_listed, stdin, every)
+    if name.lower().endswith(VIDEOS):
+        frames.check_installed(name)
+        return _video(name, every)
+    return name
+
+
+def _camera(name: str) -> int | None:
+    found = _CAMERA.fullmatch(name)
+    return int(found[1]) if found and not os.path.lexists(name) else None
+
+
+def _listed(stdin: TextIO, every: float | None) -> Iterator[Source]:
+    """The files of a list, one a line."""
+    for line in stdin:
+        name = line.removesuffix("\n").removesuffix("\r")
+        if name.lower().endswith(VIDEOS):
+            frames.check_installed(name)
+            yield from _video(name, every)()
+        elif name:
+            yield Source(name, name)
+
+
+def _video(name: str, every: float | None) -> Opens:
+    return partial(_from_frames, name, partial(frames.video_frames, name, every or DEFAULT_EVERY))
+
+
+def _from_frames(name: str, opened: Callable[[], Iterator[frames.Frame]]) -> Iterator[Source]:
+    """A source for each frame; what cannot be read is a source of its own, the last."""
+    try:
+        for seconds, pixels in opened():
+            yield Source(f"{name}@{seconds:.3f}s", pixels)
+    except ImageError as error:
+        yield Source(name, error)

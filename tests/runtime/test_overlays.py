@@ -1,0 +1,193 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from paligemma_edge.runtime.answer import Box, Detection
+from paligemma_edge.runtime.errors import ImageError, OptionError, OutputError
+from paligemma_edge.runtime.overlays import Overlays, open_overlays, safe_name
+from paligemma_edge.runtime.result import Found, ObjectResult, TextResult
+from paligemma_edge.runtime.sources import Source, find_sources
+
+WORDS = TextResult(prompt="caption en", text="a cat", score=-1.0, truncated=False)
+SIZE = 40, 30
+
+
+def boxed() -> ObjectResult:
+    detection = Detection("cat", Box(0.2, 0.2, 0.8, 0.8), None)
+    return ObjectResult(
+        prompt="detect cat",
+        text="",
+        objects=(Found(detection=detection, score=-1.0, width=40, height=30),),
+        score=-1.0,
+        truncated=False,
+        width=40,
+        height=30,
+    )
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    folder = Path("photos")
+    (folder / "x").mkdir(parents=True)
+    for name in ("a.png", "b.jpg", "x/a.png", "c.webp", "d.bmp"):
+        Image.new("RGB", SIZE, (9, 99, 200)).save(folder / name)
+    return folder
+
+
+def opened(
+    target: Path, paths: Sequence[str], prompts: Sequence[str] = ("p",), *, reuse: bool = False
+) -> Overlays:
+    return open_overlays(target, prompts, find_sources(paths, io.StringIO()), reuse=reuse)
+
+
+def claimed(overlays: Overlays, *names: str) -> list[Source]:
+    return list(overlays.claim(Source(name, name) for name in names))
+
+
+def test_overlays_keep_the_names_folders_and_formats_of_their_pictures(tmp_path: Path) -> None:
+    names = ["photos/a.png", "photos/b.jpg", "photos/x/a.png", "photos/c.webp", "photos/d.bmp"]
+    overlays = opened(Path("drawn"), names)
+    for source in claimed(overlays, *names):
+        place = overlays.write(source, "p", boxed())
+        assert place == Path("drawn", source.name)
+        with Image.open(place) as drawn, Image.open(source.name) as picture:
+            assert (drawn.format, drawn.size) == (picture.format, picture.size)
+            assert np.asarray(drawn).std() > 5  # a box, not the even picture
+    files = [path for path in Path("drawn").rglob("*") if path.is_file()]
+    assert len(files) == 5
+
+
+def test_a_text_may_hold_boxes() -> None:
+    overlays = opened(Path("drawn.png"), ["photos/a.png"])
+    (source,) = claimed(overlays, "photos/a.png")
+    text = "<loc0100><loc0100><loc0900><loc0900> cat"
+    boxes = TextResult(prompt="p", text=text, score=-1.0, truncated=False)
+    with Image.open(overlays.write(source, "p", boxes)) as drawn:
+        assert np.asarray(drawn).std() > 5
+    with Image.open(overlays.write(source, "p", WORDS)) as drawn:
+        assert np.asarray(drawn)[..., 0].std() == 0
+
+
+def test_a_frame_is_drawn_from_its_pixels() -> None:
+    overlays = opened(Path("drawn"), ["photos/a.png"])
+    frame = Source("clip.mp4@1.500s", np.zeros((30, 40, 3), np.uint8))
+    list(overlays.claim([frame]))
+    assert overlays.write(frame, "p", WORDS) == Path("drawn/clip.mp4@1.500s.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("/data/a.jpg", "data/a.jpg"),
+        ("//data//a.jpg", "data/a.jpg"),
+        ("../../a.jpg", "_/_/a.jpg"),
+        ("./x/../a.JPG", "x/_/a.JPG"),
+        ("a.gif", "a.gif.jpg"),
+        ("..", "_.jpg"),
+        ("/", "picture.jpg"),
+    ],
+)
+def test_a_name_becomes_a_safe_path(name: str, place: str) -> None:
+    assert str(safe_name(name)) == place
+
+
+@given(st.text("./ab\\:", max_size=12))
+def test_no_name_leads_out_of_the_folder(name: str) -> None:
+    place = safe_name(name)
+    assert not place.is_absolute()
+    assert ".." not in place.parts
+    assert place.suffix
+
+
+def test_no_two_overlays_share_a_place() -> None:
+    names = ("photos/a.png", "/photos/a.png", "a.gif", "a.gif.jpg", "photos/a-2.png", "../a.png")
+    overlays = opened(Path("drawn"), ["photos"], ("p", "q"))
+    claimed(overlays, *names, "_/a.png")
+    places = [place for both in overlays._places.values() for place in both]
+    assert len(set(places)) == len(places) == 14
+    again = opened(Path("drawn"), ["photos"], ("p", "q"))
+    claimed(again, *names, "_/a.png")
+    assert again._places == overlays._places
+
+
+def test_several_prompts_have_an_overlay_each() -> None:
+    overlays = opened(Path("drawn"), ["photos/a.png"], ("p", "q"))
+    (source,) = claimed(overlays, "photos/a.png")
+    assert overlays.write(source, "p", WORDS) == Path("drawn/photos/a.png")
+    assert overlays.write(source, "q", WORDS) == Path("drawn/photos/a-2.png")
+
+
+def test_a_picture_is_never_written_over(photos: Path) -> None:
+    before = (photos / "a.png").read_bytes()
+    for target, reuse in ((Path(), True), (photos / "a.png", False), (Path.cwd(), True)):
+        overlays = opened(target, ["photos/a.png"], reuse=reuse)
+        with pytest.raises(OutputError, match="would write over the picture"):
+            claimed(overlays, "photos/a.png")
+    Path("_").mkdir()
+    (photos / "b.jpg").rename("_/b.jpg")
+    overlays = opened(Path(), ["../b.jpg", "_/b.jpg"], reuse=True)
+    with pytest.raises(OutputError, match="would write over the picture"):
+        claimed(overlays, "../b.jpg")  # whose place is the other one's
+    assert (photos / "a.png").read_bytes() == before
+
+
+def test_a_folder_with_files_is_kept_unless_it_may_be_used(photos: Path) -> None:
+    with pytest.raises(OutputError, match="holds files already"):
+        opened(photos, ["photos/a.png"])
+    opened(photos, ["photos/a.png"], reuse=True)
+    (photos.parent / "empty").mkdir()
+    opened(photos.parent / "empty", ["photos/a.png"])
+
+
+def test_a_link_in_the_folder_does_not_lead_out() -> None:
+    Path("elsewhere").mkdir()
+    Path("drawn").mkdir()
+    Path("drawn/photos").symlink_to("../elsewhere")
+    overlays = opened(Path("drawn"), ["photos/a.png"], reuse=True)
+    (source,) = claimed(overlays, "photos/a.png")
+    with pytest.raises(OutputError, match="leads out of drawn"):
+        overlays.write(source, "p", WORDS)
+    assert not any(Path("elsewhere").iterdir())
+
+
+def test_a_target_that_cannot_be_used_is_told(photos: Path) -> None:
+    Path("notes.txt").write_text("mine")
+    with pytest.raises(OptionError, match=r"notes\.txt"):
+        opened(Path("notes.txt"), ["photos/a.png"])
+    with pytest.raises(OptionError, match="names one picture"):
+        opened(Path("drawn.png"), ["photos"])
+    with pytest.raises(OptionError, match="names one picture"):
+        opened(Path("drawn.png"), ["photos/a.png"], ("p", "q"))
+    with pytest.raises(OutputError, match="is no folder"):
+        opened(Path("notes.txt/drawn"), ["photos/a.png"])
+    with pytest.raises(OutputError, match="Is a directory"):
+        Path("folder.png").mkdir()
+        opened(Path("folder.png"), ["photos/a.png"])
+    assert Path("notes.txt").read_text() == "mine"
+    assert not Path("drawn").exists()
+
+
+def test_a_picture_too_large_for_its_format_names_another(tmp_path: Path) -> None:
+    Image.new("L", (16_400, 2)).save("long.png")
+    overlays = opened(Path("drawn.webp"), ["long.png"])
+    (source,) = claimed(overlays, "long.png")
+    with pytest.raises(OutputError, match=r"\.png"):
+        overlays.write(source, "p", WORDS)
+    assert not Path("drawn.webp").exists()
+
+
+def test_a_picture_that_has_gone_is_an_image_error() -> None:
+    overlays = opened(Path("drawn"), ["photos/a.png"])
+    (source,) = claimed(overlays, "photos/a.png")
+    Path("photos/a.png").unlink()
+    with pytest.raises(ImageError, match="no such file"):
+        overlays.write(source, "p", WORDS)

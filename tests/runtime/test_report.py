@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.folder import Answered, Result
+from paligemma_edge.runtime.progress import Progress
+from paligemma_edge.runtime.report import Report
+from paligemma_edge.runtime.result import ChoiceResult, ObjectResult, TextResult
+from paligemma_edge.runtime.sources import Source
+
+NOTE = "there is no mask decoder"
+
+
+def answered(number: int, outcome: Result | ImageError, siblings: int = 1) -> Answered:
+    source = Source(f"{number // siblings}.png", "")
+    return Answered(number, source, "caption en", siblings, outcome, (30, 20))
+
+
+def words(text: str, *, truncated: bool = False) -> TextResult:
+    return TextResult(prompt="caption en", text=text, score=-1.0, truncated=truncated)
+
+
+def noted() -> ObjectResult:
+    return ObjectResult(
+        prompt="segment cat",
+        text="",
+        objects=(),
+        score=-1.0,
+        truncated=False,
+        width=30,
+        height=20,
+        notes=(NOTE,),
+    )
+
+
+def test_text_comes_in_order_and_says_what_was_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("text", names=True, prompts=False, progress=None)
+    report(answered(1, words("b", truncated=True)))
+    assert capsys.readouterr().out == ""
+    report(answered(0, words("a")))
+    assert capsys.readouterr().out == "0.png: a\n1.png: b [cut by --max-new-tokens]\n"
+    choice = ChoiceResult(prompt="x", text="yes", log_probs={"yes": -0.5, "no": -1.0})
+    report(answered(2, choice))
+    report.close()
+    assert capsys.readouterr() == ("2.png: yes\n", "")
+    assert report.failures == 0
+
+
+def test_one_picture_is_not_named_but_prompts_are_where_there_are_several(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Report("text", names=False, prompts=False, progress=None)(answered(0, words("a")))
+    Report("text", names=False, prompts=True, progress=None)(answered(0, words("a")))
+    Report("text", names=True, prompts=True, progress=None)(answered(0, words("a")))
+    assert capsys.readouterr().out == "a\ncaption en: a\n0.png: caption en: a\n"
+
+
+def test_a_failure_is_in_its_line_or_told(capsys: pytest.CaptureFixture[str]) -> None:
+    broken = answered(0, ImageError("0.png: damaged"))
+    for style in ("text", "none"):
+        report = Report("text" if style == "text" else "none", True, False, None)
+        report(broken)
+        assert capsys.readouterr() == ("", "paligemma-edge: 0.png: damaged\n")
+        assert report.failures == 1
+    Report("json", names=True, prompts=False, progress=None)(broken)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["error"] == "0.png: damaged"
+    assert shown.err == ""
+
+
+def test_a_note_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("none", names=True, prompts=False, progress=None)
+    for number in range(3):
+        report(answered(number, noted()))
+    assert capsys.readouterr() == ("", f"paligemma-edge: {NOTE}\n")
+
+
+def test_pictures_are_counted_when_their_last_prompt_is_answered() -> None:
+    stream, now = io.StringIO(), [0.0]
+    progress = Progress(stream, 3, clock=lambda: now[0])
+    report = Report("none", names=True, prompts=True, progress=progress)
+    for number in (0, 2, 3, 1, 4):
+        now[0] += 1
+        report(answered(number, words("a"), siblings=2))
+    report.close()
+    assert stream.getvalue().startswith("2/3, ")
+
+
+def test_what_still_waits_is_printed_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("text", names=True, prompts=False, progress=None)
+    report(answered(2, words("c")))
+    report(answered(1, words("b")))
+    report.close()
+    assert capsys.readouterr().out == "1.png: b\n2.png: c\n"

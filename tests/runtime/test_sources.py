@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paligemma_edge.runtime import frames
+from paligemma_edge.runtime.errors import ImageError, MissingExtraError, OptionError
+from paligemma_edge.runtime.image import load_image
+from paligemma_edge.runtime.sources import Sources, find_sources
+
+
+@pytest.fixture(autouse=True)
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Files of many names, with nothing in them: a list opens none."""
+    names = ("b.jpg", "a.PNG", "notes.txt", "x/c.webp", "x/y/d.bmp", "x/e.Jpeg", ".f.png")
+    for name in (*names, ".hidden/g.png"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def find(*paths: str, stdin: str = "") -> Sources:
+    return find_sources(paths, io.StringIO(stdin))
+
+
+def names(sources: Sources) -> list[str]:
+    return [source.name for source in sources]
+
+
+ALL = ["photos/a.PNG", "photos/b.jpg", "photos/x/c.webp", "photos/x/e.Jpeg", "photos/x/y/d.bmp"]
+
+
+def test_a_folder_is_all_pictures_below_it_in_order_without_hidden_ones() -> None:
+    sources = find("photos")
+    assert names(sources) == ALL
+    assert sources.count == 5
+    assert sources.names == tuple(ALL)
+    assert names(find("photos/")) == ALL
+
+
+def test_nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def opened(*arguments: object, **options: object) -> None:
+        raise AssertionError(f"opened {arguments}")
+
+    monkeypatch.setattr(builtins, "open", opened)
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(os, "open", opened)
+    assert find("photos", "photos/b.jpg", "missing.png").count == 6
+
+
+def test_globs_that_the_shell_left_alone() -> None:
+    assert names(find("photos/*.jpg")) == ["photos/b.jpg"]
+    assert names(find("photos/**/*.bmp")) == ["photos/x/y/d.bmp"]
+    assert sorted(names(find("photos/**"))) == ALL  # no folders, no notes
+    assert names(find("photos/?.PNG", "photos/[ab].*")) == ["photos/a.PNG", "photos/b.jpg"]
+
+
+def test_a_name_that_exists_is_no_glob(tree: Path) -> None:
+    (tree / "a[1].png").touch()
+    (tree / "a1.png").touch()
+    assert names(find("a[1].png")) == ["a[1].png"]
+    (tree / "a[1].png").unlink()
+    assert names(find("a[1].png")) == ["a1.png"]
+
+
+def test_a_list_is_read_line_by_line_when_its_turn_comes() -> None:
+    stdin = io.StringIO("one.png\n\nhé llo.png\r\nlast.png")
+    sources = find_sources(["-"], stdin)
+    assert (sources.count, sources.names, sources.live) == (None, (), False)
+    iterator = iter(sources)
+    assert next(iterator).name == "one.png"
+    assert stdin.tell() == len("one.png\n")
+    assert [source.name for source in iterator] == ["hé llo.png", "last.png"]
+
+
+def test_a_name_counts_once_however_often_it_is_given() -> None:
+    sources = find("photos/b.jpg", "photos", "photos/*.jpg", "photos/b.jpg")
+    assert names(sources) == [ALL[1], ALL[0], *ALL[2:]]
+    assert sources.count == 5
+    assert names(find("photos/b.jpg", "-", stdin="c.png\nphotos/b.jpg\nc.png\n")) == [
+        "photos/b.jpg",
+        "c.png",
+    ]
+
+
+def test_a_missing_file_is_listed_and_its_load_says_so() -> None:
+    (source,) = find("missing.png")
+    assert source.name == "missing.png"
+    with pytest.raises(ImageError, match=r"missing\.png: no such file"):
+        load_image(source.load())
+
+
+def test_what_holds_no_picture_is_refused_at_once(tree: Path) -> None:
+    with pytest.raises(OptionError, match="empty: a folder without pictures"):
+        find("photos", "empty")
+    with pytest.raises(OptionError, match=r"photos/\*\.gif: matches no picture"):
+        find("photos/*.gif")
+
+
+def test_a_folder_that_cannot_be_read_is_no_loss_in_silence(
+    tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Any = ".") -> Any:  # noqa: ANN401 - as os has it
+        if str(path).endswith("y"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(OptionError, match=r"photos/x/y: .*Permission denied"):
+        find("photos")
+
+
+def test_names_may_be_any_bytes(tree: Path) -> None:
+    name = os.fsdecode(b"photos/\xe9\xff.png")
+    Path(name).touch()
+    assert name in names(find("photos"))
+
+
+def test_a_camera_that_is_not_there_is_refused_at_once() -> None:
+    pytest.importorskip("av")
+    with pytest.raises(OptionError, match=r"camera:987: there is no /dev/video987"):
+        find("camera:987")
+
+
+def test_a_camera_is_live(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("av")
+    monkeypatch.setattr(frames, "camera_device", lambda number: tree / "photos")
+    assert find("camera:0").live
+    (tree / "camera:0").touch()
+    assert not find("camera:0").live  # a file of that name
+
+
+@pytest.mark.parametrize("path", ["clip.mp4", "camera:0"])
+def test_without_pyav_the_pip_command_is_named(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'paligemma-edge\[video\]'"):
+        find(path)
+    listed = find("-", stdin="clip.mp4\n")
+    with pytest.raises(MissingExtraError, match="video"):
+        list(listed)
+
+
+@pytest.mark.parametrize("every", [0.0, -1.0, float("nan"), float("inf")])
+def test_the_spacing_of_frames_is_above_zero(every: float) -> None:
+    with pytest.raises(OptionError, match="--every"):
+        find_sources(["photos"], io.StringIO(), every)

@@ -1,0 +1,19 @@
+"""The typed calls do as well as the original: the sample model's own exam, by both."""
+
+from __future__ import annotations
+
+import pytest
+
+from paligemma_edge.runtime import PaliGemma
+from samples.shapes.evaluate import CHECKPOINT, evaluate
+from samples.shapes.predictor import load
+from samples.shapes.typed_predictor import through
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_the_typed_calls_score_what_the_original_scores(shapes_model: PaliGemma) -> None:
+    """Box IoU, mask IoU and exact answers, by scoring code that is not the runtime's."""
+    original = evaluate(load(CHECKPOINT), count=24)
+    typed = evaluate(through(shapes_model), count=24)
+    assert set(original) >= {"caption", "answer", "detect", "segment"}
+    assert typed == original
