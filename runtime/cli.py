@@ -20,8 +20,9 @@ from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
-from paligemma_edge.runtime import bench_command, commands, prime_command, run_options
+from paligemma_edge.runtime import bench_command, commands, prime_command
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError, PaliGemmaError
+from paligemma_edge.runtime.run import options as run_options
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_SPACE, EXIT_INTERRUPTED = 1, 2, 3, 130
 

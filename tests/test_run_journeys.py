@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_edge.runtime import PaliGemma, cli, frames
-from paligemma_edge.runtime.journal import journal_of
+from paligemma_edge.runtime import PaliGemma, cli
+from paligemma_edge.runtime.run import frames
+from paligemma_edge.runtime.run.journal import journal_of
 from tests.journey import call, refused
 
 PICTURES = Path("samples/pictures")
@@ -494,7 +495,8 @@ def test_a_run_whose_answers_are_all_there_is_finished_without_the_model(
     # As if the machine had failed before the file took its name.
     code = (
         "import sys\n"
-        "from paligemma_edge.runtime import model, run_command\n"
+        "from paligemma_edge.runtime import model\n"
+        "from paligemma_edge.runtime.run import command as run_command\n"
         "from paligemma_edge.runtime.cli import main\n"
         "keep = run_command.finish\n"
         "def stop(*arguments): raise KeyboardInterrupt\n"

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from paligemma_edge.runtime import rle
-from paligemma_edge.runtime.draft import check_file_target, drafted
 from paligemma_edge.runtime.errors import OptionError, OutputError
-from paligemma_edge.runtime.journal import Journal, Key, Record
+from paligemma_edge.runtime.run.draft import check_file_target, drafted
+from paligemma_edge.runtime.run.journal import Journal, Key, Record
 from paligemma_edge.runtime.tasks import Task
 
 # Records that can be read more than once, always in the same order.

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from paligemma_edge.runtime.progress import Progress
+from paligemma_edge.runtime.run.progress import Progress
 
 
 class Terminal(io.StringIO):

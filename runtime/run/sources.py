@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TextIO, TypeAlias
 
-from paligemma_edge.runtime import frames
 from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.image import ImageInput
+from paligemma_edge.runtime.run import frames
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.frames import Frame, camera_frames, newest, spaced, video_frames
-from paligemma_edge.runtime.sources import find_sources
+from paligemma_edge.runtime.run.frames import Frame, camera_frames, newest, spaced, video_frames
+from paligemma_edge.runtime.run.sources import find_sources
 
 av = pytest.importorskip("av")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from paligemma_edge.runtime.errors import OptionError, OutputError
-from paligemma_edge.runtime.journal import Journal, journal_of
+from paligemma_edge.runtime.run.journal import Journal, journal_of
 
 RUN = {"bundle": "12ab", "prompts": ["caption en"], "max_new_tokens": 16}
 
@@ -128,7 +128,7 @@ def test_a_killed_process_leaves_its_lines_and_no_lock(target: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
-        "from paligemma_edge.runtime.journal import Journal\n"
+        "from paligemma_edge.runtime.run.journal import Journal\n"
         f"journal = Journal.open(Path(sys.argv[1]), {RUN!r})\n"
         f"journal.append({record('a')!r})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

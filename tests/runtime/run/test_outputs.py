@@ -14,8 +14,8 @@ import pytest
 
 from paligemma_edge.runtime import rle
 from paligemma_edge.runtime.errors import OptionError, OutputError
-from paligemma_edge.runtime.journal import Journal, journal_of
-from paligemma_edge.runtime.outputs import (
+from paligemma_edge.runtime.run.journal import Journal, journal_of
+from paligemma_edge.runtime.run.outputs import (
     COLUMNS,
     check_out,
     finish,

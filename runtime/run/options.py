@@ -48,7 +48,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check the options together, then do what they say."""
     check(options)
-    from paligemma_edge.runtime import run_command
+    from paligemma_edge.runtime.run import command as run_command
 
     return run_command.run(options)
 
@@ -62,6 +62,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add("--max-new-tokens", type=int, default=256, metavar="N")
     add("--choices", metavar="A,B,C", help="answer with one of these, and the share of each")
     add("--regex", metavar="PATTERN", help="answer with what matches this")
+    add("--any-label", action="store_true", help="let objects have labels not asked for")
     add("--no-grammar", action="store_true", help="let detect and segment say anything")
     add("--temperature", type=float, metavar="T", help="sample, not greedy")
     add("--top-k", type=int, default=0, metavar="K")
@@ -87,8 +88,10 @@ def check(options: argparse.Namespace) -> None:
         check_count("--slots", options.slots)
     _exclude(options, "--stream", ["--json", "--out", "--draw", "--also", "--choices"])
     _exclude(options, "--together", ["--out", "--draw", "--also", "--choices"])
-    _exclude(options, "--choices", ["--regex", "--draw", "--temperature", "--no-grammar"])
-    _exclude(options, "--regex", ["--no-grammar"])
+    _exclude(
+        options, "--choices", ["--regex", "--draw", "--temperature", "--no-grammar", "--any-label"]
+    )
+    _exclude(options, "--regex", ["--no-grammar", "--any-label"])
     _check_prompts(prompts(options))
     sampling(options)
 
@@ -122,7 +125,7 @@ def grammar(options: argparse.Namespace, pictures: int) -> Grammar | None:
 
     if options.regex is not None or options.no_grammar or pictures > 1:
         return pattern(options)
-    return Task.of(options.prompt).grammar()
+    return Task.of(options.prompt).grammar(any_label=options.any_label)
 
 
 def choices(options: argparse.Namespace) -> tuple[str, ...] | None:

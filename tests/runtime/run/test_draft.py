@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from paligemma_edge.runtime.draft import check_file_target, drafted
 from paligemma_edge.runtime.errors import OutputError
+from paligemma_edge.runtime.run.draft import check_file_target, drafted
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import argparse
 import json
 import sys
 
-from paligemma_edge.runtime import run_options
 from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.image import ImageInput
 from paligemma_edge.runtime.model import PaliGemma
-from paligemma_edge.runtime.report import CUT
-from paligemma_edge.runtime.sources import Source, Sources
+from paligemma_edge.runtime.run import options as run_options
+from paligemma_edge.runtime.run.report import CUT
+from paligemma_edge.runtime.run.sources import Source, Sources
 from paligemma_edge.runtime.typed import text_result
 
 

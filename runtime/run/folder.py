@@ -11,12 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from paligemma_edge.runtime.ahead import Outcome, ahead
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.journal import Key
 from paligemma_edge.runtime.pictures import Pictures
 from paligemma_edge.runtime.result import ChoiceResult, ObjectResult, TextResult
-from paligemma_edge.runtime.sources import Source
+from paligemma_edge.runtime.run.ahead import Outcome, ahead
+from paligemma_edge.runtime.run.journal import Key
+from paligemma_edge.runtime.run.sources import Source
 
 Result: TypeAlias = TextResult | ChoiceResult | ObjectResult
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from paligemma_edge.runtime import frames
 from paligemma_edge.runtime.errors import ImageError, MissingExtraError, OptionError
 from paligemma_edge.runtime.image import load_image
-from paligemma_edge.runtime.sources import Sources, find_sources
+from paligemma_edge.runtime.run import frames
+from paligemma_edge.runtime.run.sources import Sources, find_sources
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from paligemma_edge.runtime.batch import Item, answer_each, typed_question
 from paligemma_edge.runtime.choices import Choices
-from paligemma_edge.runtime.folder import Answer, Query, Result
 from paligemma_edge.runtime.grammar import Grammar
 from paligemma_edge.runtime.pictures import Pictures
 from paligemma_edge.runtime.pipeline import Options, Pipeline
+from paligemma_edge.runtime.run.folder import Answer, Query, Result
 from paligemma_edge.runtime.sampling import Sampling
 from paligemma_edge.runtime.view import View
 
@@ -25,11 +25,17 @@ def in_slots(
     max_new_tokens: int,
     sampling: Sampling | None,
     grammar: Grammar | bool,
+    any_label: bool = False,
 ) -> Answer:
     """Words or objects, as each prompt asks. PromptError for a prompt that cannot be asked."""
     questions = {
         prompt: typed_question(
-            pipeline, prompt, max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
+            pipeline,
+            prompt,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            grammar=grammar,
+            any_label=any_label,
         )
         for prompt in prompts
     }

@@ -6,11 +6,11 @@ import json
 import pytest
 
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.folder import Answered, Result
-from paligemma_edge.runtime.progress import Progress
-from paligemma_edge.runtime.report import Report
 from paligemma_edge.runtime.result import ChoiceResult, ObjectResult, TextResult
-from paligemma_edge.runtime.sources import Source
+from paligemma_edge.runtime.run.folder import Answered, Result
+from paligemma_edge.runtime.run.progress import Progress
+from paligemma_edge.runtime.run.report import Report
+from paligemma_edge.runtime.run.sources import Source
 
 NOTE = "there is no mask decoder"
 

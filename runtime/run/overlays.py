@@ -18,13 +18,13 @@ from typing import Any
 from PIL import Image
 
 from paligemma_edge.runtime.answer import parse
-from paligemma_edge.runtime.draft import check_file_target, drafted, unwritable
 from paligemma_edge.runtime.draw import draw
 from paligemma_edge.runtime.errors import OptionError, OutputError
-from paligemma_edge.runtime.folder import Result
 from paligemma_edge.runtime.image import load_image
 from paligemma_edge.runtime.result import ObjectResult
-from paligemma_edge.runtime.sources import Source, Sources
+from paligemma_edge.runtime.run.draft import check_file_target, drafted, unwritable
+from paligemma_edge.runtime.run.folder import Result
+from paligemma_edge.runtime.run.sources import Source, Sources
 
 _OPTION = "--draw"
 _KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {

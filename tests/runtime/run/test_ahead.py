@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from paligemma_edge.runtime.ahead import ahead
 from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.run.ahead import ahead
 
 WAIT = 60  # seconds after which a test gives up; none takes them
 

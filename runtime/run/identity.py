@@ -6,11 +6,12 @@ import argparse
 import hashlib
 from typing import Any
 
-from paligemma_edge.runtime import device, run_options
+from paligemma_edge.runtime import device
 from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.run import options as run_options
 
 _OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-_MORE = ("choices", "regex", "no_grammar", "every")
+_MORE = ("choices", "regex", "no_grammar", "any_label", "every")
 
 
 def run_identity(options: argparse.Namespace) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.folder import Answered, InOrder
-from paligemma_edge.runtime.progress import Progress
 from paligemma_edge.runtime.result import ChoiceResult, ObjectResult
+from paligemma_edge.runtime.run.folder import Answered, InOrder
+from paligemma_edge.runtime.run.progress import Progress
 
 CUT = " [cut by --max-new-tokens]"
 

@@ -15,19 +15,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from paligemma_edge.runtime import answering, run_options
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.folder import Answer, Answered, answer_sources
-from paligemma_edge.runtime.journal import Journal
 from paligemma_edge.runtime.model import DEFAULT_SLOTS, PaliGemma
-from paligemma_edge.runtime.outputs import check_out, finish
-from paligemma_edge.runtime.overlays import Overlays, open_overlays
 from paligemma_edge.runtime.pictures import Pictures, read_pictures
-from paligemma_edge.runtime.progress import Progress
-from paligemma_edge.runtime.report import Report, Style
-from paligemma_edge.runtime.run_at_once import run_at_once
-from paligemma_edge.runtime.run_identity import run_identity
-from paligemma_edge.runtime.sources import Source, Sources, find_sources
+from paligemma_edge.runtime.run import answering
+from paligemma_edge.runtime.run import options as run_options
+from paligemma_edge.runtime.run.at_once import run_at_once
+from paligemma_edge.runtime.run.folder import Answer, Answered, answer_sources
+from paligemma_edge.runtime.run.identity import run_identity
+from paligemma_edge.runtime.run.journal import Journal
+from paligemma_edge.runtime.run.outputs import check_out, finish
+from paligemma_edge.runtime.run.overlays import Overlays, open_overlays
+from paligemma_edge.runtime.run.progress import Progress
+from paligemma_edge.runtime.run.report import Report, Style
+from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
 from paligemma_edge.runtime.stopwatch import Stopwatch
 
 _READ_AHEAD = 2  # pictures for each slot
@@ -141,6 +142,7 @@ def _answer(model: PaliGemma, options: argparse.Namespace, slots: int) -> Answer
         max_new_tokens=options.max_new_tokens,
         sampling=run_options.sampling(options),
         grammar=run_options.pattern(options) or not options.no_grammar,
+        any_label=options.any_label,
     )
 
 

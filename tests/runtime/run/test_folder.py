@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime.errors import DeviceError, ImageError
-from paligemma_edge.runtime.folder import (
+from paligemma_edge.runtime.pictures import Pictures
+from paligemma_edge.runtime.result import TextResult
+from paligemma_edge.runtime.run.folder import (
     Answered,
     InOrder,
     Query,
     Result,
     answer_sources,
 )
-from paligemma_edge.runtime.pictures import Pictures
-from paligemma_edge.runtime.result import TextResult
-from paligemma_edge.runtime.sources import Source
+from paligemma_edge.runtime.run.sources import Source
 
 PROMPTS = ("caption en", "caption de")
 

@@ -1,0 +1,1 @@
+"""What `paligemma-edge run` does: many pictures, from wherever they come to wherever answers go."""
