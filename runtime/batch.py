@@ -42,7 +42,7 @@ def typed_question(
     pipeline: Pipeline,
     prompt: str,
     *,
-    max_new_tokens: int,
+    max_new_tokens: int | None = None,
     sampling: Sampling | None = None,
     grammar: Grammar | bool = True,
     any_label: bool = False,

@@ -5,9 +5,9 @@ Answers are read as a trie of tokens, so what two of them share at their start i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +35,12 @@ class Choices:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "answers", _checked(self.answers))
+
+    @classmethod
+    def of(cls, answers: Iterable[str]) -> Self:
+        """Of any iterable but a text, whose letters nobody means."""
+        listed = isinstance(answers, Iterable) and not isinstance(answers, str)
+        return cls(tuple(answers) if listed else answers)  # type: ignore[arg-type]
 
     def start(self, encoder: PromptEncoder) -> State:
         """The place before an answer; PromptError where the tokenizer cannot write one."""

@@ -21,7 +21,12 @@ from types import FrameType
 from typing import NoReturn
 
 from paligemma_edge.runtime import bench_command, commands, prime_command
-from paligemma_edge.runtime.errors import MissingExtraError, OptionError, PaliGemmaError
+from paligemma_edge.runtime.errors import (
+    MissingExtraError,
+    OptionError,
+    PaliGemmaError,
+    PromptError,
+)
 from paligemma_edge.runtime.run import options as run_options
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_SPACE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -83,8 +88,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             return EXIT_INTERRUPTED
         except BrokenPipeError:
             # The reader of our output has gone, as `head` does; there is nobody left to tell.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             return EXIT_FAILED
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            # What commands write is told of as OutputError; what has no name is standard output.
+            _discard_output()
+            return _tell_output(error)
+
+
+def _discard_output() -> None:
+    """Let nothing fail again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell_output(error: OSError) -> int:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    todo = "free some space" if full else "check where it leads"
+    message = f"cannot write standard output: {error.strerror}; {todo}"
+    print(f"paligemma-edge: {message}", file=sys.stderr)
+    return EXIT_NO_SPACE if full else EXIT_FAILED
 
 
 def _write_any_text() -> None:
@@ -108,11 +132,16 @@ def _terminable() -> Iterator[None]:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    if arguments and arguments[0] in _ELSEWHERE:
-        return _run_elsewhere(arguments)
-    options = _parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
-    code = command(options)
+    try:
+        if arguments and arguments[0] in _ELSEWHERE:
+            code = _run_elsewhere(arguments)
+        else:
+            options = _parser().parse_args(arguments)
+            command: Callable[[argparse.Namespace], int] = options.command
+            code = command(options)
+    except SystemExit:  # of --help
+        sys.stdout.flush()
+        raise
     sys.stdout.flush()  # here, where a reader that has gone is not an accident
     return code
 
@@ -120,7 +149,7 @@ def _run(arguments: Sequence[str]) -> int:
 def _exit_code(error: PaliGemmaError) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return EXIT_NO_SPACE
-    return EXIT_USAGE if isinstance(error, OptionError) else EXIT_FAILED
+    return EXIT_USAGE if isinstance(error, OptionError | PromptError) else EXIT_FAILED
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

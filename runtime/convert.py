@@ -18,6 +18,7 @@ from paligemma_edge.runtime.answer import Box
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError
 from paligemma_edge.runtime.mask import inside, paste_mask
 from paligemma_edge.runtime.rle import Rle
+from paligemma_edge.runtime.tasks import Task
 
 if TYPE_CHECKING:
     import supervision
@@ -37,7 +38,7 @@ def to_json(result: ObjectResult) -> dict[str, Any]:
     fields = {
         "prompt": result.prompt,
         "text": result.text,
-        "score": _finite(result.score),
+        "score": finite(result.score),
         "truncated": result.truncated,
         "width": result.width,
         "height": result.height,
@@ -47,16 +48,25 @@ def to_json(result: ObjectResult) -> dict[str, Any]:
 
 
 def to_coco(
-    result: ObjectResult, *, image_id: int, categories: Mapping[str, int], first_id: int
+    result: ObjectResult, *, image_id: int, categories: Mapping[str, int] | None, first_id: int
 ) -> list[dict[str, Any]]:
     """COCO annotations with ids from `first_id` on, at least 1: COCO's tools take 0 for none.
+
+    Without `categories`, the labels that were asked for are 1, 2, 3, and others follow.
 
     A box without pixels is left out, for COCO has no place for it. `bbox` is the answer's box,
     x, y, width, height in pixels; `area` is the mask's, the box's where there is none; `score`
     is exp(score), 0..1. OptionError for a label that `categories` lacks.
     """
-    if first_id < 1:
-        raise OptionError(f"first_id is {first_id}, wanted 1 or more; COCO's tools take 0 for none")
+    if not isinstance(first_id, int) or first_id < 1:
+        raise OptionError(
+            f"first_id is {first_id!r}, wanted 1 or more; COCO's tools take 0 for none"
+        )
+    if categories is None:
+        names = (*(Task.of(result.prompt).labels or ()), *(found.label for found in result.objects))
+        categories = {name: number for number, name in enumerate(dict.fromkeys(names), 1)}
+    elif not isinstance(categories, Mapping):
+        raise OptionError(f"categories is {categories!r:.80}, wanted the id of each label")
     shown = [found for found in result.objects if _has_pixels(found)]
     return [
         _annotation(found, number, image_id, _category(found.label, categories))
@@ -117,7 +127,7 @@ def _object_json(found: Found) -> dict[str, Any]:
     y0, x0, y1, x1 = _corners(found.box)
     fields = {
         "label": found.label,
-        "score": _finite(found.score),
+        "score": finite(found.score),
         "box": list(found.xyxy),
         "box_normalised": [x0, y0, x1, y1],
     }
@@ -151,13 +161,15 @@ def _category(label: str, categories: Mapping[str, int]) -> int:
 
 def _stacked_masks(result: ObjectResult) -> NDArray[np.bool_] | None:
     """Masks, bool [objects, height, width]; empty for the objects without, None if all are."""
-    masks = np.zeros((len(result.objects), result.height, result.width), np.bool_)
     decoded = [found.decoded for found in result.objects]
+    if all(values is None for values in decoded):
+        return None
+    masks = np.zeros((len(result.objects), result.height, result.width), np.bool_)
     for found, values, mask in zip(result.objects, decoded, masks, strict=True):
         if values is not None and _has_pixels(found):
             x0, y0, x1, y1 = found.xyxy
             mask[y0:y1, x0:x1] = _mask_in_box(found, values)
-    return None if all(values is None for values in decoded) else masks
+    return masks
 
 
 def _mask_in_box(found: Found, decoded: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -180,6 +192,6 @@ def _share(score: float) -> float:
     return min(math.exp(score), 1.0)
 
 
-def _finite(score: float) -> float:
+def finite(score: float) -> float:
     """JSON has no minus infinity, which is the score of what a model held to be impossible."""
     return max(float(score), -sys.float_info.max)

@@ -22,7 +22,6 @@ from paligemma_edge.runtime.image import ImageInput, load_image
 from paligemma_edge.runtime.mask import paste_mask
 from paligemma_edge.runtime.pictures import PictureEncoder, Pictures, read_pictures
 from paligemma_edge.runtime.pipeline import (
-    DEFAULT_MAX_NEW_TOKENS,
     Asked,
     Options,
     Pipeline,
@@ -89,7 +88,7 @@ class PaliGemma:
         *,
         grammar: bool = True,
         any_label: bool = False,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> TextResult | ObjectResult:
         """Objects for "detect cat" and "segment cat", else words; see `View.answer`."""
         return self.look(image).answer(
@@ -97,7 +96,7 @@ class PaliGemma:
         )
 
     def caption(
-        self, image: Images, language: str = "en", *, max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+        self, image: Images, language: str = "en", *, max_new_tokens: int | None = None
     ) -> TextResult:
         """What a picture shows."""
         return self.look(image).caption(language, max_new_tokens=max_new_tokens)
@@ -108,12 +107,12 @@ class PaliGemma:
         question: str,
         language: str = "en",
         *,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> TextResult:
         """The answer to a question about a picture, or about several given as a list."""
         return self.look(image).ask(question, language, max_new_tokens=max_new_tokens)
 
-    def read(self, image: Images, *, max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS) -> TextResult:
+    def read(self, image: Images, *, max_new_tokens: int | None = None) -> TextResult:
         """What is written in a picture."""
         return self.look(image).read(max_new_tokens=max_new_tokens)
 
@@ -124,7 +123,7 @@ class PaliGemma:
         *,
         grammar: bool = True,
         any_label: bool = False,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> ObjectResult:
         """Boxes of what "cat ; dog" or ["cat", "dog"] names; see `View.detect`."""
         return self.look(image).detect(
@@ -138,7 +137,7 @@ class PaliGemma:
         *,
         grammar: bool = True,
         any_label: bool = False,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> ObjectResult:
         """Boxes and masks of what "cat ; dog" or ["cat", "dog"] names; see `View.segment`."""
         return self.look(image).segment(
@@ -154,7 +153,7 @@ class PaliGemma:
         image: Images,
         prompt: str,
         *,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
     ) -> Generation:
@@ -176,7 +175,7 @@ class PaliGemma:
         image: Images,
         prompt: str,
         *,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
     ) -> Iterator[str]:
@@ -194,7 +193,7 @@ class PaliGemma:
         requests: Iterable[tuple[Images, str]],
         *,
         slots: int = DEFAULT_SLOTS,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
     ) -> list[Generation]:

@@ -1,9 +1,10 @@
 """The answers of `detect` and `segment`: boxes, codes of masks and labels, and nothing else.
 
-An object is `<locY0><locX0><locY1><locX1>`, sixteen `<seg>` where masks are asked for, and perhaps
+An object is `<locY0><locX0><locY1><locX1>`, sixteen `<seg>` where masks are asked for, and
 ` label`. Objects are joined by ` ; `, and there may be none. No box is empty. A label that was
-asked for has the tokens that training would have written. Whatever is said, `answer.parse` reads
-it all.
+asked for has the tokens that training would have written; where any label will do, there may be
+none, as models say that were fine-tuned to find the one thing that a prompt describes. Whatever
+is said, `answer.parse` reads it all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _RESERVED = ";<>"  # what ends a label
 
 @dataclass(frozen=True)
 class ObjectGrammar:
-    """Objects that have one of the labels, any label at all where `labels` is None, or none.
+    """Objects that have one of the labels; where `labels` is None, any label at all, or none.
 
     Labels are kept each once, blanks as single ones. PromptError where there is no label, or one
     that is empty or holds ";", "<" or ">".
@@ -189,7 +190,7 @@ def _names(labels: tuple[str, ...] | None, encoder: PromptEncoder) -> TokenTrie 
     if labels is None:
         return encoder.once(FreeText.of)
     eos_id = encoder.facts.eos_id
-    texts = ("", *(f" {label}" for label in labels))
+    texts = [f" {label}" for label in labels]
     last = ((*spelled(encoder, text), eos_id) for text in texts)
     return TokenTrie.of([*last, *(spelled(encoder, text + SEPARATOR) for text in texts)])
 

@@ -33,14 +33,18 @@ DEFAULT_MAX_NEW_TOKENS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How to answer. OptionError where a value cannot be used."""
+    """How to answer. OptionError where a value cannot be used.
 
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    `max_new_tokens` None is DEFAULT_MAX_NEW_TOKENS, or as many as the model still holds.
+    """
+
+    max_new_tokens: int | None = None
     sampling: Sampling | None = None  # None: the most likely token
     grammar: Grammar | None = None  # None: anything may be said
 
     def __post_init__(self) -> None:
-        check_count("max_new_tokens", self.max_new_tokens)
+        if self.max_new_tokens is not None:
+            check_count("max_new_tokens", self.max_new_tokens)
         sampling, grammar = self.sampling, self.grammar
         if sampling is not None and not _has(sampling, "choose"):
             raise OptionError(
@@ -94,10 +98,10 @@ class Pipeline:
             raise PromptError("no picture was given, wanted at least one for each prompt")
         ids = self.encoder.encode(prompt, pictures)
         length = pictures * self.engine.facts.image_tokens + len(ids)
-        self._check_fits(length, options.max_new_tokens)
+        max_new_tokens = self._room(length, options.max_new_tokens)
         state = None if options.grammar is None else options.grammar.start(self.encoder)
         sampling = options.sampling or Greedy()
-        return Question(prompt, ids, length, options.max_new_tokens, sampling, state)
+        return Question(prompt, ids, length, max_new_tokens, sampling, state)
 
     def answer(
         self, asked: Iterable[Asked], *, slots: int, capacity: int
@@ -164,14 +168,17 @@ class Pipeline:
             seconds=asked.watch.seconds,
         )
 
-    def _check_fits(self, length: int, max_new_tokens: int) -> None:
+    def _room(self, length: int, wanted: int | None) -> int:
+        """Tokens of an answer; PromptError where so many, or any at all, are not left."""
         limit = self.engine.facts.max_length
-        if length + max_new_tokens > limit:
+        room = min(DEFAULT_MAX_NEW_TOKENS, limit - length) if wanted is None else wanted
+        if room < 1 or length + room > limit:
             raise PromptError(
                 f"prompt and pictures take {length} tokens and the answer may "
-                f"take {max_new_tokens}, the model holds {limit} in all; shorten the prompt, give "
+                f"take {max(room, 1)}, the model holds {limit} in all; shorten the prompt, give "
                 "fewer pictures or lower max_new_tokens"
             )
+        return room
 
 
 def _request(asked: Asked) -> Request:

@@ -1,7 +1,8 @@
 """What the typed calls return: words, objects or a choice, each with its score.
 
-A score is the mean log-probability that the model gave to the tokens, before any grammar or
-temperature; `exp(score)` lies in 0..1. Knows answers and pixels. Knows nothing of a model.
+The score of words and of objects is the mean log-probability that the model gave to their tokens,
+before any grammar or temperature; that of a choice is the logarithm of its share. `exp(score)`
+lies in 0..1. Knows answers and pixels. Knows nothing of a model.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class TextResult:
         return {
             "prompt": self.prompt,
             "text": self.text,
-            "score": self.score,
+            "score": convert.finite(self.score),
             "truncated": self.truncated,
         }
 
@@ -91,8 +92,8 @@ class ChoiceResult:
         return {
             "prompt": self.prompt,
             "text": self.text,
-            "score": self.score,
-            "log_probs": dict(self.log_probs),
+            "score": convert.finite(self.score),
+            "log_probs": {choice: convert.finite(v) for choice, v in self.log_probs.items()},
             "probabilities": self.probabilities,
         }
 
@@ -184,7 +185,7 @@ class ObjectResult:
         return convert.to_json(self)
 
     def to_coco(
-        self, *, image_id: int = 1, categories: Mapping[str, int], first_id: int = 1
+        self, *, image_id: int = 1, categories: Mapping[str, int] | None = None, first_id: int = 1
     ) -> list[dict[str, Any]]:
         """COCO annotations, `categories` giving the id of each label."""
         return convert.to_coco(self, image_id=image_id, categories=categories, first_id=first_id)

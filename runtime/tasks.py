@@ -13,9 +13,11 @@ from typing import Self
 
 from paligemma_edge.runtime.errors import PromptError
 from paligemma_edge.runtime.object_grammar import ObjectGrammar, checked_labels
+from paligemma_edge.runtime.prompt import IMAGE_MARKER
 
 _SEPARATOR = ";"
-_OBJECTS = re.compile(r"(detect|segment)(?:\s+(.*))?", re.DOTALL)
+_EVERYTHING = ("all classes",)  # PaliGemma 2 was trained to answer this with any labels
+_OBJECTS = re.compile(r"(detect|segment)(?:\s+(.*))?", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,15 @@ class Task:
 
     @classmethod
     def of(cls, prompt: str) -> Self:
-        """The task of a whole prompt, told by its first word."""
-        found = _OBJECTS.fullmatch(prompt.strip()) if isinstance(prompt, str) else None
-        if found is None:
-            return cls(prompt)
-        return cls._objects(found[1], prompt, found[2] or "")
+        """The task of a whole prompt, told by its first word.
+
+        What "Detect cat;dog" asks for is asked as the training did, "detect cat ; dog".
+        """
+        text = prompt.strip() if isinstance(prompt, str) else ""
+        while text.startswith(IMAGE_MARKER):
+            text = text.removeprefix(IMAGE_MARKER).lstrip()
+        found = _OBJECTS.fullmatch(text)
+        return cls(prompt) if found is None else cls._objects(found[1].lower(), found[2] or "")
 
     @classmethod
     def caption(cls, language: str) -> Self:
@@ -57,23 +63,24 @@ class Task:
     @classmethod
     def detect(cls, what: str | Iterable[str]) -> Self:
         """Boxes of the objects that "cat ; dog" or ["cat", "dog"] names."""
-        return cls._objects("detect", None, what)
+        return cls._objects("detect", what)
 
     @classmethod
     def segment(cls, what: str | Iterable[str]) -> Self:
         """Boxes and masks of the objects that "cat ; dog" or ["cat", "dog"] names."""
-        return cls._objects("segment", None, what)
+        return cls._objects("segment", what)
 
     @classmethod
-    def _objects(cls, verb: str, prompt: str | None, what: str | Iterable[str]) -> Self:
+    def _objects(cls, verb: str, what: str | Iterable[str]) -> Self:
         labels = _labels(verb, what)
-        return cls(prompt or f"{verb} {' ; '.join(labels)}", labels, verb == "segment")
+        return cls(f"{verb} {' ; '.join(labels)}", labels, verb == "segment")
 
     def grammar(self, *, any_label: bool = False) -> ObjectGrammar | None:
         """What an answer may be; `any_label` lets objects have labels that were not asked for."""
         if self.labels is None:
             return None
-        return ObjectGrammar(None if any_label else self.labels, self.masks)
+        free = any_label or self.labels == _EVERYTHING
+        return ObjectGrammar(None if free else self.labels, self.masks)
 
 
 def _language(language: str) -> str:

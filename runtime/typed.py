@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_edge.runtime.answer import Detection
+from paligemma_edge.runtime.answer import Answer, Detection
 from paligemma_edge.runtime.generation import Generation
 from paligemma_edge.runtime.result import Found, ObjectResult, TextResult
 from paligemma_edge.runtime.tasks import Task
@@ -35,7 +35,7 @@ def typed_result(
     """Words or objects, as the task asks; `size` is the picture's width and height."""
     if task.labels is None:
         return text_result(generation)
-    return object_result(generation, size, decode_masks)
+    return object_result(task, generation, size, decode_masks)
 
 
 def text_result(generation: Generation, picture: Image.Image | None = None) -> TextResult:
@@ -50,14 +50,17 @@ def text_result(generation: Generation, picture: Image.Image | None = None) -> T
 
 
 def object_result(
+    task: Task,
     generation: Generation,
     size: tuple[int, int],
     decode_masks: DecodeMasks,
     picture: Image.Image | None = None,
 ) -> ObjectResult:
-    """The objects of an answer, masks decoded."""
+    """The objects of an answer, masks decoded; one that the token limit cut is left out."""
     answer = generation.answer
-    decoded = decoded_masks(answer.detections, decode_masks)
+    whole = len(answer.detections) - (generation.truncated and _last_is_cut(task, answer))
+    detections, spans = answer.detections[:whole], answer.spans[:whole]
+    decoded = decoded_masks(detections, decode_masks)
     objects = tuple(
         Found(
             detection=detection,
@@ -66,7 +69,7 @@ def object_result(
             height=size[1],
             decoded=mask,
         )
-        for detection, span, mask in zip(answer.detections, answer.spans, decoded, strict=True)
+        for detection, span, mask in zip(detections, spans, decoded, strict=True)
     )
     lacking = any(f.detection.codes is not None and f.decoded is None for f in objects)
     return ObjectResult(
@@ -80,6 +83,15 @@ def object_result(
         notes=(WITHOUT_MASKS,) if lacking else (),
         picture=picture,
     )
+
+
+def _last_is_cut(task: Task, answer: Answer) -> bool:
+    """Whether the last object may lack a part: nothing parts it from what would have come."""
+    if not answer.detections or answer.text[answer.spans[-1][1] :].lstrip().startswith(";"):
+        return False
+    last = answer.detections[-1]
+    named = task.labels is not None and last.label in task.labels
+    return not named or (task.masks and last.codes is None)
 
 
 def decoded_masks(

@@ -18,7 +18,6 @@ from paligemma_edge.runtime.generation import Generation
 from paligemma_edge.runtime.grammar import Grammar
 from paligemma_edge.runtime.pictures import PictureEncoder, Pictures
 from paligemma_edge.runtime.pipeline import (
-    DEFAULT_MAX_NEW_TOKENS,
     Asked,
     Options,
     Pipeline,
@@ -65,7 +64,7 @@ class View:
         self,
         prompt: str,
         *,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
     ) -> Generation:
@@ -77,7 +76,7 @@ class View:
         self,
         prompt: str,
         *,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
     ) -> Iterator[str]:
@@ -93,7 +92,7 @@ class View:
         *,
         grammar: bool = True,
         any_label: bool = False,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> TextResult | ObjectResult:
         """The answer to a whole prompt: objects for "detect cat" and "segment cat", else words."""
         task = Task.of(prompt)
@@ -101,9 +100,7 @@ class View:
             return self._words(task, max_new_tokens)
         return self._objects(task, grammar, any_label, max_new_tokens)
 
-    def caption(
-        self, language: str = "en", *, max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
-    ) -> TextResult:
+    def caption(self, language: str = "en", *, max_new_tokens: int | None = None) -> TextResult:
         """What the picture shows."""
         return self._words(Task.caption(language), max_new_tokens)
 
@@ -112,12 +109,12 @@ class View:
         question: str,
         language: str = "en",
         *,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> TextResult:
         """The answer to a question about the picture."""
         return self._words(Task.ask(question, language), max_new_tokens)
 
-    def read(self, *, max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS) -> TextResult:
+    def read(self, *, max_new_tokens: int | None = None) -> TextResult:
         """What is written in the picture."""
         return self._words(Task.read(), max_new_tokens)
 
@@ -127,7 +124,7 @@ class View:
         *,
         grammar: bool = True,
         any_label: bool = False,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> ObjectResult:
         """Boxes of what "cat ; dog" or ["cat", "dog"] names.
 
@@ -143,7 +140,7 @@ class View:
         *,
         grammar: bool = True,
         any_label: bool = False,
-        max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+        max_new_tokens: int | None = None,
     ) -> ObjectResult:
         """Boxes and masks; as `detect`. Boxes alone, and a note, without a mask decoder."""
         return self._objects(Task.segment(what), grammar, any_label, max_new_tokens)
@@ -154,19 +151,19 @@ class View:
         Beginnings that answers share are read once. PromptError or OptionError for a prompt or
         a set that cannot be used.
         """
-        allowed = Choices(tuple(choices))
+        allowed = Choices.of(choices)
         longest = allowed.longest(self._pipeline.encoder)
         question = self._question(prompt, Options(max_new_tokens=longest))
         scores = self._pipeline.score(question, self._features, allowed)
         best = max(scores, key=lambda choice: scores[choice])
         return ChoiceResult(prompt=prompt, text=best, log_probs=scores, picture=self._picture)
 
-    def _words(self, task: Task, max_new_tokens: int) -> TextResult:
+    def _words(self, task: Task, max_new_tokens: int | None) -> TextResult:
         generation = self._answer(task.prompt, Options(max_new_tokens=max_new_tokens))
         return text_result(generation, self._picture)
 
     def _objects(
-        self, task: Task, grammar: bool, any_label: bool, max_new_tokens: int
+        self, task: Task, grammar: bool, any_label: bool, max_new_tokens: int | None
     ) -> ObjectResult:
         if self._open.count > 1:
             raise OptionError(
@@ -176,7 +173,7 @@ class View:
         rules = task.grammar(any_label=any_label) if grammar else None
         options = Options(max_new_tokens=max_new_tokens, grammar=rules)
         generation = self._answer(task.prompt, options)
-        return object_result(generation, self._size, self._decode_masks, self._picture)
+        return object_result(task, generation, self._size, self._decode_masks, self._picture)
 
     def _answer(self, prompt: str, options: Options) -> Generation:
         question = self._question(prompt, options)

@@ -22,7 +22,7 @@ def in_slots(
     prompts: Sequence[str],
     *,
     slots: int,
-    max_new_tokens: int,
+    max_new_tokens: int | None,
     sampling: Sampling | None,
     grammar: Grammar | bool,
     any_label: bool = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from itertools import islice
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.image import ImageInput
@@ -20,7 +21,9 @@ def run_at_once(options: argparse.Namespace, sources: Sources) -> int:
     if sources.live or (options.stream and not options.together and sources.count != 1):
         raise OptionError("--stream prints the answer about one picture; name one, or --together")
     model = PaliGemma(options.bundle, options.device, options.variant, threads=options.threads)
-    pictures = list(sources)
+    facts = model.engine.facts
+    # One more than the model could hold is too many already, however many a video has.
+    pictures = list(islice(sources, facts.max_length // facts.image_tokens + 1))
     try:
         images = [source.load() for source in pictures]
         if options.stream:

@@ -25,11 +25,12 @@ from paligemma_edge.runtime.run.folder import Answer, Answered, answer_sources
 from paligemma_edge.runtime.run.identity import run_identity
 from paligemma_edge.runtime.run.journal import Journal
 from paligemma_edge.runtime.run.outputs import check_out, finish
-from paligemma_edge.runtime.run.overlays import Overlays, open_overlays
+from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays
 from paligemma_edge.runtime.run.progress import Progress
 from paligemma_edge.runtime.run.report import Report, Style
 from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
 from paligemma_edge.runtime.stopwatch import Stopwatch
+from paligemma_edge.runtime.typed import WITHOUT_MASKS, DecodeMasks
 
 _READ_AHEAD = 2  # pictures for each slot
 
@@ -40,17 +41,18 @@ def run(options: argparse.Namespace) -> int:
     A run with --out that is interrupted leaves a journal, and its KeyboardInterrupt says so;
     a camera's run ends that way, and is finished.
     """
+    place = None
     if options.out is not None:
-        check_out(Path(options.out), overwrite=options.overwrite)
+        place = check_out(Path(options.out), overwrite=options.overwrite)
     sources = find_sources(options.paths, _stdin(), options.every)
     if options.stream or options.together:
         return run_at_once(options, sources)
     with contextlib.ExitStack() as stack:
         journal = None
-        if options.out is not None:
+        if place is not None:
             journal = Journal.open(Path(options.out), run_identity(options))
             stack.enter_context(journal)
-        job = _Job(options, sources, journal, _overlays(options, sources, journal))
+        job = _Job(options, sources, journal, place, _overlays(options, sources, journal))
         with _keeping(journal):
             return job.run()
 
@@ -62,8 +64,9 @@ class _Job:
     options: argparse.Namespace
     sources: Sources
     journal: Journal | None
+    place: Path | None  # of the file that the journal becomes
     overlays: Overlays | None
-    names: list[str] = field(default_factory=list)  # of the pictures so far, in order
+    names: list[str] = field(default_factory=list)  # of the journal's pictures, in order
 
     def run(self) -> int:
         """Answer what was not answered yet, then write the file of --out."""
@@ -76,52 +79,77 @@ class _Job:
                 options.bundle, options.device, options.variant, threads=options.threads
             )
             failures = self._answer(model)
-        return self._finish(self.journal, failures)
+        if self.journal is not None and self.place is not None:
+            failures = self._finish(self.journal, self.place)
+        return 1 if failures else 0
 
     def _answer(self, model: PaliGemma) -> int:
         """How many of the answers failed."""
         slots = _slots(self.options, self.sources)
         answer = _answer(model, self.options, slots)
         report = _report(self.options, self.sources, self.journal)
+        engine = model.engine
+        decode_masks = None if engine.mask_decoder is None else engine.decode_masks
         with contextlib.closing(report), _ended_by_interrupt(self.sources.live):
             answer_sources(
                 self._passing(),
                 run_options.prompts(self.options),
                 read=lambda source: _read(model, source),
                 answer=answer,
-                take=lambda answered: self._take(answered, report),
+                take=lambda answered: self._take(answered, report, decode_masks),
                 done=frozenset() if self.journal is None else self.journal,
-                # What a camera shows is not to be old when it is answered.
-                depth=0 if self.sources.live else _READ_AHEAD * slots,
+                # What a camera shows is not to be old when it is answered, and a name of a slow
+                # list is answered before the next one is waited for.
+                depth=0 if self._is_paced else _READ_AHEAD * slots,
             )
         return report.failures
 
-    def _finish(self, journal: Journal | None, failures: int) -> int:
-        if journal is not None:
-            count, failures = len(journal), journal.failures
-            prompts = run_options.prompts(self.options)
-            finish(journal, [(name, prompt) for name in tuple(self.names) for prompt in prompts])
-            if not self.options.json:
-                failed = f", {failures:,} failed" if failures else ""
-                print(f"{self.options.out}: {count:,} answers{failed}", flush=True)
-        return 1 if failures else 0
+    def _finish(self, journal: Journal, place: Path) -> int:
+        """Write the file; how many of its answers failed."""
+        prompts = run_options.prompts(self.options)
+        order = [(name, prompt) for name in tuple(self.names) for prompt in prompts]
+        if self.sources.live:  # what an earlier run saw is not seen again
+            order = list(dict.fromkeys((*journal.keys, *order)))
+        elif self.sources.count is None:  # a list or a video may have ended early this time
+            order = list(dict.fromkeys((*order, *journal.keys)))
+        journal.keep_only(order)
+        count, failures = journal.answers, journal.failures
+        finish(journal, order, place)
+        if not self.options.json:
+            failed = f", {failures:,} failed" if failures else ""
+            print(f"{self.options.out}: {count:,} answers{failed}", flush=True)
+        return failures
+
+    @property
+    def _is_paced(self) -> bool:
+        """Whether each picture is answered before the next one is read."""
+        return self.sources.live or (self.sources.paced and self.options.slots is None)
 
     def _passing(self) -> Iterator[Source]:
         sources = self.sources if self.overlays is None else self.overlays.claim(self.sources)
         for source in sources:
-            self.names.append(source.name)
+            if self.journal is not None:
+                self.names.append(source.name)
             yield source
 
-    def _take(self, answered: Answered, report: Report) -> None:
+    def _take(self, answered: Answered, report: Report, decode_masks: DecodeMasks) -> None:
         """Draw, keep, show: what is kept is not asked again, so its drawing must be there."""
-        if self.overlays is not None and not isinstance(answered.outcome, ImageError):
-            try:
-                self.overlays.write(answered.source, answered.prompt, answered.outcome)
-            except ImageError as error:  # it has gone since it was read
-                answered = dataclasses.replace(answered, outcome=error)
+        try:
+            self._draw(answered, report, decode_masks)
+            record = answered.record
+        except ImageError as error:  # such as of a picture that has gone since it was read
+            answered = dataclasses.replace(answered, outcome=error)
+            record = answered.record
         if self.journal is not None:
-            self.journal.append(answered.record)
+            self.journal.append(record)
         report(answered)
+
+    def _draw(self, answered: Answered, report: Report, decode_masks: DecodeMasks) -> None:
+        if self.overlays is None or isinstance(answered.outcome, ImageError):
+            return
+        if lacks_masks(answered.outcome, decode_masks):
+            report.note(WITHOUT_MASKS)
+        self.overlays.write(answered.source, answered.prompt, answered.outcome, decode_masks)
 
     def _is_done(self) -> bool:
         return (
@@ -151,8 +179,8 @@ def _read(model: PaliGemma, source: Source) -> Pictures:
 
 
 def _slots(options: argparse.Namespace, sources: Sources) -> int:
-    """As many as were asked for, as can be used, and one for a camera, whose pictures are new."""
-    if options.slots is None and sources.live:
+    """As many as were asked for, as can be used, and one where pictures come one by one."""
+    if options.slots is None and sources.paced:
         return 1
     slots: int = options.slots or DEFAULT_SLOTS
     queries = None if sources.count is None else sources.count * len(run_options.prompts(options))
@@ -186,7 +214,7 @@ def _count_done(options: argparse.Namespace, sources: Sources, journal: Journal)
     """Pictures about which every prompt was asked already."""
     prompts = run_options.prompts(options)
     if sources.count is None:
-        return len(journal) // len(prompts)
+        return journal.answers // len(prompts)
     return sum(all((name, prompt) in journal for prompt in prompts) for name in sources.names)
 
 
@@ -196,10 +224,10 @@ def _keeping(journal: Journal | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if journal is None or not len(journal):
+        if journal is None or not journal.answers:
             raise
         raise KeyboardInterrupt(
-            f"{journal.path} keeps {len(journal):,} answers, and the same command goes on"
+            f"{journal.path} keeps {journal.answers:,} answers, and the same command goes on"
         ) from None
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from paligemma_edge.runtime import disk
 from paligemma_edge.runtime.errors import OutputError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -32,6 +33,7 @@ def drafted(target: Path, option: str) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
+        _sync_names(target.parent)
     except OutputError:
         raise
     except OSError as error:
@@ -52,6 +54,24 @@ def check_file_target(target: Path, option: str) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise unwritable(target, error, option) from None
+
+
+def check_new(target: Path, option: str) -> None:
+    """OutputError where a file is there that would be replaced."""
+    if target.exists():
+        raise OutputError(
+            errno.EEXIST,
+            f"{target} exists already; give --overwrite to replace it, or another name to {option}",
+        )
+
+
+def _sync_names(folder: Path) -> None:
+    """Wait until the new name is on the disk, where a folder may be waited for at all."""
+    try:
+        disk.sync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EINVAL):
+            raise
 
 
 def unwritable(target: Path, error: OSError, option: str) -> OutputError:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
-from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.errors import DeviceError, ImageError
+from paligemma_edge.runtime.image import image_label
 from paligemma_edge.runtime.pictures import Pictures
 from paligemma_edge.runtime.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.run.ahead import Outcome, ahead
@@ -43,14 +45,20 @@ class Answered:
     outcome: Outcome[Result]
     size: tuple[int, int] | None  # width and height
 
-    @property
+    @cached_property
     def record(self) -> dict[str, Any]:
-        """It as plain JSON."""
+        """It as plain JSON, under the prompt as it was given.
+
+        ImageError where the masks that were found in this picture are no numbers.
+        """
         named = {"image": self.source.name, "prompt": self.prompt}
         if isinstance(self.outcome, ImageError):
             return named | {"error": str(self.outcome)}
         sizes = {} if self.size is None else dict(zip(("width", "height"), self.size, strict=True))
-        return named | sizes | self.outcome.to_json()
+        try:
+            return {**named, **sizes, **self.outcome.to_json(), "prompt": self.prompt}
+        except DeviceError as error:
+            raise ImageError(f"{image_label(self.source.name)}: {error}") from None
 
 
 # Takes queries only as it can begin them, gives results as they are complete, in any order.

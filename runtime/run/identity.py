@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 from typing import Any
 
 from paligemma_edge.runtime import device
@@ -15,10 +16,11 @@ _MORE = ("choices", "regex", "no_grammar", "any_label", "every")
 
 
 def run_identity(options: argparse.Namespace) -> dict[str, Any]:
-    """The bundle's files that take part, the variant, the prompts and how they are answered.
+    """The bundle's files that take part, the variant, prompts, PATHS and how they are answered.
 
-    PATHS are not in it: a folder may have grown. Nor is what cannot change an answer, such as
-    the number of threads. Errors are those of `Bundle.open` and of the choice of a variant.
+    PATHS are as they were given: a folder among them may have grown. What cannot change an
+    answer, such as the number of threads, is not in it. Errors are those of `Bundle.open` and of
+    the choice of a variant.
     """
     bundle = Bundle.open(options.bundle)
     name, variant = device.choose(bundle.manifest, options.device, options.variant)
@@ -29,5 +31,7 @@ def run_identity(options: argparse.Namespace) -> dict[str, Any]:
         "bundle": digest.hexdigest()[:16],
         "variant": name,
         "prompts": run_options.prompts(options),
+        "paths": list(options.paths),
+        "draw": None if options.draw is None else os.path.abspath(options.draw),  # noqa: PTH100
         **{option: getattr(options, option) for option in (*_OPTIONS, *_MORE)},
     }

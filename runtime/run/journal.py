@@ -23,6 +23,7 @@ Key: TypeAlias = tuple[str, str]  # name of the picture, prompt
 
 _RUN = "paligemma_edge_run"
 _SYNCED = 5.0  # seconds of work that a power cut may cost
+_SHOWN = 60  # characters of a value in a message
 _OPTION = "--out"
 
 
@@ -34,9 +35,9 @@ class Journal:
         self.target, self.path = target, journal_of(target)
         self._descriptor, self._clock, self._synced = descriptor, clock, clock()
         self._places: dict[Key, tuple[int, int]] = {}  # offset and length of each record
+        self._failed: set[Key] = set()  # whose record says why there is no answer
         self._prompts: dict[str, str] = {}  # one string for all its records
         self._end = 0  # behind the last whole line
-        self.failures = 0  # records that say why there is no answer
 
     @classmethod
     def open(
@@ -66,7 +67,29 @@ class Journal:
         return len(self._places)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._places
+        """Whether it was answered; what failed is to be asked again."""
+        return key in self._places and key not in self._failed
+
+    @property
+    def failures(self) -> int:
+        """How many records say why there is no answer."""
+        return len(self._failed)
+
+    @property
+    def answers(self) -> int:
+        """How many records hold an answer."""
+        return len(self._places) - len(self._failed)
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Those of all records, in the order in which they were first asked."""
+        return tuple(self._places)
+
+    def keep_only(self, keys: Iterable[Key]) -> None:
+        """Forget the records of other keys, such as those of pictures that have vanished since."""
+        kept = set(keys)
+        self._places = {key: place for key, place in self._places.items() if key in kept}
+        self._failed &= kept
 
     def append(self, record: Record) -> None:
         """Add a record, in one write. OutputError where the disk refuses: the rest is kept."""
@@ -79,9 +102,8 @@ class Journal:
             self._synced = self._clock()
 
     def records(self, order: Iterable[Key]) -> Iterator[Record]:
-        """The records of these keys, then those of no key, read from the disk one by one."""
-        asked = dict.fromkeys(key for key in order if key in self._places)
-        for key in asked | dict.fromkeys(self._places):
+        """The records of these keys that there are, each once, read from the disk one by one."""
+        for key in dict.fromkeys(key for key in order if key in self._places):
             offset, length = self._places[key]
             yield json.loads(os.pread(self._descriptor, length, offset))
 
@@ -116,23 +138,22 @@ class Journal:
             self._end = len(line)
 
     def _read(self, lines: Iterable[bytes]) -> None:
-        """Learn the records up to the first line that is none: behind it all is asked again."""
+        """Learn the records of all whole lines; what a damaged one held is asked again."""
         for line in lines:
-            try:
-                record = json.loads(line)
-                whole = line.endswith(b"\n")
-                key = record["image"], record["prompt"]
-            except (ValueError, TypeError, KeyError):
+            if not line.endswith(b"\n"):
                 return
-            if not whole or not all(isinstance(part, str) for part in key):
-                return
-            self._keep(record, self._end, len(line))
+            if (record := _read_record(line)) is not None:
+                self._keep(record, self._end, len(line))
             self._end += len(line)
 
     def _keep(self, record: Record, offset: int, length: int) -> None:
         prompt = self._prompts.setdefault(record["prompt"], record["prompt"])
-        self._places[record["image"], prompt] = offset, length
-        self.failures += "error" in record
+        key = record["image"], prompt
+        self._places[key] = offset, length
+        if "error" in record:
+            self._failed.add(key)
+        else:
+            self._failed.discard(key)
 
     def _write(self, line: bytes) -> None:
         """Write behind the last whole line; take back what a full disk took only half of."""
@@ -151,8 +172,8 @@ class Journal:
         except (ValueError, TypeError, KeyError):
             raise self._stranger() from None
         if differing:
-            was = ", ".join(f"{name} {json.dumps(found.get(name))}" for name in differing)
-            now = ", ".join(f"{name} {json.dumps(identity.get(name))}" for name in differing)
+            was = ", ".join(f"{name} {_short(found.get(name))}" for name in differing)
+            now = ", ".join(f"{name} {_short(identity.get(name))}" for name in differing)
             raise OptionError(
                 f"{self.path} holds answers of another run, with {was}, now {now}; give another "
                 f"FILE to {_OPTION}, or delete {self.path}"
@@ -172,6 +193,22 @@ def journal_of(target: Path) -> Path:
 
 def _differs(one: Record, other: Record, name: str) -> bool:
     return bool(one.get(name) != other.get(name))
+
+
+def _short(value: object) -> str:
+    """A value of an identity, for a message of one line."""
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _read_record(line: bytes) -> Record | None:
+    """The record of a line; None where it is damaged."""
+    try:
+        record = json.loads(line)
+        key = record["image"], record["prompt"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return record if all(isinstance(part, str) for part in key) else None
 
 
 def _line(record: Record) -> bytes:

@@ -37,9 +37,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Describe the command to a parser."""
     parser.description = "Answer a prompt about each picture."
     parser.epilog = EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that export wrote")
     parser.add_argument("prompt", metavar="PROMPT", help="such as 'caption en' or 'detect cat'")
-    parser.add_argument("paths", metavar="PATHS", nargs="+")
+    parser.add_argument("paths", metavar="PATHS", nargs="+", help="pictures; see below")
     _add_questions(parser)
     _add_outputs(parser)
     parser.set_defaults(command=run)
@@ -58,9 +58,15 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
     add("--also", action="append", default=[], metavar="PROMPT", help="ask this too; repeatable")
     add("--together", action="store_true", help="one answer about all pictures, not one for each")
     add("--every", type=float, metavar="SECONDS", help="between pictures of a video; default: 1")
-    add("--slots", type=int, metavar="N", help="answers at a time; default: 4, a camera's 1")
-    add("--max-new-tokens", type=int, default=256, metavar="N")
-    add("--choices", metavar="A,B,C", help="answer with one of these, and the share of each")
+    add(
+        "--slots",
+        type=int,
+        metavar="N",
+        help="answers at a time; default: 4; 1 for a camera or a list",
+    )
+    tokens = "tokens of an answer at most; default: 256, or what the model still holds"
+    add("--max-new-tokens", type=int, metavar="N", help=tokens)
+    add("--choices", metavar="A,B,C", help="answer with one of these, parted by commas")
     add("--regex", metavar="PATTERN", help="answer with what matches this")
     add("--any-label", action="store_true", help="let objects have labels not asked for")
     add("--no-grammar", action="store_true", help="let detect and segment say anything")
@@ -74,7 +80,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", metavar="FILE", help="write .jsonl, .csv or COCO's .json; resumes if cut short")
     add("--draw", metavar="TARGET", help="write pictures with boxes and masks: a file, or a folder")
-    add("--overwrite", action="store_true", help="replace the FILE of --out, fill a folder anew")
+    add("--overwrite", action="store_true", help="replace a file, fill a folder anew")
     add("--json", action="store_true", help="print one object a line")
     add("--stream", action="store_true", help="print the text of one picture as it comes")
 
@@ -83,7 +89,8 @@ def check(options: argparse.Namespace) -> None:
     """Find before anything is opened what does not go together; OptionError."""
     from paligemma_edge.runtime.device import check_count
 
-    check_count("--max-new-tokens", options.max_new_tokens)
+    if options.max_new_tokens is not None:
+        check_count("--max-new-tokens", options.max_new_tokens)
     if options.slots is not None:
         check_count("--slots", options.slots)
     _exclude(options, "--stream", ["--json", "--out", "--draw", "--also", "--choices"])
@@ -92,7 +99,9 @@ def check(options: argparse.Namespace) -> None:
         options, "--choices", ["--regex", "--draw", "--temperature", "--no-grammar", "--any-label"]
     )
     _exclude(options, "--regex", ["--no-grammar", "--any-label"])
+    _exclude(options, "--any-label", ["--no-grammar"])
     _check_prompts(prompts(options))
+    _check_answers(options)
     sampling(options)
 
 
@@ -150,3 +159,21 @@ def _check_prompts(prompts: Sequence[str]) -> None:
     for prompt in prompts:
         if prompts.count(prompt) > 1:
             raise OptionError(f"the prompt {prompt!r} is given twice; ask it once")
+
+
+def _check_answers(options: argparse.Namespace) -> None:
+    """Build what answers may be; what a tokenizer must see is checked when the bundle is open."""
+    from paligemma_edge.runtime.choices import Choices
+    from paligemma_edge.runtime.tasks import Task
+
+    tasks = [Task.of(prompt) for prompt in prompts(options)]
+    pattern(options)
+    if (closed := choices(options)) is None:
+        return
+    Choices(closed)
+    for task in tasks:
+        if task.labels is not None:
+            raise OptionError(
+                f"--choices does not go with {task.prompt!r}, whose answers are boxes; "
+                "ask for words"
+            )

@@ -7,17 +7,17 @@ of a model.
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from paligemma_edge.runtime import rle
-from paligemma_edge.runtime.errors import OptionError, OutputError
-from paligemma_edge.runtime.run.draft import check_file_target, drafted
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.run.draft import check_file_target, check_new, drafted
 from paligemma_edge.runtime.run.journal import Journal, Key, Record
 from paligemma_edge.runtime.tasks import Task
 
@@ -31,26 +31,29 @@ COLUMNS = (
 _OPTION = "--out"
 
 
-def check_out(target: Path, *, overwrite: bool) -> None:
+def check_out(target: Path, *, overwrite: bool) -> Path:
     """Find before the model is opened what would fail after its answers.
 
-    OptionError for a suffix that stands for no format, OutputError for a file that is complete
+    Returns the file that will be written, which is elsewhere where `target` is a link.
+    OptionError for a suffix that stands for no format, OutputError for a file that exists
     already or cannot be written.
     """
     _writer(target)
     check_file_target(target, _OPTION)
-    if target.exists() and not overwrite:
-        raise OutputError(
-            errno.EEXIST,
-            f"{target} is complete: it is there already; give --overwrite to answer anew, "
-            "or another FILE to --out",
-        )
+    place = Path(os.path.realpath(target))
+    check_file_target(place, _OPTION)
+    if not overwrite:
+        check_new(target, _OPTION)
+    return place
 
 
-def finish(journal: Journal, order: Iterable[Key]) -> None:
-    """Write a journal's records to its file, in this order, whole or not at all; then remove it."""
+def finish(journal: Journal, order: Iterable[Key], place: Path) -> None:
+    """Write these records of a journal, in this order, whole or not at all; then remove it.
+
+    `place` is what `check_out` returned for the journal's target, whose suffix names the format.
+    """
     keys, write = list(order), _writer(journal.target)
-    with drafted(journal.target.resolve(), _OPTION) as file:
+    with drafted(place, _OPTION) as file:
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
         write(lambda: journal.records(keys), text)
         text.detach()
@@ -66,10 +69,11 @@ def write_jsonl(records: Records, file: TextIO) -> None:
 def write_csv(records: Records, file: TextIO) -> None:
     """One row for each object; one for an answer without objects, and one for an error.
 
-    Texts are written as they are: in a spreadsheet import the columns as text, for an answer
-    that begins with "=" would be a formula there.
+    Lines end in CR LF, so that a line break within a text is quoted, whichever it is, and is read
+    as it was. Texts are written as they are: in a spreadsheet import the columns as text, for an
+    answer that begins with "=" would be a formula there.
     """
-    rows = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+    rows = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\r\n")
     rows.writeheader()
     for record in records():
         for found in record.get("objects") or [{}]:
@@ -112,7 +116,8 @@ def _writer(target: Path) -> Write:
 
 def _row(record: Record, found: Mapping[str, Any]) -> dict[str, Any]:
     corners = dict(zip(("x0", "y0", "x1", "y1"), found.get("box", ()), strict=False))
-    return {**record, **found, **corners}
+    whole = {} if "error" in record else {"truncated": False}  # a choice is never cut
+    return {**whole, **record, **found, **corners}
 
 
 def _printable(row: Mapping[str, Any]) -> dict[str, Any]:

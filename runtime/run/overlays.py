@@ -19,12 +19,15 @@ from PIL import Image
 
 from paligemma_edge.runtime.answer import parse
 from paligemma_edge.runtime.draw import draw
-from paligemma_edge.runtime.errors import OptionError, OutputError
-from paligemma_edge.runtime.image import load_image
+from paligemma_edge.runtime.errors import DeviceError, ImageError, OptionError, OutputError
+from paligemma_edge.runtime.image import image_label, load_image
+from paligemma_edge.runtime.mask import paste_mask
 from paligemma_edge.runtime.result import ObjectResult
-from paligemma_edge.runtime.run.draft import check_file_target, drafted, unwritable
+from paligemma_edge.runtime.run.draft import check_file_target, check_new, drafted, unwritable
 from paligemma_edge.runtime.run.folder import Result
+from paligemma_edge.runtime.run.journal import Key
 from paligemma_edge.runtime.run.sources import Source, Sources
+from paligemma_edge.runtime.typed import DecodeMasks, decoded_masks
 
 _OPTION = "--draw"
 _KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -45,20 +48,30 @@ class Overlays:
     prompts: Sequence[str]
     is_file: bool
     sources: frozenset[str]  # absolute paths that must stay as they are
-    _places: dict[str, Sequence[Path]] = field(default_factory=dict)  # by name of the source
+    _places: dict[Key, Path] = field(default_factory=dict)  # of what is not yet written
     _taken: set[Path] = field(default_factory=set)
 
     def claim(self, sources: Iterable[Source]) -> Iterator[Source]:
         """Pass sources on, giving each its places in their order: so a run that resumes agrees."""
         for source in sources:
-            places = [self._claimed(source.name, n) for n in range(1, len(self.prompts) + 1)]
-            self._places[source.name] = places
+            for number, prompt in enumerate(self.prompts, 1):
+                self._places[source.name, prompt] = self._claimed(source.name, number)
             yield source
 
-    def write(self, source: Source, prompt: str, result: Result) -> Path:
-        """Draw an answer over its picture and put it in its place, whole."""
-        place = self._places[source.name][self.prompts.index(prompt)]
-        data = _encoded(_drawn(load_image(source.load()), result), place)
+    def write(
+        self, source: Source, prompt: str, result: Result, decode_masks: DecodeMasks = None
+    ) -> Path:
+        """Draw an answer over its picture and put it in its place, whole.
+
+        `decode_masks` is for a text that holds masks. ImageError where this picture cannot be
+        drawn, OutputError where no file can be written.
+        """
+        place = self._places.pop((source.name, prompt))
+        try:
+            picture = _drawn(load_image(source.load()), result, decode_masks)
+        except (OptionError, DeviceError) as error:  # such as of another shape than it was
+            raise ImageError(f"{image_label(source.name)}: {error}") from None
+        data = _encoded(picture, place)
         if not self.is_file:
             self._make_folder(place.parent)
         with drafted(place.resolve() if self.is_file else place, _OPTION) as file:
@@ -98,7 +111,7 @@ def open_overlays(
     """Find before the model is opened what would fail after its answers.
 
     A target with a picture's suffix is a file, for one picture and prompt; any other is a
-    folder, new or empty unless `reuse`.
+    folder. Either is new, and a folder may be empty, unless `reuse`.
     """
     is_file = target.suffix.lower() in _KINDS
     if is_file:
@@ -107,10 +120,19 @@ def open_overlays(
                 f"{_OPTION} {target} names one picture, and more are to be drawn; give a folder"
             )
         check_file_target(target, _OPTION)
+        if not reuse:
+            check_new(target, _OPTION)
     else:
         _check_folder(target, reuse)
     known = frozenset(os.path.realpath(name) for name in sources.names)
     return Overlays(target, prompts, is_file, known)
+
+
+def lacks_masks(result: Result, decode_masks: DecodeMasks) -> bool:
+    """Whether a text holds masks that cannot be drawn."""
+    if decode_masks is not None or isinstance(result, ObjectResult):
+        return False
+    return any(found.codes is not None for found in parse(result.text).detections)
 
 
 def safe_name(name: str, prompt: int = 1) -> PurePosixPath:
@@ -147,10 +169,14 @@ def _check_folder(target: Path, reuse: bool) -> None:
         )
 
 
-def _drawn(picture: Image.Image, result: Result) -> Image.Image:
+def _drawn(picture: Image.Image, result: Result, decode_masks: DecodeMasks) -> Image.Image:
     if isinstance(result, ObjectResult):
         return result.draw(picture)
-    return draw(picture, parse(result.text).detections)
+    found = parse(result.text).detections
+    decoded = zip(found, decoded_masks(found, decode_masks), strict=True)
+    # Made one by one, for they are large.
+    masks = (m if m is None else paste_mask(m, f.box, *picture.size) for f, m in decoded)
+    return draw(picture, found, masks)
 
 
 def _encoded(picture: Image.Image, place: Path) -> bytes:
@@ -158,9 +184,8 @@ def _encoded(picture: Image.Image, place: Path) -> bytes:
     try:
         picture.save(file, kind, **options)
     except (OSError, ValueError):  # such as a WebP of more than 16383 pixels a side
-        raise OutputError(
-            errno.EINVAL,
+        raise ImageError(
             f"cannot write {place}: {picture.width} x {picture.height} pixels are too large for "
-            f"{kind}; give a name that ends in .png",
+            f"{kind}; draw into a file that ends in .png"
         ) from None
     return file.getvalue()

@@ -6,13 +6,14 @@ Knows the terminal. Knows nothing of files or of a model.
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.result import ChoiceResult, ObjectResult
-from paligemma_edge.runtime.run.folder import Answered, InOrder
+from paligemma_edge.runtime.run.folder import Answered, InOrder, Result
 from paligemma_edge.runtime.run.progress import Progress
 
 CUT = " [cut by --max-new-tokens]"
@@ -46,6 +47,12 @@ class Report:
         elif self.progress is not None:
             self.progress.advance(failed=failed)
 
+    def note(self, message: str) -> None:
+        """Tell what a user should know, once."""
+        if message not in self._told:
+            self._told.add(message)
+            self._tell(message)
+
     def close(self) -> None:
         """Print what still waited for its turn, and how far it came."""
         self._in_order.flush()
@@ -71,15 +78,12 @@ class Report:
     def _line(self, answered: Answered) -> str:
         result = answered.outcome
         assert not isinstance(result, ImageError)
-        cut = not isinstance(result, ChoiceResult) and result.truncated
         parts = [answered.source.name] * self.names + [answered.prompt] * self.prompts
-        return ": ".join([*parts, result.text]) + (CUT if cut else "")
+        return ": ".join([*parts, result.text]) + _remark(result)
 
     def _tell_notes(self, result: ObjectResult) -> None:
         for note in result.notes:
-            if note not in self._told:
-                self._told.add(note)
-                self._tell(note)
+            self.note(note)
 
     def _tell(self, message: str) -> None:
         line = f"paligemma-edge: {message}"
@@ -87,3 +91,10 @@ class Report:
             self.progress.note(line)
         else:
             print(line, file=sys.stderr, flush=True)
+
+
+def _remark(result: Result) -> str:
+    """What is said behind a text: the share of a choice, or that it was cut."""
+    if isinstance(result, ChoiceResult):
+        return f" ({100 * math.exp(result.score):.0f} %)"
+    return CUT if result.truncated else ""

@@ -22,6 +22,7 @@ VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 STDIN = "-"
 DEFAULT_EVERY = 1.0  # seconds of a video between two pictures
 
+_SHOWN = 100  # characters of a line that is no name
 _CAMERA = re.compile(r"camera:([0-9]{1,3})")
 
 
@@ -47,11 +48,13 @@ class Sources:
     """Pictures in their order, each name once. Iterate over it once: a list may be a pipe.
 
     `count` is None where it shows only on the way, `live` tells that a camera takes part, which
-    ends when it is told to.
+    ends when it is told to, and `paced` that the next picture may be long in coming: from a
+    camera, or a list that is still written.
     """
 
     entries: tuple[str | Opens, ...]  # a picture's file, or what opens into several pictures
     live: bool
+    paced: bool
 
     @property
     def count(self) -> int | None:
@@ -89,7 +92,7 @@ def find_sources(paths: Sequence[str], stdin: TextIO, every: float | None = None
         for name in _names(path):
             found[name] = _entry(name, stdin, every)
     live = any(_camera(name) is not None for name in found)
-    return Sources(tuple(found.values()), live)
+    return Sources(tuple(found.values()), live, paced=live or STDIN in found)
 
 
 def _names(path: str) -> Iterable[str]:
@@ -153,11 +156,24 @@ def _listed(stdin: TextIO, every: float | None) -> Iterator[Source]:
     """The files of a list, one a line."""
     for line in stdin:
         name = line.removesuffix("\n").removesuffix("\r")
-        if name.lower().endswith(VIDEOS):
+        if "\0" in name:
+            yield _without_breaks(name)
+        elif name.lower().endswith(VIDEOS):
             frames.check_installed(name)
             yield from _video(name, every)()
         elif name:
             yield Source(name, name)
+
+
+def _without_breaks(line: str) -> Source:
+    """What stands for a line of names that NUL bytes part."""
+    name = line.replace("\0", "\\0")[:_SHOWN]
+    return Source(
+        name,
+        ImageError(
+            f"{name}: a name with a NUL byte, wanted one name a line; use find without -print0"
+        ),
+    )
 
 
 def _video(name: str, every: float | None) -> Opens:

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import json
 import math
 import sys
@@ -166,9 +167,9 @@ def test_a_label_that_is_no_category_is_named() -> None:
         TWO.to_coco(categories={})
 
 
-@pytest.mark.parametrize("number", [0, -1])
-def test_an_id_that_coco_takes_for_none_is_refused(number: int) -> None:
-    with pytest.raises(OptionError, match=f"first_id is {number}, wanted 1 or more"):
+@pytest.mark.parametrize("number", [0, -1, "a"])
+def test_an_id_that_coco_takes_for_none_is_refused(number: Any) -> None:  # noqa: ANN401
+    with pytest.raises(OptionError, match=f"first_id is {number!r}, wanted 1 or more"):
         TWO.to_coco(categories=CATEGORIES, first_id=number)
 
 
@@ -240,3 +241,18 @@ def test_an_array_of_nothing_has_the_same_fields() -> None:
     assert (nothing.shape, nothing["xyxy"].shape) == ((0,), (0, 4))
     assert nothing.dtype == nameless.dtype
     assert nameless["label"].tolist() == [""]
+
+
+def test_without_categories_the_labels_that_were_asked_for_are_counted() -> None:
+    asked = dataclasses.replace(TWO, prompt="detect zebra ; dog")
+    numbers = [annotation["category_id"] for annotation in asked.to_coco()]
+    labels = [found.label for found in asked if found.xyxy[2] > found.xyxy[0]]
+    known = {"zebra": 1, "dog": 2}
+    assert numbers == [known.setdefault(label, len(known) + 1) for label in labels]
+    assert 2 in numbers
+
+
+def test_categories_are_a_mapping() -> None:
+    wrong: Any = ["cat"]
+    with pytest.raises(OptionError, match="wanted the id of each label"):
+        TWO.to_coco(categories=wrong)

@@ -107,7 +107,6 @@ def test_requests_are_pairs(shapes_model: PaliGemma, requests: Any) -> None:  # 
     [
         {"max_new_tokens": "2"},
         {"max_new_tokens": 2.5},
-        {"max_new_tokens": None},
         {"max_new_tokens": True},
         {"slots": 1.5},
         {"slots": 0},

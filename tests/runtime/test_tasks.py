@@ -24,27 +24,31 @@ def test_a_label_is_asked_for_once_and_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "labels", "masks"),
+    ("prompt", "asked"),
     [
-        ("detect cat ; dog", ("cat", "dog"), False),
-        (" segment  cat\n", ("cat",), True),
-        ("detecting cats", None, False),
-        ("segment-wise", None, False),
-        ("please detect cat", None, False),
-        ("caption en", None, False),
+        ("detect cat ; dog", Task("detect cat ; dog", ("cat", "dog"))),
+        (" segment  cat\n", Task("segment cat", ("cat",), True)),
+        ("Detect cat;dog", Task("detect cat ; dog", ("cat", "dog"))),
+        ("<image>detect cat", Task("detect cat", ("cat",))),
+        ("<image><image> segment cat", Task("segment cat", ("cat",), True)),
+        ("detecting cats", Task("detecting cats")),
+        ("segment-wise", Task("segment-wise")),
+        ("please detect cat", Task("please detect cat")),
+        (" caption en\n", Task(" caption en\n")),
+        ("<image>caption en", Task("<image>caption en")),
     ],
 )
-def test_the_first_word_tells_the_task(
-    prompt: str, labels: tuple[str, ...] | None, masks: bool
-) -> None:
-    assert Task.of(prompt) == Task(prompt, labels, masks)
+def test_the_first_word_tells_the_task(prompt: str, asked: Task) -> None:
+    assert Task.of(prompt) == asked
 
 
 @given(st.text())
 def test_any_prompt_has_a_task_or_a_reason(prompt: str) -> None:
     for asked in (prompt, f"detect {prompt}"):
         try:
-            assert Task.of(asked).prompt == asked
+            task = Task.of(asked)
+            assert task.labels is not None or task.prompt == asked
+            assert Task.of(task.prompt) == task
         except PromptError as error:
             assert "\n" not in str(error)
 
@@ -88,4 +92,5 @@ def test_a_question_has_words(question: Any) -> None:  # noqa: ANN401
 def test_the_grammar_is_that_of_the_task() -> None:
     assert Task.read().grammar() is None
     assert Task.detect("cat").grammar() == ObjectGrammar(("cat",), masks=False)
+    assert Task.detect("all classes").grammar() == ObjectGrammar(None, masks=False)
     assert Task.segment("cat").grammar(any_label=True) == ObjectGrammar(None, masks=True)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paligemma_edge.runtime import ObjectResult, PaliGemma
+from paligemma_edge.runtime import Choices, ObjectResult, PaliGemma
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
 from paligemma_edge.runtime.image import load_image
@@ -103,9 +103,36 @@ def test_objects_have_boxes_masks_and_scores_of_their_own(
 def test_an_answer_that_was_cut_keeps_what_parsed(shapes_model: PaliGemma, picture: Path) -> None:
     whole = shapes_model.detect(picture, "star ; circle ; square")
     assert not whole.truncated
-    cut = shapes_model.detect(picture, "star ; circle ; square", max_new_tokens=2)
-    assert cut.truncated and len(cut) == 0
-    assert cut.text and whole.text.startswith(cut.text)
+    for limit in range(1, 16):
+        cut = shapes_model.detect(picture, "star ; circle ; square", max_new_tokens=limit)
+        assert cut.text and whole.text.startswith(cut.text)
+        kept = [(found.label, found.xyxy) for found in cut]
+        assert kept == [(found.label, found.xyxy) for found in whole][: len(kept)]
+
+
+def test_an_object_that_was_cut_is_left_out(shapes_model: PaliGemma, picture: Path) -> None:
+    whole = shapes_model.segment(picture, "purple star")
+    assert [found.label for found in whole] == ["purple star"]
+    seen = set()
+    for limit in range(4, 24):
+        cut = shapes_model.segment(picture, "purple star", max_new_tokens=limit)
+        seen.add(len(cut))
+        assert all(found.label == "purple star" and found.mask is not None for found in cut)
+    assert seen == {0, 1}
+
+
+def test_the_likeliest_choice_is_taken_and_each_has_the_score_of_its_own_answer(
+    shapes_model: PaliGemma, picture: Path
+) -> None:
+    prompt, choices = "answer en what shape is yellow?", ["circle", "square ring", "square", "star"]
+    with shapes_model.look(picture) as view:
+        result = view.classify(prompt, choices)
+        alone = [view.classify(prompt, [choice]).log_probs[choice] for choice in choices]
+        said = view.generate(prompt, grammar=Choices(("star",)))
+    assert list(result.log_probs) == choices
+    assert list(result.log_probs.values()) == pytest.approx(alone, abs=1e-6)
+    assert result.text == "star" == max(choices, key=lambda choice: result.log_probs[choice])
+    assert result.log_probs["star"] == pytest.approx(sum(said.log_probs), abs=1e-4)
 
 
 def test_without_a_mask_decoder_boxes_are_given_and_the_reason(
@@ -137,7 +164,7 @@ def test_a_whole_prompt_is_answered_as_its_task(
 def test_a_grammar_is_on_unless_it_is_not_wanted(shapes_model: PaliGemma, picture: Path) -> None:
     odd = "zebra crossing"
     asked = shapes_model.detect(picture, odd)
-    assert {found.label for found in asked} <= {odd, ""}
+    assert {found.label for found in asked} <= {odd}
     free = shapes_model.detect(picture, odd, grammar=False)
     assert free.text == shapes_model.generate(picture, f"detect {odd}").text
 
@@ -167,7 +194,9 @@ def test_a_view_that_was_closed_says_so(shapes_model: PaliGemma, picture: Path) 
         (lambda v: v.caption(max_new_tokens=0), OptionError, "max_new_tokens is 0"),
         (lambda v: v.generate("caption en", grammar="yes"), OptionError, "grammar is 'yes'"),
         (lambda v: v.generate("caption en", grammar=View), OptionError, "grammar is <class"),
-        (lambda v: v.classify("caption en", []), PaliGemmaError, "wanted"),
+        (lambda v: v.classify("caption en", []), OptionError, "wanted answers"),
+        (lambda v: v.classify("caption en", "red"), OptionError, "choices are 'red', wanted"),
+        (lambda v: v.classify("caption en", 5), OptionError, "choices are 5, wanted"),
     ],
 )
 def test_what_cannot_be_asked_is_said_in_one_line(

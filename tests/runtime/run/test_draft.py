@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from paligemma_edge.runtime import disk
 from paligemma_edge.runtime.errors import OutputError
 from paligemma_edge.runtime.run.draft import check_file_target, drafted
 
@@ -43,6 +44,15 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         file.write(b"new")
     assert caught.value.errno == errno.ENOSPC
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+def test_the_new_name_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[Path, bytes]] = []
+    target = tmp_path / "x.png"
+    monkeypatch.setattr(disk, "sync", lambda path: synced.append((path, target.read_bytes())))
+    with drafted(target, "--draw") as file:
+        file.write(b"new")
+    assert synced == [(tmp_path, b"new")]
 
 
 def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from paligemma_edge.runtime.answer import Box, Detection
 from paligemma_edge.runtime.errors import DeviceError, ImageError
 from paligemma_edge.runtime.pictures import Pictures
-from paligemma_edge.runtime.result import TextResult
+from paligemma_edge.runtime.result import Found, ObjectResult, TextResult
 from paligemma_edge.runtime.run.folder import (
     Answered,
     InOrder,
@@ -82,6 +84,37 @@ def test_a_record_holds_the_picture_and_the_answer_or_the_error() -> None:
         "truncated": False,
     }
     assert broken == {"image": "1.png", "prompt": "caption en", "error": "1.png: damaged"}
+
+
+def test_a_record_has_the_prompt_that_was_given() -> None:
+    def tidied(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
+        for query in queries:
+            yield query, dataclasses.replace(result(query), prompt="tidied")
+
+    (answered,) = run(1, prompts=["caption  en"], answer=tidied)
+    assert list(answered.record.items())[:2] == [("image", "0.png"), ("prompt", "caption  en")]
+
+
+def test_masks_that_are_no_numbers_are_one_picture_s_failure() -> None:
+    found = Found(
+        detection=Detection("cat", Box(0.2, 0.2, 0.8, 0.8), (0,) * 16),
+        score=-1.0,
+        width=30,
+        height=20,
+        decoded=np.full((64, 64), np.nan, np.float32),
+    )
+    outcome = ObjectResult(
+        prompt="segment cat",
+        text="",
+        objects=(found,),
+        score=-1.0,
+        truncated=False,
+        width=30,
+        height=20,
+    )
+    broken = dataclasses.replace(run(1)[0], outcome=outcome)
+    with pytest.raises(ImageError, match=r"0\.png: the mask decoder produced values"):
+        broken.record  # noqa: B018 - made when it is asked for
 
 
 def test_what_is_done_is_neither_read_nor_asked() -> None:

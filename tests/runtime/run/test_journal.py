@@ -38,17 +38,37 @@ def test_what_was_answered_is_there_when_the_run_goes_on(target: Path) -> None:
     with Journal.open(target, RUN) as journal:
         assert (len(journal), journal.failures) == (3, 1)
         assert ("a.png", "caption en") in journal
+        assert ("b.png", "caption en") not in journal  # it failed, and is asked again
         assert ("a.png", "caption de") not in journal
         journal.append(record("c.png"))
         wanted = ["about a.png", "about \udce9.png", "about c.png", "about b.png"]
         assert texts(journal, "a.png", "\udce9.png", "c.png", "b.png") == wanted
 
 
-def test_records_come_in_the_order_asked_for_and_none_is_lost(target: Path) -> None:
+def test_an_answer_takes_the_place_of_a_failure(target: Path) -> None:
+    with Journal.open(target, RUN) as journal:
+        journal.append(record("a", error="?"))
+        assert (len(journal), journal.answers, journal.failures) == (1, 0, 1)
+        journal.append(record("a"))
+    with Journal.open(target, RUN) as journal:
+        assert (len(journal), journal.answers, journal.failures) == (1, 1, 0)
+        (found,) = journal.records([("a", "caption en")])
+        assert found == record("a")
+
+
+def test_what_vanished_is_forgotten(target: Path) -> None:
+    with Journal.open(target, RUN) as journal:
+        journal.append(record("a"))
+        journal.append(record("b", error="?"))
+        journal.keep_only([("a", "caption en"), ("c", "caption en")])
+        assert (journal.keys, journal.failures) == ((("a", "caption en"),), 0)
+
+
+def test_records_come_in_the_order_asked_for_and_no_others(target: Path) -> None:
     with Journal.open(target, RUN) as journal:
         for name in "dbca":
             journal.append(record(name))
-        wanted = ["about a", "about b", "about d", "about c"]
+        wanted = ["about a", "about b"]
         assert texts(journal, "a", "x", "b", "a") == wanted
         assert texts(journal, "a", "x", "b", "a") == wanted  # as often as one likes
 
@@ -61,7 +81,7 @@ def test_a_line_that_was_cut_short_is_asked_again(target: Path, cut: int) -> Non
     data = journal_of(target).read_bytes()
     journal_of(target).write_bytes(data[:-cut])
     with Journal.open(target, RUN) as journal:
-        assert texts(journal) == ["about a"]
+        assert texts(journal, *"ab") == ["about a"]
         journal.append(record("b"))
     assert journal_of(target).read_bytes() == data
 
@@ -79,14 +99,16 @@ def test_a_first_line_that_was_cut_short_begins_anew(target: Path, cut: int) -> 
 
 
 @pytest.mark.parametrize("damage", [b"\0" * 30, b"[]", b'{"image":1,"prompt":"x"}', b"\xff{"])
-def test_behind_a_damaged_line_all_is_asked_again(target: Path, damage: bytes) -> None:
+def test_a_damaged_line_costs_no_other(target: Path, damage: bytes) -> None:
     with Journal.open(target, RUN) as journal:
         journal.append(record("a"))
-    whole = journal_of(target).read_bytes()
-    journal_of(target).write_bytes(whole + damage + b"\n" + whole.splitlines(True)[1])
+        journal.append(record("b"))
+    first, a, b = journal_of(target).read_bytes().splitlines(keepends=True)
+    damaged = first + a + damage + b"\n" + b
+    journal_of(target).write_bytes(damaged + damage)
     with Journal.open(target, RUN) as journal:
-        assert texts(journal) == ["about a"]
-    assert journal_of(target).read_bytes() == whole
+        assert texts(journal, *"ab") == ["about a", "about b"]
+    assert journal_of(target).read_bytes() == damaged
 
 
 def test_another_run_is_refused_by_what_differs(target: Path) -> None:
@@ -101,6 +123,14 @@ def test_another_run_is_refused_by_what_differs(target: Path) -> None:
     assert "bundle" not in message
     assert f"delete {journal_of(target)}" in message
     assert journal_of(target).read_bytes() == before
+
+
+def test_long_values_are_shortened_where_they_are_told(target: Path) -> None:
+    with Journal.open(target, RUN) as journal:
+        journal.append(record("a"))
+    with pytest.raises(OptionError) as caught:
+        Journal.open(target, {**RUN, "paths": ["x.png"] * 1000})
+    assert len(str(caught.value)) < 300 + len(str(target)) * 2
 
 
 @pytest.mark.parametrize("text", ["mine\n", "no line", '{"a": 1}\n', '{"paligemma_edge_run": 3}\n'])
@@ -136,7 +166,7 @@ def test_a_killed_process_leaves_its_lines_and_no_lock(target: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
     assert done.returncode < 0
     with Journal.open(target, RUN) as journal:
-        assert texts(journal) == ["about a"]
+        assert texts(journal, "a") == ["about a"]
 
 
 def test_a_run_without_an_answer_leaves_nothing(target: Path, tmp_path: Path) -> None:

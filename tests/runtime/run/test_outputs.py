@@ -14,7 +14,7 @@ import pytest
 
 from paligemma_edge.runtime import rle
 from paligemma_edge.runtime.errors import OptionError, OutputError
-from paligemma_edge.runtime.run.journal import Journal, journal_of
+from paligemma_edge.runtime.run.journal import Journal, Key, journal_of
 from paligemma_edge.runtime.run.outputs import (
     COLUMNS,
     check_out,
@@ -68,6 +68,10 @@ CAPTION = {
 ALL = (BOXED, CAPTION, MASKED, NOTHING, BROKEN)
 
 
+def keys(records: Sequence[dict[str, Any]]) -> list[Key]:
+    return [(record["image"], record["prompt"]) for record in records]
+
+
 def coco(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     file = io.StringIO()
     write_coco(lambda: iter(records), file)
@@ -102,6 +106,21 @@ def test_csv_has_a_row_for_each_object_and_one_for_what_has_none() -> None:
     assert (caption["score"], caption["x0"], caption["error"]) == ("-0.125", "", "")
     assert (nothing["x0"], nothing["truncated"]) == ("", "false")
     assert (broken["error"], broken["text"]) == ("d: empty", "")
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\nb", "a\r\nb", 'a"b', '"', "a,b", "\r", ""])
+def test_csv_keeps_every_character(text: str) -> None:
+    file = io.StringIO(newline="")
+    write_csv(lambda: iter([{**CAPTION, "text": text}]), file)
+    (row,) = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
+    assert row["text"] == text
+
+
+def test_csv_says_that_a_choice_is_whole() -> None:
+    file = io.StringIO(newline="")
+    write_csv(lambda: iter([{"image": "a.jpg", "prompt": "x", "text": "yes", "score": 0.0}]), file)
+    (row,) = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
+    assert (row["truncated"], row["error"]) == ("false", "")
 
 
 def test_coco_holds_pictures_labels_boxes_and_masks() -> None:
@@ -160,16 +179,16 @@ def test_pycocotools_reads_it(records: Sequence[dict[str, Any]], tmp_path: Path)
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".json", ".JSON"])
 def test_the_file_takes_its_name_whole_and_the_journal_goes(tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"out{suffix}"
-    check_out(target, overwrite=False)
+    place, records = check_out(target, overwrite=False), (*ALL, {**CAPTION, "image": "\udce9.png"})
     with Journal.open(target, {"run": 1}) as journal:
-        for record in (*reversed(ALL), {**CAPTION, "image": "\udce9.png"}):
+        for record in reversed(records):
             journal.append(record)
-        finish(journal, [(str(record["image"]), str(record["prompt"])) for record in ALL])
+        finish(journal, keys(records), place)
     assert list(tmp_path.iterdir()) == [target]
     text = target.read_text("utf-8")
     names = ["a.jpg", "b.jpg", "c.jpg", "udce9"]
     assert sorted(map(text.index, names)) == list(map(text.index, names))
-    with pytest.raises(OutputError, match="is complete"):
+    with pytest.raises(OutputError, match="exists already"):
         check_out(target, overwrite=False)
     check_out(target, overwrite=True)
 
@@ -187,11 +206,11 @@ def test_a_file_that_cannot_be_finished_loses_nothing(
         journal.append(BOXED)
         with monkeypatch.context() as patch, pytest.raises(OutputError, match="free some space"):
             patch.setattr(Path, "replace", full)
-            finish(journal, [])
+            finish(journal, keys([BOXED]), target)
     assert target.read_text() == "old"
     assert {path.name for path in tmp_path.iterdir()} == {"out.csv", journal_of(target).name}
     with Journal.open(target, {"run": 1}) as journal:
-        finish(journal, [])
+        finish(journal, keys([BOXED]), target)
     assert "cat" in target.read_text()
 
 
@@ -201,9 +220,16 @@ def test_a_link_leads_to_the_file_that_is_written(tmp_path: Path) -> None:
     target.symlink_to(tmp_path / "data" / "real.jsonl")
     with Journal.open(target, {"run": 1}) as journal:
         journal.append(CAPTION)
-        finish(journal, [])
+        finish(journal, keys([CAPTION]), check_out(target, overwrite=False))
     assert target.is_symlink()
     assert json.loads((tmp_path / "data" / "real.jsonl").read_text()) == CAPTION
+
+
+def test_a_link_whose_folder_is_missing_is_told_at_once(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    target.symlink_to(tmp_path / "gone" / "real.jsonl")
+    with pytest.raises(OutputError, match=r"there is no folder .*gone"):
+        check_out(target, overwrite=True)
 
 
 def test_an_unknown_suffix_is_refused_with_those_that_are_known(tmp_path: Path) -> None:

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
 from paligemma_edge.runtime.answer import Box, Detection
 from paligemma_edge.runtime.errors import ImageError, OptionError, OutputError
 from paligemma_edge.runtime.result import Found, ObjectResult, TextResult
-from paligemma_edge.runtime.run.overlays import Overlays, open_overlays, safe_name
+from paligemma_edge.runtime.run.overlays import (
+    Overlays,
+    lacks_masks,
+    open_overlays,
+    safe_name,
+)
 from paligemma_edge.runtime.run.sources import Source, find_sources
 
 WORDS = TextResult(prompt="caption en", text="a cat", score=-1.0, truncated=False)
@@ -73,8 +79,31 @@ def test_a_text_may_hold_boxes() -> None:
     boxes = TextResult(prompt="p", text=text, score=-1.0, truncated=False)
     with Image.open(overlays.write(source, "p", boxes)) as drawn:
         assert np.asarray(drawn).std() > 5
+    overlays = opened(Path("drawn.png"), ["photos/a.png"], reuse=True)
+    claimed(overlays, "photos/a.png")
     with Image.open(overlays.write(source, "p", WORDS)) as drawn:
         assert np.asarray(drawn)[..., 0].std() == 0
+
+
+def test_a_text_may_hold_masks() -> None:
+    codes = "".join(f"<seg{number:03}>" for number in range(16))
+    text = f"<loc0000><loc0000><loc1023><loc1023> {codes} cat"
+    masked = TextResult(prompt="p", text=text, score=-1.0, truncated=False)
+    assert lacks_masks(masked, None)
+    assert not lacks_masks(WORDS, None)
+
+    def decode(codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        assert codes.tolist() == [list(range(16))]
+        return np.ones((1, 64, 64), np.float32)
+
+    assert not lacks_masks(masked, decode)
+    middles = []
+    for name, masks in (("with.png", decode), ("without.png", None)):
+        overlays = opened(Path(name), ["photos/a.png"])
+        (source,) = claimed(overlays, "photos/a.png")
+        with Image.open(overlays.write(source, "p", masked, masks)) as drawn:
+            middles.append(drawn.getpixel((20, 22)))
+    assert middles[0] != middles[1] == (9, 99, 200)
 
 
 def test_a_frame_is_drawn_from_its_pixels() -> None:
@@ -112,7 +141,7 @@ def test_no_two_overlays_share_a_place() -> None:
     names = ("photos/a.png", "/photos/a.png", "a.gif", "a.gif.jpg", "photos/a-2.png", "../a.png")
     overlays = opened(Path("drawn"), ["photos"], ("p", "q"))
     claimed(overlays, *names, "_/a.png")
-    places = [place for both in overlays._places.values() for place in both]
+    places = list(overlays._places.values())
     assert len(set(places)) == len(places) == 14
     again = opened(Path("drawn"), ["photos"], ("p", "q"))
     claimed(again, *names, "_/a.png")
@@ -128,8 +157,8 @@ def test_several_prompts_have_an_overlay_each() -> None:
 
 def test_a_picture_is_never_written_over(photos: Path) -> None:
     before = (photos / "a.png").read_bytes()
-    for target, reuse in ((Path(), True), (photos / "a.png", False), (Path.cwd(), True)):
-        overlays = opened(target, ["photos/a.png"], reuse=reuse)
+    for target in (Path(), photos / "a.png", Path.cwd()):
+        overlays = opened(target, ["photos/a.png"], reuse=True)
         with pytest.raises(OutputError, match="would write over the picture"):
             claimed(overlays, "photos/a.png")
     Path("_").mkdir()
@@ -146,6 +175,14 @@ def test_a_folder_with_files_is_kept_unless_it_may_be_used(photos: Path) -> None
     opened(photos, ["photos/a.png"], reuse=True)
     (photos.parent / "empty").mkdir()
     opened(photos.parent / "empty", ["photos/a.png"])
+
+
+def test_a_file_is_kept_unless_it_may_be_replaced() -> None:
+    Path("mine.png").write_text("mine")
+    with pytest.raises(OutputError, match=r"mine\.png exists already; give --overwrite"):
+        opened(Path("mine.png"), ["photos/a.png"])
+    opened(Path("mine.png"), ["photos/a.png"], reuse=True)
+    assert Path("mine.png").read_text() == "mine"
 
 
 def test_a_link_in_the_folder_does_not_lead_out() -> None:
@@ -180,7 +217,7 @@ def test_a_picture_too_large_for_its_format_names_another(tmp_path: Path) -> Non
     Image.new("L", (16_400, 2)).save("long.png")
     overlays = opened(Path("drawn.webp"), ["long.png"])
     (source,) = claimed(overlays, "long.png")
-    with pytest.raises(OutputError, match=r"\.png"):
+    with pytest.raises(ImageError, match=r"too large for WEBP; .*\.png"):
         overlays.write(source, "p", WORDS)
     assert not Path("drawn.webp").exists()
 
@@ -191,3 +228,11 @@ def test_a_picture_that_has_gone_is_an_image_error() -> None:
     Path("photos/a.png").unlink()
     with pytest.raises(ImageError, match="no such file"):
         overlays.write(source, "p", WORDS)
+
+
+def test_a_picture_that_changed_its_shape_is_an_image_error() -> None:
+    overlays = opened(Path("drawn"), ["photos/a.png"])
+    (source,) = claimed(overlays, "photos/a.png")
+    Image.new("RGB", (40, 300)).save("photos/a.png")
+    with pytest.raises(ImageError, match="40 x 300 pixels, the answer is about one of 40 x 30"):
+        overlays.write(source, "p", boxed())

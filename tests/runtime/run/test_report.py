@@ -46,7 +46,7 @@ def test_text_comes_in_order_and_says_what_was_cut(capsys: pytest.CaptureFixture
     choice = ChoiceResult(prompt="x", text="yes", log_probs={"yes": -0.5, "no": -1.0})
     report(answered(2, choice))
     report.close()
-    assert capsys.readouterr() == ("2.png: yes\n", "")
+    assert capsys.readouterr() == ("2.png: yes (62 %)\n", "")
     assert report.failures == 0
 
 

@@ -75,11 +75,19 @@ def test_a_name_that_exists_is_no_glob(tree: Path) -> None:
 def test_a_list_is_read_line_by_line_when_its_turn_comes() -> None:
     stdin = io.StringIO("one.png\n\nhé llo.png\r\nlast.png")
     sources = find_sources(["-"], stdin)
-    assert (sources.count, sources.names, sources.live) == (None, (), False)
+    assert (sources.count, sources.names, sources.live, sources.paced) == (None, (), False, True)
+    assert not find("photos").paced
     iterator = iter(sources)
     assert next(iterator).name == "one.png"
     assert stdin.tell() == len("one.png\n")
     assert [source.name for source in iterator] == ["hé llo.png", "last.png"]
+
+
+def test_a_list_of_names_that_nul_bytes_part_is_told() -> None:
+    bad, good = find("-", stdin="a.png\0b.png\0\nc.png\n")
+    assert (bad.name, good.name) == (r"a.png\0b.png\0", "c.png")
+    with pytest.raises(ImageError, match="without -print0"):
+        bad.load()
 
 
 def test_a_name_counts_once_however_often_it_is_given() -> None:
