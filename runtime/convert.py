@@ -95,7 +95,7 @@ def to_supervision(result: ObjectResult) -> supervision.Detections:
     return supervision.Detections(
         xyxy=np.array([found.xyxy for found in result.objects], np.float32).reshape(-1, 4),
         mask=_stacked_masks(result),
-        confidence=np.array([_share(found.score) for found in result.objects], np.float32),
+        confidence=np.array([share(found.score) for found in result.objects], np.float32),
         class_id=np.array([names.index(label) for label in labels], int),
         data={_CLASS_NAME: np.array(labels, str)},
     )
@@ -144,7 +144,7 @@ def _annotation(found: Found, number: int, image_id: int, category: int) -> dict
         "bbox": [x0, y0, x1 - x0, y1 - y0],
         "area": (x1 - x0) * (y1 - y0),
         "iscrowd": 0,
-        "score": _share(found.score),
+        "score": share(found.score),
     }
     runs = mask_runs(found)
     return fields if runs is None else fields | {"area": runs.area, "segmentation": runs.to_json()}
@@ -187,7 +187,7 @@ def _corners(box: Box) -> tuple[float, float, float, float]:
     return box.y0, box.x0, box.y1, box.x1
 
 
-def _share(score: float) -> float:
+def share(score: float) -> float:
     """A mean log-probability as a share, 0..1."""
     return min(math.exp(score), 1.0)
 

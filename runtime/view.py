@@ -42,9 +42,11 @@ class View:
         pictures: Pictures,
         watch: Stopwatch | None = None,
         picture: Image.Image | None = None,
+        encoder: PictureEncoder | None = None,
     ) -> None:
-        """`picture` is what results show in a notebook."""
+        """`picture` is what results show in a notebook; an encoder may know the features."""
         self._pipeline = pipeline
+        self._encoder = encoder or PictureEncoder(pipeline.engine)
         self._pictures: Pictures | None = pictures
         self._watch = watch or Stopwatch()
         self._picture = picture
@@ -58,6 +60,7 @@ class View:
     def close(self) -> None:
         """Give the features back; the view answers no more."""
         self._pictures = None
+        self._encoder = PictureEncoder(self._pipeline.engine)
         self.__dict__.pop("_features", None)
 
     def generate(
@@ -198,7 +201,7 @@ class View:
 
     @cached_property
     def _features(self) -> ort.OrtValue:
-        return PictureEncoder(self._pipeline.engine).features(self._open, self._watch)
+        return self._encoder.features(self._open, self._watch)
 
     @property
     def _decode_masks(self) -> DecodeMasks:

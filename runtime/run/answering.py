@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from paligemma_edge.runtime.batch import Item, answer_each, typed_question
 from paligemma_edge.runtime.choices import Choices
 from paligemma_edge.runtime.grammar import Grammar
-from paligemma_edge.runtime.pictures import Pictures
+from paligemma_edge.runtime.pictures import PictureEncoder
 from paligemma_edge.runtime.pipeline import Options, Pipeline
 from paligemma_edge.runtime.run.folder import Answer, Query, Result
 from paligemma_edge.runtime.sampling import Sampling
@@ -50,15 +50,14 @@ def in_slots(
 
 def among_choices(pipeline: Pipeline, prompts: Sequence[str], choices: Sequence[str]) -> Answer:
     """One of `choices` with the share of each. PromptError, OptionError as `View.classify`."""
-    longest = Choices(tuple(choices)).longest(pipeline.encoder)
+    longest = Choices.of(choices).longest(pipeline.encoder)
     for prompt in prompts:
         pipeline.question(prompt, 1, Options(max_new_tokens=longest))
 
     def answer(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
-        seen: Pictures | None = None
+        encoder = PictureEncoder(pipeline.engine)
         for query in queries:
-            if query.pictures is not seen:  # else its features are there already
-                seen, view = query.pictures, View(pipeline, query.pictures)
-            yield query, view.classify(query.prompt, choices)
+            with View(pipeline, query.pictures, encoder=encoder) as view:
+                yield query, view.classify(query.prompt, choices)
 
     return answer

@@ -9,13 +9,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from paligemma_edge.runtime import rle
+from paligemma_edge.runtime.convert import share
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.run.draft import check_file_target, check_new, drafted
 from paligemma_edge.runtime.run.journal import Journal, Key, Record
@@ -170,7 +170,7 @@ def _annotations(
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": _area(found),
                     "iscrowd": 0,
-                    "score": _share(found["score"]),
+                    "score": share(found["score"]),
                     **({"segmentation": found["mask"]} if "mask" in found else {}),
                 }
 
@@ -190,7 +190,7 @@ def _captions(records: Iterable[Record], images: Mapping[str, int]) -> Iterator[
             "image_id": images[record["image"]],
             "caption": record["text"],
             "prompt": record["prompt"],
-            "score": _share(record["score"]),
+            "score": share(record["score"]),
         }
 
 
@@ -202,11 +202,6 @@ def _errors(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
                 "prompt": record["prompt"],
                 "error": record["error"],
             }
-
-
-def _share(score: float) -> float:
-    """A mean log-probability as a share, 0..1."""
-    return min(math.exp(score), 1.0)
 
 
 def _write_lists(parts: Mapping[str, Iterable[Any]], file: TextIO) -> None:

@@ -66,7 +66,7 @@ class Report:
             # In ASCII, which is JSON on every terminal and for every name of a file.
             self._print(json.dumps(answered.record))
         elif isinstance(answered.outcome, ImageError):
-            self._tell(str(answered.outcome))
+            self._tell(_shown(str(answered.outcome)))
         elif self.style == "text":
             self._print(self._line(answered))
 
@@ -79,7 +79,7 @@ class Report:
         result = answered.outcome
         assert not isinstance(result, ImageError)
         parts = [answered.source.name] * self.names + [answered.prompt] * self.prompts
-        return ": ".join([*parts, result.text]) + _remark(result)
+        return _shown(": ".join([*parts, result.text])) + _remark(result)
 
     def _tell_notes(self, result: ObjectResult) -> None:
         for note in result.notes:
@@ -98,3 +98,8 @@ def _remark(result: Result) -> str:
     if isinstance(result, ChoiceResult):
         return f" ({100 * math.exp(result.score):.0f} %)"
     return CUT if result.truncated else ""
+
+
+def _shown(text: str) -> str:
+    """A text without what would command a terminal: names and answers come from anywhere."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

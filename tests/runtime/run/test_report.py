@@ -96,3 +96,12 @@ def test_what_still_waits_is_printed_at_the_end(capsys: pytest.CaptureFixture[st
     report(answered(1, words("b")))
     report.close()
     assert capsys.readouterr().out == "1.png: b\n2.png: c\n"
+
+
+def test_no_name_and_no_answer_commands_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report("text", names=False, prompts=False, progress=None)
+    report(answered(0, words("a\x1b[31m\r\tb\x9bc\nd é")))
+    report(answered(1, ImageError("\x1b]0;x\x07.png: damaged")))
+    shown = capsys.readouterr()
+    assert shown.out == "a\\x1b[31m\\r\\tb\\x9bc\nd é\n"
+    assert shown.err == "paligemma-edge: \\x1b]0;x\\x07.png: damaged\n"
