@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEAVY = ("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "rich")
+HEAVY = (
+    *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "rich"),
+    *("llguidance", "av", "supervision", "pycocotools"),
+)
 
 # Runs the command where none of the packages of the extras can be imported.
 LIGHT = f"""
