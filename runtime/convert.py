@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,11 +67,30 @@ def to_coco(
         categories = {name: number for number, name in enumerate(dict.fromkeys(names), 1)}
     elif not isinstance(categories, Mapping):
         raise OptionError(f"categories is {categories!r:.80}, wanted the id of each label")
-    shown = [found for found in result.objects if _has_pixels(found)]
-    return [
-        _annotation(found, number, image_id, _category(found.label, categories))
-        for number, found in enumerate(shown, first_id)
-    ]
+    known = categories
+
+    def annotations() -> Iterator[dict[str, Any]]:
+        for found in filter(_has_pixels, result.objects):
+            category = _category(found.label, known)
+            yield coco_annotation(_object_json(found), image_id=image_id, category_id=category)
+
+    return [{"id": number, **fields} for number, fields in enumerate(annotations(), first_id)]
+
+
+def coco_annotation(found: Mapping[str, Any], *, image_id: int, category_id: int) -> dict[str, Any]:
+    """A COCO annotation, all but its id, of an object as `to_json` gives it."""
+    x0, y0, x1, y1 = found["box"]
+    fields = {
+        "image_id": image_id,
+        "category_id": category_id,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": (x1 - x0) * (y1 - y0),
+        "iscrowd": 0,
+        "score": share(found["score"]),
+    }
+    if "mask" not in found:
+        return fields
+    return fields | {"area": rle.area(found["mask"]["counts"]), "segmentation": found["mask"]}
 
 
 def to_supervision(result: ObjectResult) -> supervision.Detections:
@@ -133,21 +152,6 @@ def _object_json(found: Found) -> dict[str, Any]:
     }
     runs = mask_runs(found)
     return fields if runs is None else fields | {"mask": runs.to_json()}
-
-
-def _annotation(found: Found, number: int, image_id: int, category: int) -> dict[str, Any]:
-    x0, y0, x1, y1 = found.xyxy
-    fields = {
-        "id": number,
-        "image_id": image_id,
-        "category_id": category,
-        "bbox": [x0, y0, x1 - x0, y1 - y0],
-        "area": (x1 - x0) * (y1 - y0),
-        "iscrowd": 0,
-        "score": share(found.score),
-    }
-    runs = mask_runs(found)
-    return fields if runs is None else fields | {"area": runs.area, "segmentation": runs.to_json()}
 
 
 def _category(label: str, categories: Mapping[str, int]) -> int:

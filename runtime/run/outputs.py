@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
-from paligemma_edge.runtime import rle
-from paligemma_edge.runtime.convert import share
+from paligemma_edge.runtime.convert import coco_annotation, share
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.run.draft import check_file_target, check_new, drafted
 from paligemma_edge.runtime.run.journal import Journal, Key, Record
@@ -163,23 +162,9 @@ def _annotations(
             x0, y0, x1, y1 = found["box"]
             if x1 > x0 and y1 > y0:
                 number += 1
-                yield {
-                    "id": number,
-                    "image_id": images[record["image"]],
-                    "category_id": categories[found["label"]],
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": _area(found),
-                    "iscrowd": 0,
-                    "score": share(found["score"]),
-                    **({"segmentation": found["mask"]} if "mask" in found else {}),
-                }
-
-
-def _area(found: Mapping[str, Any]) -> int:
-    if "mask" in found:
-        return rle.area(found["mask"]["counts"])
-    x0, y0, x1, y1 = found["box"]
-    return int((x1 - x0) * (y1 - y0))
+                image_id, category_id = images[record["image"]], categories[found["label"]]
+                fields = coco_annotation(found, image_id=image_id, category_id=category_id)
+                yield {"id": number, **fields}
 
 
 def _captions(records: Iterable[Record], images: Mapping[str, int]) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,14 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.choices import MAX_CHOICES, Choices, score_choices
-from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.errors import OptionError, PromptError
 from paligemma_edge.runtime.grammar import State
 from paligemma_edge.runtime.image import load_image, pixel_values
-from paligemma_edge.runtime.prompt import PromptEncoder
 from paligemma_edge.runtime.self_test import replay
+from tests.runtime.sample_tokenizer import EOS, IMAGE, encoder
 
-MODEL = Path(__file__).parents[2] / "samples/shapes/checkpoint/tokenizer.model"
-EOS, IMAGE, VOCAB = 1, 2152, 2176
-FACTS = TokenizerFacts(
-    file="",
-    pad_id=0,
-    eos_id=EOS,
-    bos_id=2,
-    newline_id=5,
-    first_loc_id=1000,
-    first_seg_id=2024,
-    image_id=IMAGE,
-)
+VOCAB = 2176
 Prefix = tuple[int, ...]
-
-
-@cache
-def encoder() -> PromptEncoder:
-    return PromptEncoder(MODEL, FACTS)
 
 
 def said_by(choices: Choices) -> list[str]:

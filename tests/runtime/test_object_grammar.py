@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,44 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paligemma_edge.runtime.answer import Box, Detection, parse
-from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.errors import PromptError
 from paligemma_edge.runtime.grammar import State
 from paligemma_edge.runtime.object_grammar import ObjectGrammar
 from paligemma_edge.runtime.prompt import PromptEncoder
+from tests.runtime.sample_tokenizer import EOS, FACTS, IMAGE, LOC, MODEL, SEG, encoder, ids
 
 pb: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-MODEL = Path(__file__).parents[2] / "samples/shapes/checkpoint/tokenizer.model"
-EOS, LOC, SEG, IMAGE = 1, 1000, 2024, 2152
-FACTS = TokenizerFacts(
-    file="",
-    pad_id=0,
-    eos_id=EOS,
-    bos_id=2,
-    newline_id=5,
-    first_loc_id=LOC,
-    first_seg_id=SEG,
-    image_id=IMAGE,
-)
 SEPARATOR = " ; "
 CORNERS = range(LOC, LOC + 1024)
 Object = tuple[list[int], list[int], str]  # numbers of a box, codes, label
-
-
-@cache
-def encoder() -> PromptEncoder:
-    return PromptEncoder(MODEL, FACTS)
-
-
-def ids(state: State) -> list[int]:
-    """What a state allows, which is never nothing."""
-    allowed = state.allowed
-    if allowed.dtype == np.bool_:
-        assert allowed.shape == (IMAGE,)
-        allowed = np.flatnonzero(allowed)
-    found: list[int] = allowed.tolist()
-    assert found and found == sorted(set(found))
-    return found
 
 
 def walk(grammar: ObjectGrammar, seed: int, end: float) -> list[int]:

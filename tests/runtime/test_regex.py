@@ -6,8 +6,6 @@ import gc
 import re
 import sys
 import weakref
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,24 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError
-from paligemma_edge.runtime.grammar import State
 from paligemma_edge.runtime.prompt import PromptEncoder
 from paligemma_edge.runtime.regex import MAX_PATTERN, Regex
+from tests.runtime.sample_tokenizer import EOS, FACTS, MODEL, encoder, ids
 
-MODEL = Path(__file__).parents[2] / "samples/shapes/checkpoint/tokenizer.model"
-EOS, IMAGE = 1, 2152
-FACTS = TokenizerFacts(
-    file="",
-    pad_id=0,
-    eos_id=EOS,
-    bos_id=2,
-    newline_id=5,
-    first_loc_id=1000,
-    first_seg_id=2024,
-    image_id=IMAGE,
-)
 CONTROL = {0, 1, 2, 3}
 PATTERNS = {
     "yes|no|not sure": "not sure",
@@ -48,21 +33,6 @@ PATTERNS = {
     "<eos>|<image>": "<image>",
     "^[^,]+, [^,]+$": "one, two",
 }
-
-
-@cache
-def encoder() -> PromptEncoder:
-    return PromptEncoder(MODEL, FACTS)
-
-
-def ids(state: State) -> list[int]:
-    allowed = state.allowed
-    if allowed.dtype == np.bool_:
-        assert allowed.shape == (IMAGE,)
-        allowed = np.flatnonzero(allowed)
-    found: list[int] = allowed.tolist()
-    assert found and found == sorted(set(found))
-    return found
 
 
 @settings(max_examples=200)
