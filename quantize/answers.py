@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from paligemma_edge.quantize.overlap import Object
 from paligemma_edge.quantize.questions import Question
 from paligemma_edge.runtime.answer import Detection, parse
-from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.errors import DeviceError, PromptError
 from paligemma_edge.runtime.image import load_image, pixel_values
 from paligemma_edge.runtime.mask import inside, paste_mask
@@ -87,15 +86,15 @@ class Asked:
         """
         engine, eos = self.model.engine, self.model.bundle.manifest.tokenizer.eos_id
         length = engine.facts.image_tokens + len(self.ids)
-        cache = Cache.allocate(engine.facts, 1, length + self.limit)
-        row = self._spoken(engine.prefill(cache, 0, self.features, self.ids))
+        cache = engine.cache(1, length + self.limit)
+        row = self._spoken(engine.prefill(cache, 0, self.features, self.ids).whole)
         stepper = engine.stepper(cache, 1)
         for place in range(self.limit):
             token = int(row.argmax())
             yield token, row
             if token == eos or place + 1 == self.limit:
                 return
-            row = self._spoken(stepper.step([token])[0])
+            row = self._spoken(stepper.step([token])[0].whole)
 
     def forced(self, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
         """The logits [spoken] before each token of a given answer, valid as in `answer`."""
@@ -108,7 +107,7 @@ class Asked:
         return Said(tuple(tokens), text, *self.size, detections, self._masks(detections))
 
     def _masks(self, detections: Sequence[Detection]) -> NDArray[np.float32] | None:
-        if self.model.engine.mask_decoder is None:
+        if not self.model.engine.decodes_masks:
             return None
         codes = [d.codes for d in detections if d.codes is not None]
         if not codes:

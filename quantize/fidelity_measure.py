@@ -23,11 +23,12 @@ from paligemma_edge.quantize.overlap import box_iou, mask_iou
 from paligemma_edge.quantize.questions import Question
 from paligemma_edge.quantize.truth import score_tasks
 from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.device import check_count, choose
+from paligemma_edge.runtime.checks import check_count
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.fidelity import Fidelity, LayerError
 from paligemma_edge.runtime.memory import measure_memory
 from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.variant_choice import choose
 
 DEFAULT_MAX_NEW_TOKENS = 96  # three objects with masks
 

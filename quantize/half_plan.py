@@ -25,7 +25,10 @@ BIAS = ".bias"
 CODES = ".codes"
 
 # Inputs and outputs that are float32 in every variant.
-ALWAYS_FLOAT = (contract.PIXEL_VALUES, contract.LOGITS)
+ALWAYS_FLOAT = (
+    *(contract.PIXEL_VALUES, contract.LOGITS),
+    *(contract.NEXT_LOG_PROB, contract.PICKED, contract.TOP_LOGITS),
+)
 
 _FLOATS = (FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _PASS_ON = (

@@ -9,8 +9,12 @@ import onnx_ir as ir
 
 from paligemma_edge.quantize.apply import Cured, round_graphs
 from paligemma_edge.quantize.calibration import Calibration
+from paligemma_edge.quantize.changes import Changes, changes_of
+from paligemma_edge.quantize.choice import add_choice, look_graphs
 from paligemma_edge.quantize.cuda_check import missing_kernels
 from paligemma_edge.quantize.half import to_half
+from paligemma_edge.quantize.linear import HEAD
+from paligemma_edge.quantize.prefill import PREFIX
 from paligemma_edge.quantize.ranges import overflowing, range_notes, scan_ranges
 from paligemma_edge.quantize.recipe import Recipe
 from paligemma_edge.quantize.sensitivity import Choice, choose, first_choices
@@ -29,6 +33,7 @@ class Made:
     graphs: Mapping[str, ir.Model]
     choices: Mapping[str, Choice]
     notes: tuple[str, ...]
+    changes: Changes  # by the cures, of the layers that have any
 
 
 def choices_of(cured: Cured, recipe: Recipe, *, measure: bool) -> dict[str, Choice]:
@@ -43,20 +48,32 @@ def make(
     choices: Mapping[str, Choice],
     *,
     facts: ModelFacts,
+    image_id: int,
     calibration: Calibration | None,
     tell: Progress,
 ) -> Made:
     """Round the graphs; for CUDA make them half precision, and see that CUDA can run them.
 
-    OptionError names what it cannot run, or what no float16 could hold.
+    There the decoder chooses tokens by itself, of those below `image_id`. OptionError names what
+    CUDA cannot run, or what no float16 could hold.
     """
     graphs = round_graphs(cured, recipe, choices)
-    notes = _fallbacks(choices)
+    notes = cured.notes + _fallbacks(choices)
     if recipe.compute in _HALF:
         kept = _kept_float(cured, recipe, facts, calibration, tell)
         notes += range_notes(kept)
         _halve(graphs, recipe, kept)
-    return Made(graphs, choices, notes)
+    if recipe.device == "cuda":
+        graphs |= _choosing(graphs, facts.vocab_size, image_id)
+        _require_kernels(graphs, recipe)
+    return Made(graphs, choices, notes, layer_changes(cured))
+
+
+def layer_changes(cured: Cured) -> Changes:
+    """Those of a prefill graph are the decoder's, and nothing comes later to the head."""
+    layers = {k: v for k, v in cured.layers().items() if not k.startswith(PREFIX) and k != HEAD}
+    found = {name: changes_of(layer.tensor) for name, layer in layers.items()}
+    return {name: changes for name, changes in found.items() if changes}
 
 
 def _fallbacks(choices: Mapping[str, Choice]) -> tuple[str, ...]:
@@ -92,10 +109,22 @@ def _kept_float(
 
 
 def _halve(graphs: Mapping[str, ir.Model], recipe: Recipe, kept: Mapping[str, float]) -> None:
-    dtype = _HALF[recipe.compute]
+    for name, model in graphs.items():
+        if name != contract.MASK_DECODER:
+            to_half(model, _HALF[recipe.compute], keep_float=kept)
+
+
+def _choosing(graphs: Mapping[str, ir.Model], vocab: int, image_id: int) -> dict[str, ir.Model]:
+    """Let what makes logits choose from them; the graphs that look at those that stay there."""
+    for model in graphs.values():
+        if any(value.name == contract.LOGITS for value in model.graph.outputs):
+            add_choice(model, image_id)
+    return look_graphs(vocab, image_id)
+
+
+def _require_kernels(graphs: Mapping[str, ir.Model], recipe: Recipe) -> None:
     for name, model in graphs.items():
         if name == contract.MASK_DECODER:
             continue
-        to_half(model, dtype, keep_float=kept)
-        for problem in missing_kernels(name, model, dtype):
+        for problem in missing_kernels(name, model, _HALF[recipe.compute]):
             raise OptionError(f"recipe {recipe.name} makes a graph that CUDA cannot run: {problem}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -124,23 +124,36 @@ class _Work:
                 min_agreement=self.options.min_agreement,
                 tell=self.tell,
             )
-        made = make(cured, recipe, choices, facts=facts, calibration=known, tell=self.tell)
+        made = make(
+            cured,
+            recipe,
+            choices,
+            facts=facts,
+            image_id=self.bundle.manifest.tokenizer.image_id,
+            calibration=known,
+            tell=self.tell,
+        )
         for line in made.notes:
             self.note(f"{recipe.name}: {line}")
-        self._write(recipe, made.graphs)
+        self._write(recipe, made)
         return self._report(recipe, made)
 
-    def _write(self, recipe: Recipe, graphs: Mapping[str, ir.Model]) -> None:
-        name = recipe.name
+    def _write(self, recipe: Recipe, made: Made) -> None:
+        name, graphs = recipe.name, made.graphs
         manifest = self.bundle.manifest
         source = (*manifest.variants[self.lossless].files, manifest.tokenizer.file)
         overwrite = self.options.overwrite
         with extend_bundle(self.bundle, name, overwrite=overwrite, made_from=source) as writer:
-            write_variant(writer, recipe, graphs, self.tell)
+            write_variant(writer, recipe, graphs, made.changes, self.tell)
             variant = describe_variant(recipe, graphs, writer.files())
             writer.finish(
                 lambda m: dataclasses.replace(m, variants={**m.variants, name: variant}),
                 lambda _: self.tell(f"recording {name}", 0, 1),
+            )
+        if lost := [adapter for adapter, of in manifest.adapters.items() if name in of.files]:
+            self.note(
+                f"{name}: adapters were made for the variant that was replaced, add them again "
+                f"with `paligemma-edge adapter --overwrite`: {', '.join(lost)}"
             )
 
     def _report(self, recipe: Recipe, made: Made) -> Fidelity | None:

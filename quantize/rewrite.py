@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from paligemma_edge.quantize.derived import Float, lazy_array, row_chunks
 from paligemma_edge.quantize.linear import Linear
 from paligemma_edge.quantize.rounding import Rounded
-from paligemma_edge.runtime.device import usable_cores
+from paligemma_edge.runtime.host import usable_cores
 
 Round: TypeAlias = Callable[[Float], Rounded]  # rows [rows, in] of a weight to codes
 Parts: TypeAlias = dict[str, NDArray[Any]]  # arrays whose first axis is that of the rows

@@ -18,7 +18,6 @@ from paligemma_edge.quantize.sensitivity import Choice
 from paligemma_edge.quantize.variant import describe_variant, write_variant
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_writer import new_bundle
-from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generate import Request, Spoken, generate
 from paligemma_edge.runtime.model import PaliGemma
@@ -111,11 +110,16 @@ def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
     tokenizer = bundle.manifest.tokenizer.file
     with new_bundle(path) as writer:
         writer.write(tokenizer, bundle.file(tokenizer).read_bytes())
-        write_variant(writer, recipe, graphs)
+        write_variant(writer, recipe, graphs, {})
         files = [name for name in writer.files() if name != tokenizer]
         variant = describe_variant(recipe, graphs, files)
         manifest = dataclasses.replace(
-            bundle.manifest, variants={recipe.name: variant}, files={}, primed={}
+            bundle.manifest,
+            variants={recipe.name: variant},
+            files={},
+            primed={},
+            adapted={},
+            adapters={},
         )
         writer.finish(manifest)
 
@@ -127,7 +131,7 @@ def _same(model: PaliGemma, known: Calibration) -> float:
         features = engine.project(engine.encode(known.pictures[asked.picture][None]))
         request = Request(features, asked.ids, len(asked.answer), Greedy())
         length = facts.model.image_tokens + len(asked.ids) + len(asked.answer)
-        cache = Cache.allocate(facts.model, 1, length)
+        cache = engine.cache(1, length)
         said = generate(engine, facts.tokenizer, [request], cache)
         same += _equal(said, asked.answer)
     return same / len(known.asked)

@@ -18,7 +18,7 @@ from paligemma_edge.quantize.linear import Linear
 from paligemma_edge.quantize.recipe import Assignment, Recipe, Scheme
 from paligemma_edge.quantize.rounding import round_rows
 from paligemma_edge.quantize.statistics import PEAK_BLOCK, Moments
-from paligemma_edge.runtime.device import usable_cores
+from paligemma_edge.runtime.host import usable_cores
 
 _ROWS = 128  # of each layer
 

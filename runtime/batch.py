@@ -71,7 +71,7 @@ def answer_each(
     """
     waiting: dict[int, Item[Key]] = {}
     encoder, engine = PictureEncoder(pipeline.engine), pipeline.engine
-    decode_masks = None if engine.mask_decoder is None else engine.decode_masks
+    decode_masks = engine.decode_masks if engine.decodes_masks else None
 
     def asked() -> Iterator[Asked]:
         for number, item in enumerate(items):

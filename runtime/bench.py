@@ -12,19 +12,24 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import onnxruntime as ort
 from PIL import Image
 
-from paligemma_edge.runtime.device import DeviceName, check_count
+from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.checks import check_count
+from paligemma_edge.runtime.cuda import Card, find_card
+from paligemma_edge.runtime.device import check_present
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.host import MemoryPart, process_memory, processor_name
+from paligemma_edge.runtime.host import process_memory, processor_name
 from paligemma_edge.runtime.image import load_image
 from paligemma_edge.runtime.measure import Question, measure_reading, measure_stepping
 from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.opening import Opening
 from paligemma_edge.runtime.timings import StepTimings, Timings
+from paligemma_edge.runtime.variant_choice import DeviceName, choose
 
 DEFAULT_PROMPT = "answer en what is this?"  # 8 tokens of PaliGemma's own tokenizer
 DEFAULT_STEPS = 32
@@ -34,10 +39,16 @@ _MOST_SLOTS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What was measured, of what and where. Times are seconds, memory is bytes."""
+    """What was measured, of what and where. Times are seconds, memory is bytes.
+
+    `memory` is the process's after the last run. On a card `card` is there too: by how much its
+    free memory shrank from before the variant was opened, whichever process took it; what CUDA
+    takes for any process at all is left out.
+    """
 
     bundle: str
     variant: str
+    adapter: str | None
     device: str
     threads: int
     processor: str
@@ -51,12 +62,14 @@ class Benchmark:
     load: float  # digests of the files and sessions of the graphs; no import
     reading: Mapping[str, Timings]  # preprocess, vision, projector, prefill, first_token
     stepping: tuple[StepTimings, ...]
-    memory: Mapping[MemoryPart, int]  # after the last run
+    memory: Mapping[str, int]  # resident, anonymous, file_backed, peak, card
+    card: str | None = None  # its name, where one was used
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts, in the order of the fields."""
+        """Plain lists and dicts, in the order of the fields; no card where none was used."""
+        fields = {name: value for name, value in vars(self).items() if value is not None}
         return {
-            **vars(self),
+            **fields,
             "load": round(self.load, 6),
             "reading": {name: timings.to_json() for name, timings in self.reading.items()},
             "stepping": [timings.to_json() for timings in self.stepping],
@@ -69,12 +82,13 @@ def benchmark(
     device: DeviceName = "auto",
     variant: str | None = None,
     *,
-    threads: int | None = None,
     image: str | os.PathLike[str] | None = None,
     prompt: str = DEFAULT_PROMPT,
     steps: int = DEFAULT_STEPS,
     runs: int = DEFAULT_RUNS,
     batches: Sequence[int] = (1,),
+    adapter: str | None = None,
+    **opening: Unpack[Opening],
 ) -> Benchmark:
     """Open a variant, answer `runs` times after a warm-up, and step in each of `batches` slots.
 
@@ -87,17 +101,19 @@ def benchmark(
         raise OptionError("batch names no number of slots, wanted at least one")
     with _picture(image) as picture:
         load_image(picture)  # one that cannot be read is told before the model is loaded
+        card = _card(bundle, device, variant)
         start = time.perf_counter()
-        model = PaliGemma(bundle, device, variant, threads=threads)
+        model = PaliGemma(bundle, device, variant, **opening)
         load = time.perf_counter() - start
-        question = Question(model, picture, prompt, steps)
+        question = Question(model.adapted(adapter), picture, prompt, steps)
         read, reading = measure_reading(question, runs)
         stepping = measure_stepping(question, read, runs, batches)
     return Benchmark(
         bundle=os.fspath(bundle),
         variant=model.variant,
+        adapter=adapter,
         device=model.bundle.manifest.variants[model.variant].device,
-        threads=model.engine.decoder.get_session_options().intra_op_num_threads,
+        threads=model.engine.threads,
         processor=processor_name(),
         onnxruntime=ort.__version__,
         image="drawn" if image is None else os.fspath(image),
@@ -109,7 +125,8 @@ def benchmark(
         load=load,
         reading=reading,
         stepping=stepping,
-        memory=process_memory(),
+        memory=_memory(card),
+        card=card.name if card else None,
     )
 
 
@@ -119,6 +136,21 @@ def draw_picture(path: Path) -> None:
     waves = 128 + 90 * np.sin(rows / 37)[..., None] * np.cos(columns[..., None] / (23, 31, 47))
     noise = np.random.default_rng(0).normal(0, 4, waves.shape)
     Image.fromarray((waves + noise).clip(0, 255).astype(np.uint8)).save(path, "PNG")
+
+
+def _card(bundle: str | os.PathLike[str], device: DeviceName, variant: str | None) -> Card | None:
+    """The card that a variant will run on, as it is before; None for a processor."""
+    _, chosen = choose(Bundle.open(bundle).manifest, device, variant)
+    if chosen.device == "cpu":
+        return None
+    check_present(chosen.device)
+    return find_card()
+
+
+def _memory(before: Card | None) -> dict[str, int]:
+    """Bytes of this process now, and those of a card that were free before and are not now."""
+    told = {str(part): size for part, size in process_memory().items()}
+    return told if before is None else {**told, "card": before.free_bytes - find_card().free_bytes}
 
 
 @contextlib.contextmanager

@@ -19,18 +19,20 @@ def bench(options: argparse.Namespace) -> int:
     """Measure a variant and print what was found; the last line is JSON."""
     start = time.perf_counter()
     from paligemma_edge.runtime.bench import benchmark
+    from paligemma_edge.runtime.opening import opening
 
     imported = time.perf_counter() - start
     measured = benchmark(
         options.bundle,
         options.device,
         options.variant,
-        threads=options.threads,
         image=options.image,
         prompt=options.prompt,
         steps=options.steps,
         runs=options.runs,
         batches=_batches(options.batch),
+        adapter=options.adapter,
+        **opening(options),
     )
     print("\n".join(_describe(measured, imported)))
     print(json.dumps({"import": round(imported, 6), **measured.to_json()}))
@@ -48,8 +50,11 @@ def _batches(text: str) -> list[int]:
 
 def _describe(found: Benchmark, imported: float) -> Iterator[str]:
     yield f"bundle        {found.bundle}"
-    yield f"variant       {found.variant}, on {found.device}"
+    adapter = f", adapter {found.adapter}" if found.adapter else ""
+    yield f"variant       {found.variant}, on {found.device}{adapter}"
     yield f"processor     {found.processor}, {found.threads} threads"
+    if found.card is not None:
+        yield f"card          {found.card}"
     yield f"ONNX Runtime  {found.onnxruntime}"
     yield f"picture       {found.image}, {found.image_tokens} tokens"
     yield f"prompt        {found.prompt!r}, {found.prompt_tokens} tokens"
@@ -66,7 +71,8 @@ def _describe(found: Benchmark, imported: float) -> Iterator[str]:
     yield ""
     yield "megabytes"
     for part, size in found.memory.items():
-        yield f"{part.replace('_', '-'):<16}{size / 1e6:>10.1f}"
+        told = "  less free there than before the load" if part == "card" else ""
+        yield f"{part.replace('_', '-'):<16}{size / 1e6:>10.1f}{told}"
 
 
 def _row(name: str, timings: Timings) -> str:

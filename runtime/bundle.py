@@ -18,7 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from paligemma_edge.runtime.contract import PIECE_BYTES, FileRecord, Manifest, Primed, Variant
+from paligemma_edge.runtime.contract import (
+    PIECE_BYTES,
+    Adapted,
+    FileRecord,
+    Manifest,
+    Primed,
+    Variant,
+)
 from paligemma_edge.runtime.errors import BundleError
 
 MANIFEST = "manifest.json"
@@ -60,7 +67,7 @@ class Bundle:
             self._check_status(name, self.manifest.files[name])
         return self.path / name
 
-    def check_graphs(self, variant: Variant | Primed) -> None:
+    def check_graphs(self, variant: Variant | Primed | Adapted) -> None:
         """All files beside some graphs are listed and there, and no others; see `verify`."""
         with _as_bundle_errors(self.path):
             self._check_folders(variant)
@@ -68,7 +75,7 @@ class Bundle:
                 self.file(name)
             self._check_nothing_else(variant)
 
-    def variant_files(self, variant: Variant | Primed) -> tuple[str, ...]:
+    def variant_files(self, variant: Variant | Primed | Adapted) -> tuple[str, ...]:
         """All that ONNX Runtime may read for a variant: what is listed beside its graphs."""
         folders = _folders(variant)
         beside = {n for n in self.manifest.files if folders & set(PurePosixPath(n).parents)}
@@ -105,7 +112,7 @@ class Bundle:
                 f"{MANIFEST}; the file was changed or damaged, {self._remedy(names)}"
             )
 
-    def _check_folders(self, variant: Variant | Primed) -> None:
+    def _check_folders(self, variant: Variant | Primed | Adapted) -> None:
         for graph in variant.graphs.values():
             if graph not in self.manifest.files or "/" not in graph:
                 raise BundleError(
@@ -113,7 +120,7 @@ class Bundle:
                     "export the bundle again"
                 )
 
-    def _check_nothing_else(self, variant: Variant | Primed) -> None:
+    def _check_nothing_else(self, variant: Variant | Primed | Adapted) -> None:
         """ONNX Runtime reads what a graph names, be it listed or not: so all must be listed."""
         known = set(map(PurePosixPath, self.manifest.files))
         known.update(*(name.parents for name in tuple(known)))
@@ -192,7 +199,7 @@ def _check_name(directory: Path, name: str) -> None:
         raise BundleError(f"bundle {directory} lists the file {name!r}, which is no plain path")
 
 
-def _folders(variant: Variant | Primed) -> set[PurePosixPath]:
+def _folders(variant: Variant | Primed | Adapted) -> set[PurePosixPath]:
     return {PurePosixPath(graph).parent for graph in variant.graphs.values()}
 
 

@@ -1,6 +1,6 @@
 """One folder of a bundle is added, replaced or removed, whole or not at all.
 
-Knows which lines of the manifest a folder stands for. Knows nothing of what its files hold.
+Knows how files reach the disk and the manifest. Knows nothing of what they hold.
 The long writing is done beside the folder's place, in a directory whose lock its writer holds;
 the bundle's own lock is held only while the folder and the manifest change.
 """
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,10 +17,9 @@ from pathlib import Path, PurePosixPath
 
 from paligemma_edge.runtime import disk, staging
 from paligemma_edge.runtime.bundle import MANIFEST, Bundle, check_place
+from paligemma_edge.runtime.bundle_without import without_folder
 from paligemma_edge.runtime.contract import Manifest
-from paligemma_edge.runtime.errors import BundleError, OutputError
-
-_REPORTS = ("fidelity", "parity")  # folders of files that bear the name of a variant
+from paligemma_edge.runtime.errors import BundleError
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class FolderWriter(staging.StagedFiles):
         with disk.locked(self.bundle.path):
             now = Bundle.open(self.bundle.path)
             staging.check_same_model(self.bundle, now, self.made_from)
-            without = _without(now, self.folder, overwrite=self.overwrite)
+            without = without_folder(now, self.folder, overwrite=self.overwrite)
             complete = changes(without)
             complete = dataclasses.replace(complete, files={**without.files, **records})
             _Replacement(now, self.folder, self.directory).make(without, complete, extra)
@@ -81,7 +79,8 @@ def extend_bundle(
     """Add one folder of files to a bundle, whole or not at all: whatever stops it, it is usable.
 
     A folder that the manifest lists is kept unless `overwrite`, and then until the new one is
-    complete; what was made from it, as its primed graphs and its reports, goes with it.
+    complete; what was made from it goes with it: primed graphs, reports, adapted graphs and what
+    adapters had for them.
     `made_from` are the files that the new ones come from, by default all that answers need outside
     the folder; it is an error that one of them was replaced before the end.
     """
@@ -89,7 +88,7 @@ def extend_bundle(
     with staging.as_output_errors(place), contextlib.ExitStack() as stack:
         check_place(bundle.path, f"{folder}/{MANIFEST}")
         inner = PurePosixPath(folder)
-        _without(bundle, inner, overwrite=overwrite)
+        without_folder(bundle, inner, overwrite=overwrite)
         staged = _begin(bundle.path, stack)
         others = (n for n in bundle.model_files() if inner not in PurePosixPath(n).parents)
         sources = tuple(made_from) or tuple(others)
@@ -107,7 +106,7 @@ def remove_folder(bundle: Bundle, folder: str) -> Manifest:
         check_place(bundle.path, f"{folder}/{MANIFEST}")
         staging.remove_strays(bundle.path)
         now = Bundle.open(bundle.path)
-        without = _without(now, PurePosixPath(folder), overwrite=True)
+        without = without_folder(now, PurePosixPath(folder), overwrite=True)
         staging.put(bundle.path, {MANIFEST: staging.to_bytes(without)})
         _remove_unlisted(now, without)
         disk.remove_tree(place)
@@ -175,61 +174,6 @@ def _begin(bundle: Path, stack: contextlib.ExitStack) -> Path:
         staged.mkdir()
         stack.enter_context(disk.locked(staged))
     return staged
-
-
-def _without(bundle: Bundle, folder: PurePosixPath, *, overwrite: bool) -> Manifest:
-    """The manifest as if a folder were not there, nor what was made from it."""
-    manifest = bundle.manifest
-    if not overwrite and any(_lies_in({folder}, name) for name in manifest.files):
-        raise OutputError(
-            errno.EEXIST,
-            f"{bundle.path / folder} exists and is kept; give --overwrite or another name",
-        )
-    variants = {k: v for k, v in manifest.variants.items() if not _any_in({folder}, v.graphs)}
-    primed = {
-        name: found
-        for name, found in manifest.primed.items()
-        if name in variants and not _any_in({folder}, found.graphs)
-    }
-    gone = {folder}
-    for name, found in manifest.primed.items():
-        if name not in primed:
-            gone.update(PurePosixPath(graph).parent for graph in found.graphs.values())
-    lost = set(manifest.variants) - set(variants)
-    files = {
-        name: record
-        for name, record in manifest.files.items()
-        if not _lies_in(gone, name) and not _tells_of(lost, name)
-    }
-    without = dataclasses.replace(manifest, variants=variants, primed=primed, files=files)
-    _check_complete(bundle, without, folder)
-    return without
-
-
-def _check_complete(bundle: Bundle, without: Manifest, folder: PurePosixPath) -> None:
-    needed = {without.tokenizer.file}.union(*(v.files for v in without.variants.values()))
-    lost = sorted(needed - set(without.files))
-    if lost:
-        raise OutputError(
-            errno.EEXIST,
-            f"{bundle.path / folder} is kept, since the rest of the bundle needs {lost[0]}; "
-            "give another name",
-        )
-
-
-def _any_in(folders: Collection[PurePosixPath], graphs: Mapping[str, str]) -> bool:
-    return any(_lies_in(folders, graph) for graph in graphs.values())
-
-
-def _lies_in(folders: Collection[PurePosixPath], name: str) -> bool:
-    path = PurePosixPath(name)
-    return any(folder == path or folder in path.parents for folder in folders)
-
-
-def _tells_of(variants: Collection[str], name: str) -> bool:
-    """Whether a file is a report, which would be wrong of another variant of that name."""
-    path = PurePosixPath(name)
-    return str(path.parent) in _REPORTS and path.stem in variants
 
 
 def _remove_unlisted(before: Bundle, now: Manifest) -> None:

@@ -1,47 +1,61 @@
-"""Slots of keys and values: one buffer a layer, written in place by the decoder.
+"""Slots of keys and values: one piece of memory, written in place by the decoder.
 
-A slot is one row of every buffer. The same memory is bound as past and as present, so nothing
-is copied between tokens; a prefill binds the one row of its slot.
+A slot is one row of every layer's keys and values. The same memory is bound as past and as
+present, so nothing is copied between tokens; a prefill binds the one row of its slot.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ModelFacts
+from paligemma_edge.runtime.contract import ComputeDtype, ModelFacts, itemsize
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
+    from paligemma_edge.runtime.buffers import Memory
+    from paligemma_edge.runtime.decoding import Stepper
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class Cache:
     """Keys and values of `slots` sequences of at most `capacity` tokens each.
 
-    `lengths` int32 [slots] holds the tokens that each slot has seen; 0 is a free slot.
+    `lengths` int32 [slots] holds the tokens that each slot has seen; 0 is a free slot. Whoever
+    steps slots keeps what was bound in `steppers`, by the first slot, their number and the
+    adapter.
     """
 
-    buffers: tuple[ort.OrtValue, ...]  # key and value of each layer, [slots, heads, capacity, dim]
+    memory: Memory
+    values: ort.OrtValue  # bytes: of each layer its keys, then its values
+    dtype: ComputeDtype
+    layers: int
+    row_shape: tuple[int, int, int]  # kv_heads, capacity, head_dim
     lengths: NDArray[np.int32]
-    row_shape: tuple[int, int, int]
+    captured: bool = False  # its steps may be recorded: it lives as long as the graphs
+    steppers: dict[tuple[int, int, str], Stepper] = field(default_factory=dict)
 
     @classmethod
-    def allocate(cls, facts: ModelFacts, slots: int, capacity: int) -> Cache:
-        """Float32 buffers on the host; their pages are taken when they are first written."""
-        import onnxruntime as ort
-
+    def allocate(
+        cls,
+        memory: Memory,
+        facts: ModelFacts,
+        dtype: ComputeDtype,
+        slots: int,
+        capacity: int,
+        *,
+        captured: bool = False,
+    ) -> Cache:
+        """Zeros on the device; on the host their pages are taken when they are first written."""
+        values = memory.put(np.zeros(slots * facts.cache_bytes(capacity, dtype), np.uint8))
         row = (facts.num_kv_heads, capacity, facts.head_dim)
-        count = 2 * facts.num_layers
-        buffers = tuple(
-            ort.OrtValue.ortvalue_from_numpy(np.zeros((slots, *row), np.float32))
-            for _ in range(count)
-        )
-        return cls(buffers, np.zeros(slots, np.int32), row)
+        lengths = np.zeros(slots, np.int32)
+        return cls(memory, values, dtype, facts.num_layers, row, lengths, captured)
 
     @property
     def capacity(self) -> int:
@@ -56,9 +70,10 @@ class Cache:
     def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
         """Bind slots `first` to `first + count` as the decoder's past and present."""
         shape = (count, *self.row_shape)
-        offset = first * int(np.prod(self.row_shape)) * np.dtype(np.float32).itemsize
-        for index, buffer in enumerate(self.buffers):
+        row = int(np.prod(self.row_shape)) * itemsize(self.dtype)
+        for index in range(2 * self.layers):
             layer, part = divmod(index, 2)
-            place = (buffer.device_name(), 0, np.float32, shape, buffer.data_ptr() + offset)
-            binding.bind_input(contract.past_names(layer)[part], *place)
-            binding.bind_output(contract.present_names(layer)[part], *place)
+            offset = (index * self.slots + first) * row
+            place = self.memory.place(self.values, self.dtype, shape, offset)
+            place.bind_input(binding, contract.past_names(layer)[part])
+            place.bind_output(binding, contract.present_names(layer)[part])

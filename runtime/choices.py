@@ -9,19 +9,16 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.grammar import Allowed, Ended, State, spelled
+from paligemma_edge.runtime.logits import Row
 from paligemma_edge.runtime.prompt import PromptEncoder
-from paligemma_edge.runtime.scores import log_probs
 from paligemma_edge.runtime.token_trie import TokenTrie
 
 MAX_CHOICES = 10_000
 
-# Depth behind the prompt and a token → the logits float32 [vocab] that follow.
-Read: TypeAlias = Callable[[int, int], NDArray[np.float32]]
+# Depth behind the prompt and a token → the logits that follow.
+Read: TypeAlias = Callable[[int, int], Row]
 
 
 @dataclass(frozen=True)
@@ -72,22 +69,20 @@ class _Place:
 
 
 def score_choices(
-    choices: Choices, encoder: PromptEncoder, logits: NDArray[np.float32], read: Read
+    choices: Choices, encoder: PromptEncoder, first: Row, read: Read
 ) -> dict[str, float]:
     """Log-probability of each answer, its end included, in the order of the answers.
 
-    `logits` float32 [vocab] follow the prompt. `read(depth, token)` puts a token `depth` places
-    behind the prompt, over what was there and behind it, and returns the logits that follow,
-    valid until it is called again. It is called once for each beginning that answers share.
+    The logits `first` follow the prompt. `read(depth, token)` puts a token `depth` places behind
+    the prompt, over what was there and behind it, and returns the logits that follow, valid until
+    it is called again. It is called once for each beginning that answers share.
     """
     trie = choices.trie(encoder)
-    totals = _totals(trie, logits, read, encoder.facts.image_id)
+    totals = _totals(trie, first, read)
     return {answer: totals[end] for answer, end in zip(choices.answers, trie.ends, strict=True)}
 
 
-def _totals(
-    trie: TokenTrie, logits: NDArray[np.float32], read: Read, spoken: int
-) -> dict[int, float]:
+def _totals(trie: TokenTrie, first: Row, read: Read) -> dict[int, float]:
     """The sum of log-probabilities up to each place, deepest first so that a cache can follow."""
     totals = {0: 0.0}
     waiting = [(0, 0, -1)]  # place, its depth, the token that leads there
@@ -95,9 +90,9 @@ def _totals(
         place, depth, token = waiting.pop()
         if trie.is_end(place):
             continue
-        row = read(depth - 1, token) if depth else logits
+        row = read(depth - 1, token) if depth else first
         following = trie.tokens[place]
-        scores = log_probs(row[:spoken], following).tolist()
+        scores = row.log_probs(following).tolist()
         for follower, score in zip(following.tolist(), scores, strict=True):
             behind = trie.next[place][follower]
             totals[behind] = totals[place] + score

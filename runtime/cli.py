@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
@@ -36,15 +37,15 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "export": ("export", "turn a checkpoint into a bundle"),
     "quantize": ("quantize", "add smaller and faster variants to a bundle"),
     "verify": ("export", "compare a bundle with the original, stage by stage"),
+    "adapter": ("export", "add a LoRA adapter that answers can be asked for with"),
 }
 
 # Which extra brings a package, by the name that is imported.
 _EXTRAS: Mapping[str, str] = {
     "onnxruntime": "cpu",
     **dict.fromkeys(("ml_dtypes", "onnx", "onnx_ir", "onnxscript", "google"), "export"),
-    **dict.fromkeys(
-        ("matplotlib", "rich", "safetensors", "tokenizers", "torch", "transformers"), "export"
-    ),
+    **dict.fromkeys(("huggingface_hub", "matplotlib", "rich", "safetensors"), "export"),
+    **dict.fromkeys(("tokenizers", "torch", "transformers"), "export"),
 }
 
 _EPILOG = """\
@@ -73,16 +74,21 @@ examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded((arguments or [""])[0], partial(_run, arguments))
+
+
+def guarded(name: str, work: Callable[[], int]) -> int:
+    """Do the work of a command and say in a line what stopped it; exit codes as of `main`."""
     _write_any_text()
     with _terminable():
         try:
-            return _run(arguments)
+            return _done(name, work)
         except PaliGemmaError as error:
             print(f"paligemma-edge: {_text(error)}", file=sys.stderr)
             return _exit_code(error)
         except KeyboardInterrupt as interrupt:
-            writes = arguments[:1] in (["export"], ["quantize"], ["prime"])
-            kept = "; nothing half-written was left" if writes else ""
+            writes = ("export", "quantize", "adapter", "prime")
+            kept = "; nothing half-written was left" if name in writes else ""
             kept = f"; {interrupt}" if interrupt.args else kept
             print(f"paligemma-edge: interrupted{kept}", file=sys.stderr)
             return EXIT_INTERRUPTED
@@ -132,16 +138,29 @@ def _terminable() -> Iterator[None]:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    if arguments and arguments[0] in _ELSEWHERE:
+        folder, _ = _ELSEWHERE[arguments[0]]
+        code: int = importlib.import_module(f"paligemma_edge.{folder}.cli").main(arguments)
+        return code
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _done(name: str, work: Callable[[], int]) -> int:
     try:
-        if arguments and arguments[0] in _ELSEWHERE:
-            code = _run_elsewhere(arguments)
-        else:
-            options = _parser().parse_args(arguments)
-            command: Callable[[argparse.Namespace], int] = options.command
-            code = command(options)
+        code = work()
     except SystemExit:  # of --help
         sys.stdout.flush()
         raise
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise MissingExtraError(
+            f"`{name}` needs the package {error.name}, which is not installed; "
+            f"run: pip install 'paligemma-edge[{extra}]'"
+        ) from None
     sys.stdout.flush()  # here, where a reader that has gone is not an accident
     return code
 
@@ -158,22 +177,6 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def _text(error: PaliGemmaError) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _run_elsewhere(arguments: Sequence[str]) -> int:
-    try:
-        folder, _ = _ELSEWHERE[arguments[0]]
-        module = importlib.import_module(f"paligemma_edge.{folder}.cli")
-        code: int = module.main(arguments)
-    except ModuleNotFoundError as error:
-        extra = _EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        raise MissingExtraError(
-            f"`{arguments[0]}` needs the package {error.name}, which is not installed; "
-            f"run: pip install 'paligemma-edge[{extra}]'"
-        ) from None
-    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -207,6 +210,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _INSPECT_EPILOG
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument("--json", action="store_true", help="print the manifest")
+    _add_plan_options(parser)
     parser.set_defaults(command=commands.inspect)
 
 
@@ -230,6 +234,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens of an answer")
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="after one warm-up")
     parser.add_argument("--batch", default="1", metavar="N,N", help="slots, such as 1,4,8")
+    parser.add_argument("--adapter", metavar="NAME", help="of the bundle; see inspect")
     parser.set_defaults(command=bench_command.bench)
 
 
@@ -250,6 +255,26 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--variant", metavar="NAME", help="such as cpu-fp32; see inspect")
     parser.add_argument("--threads", type=int, metavar="N", help="default: the usable cores")
+    _add_plan_options(parser)
+    parser.add_argument(
+        "--memory-limit", type=float, metavar="GB", help="of a card; default: what is free"
+    )
+    parser.add_argument(
+        "--cuda-graph", action="store_true", help="record the steps on a card, and replay them"
+    )
+
+
+def _add_plan_options(parser: argparse.ArgumentParser) -> None:
+    """What memory is sized for."""
+    parser.add_argument(
+        "--max-batch", type=int, metavar="N", help="answers at once that memory is sized for"
+    )
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="tokens of picture, prompt and answer that memory is sized for",
+    )
 
 
 if __name__ == "__main__":

@@ -14,15 +14,17 @@ from typing import Any, Literal, Self, TypeAlias
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.typed_json import MismatchError, parse
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 _CHANGED = "the bundle's manifest was changed or written by something else: export it again"
 _MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
 
 # Graphs of a variant, in the order in which data flows through them.
 VISION_ENCODER = "vision_encoder"
 PROJECTOR = "projector"
-PREFILL = "prefill"  # optional: a prompt into the cache; the decoder then reads its last token
+PREFILL = "prefill"  # optional: a prompt into the cache; without logits the decoder reads its end
 DECODER = "decoder"
+PICK = "pick"  # on a card: some of a row's logits
+SHORTLIST = "shortlist"  # on a card: the largest of a row's logits
 MASK_DECODER = "mask_decoder"
 
 # Tensors. The names are those of Hugging Face's ONNX repositories.
@@ -33,6 +35,13 @@ INPUT_IDS = "input_ids"  # int64 [batch, text]
 SEQLENS_K = "seqlens_k"  # int32 [batch]: keys after this run, minus one
 TOTAL_SEQUENCE_LENGTH = "total_sequence_length"  # int32 []: largest number of keys in the batch
 LOGITS = "logits"  # float [batch, 1, vocab], of the last position
+# A decoder that chooses on its device has two outputs more. Ids from <image> on take no part.
+NEXT_TOKEN = "next_token"  # noqa: S105 - int64 [batch, 1]: the likeliest, of equal ones the first
+NEXT_LOG_PROB = "next_log_prob"  # float [batch, 1]: its log-probability
+TOKENS = "tokens"  # int64 [tokens]: of which logits are picked
+PICKED = "picked"  # float [tokens]
+TOP_TOKENS = "top_tokens"  # int64 [SHORTLISTED], the likeliest first
+TOP_LOGITS = "top_logits"  # float [SHORTLISTED]
 SEGMENTATION_CODES = "segmentation_codes"  # int64 [batch, 16], each 0..127
 MASK = "mask"  # float [batch, 64, 64], about -1..1; inside where > 0
 
@@ -40,9 +49,16 @@ WeightDtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "int4
 ComputeDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
 PIECE_BYTES = 64 << 20
+LORA = ".lora_"  # in the names of inputs that an adapter gives
+SHORTLISTED = 256  # tokens of a shortlist, or all that may be spoken where those are fewer
 LOC_COUNT = 1024
 SEG_COUNT = 128
 CODES_PER_MASK = 16
+
+
+def itemsize(dtype: ComputeDtype) -> int:
+    """Bytes of one value."""
+    return 4 if dtype == "float32" else 2
 
 
 def past_names(layer: int) -> tuple[str, str]:
@@ -53,6 +69,16 @@ def past_names(layer: int) -> tuple[str, str]:
 def present_names(layer: int) -> tuple[str, str]:
     """Names of a layer's key and value outputs, the same memory as the inputs."""
     return f"present.{layer}.key", f"present.{layer}.value"
+
+
+def adapter_inputs(layer: str) -> tuple[str, str, str]:
+    """Names of what an adapted graph adds to a layer: `(x @ A + shift) @ B`.
+
+    A is [in, rank], B [rank, out] with the adapter's scale, shift [rank]; all are in the dtype
+    that the variant computes in. The rank is free, 0 where the layer stays as it is. A layer
+    without a shift has none.
+    """
+    return f"{layer}{LORA}A", f"{layer}{LORA}B", f"{layer}{LORA}shift"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +102,8 @@ class ModelFacts:
 
     def cache_bytes(self, tokens: int, dtype: ComputeDtype = "float32") -> int:
         """Bytes of keys and values that one slot needs for so many tokens."""
-        itemsize = 4 if dtype == "float32" else 2
-        return 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens * itemsize
+        values = 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens
+        return values * itemsize(dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +172,32 @@ class Primed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Adapted:
+    """Graphs of a variant that take an adapter's weights as inputs, see `adapter_inputs`.
+
+    They read the weights of the variant's own graphs, and lie beside none of them: ONNX Runtime
+    is told the folder. A graph that no adapter changes is not among them.
+    """
+
+    graphs: Mapping[str, str]  # as in Variant
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFacts:
+    """A LoRA adapter that can be switched to.
+
+    `files` are npz files by variant, for each variant's weights lie as its recipe left them. A
+    file holds the inputs of the adapted graphs by name; layers that are absent stay as they are.
+    """
+
+    source: str  # the folder that it came from
+    rank: int  # the largest of its layers
+    graphs: tuple[str, ...]  # which it changes: an adapter may leave the vision encoder alone
+    files: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FileRecord:
     """Size and digest of one file of a bundle.
 
@@ -176,6 +228,8 @@ class Manifest:
     variants: Mapping[str, Variant]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     primed: Mapping[str, Primed] = field(default_factory=dict)  # by variant
+    adapted: Mapping[str, Adapted] = field(default_factory=dict)  # by variant
+    adapters: Mapping[str, AdapterFacts] = field(default_factory=dict)  # by name
 
     def __post_init__(self) -> None:
         _check_range("image_id", self.tokenizer.image_id, 0, self.model.vocab_size)

@@ -1,25 +1,19 @@
-"""Where a variant runs: a device that was asked for is honoured or it is an error.
+"""Where graphs run: a device that was asked for is honoured or it is an error.
 
 Knows providers, threads and session options. Knows no graph.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from pathlib import Path
-from typing import Literal
+from typing import TypeAlias
 
-from paligemma_edge.runtime.contract import Manifest, Variant
-from paligemma_edge.runtime.errors import (
-    BundleError,
-    DeviceError,
-    MissingExtraError,
-    OptionError,
-)
+from paligemma_edge.runtime.checks import check_count
+from paligemma_edge.runtime.errors import DeviceError, MissingExtraError
+from paligemma_edge.runtime.host import usable_cores
 
 try:
     import onnxruntime as ort
@@ -31,30 +25,64 @@ except ModuleNotFoundError as missing:
         "run: pip install 'paligemma-edge[cpu]', or [cuda] for an NVIDIA device"
     ) from None
 
-DeviceName = Literal["auto", "cpu", "cuda"]
-_PROVIDERS: Mapping[Literal["cpu", "cuda"], str] = {
+from paligemma_edge.runtime import cuda
+from paligemma_edge.runtime.buffers import DeviceKind, Memory
+
+_Provider: TypeAlias = tuple[str, dict[str, str]]
+
+_PROVIDERS: Mapping[DeviceKind, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
 }
 # GroupQueryAttention takes `causal=0` from this version on.
 _OLDEST_ONNXRUNTIME = (1, 30)
 _MAX_THREADS = 1024
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_NAMED = 3  # of the nodes that an error could name
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Device:
-    """A device that is present, and how many threads the processor's part may use."""
+    """A device that is present.
 
-    name: Literal["cpu", "cuda"]
+    `threads` are those of the processor's part. `memory_limit` are bytes that ONNX Runtime may
+    take on a card beyond weights and caches; `captures` is whether steps are recorded as CUDA
+    graphs there.
+    """
+
+    name: DeviceKind
     threads: int
+    index: int = 0
+    memory_limit: int | None = None
+    captures: bool = False
 
-    def open_session(self, path: Path, *, optimized: bool = False) -> ort.InferenceSession:
-        """Open a graph with all of its nodes on this device; `optimized` is one as it saves it."""
+    @property
+    def memory(self) -> Memory:
+        """Where its tensors lie."""
+        return Memory(self.name, self.index)
+
+    def open_session(
+        self,
+        path: Path,
+        *,
+        optimized: bool = False,
+        captures: bool = False,
+        weights: Path | None = None,
+    ) -> ort.InferenceSession:
+        """Open a graph with all of its nodes on this device; `optimized` is one as it saves it.
+
+        `weights` is the folder of the files that the graph names, where it does not lie among
+        them. DeviceError where that cannot be, with the nodes that would run elsewhere.
+        """
         options = self._options()
         if optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if weights is not None:
+            folder = os.fspath(weights)
+            options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
         remedy = "; run `paligemma-edge prime` again, or with --remove" if optimized else ""
-        return self._open(path, options, remedy)
+        graph = None if weights is None else path.read_bytes()
+        return self._open(path, options, remedy, captures=captures, graph=graph)
 
     def save_session(self, path: Path, target: Path) -> None:
         """Save a graph as this device optimizes it, packed weights included, in two files.
@@ -76,56 +104,101 @@ class Device:
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 4  # its errors come to us as exceptions, and we tell them
         if self.name == "cuda":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+            for key, value in _CUDA_SESSION.items():
+                options.add_session_config_entry(key, value)
         else:
             # An arena keeps the largest prefill's memory for good, and each session has its own.
             # Without it a run of 3B took 0.1 GB less and no longer.
             options.enable_cpu_mem_arena = False
         return options
 
+    def _provider(self, captures: bool) -> _Provider:
+        if self.name == "cpu":
+            return _PROVIDERS["cpu"], {}
+        given = {"device_id": str(self.index), "enable_cuda_graph": str(int(captures))}
+        if self.memory_limit is not None:
+            given["gpu_mem_limit"] = str(self.memory_limit)
+        return _PROVIDERS["cuda"], {**_CUDA_PROVIDER, **given}
+
     def _open(
-        self, path: Path, options: ort.SessionOptions, remedy: str = ""
+        self,
+        path: Path,
+        options: ort.SessionOptions,
+        remedy: str = "",
+        *,
+        captures: bool = False,
+        graph: bytes | None = None,
     ) -> ort.InferenceSession:
-        provider = _PROVIDERS[self.name]
+        """Open a graph from its file, or from bytes where weights lie in another folder."""
+        provider = self._provider(captures)
         try:
-            session = ort.InferenceSession(os.fspath(path), options, providers=[provider])
+            # Its fallback would print to standard output and lose what had gone wrong.
+            session = ort.InferenceSession(
+                graph or os.fspath(path), options, providers=[provider], enable_fallback=0
+            )
         except Exception as error:  # ONNX Runtime raises a class of its own for each code
+            reason = (cuda.explain(error) if self.name == "cuda" else None) or one_line(error)
             raise DeviceError(
                 f"ONNX Runtime {ort.__version__} cannot open {path} on {self.name}: "
-                f"{one_line(error)}{remedy}"
+                f"{reason}{remedy}"
             ) from None
-        if provider not in session.get_providers():
+        if provider[0] not in session.get_providers():
             raise DeviceError(
                 f"{path} was to run on {self.name}, but ONNX Runtime fell back to "
                 f"{', '.join(session.get_providers())}; check the driver "
                 "and the CUDA libraries, or ask for device cpu"
             )
+        if self.name == "cuda":
+            require_placed(path, session, provider[0])
         return session
 
 
-def choose(
-    manifest: Manifest, device: DeviceName = "auto", variant: str | None = None
-) -> tuple[str, Variant]:
-    """The variant that was named, or the first one that is made for the device."""
-    _check_name(device)
-    if variant is not None:
-        return variant, _named(manifest, device, variant)
-    if device != "auto":
-        _check_present(device)
-    wanted = _present() if device == "auto" else (device,)
-    for name in wanted:
-        for key, candidate in manifest.variants.items():
-            if candidate.device == name:
-                return key, candidate
-    made = ", ".join(f"{key} for {found.device}" for key, found in manifest.variants.items())
-    raise BundleError(
-        f"the bundle has no variant for {' or '.join(wanted)}, only {made or 'none at all'}; "
-        "choose a device that it was made for"
-    )
+_CUDA_SESSION: Mapping[str, str] = {
+    "session.record_ep_graph_assignment_info": "1",  # for `require_placed`
+    # Weights lie beside the arena, which grows by more than is asked for.
+    "session.use_device_allocator_for_initializers": "1",
+    # The quick kernels for weights of 4 and 8 bits in blocks of 32.
+    "ep.cuda.fpa_intb_gemm": "1",
+}
+_CUDA_PROVIDER: Mapping[str, str] = {
+    "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",  # to try all would delay the first picture
+    "use_tf32": "0",  # what a recipe keeps in float32 is to be computed in float32
+}
 
 
-def open_device(name: Literal["cpu", "cuda"], threads: int | None = None) -> Device:
-    """Check that a device is there and that this ONNX Runtime is recent enough."""
+def require_placed(path: Path, session: ort.InferenceSession, provider: str) -> None:
+    """DeviceError that names nodes which another provider than the wanted one would run.
+
+    The session has to be opened with `session.record_ep_graph_assignment_info`.
+    """
+    elsewhere = [
+        f"{node.op_type} {node.name}".strip()
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    ]
+    if elsewhere:
+        named = ", ".join(elsewhere[:_NAMED])
+        raise DeviceError(
+            f"{path} has {len(elsewhere)} nodes that {provider} cannot run, such as {named}; "
+            "quantize the bundle again with a recipe for this device"
+        )
+
+
+def open_device(
+    name: DeviceKind,
+    threads: int | None = None,
+    *,
+    index: int = 0,
+    memory_limit: int | None = None,
+    captures: bool = False,
+) -> Device:
+    """Check that a device is there and that this ONNX Runtime is recent enough.
+
+    Of CUDA the libraries, the driver and the card's architecture too: DeviceError says what is
+    missing and what to do.
+    """
     if threads is not None:
         threads = check_count("threads", threads, _MAX_THREADS)
     version = tuple(int(part) for part in ort.__version__.split(".")[:2])
@@ -134,11 +207,19 @@ def open_device(name: Literal["cpu", "cuda"], threads: int | None = None) -> Dev
             f"ONNX Runtime is {ort.__version__}, wanted 1.30 or newer; "
             "run: pip install -U 'paligemma-edge[cpu]'"
         )
-    _check_present(name)
+    check_present(name)
     ort.disable_telemetry_events()
     if name == "cuda":
-        ort.preload_dlls()
-    return Device(name, threads or usable_cores())
+        ort.set_default_logger_severity(4)  # as of a session's own log
+        cuda.check_card(cuda.find_card(index))
+        cuda.load_libraries()
+    return Device(
+        name=name,
+        threads=threads or usable_cores(),
+        index=index,
+        memory_limit=memory_limit,
+        captures=captures,
+    )
 
 
 def describe_runtime() -> str:
@@ -147,62 +228,21 @@ def describe_runtime() -> str:
     return f"ONNX Runtime {ort.__version__} ({build})"
 
 
-def check_count(name: str, value: object, most: int | None = None) -> int:
-    """A whole number from 1 to `most`; OptionError, which names the option, for all else."""
-    whole = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
-    if not 1 <= whole <= (most or math.inf):
-        wanted = "of at least 1" if most is None else f"from 1 to {most}"
-        raise OptionError(f"{name} is {value!r}, wanted a whole number {wanted}")
-    return whole
-
-
-def _check_present(name: Literal["cpu", "cuda"]) -> None:
+def check_present(name: DeviceKind) -> None:
+    """DeviceError where this ONNX Runtime was not built for a device."""
     available = ort.get_available_providers()
     if _PROVIDERS[name] not in available:
         raise DeviceError(
             f"device {name} was asked for, this ONNX Runtime has only {', '.join(available)}; "
-            "run: pip uninstall onnxruntime && pip install 'paligemma-edge[cuda]'"
+            f"{cuda.package_advice()}"
         )
 
 
-def _check_name(device: str) -> None:
-    if device not in ("auto", *_PROVIDERS):
-        raise OptionError(f"device is {device!r}, wanted one of auto, {', '.join(_PROVIDERS)}")
-
-
-def usable_cores() -> int:
-    """Cores that this process may use: its affinity, within the quota of its control group."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, math.ceil(min(cores or 1, _quota(Path("/sys/fs/cgroup/cpu.max")))))
-
-
-def _quota(path: Path) -> float:
-    try:
-        limit, period = path.read_text().split()
-    except (OSError, ValueError):
-        return math.inf
-    return math.inf if limit == "max" else int(limit) / int(period)
-
-
-def _present() -> tuple[str, ...]:
-    """The devices that this ONNX Runtime was built for, the faster one first.
-
-    It has no sure way to tell that a card is there but to open a graph, and then it says so.
-    """
+def present() -> tuple[DeviceKind, ...]:
+    """The devices that are here, the faster one first."""
     available = ort.get_available_providers()
-    return tuple(name for name in ("cuda", "cpu") if _PROVIDERS[name] in available)
-
-
-def _named(manifest: Manifest, device: str, variant: str) -> Variant:
-    found = manifest.variants.get(variant) if isinstance(variant, str) else None
-    if found is None:
-        raise OptionError(f"variant is {variant!r}, the bundle has {', '.join(manifest.variants)}")
-    if device not in ("auto", found.device):
-        raise OptionError(
-            f"variant {variant} is made for {found.device}, device {device} was asked for; "
-            "leave one of the two out"
-        )
-    return found
+    with_card = _PROVIDERS["cuda"] in available and cuda.card_is_there()
+    return ("cuda", "cpu") if with_card else ("cpu",)
 
 
 def one_line(error: BaseException) -> str:

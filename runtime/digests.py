@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.device import usable_cores
+from paligemma_edge.runtime.host import usable_cores
 
 
 @dataclass(frozen=True)

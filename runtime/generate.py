@@ -11,15 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from paligemma_edge.runtime.cache import Cache
+from paligemma_edge.runtime.choose import choose
 from paligemma_edge.runtime.contract import TokenizerFacts
-from paligemma_edge.runtime.engine import Engine, Stepper
-from paligemma_edge.runtime.grammar import State, choose
+from paligemma_edge.runtime.engine import Engine
+from paligemma_edge.runtime.grammar import State
+from paligemma_edge.runtime.logits import Row
 from paligemma_edge.runtime.sampling import Sampling
-from paligemma_edge.runtime.scores import log_prob
 from paligemma_edge.runtime.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -50,14 +48,18 @@ class Spoken(NamedTuple):
 
 
 def generate(
-    engine: Engine, tokenizer: TokenizerFacts, requests: Iterable[Request], cache: Cache
+    engine: Engine,
+    tokenizer: TokenizerFacts,
+    requests: Iterable[Request],
+    cache: Cache,
+    slots: int | None = None,
 ) -> Iterator[Spoken]:
-    """Answer requests in the slots of a cache; yield tokens as they come.
+    """Answer requests in the first `slots` slots of a cache, or all; yield tokens as they come.
 
     The end-of-sequence token is yielded too, last of an answer that ended by itself. `requests`
     is read only as slots become free.
     """
-    loop = _Loop(engine, tokenizer, iter(enumerate(requests)), cache)
+    loop = _Loop(engine, tokenizer, iter(enumerate(requests)), cache, slots or cache.slots)
     yield from loop.admit()
     while loop.running:
         yield from loop.step()
@@ -73,13 +75,11 @@ class _Sequence:
     state: State | None
     tokens: list[int]
 
-    def choose(self, logits: NDArray[np.float32]) -> int:
-        """Choose and keep the next token from logits [spoken]."""
-        sampling, place = self.request.sampling, len(self.tokens)
-        if self.state is None:
-            token = sampling.choose(logits, place)
-        else:
-            token = choose(sampling, logits, self.state.allowed, place)
+    def choose(self, row: Row) -> int:
+        """Choose and keep the next token."""
+        allowed = None if self.state is None else self.state.allowed
+        token = choose(self.request.sampling, row, allowed, len(self.tokens))
+        if self.state is not None:
             self.state = self.state.after(token)
         self.tokens.append(token)
         return token
@@ -93,41 +93,37 @@ class _Loop:
     tokenizer: TokenizerFacts
     waiting: Iterator[tuple[int, Request]]
     cache: Cache
+    slots: int
     running: dict[int, _Sequence] = field(default_factory=dict)  # by slot
-    steppers: dict[int, Stepper] = field(default_factory=dict)  # by number of slots
 
     def admit(self) -> Iterator[Spoken]:
         """Prefill waiting requests into free slots; yield the first token of each."""
-        for slot in range(self.cache.slots):
+        for slot in range(self.slots):
             while slot not in self.running and (entry := next(self.waiting, None)) is not None:
                 number, request = entry
                 self.running[slot] = _Sequence(number, request, request.state, [])
                 with request.watch.measure("prefill"):
-                    logits = self.engine.prefill(
-                        self.cache, slot, request.image_features, request.ids
-                    )
-                yield self._accept(slot, logits)
+                    row = self.engine.prefill(self.cache, slot, request.image_features, request.ids)
+                yield self._accept(slot, row)
 
     def step(self) -> Iterator[Spoken]:
         """Append one token to every running sequence; yield the tokens."""
         slots = max(self.running) + 1
-        if slots not in self.steppers:
-            self.steppers[slots] = self.engine.stepper(self.cache, slots)
+        stepper = self.engine.stepper(self.cache, slots)
         start = time.perf_counter()
         last = [self.running[s].tokens[-1] if s in self.running else 0 for s in range(slots)]
-        logits = self.steppers[slots].step(last)
+        logits = stepper.step(last)
         seconds = time.perf_counter() - start
         for slot, sequence in list(self.running.items()):
             sequence.request.watch.add("steps", seconds)
             yield self._accept(slot, logits[slot])
 
-    def _accept(self, slot: int, logits: NDArray[np.float32]) -> Spoken:
+    def _accept(self, slot: int, row: Row) -> Spoken:
         """Choose a slot's next token; an answer that is complete leaves its slot."""
         sequence = self.running[slot]
-        # The rows from <image> on were never trained to be an answer.
-        token = sequence.choose(spoken := logits[: self.tokenizer.image_id])
+        token = sequence.choose(row)
         full = len(sequence.tokens) == sequence.request.max_new_tokens
         if full or token == self.tokenizer.eos_id:
             del self.running[slot]
             self.cache.lengths[slot] = 0
-        return Spoken(sequence.number, token, log_prob(spoken, token))
+        return Spoken(sequence.number, token, row.log_prob(token))

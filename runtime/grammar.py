@@ -1,4 +1,4 @@
-"""Which tokens an answer may take next: what a grammar is, and a choice that keeps to it.
+"""Which tokens an answer may take next: what a grammar is.
 
 Knows states and token ids. Knows nothing of any one grammar; each has a file of its own.
 """
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.errors import PromptError
 from paligemma_edge.runtime.prompt import PromptEncoder
-from paligemma_edge.runtime.sampling import Greedy, Sampling
 
 # Ids, ascending; or one flag for each of the tokens that may be spoken: [image_id].
 Allowed: TypeAlias = NDArray[np.intp] | NDArray[np.bool_]
@@ -55,16 +54,6 @@ class Ended:
         """The same place."""
         assert token == self.eos_id
         return self
-
-
-def choose(sampling: Sampling, logits: NDArray[np.float32], allowed: Allowed, position: int) -> int:
-    """The token that a policy picks from logits [spoken] where the others are minus infinity."""
-    if allowed.dtype == np.bool_:
-        # To find the largest of all logits is many times quicker than to pick out the allowed.
-        if isinstance(sampling, Greedy) and allowed[likeliest := int(logits.argmax())]:
-            return likeliest + sampling.choose(logits[likeliest : likeliest + 1], position)
-        allowed = np.flatnonzero(allowed)
-    return int(allowed[sampling.choose(logits[allowed], position)])
 
 
 def spelled(encoder: PromptEncoder, text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ComputeDtype, Manifest, ModelFacts
+from paligemma_edge.runtime.contract import LORA, ComputeDtype, Manifest, ModelFacts
 from paligemma_edge.runtime.errors import BundleError
 
 if TYPE_CHECKING:
@@ -19,11 +19,19 @@ if TYPE_CHECKING:
 _Tensor: TypeAlias = tuple[str, tuple[int | None, ...]]  # dtype and sizes; None is a free size
 _Tensors: TypeAlias = Mapping[str, _Tensor]
 
+_ANY = (None,)  # one axis of any size
 _FLOAT, _INT32, _INT64 = "tensor(float)", "tensor(int32)", "tensor(int64)"
 _COMPUTED: Mapping[ComputeDtype, str] = {
     "float32": _FLOAT,
     "float16": "tensor(float16)",
     "bfloat16": "tensor(bfloat16)",
+}
+# What follows a prompt may be told by the graph that reads it, or by the decoder alone; and a
+# graph may choose the next token on its device.
+_CHOICE = (contract.NEXT_TOKEN, contract.NEXT_LOG_PROB)
+_OPTIONAL: Mapping[str, tuple[str, ...]] = {
+    contract.PREFILL: (contract.LOGITS, *_CHOICE),
+    contract.DECODER: _CHOICE,
 }
 
 
@@ -35,8 +43,17 @@ def check_graph(
     `compute` is the dtype of hidden states, features, keys and values.
     """
     inputs, outputs = _wanted(name, manifest, _COMPUTED[compute])
-    _compare(name, "input", session.get_inputs(), inputs)
-    _compare(name, "output", session.get_outputs(), outputs)
+    found = session.get_inputs()
+    lora = {
+        arg.name: (_COMPUTED[compute], (None,) * len(arg.shape))
+        for arg in found
+        if LORA in arg.name
+    }
+    given = {output.name for output in session.get_outputs()}
+    optional = _OPTIONAL.get(name, ())
+    chosen = {k: tensor for k, tensor in outputs.items() if k in given or k not in optional}
+    _compare(name, "input", found, {**inputs, **lora})
+    _compare(name, "output", session.get_outputs(), chosen)
 
 
 def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Tensors]:
@@ -44,14 +61,17 @@ def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Te
     hidden_state = {contract.LAST_HIDDEN_STATE: (computed, (None, facts.image_tokens, None))}
     features = (computed, (None, facts.image_tokens, facts.hidden_size))
     codes = (_INT64, (None, contract.CODES_PER_MASK))
+    spoken = manifest.tokenizer.image_id
     wanted: dict[str, tuple[_Tensors, _Tensors]] = {
         contract.VISION_ENCODER: (
             {contract.PIXEL_VALUES: (_FLOAT, (None, 3, side, side))},
             hidden_state,
         ),
         contract.PROJECTOR: (hidden_state, {contract.IMAGE_FEATURES: features}),
-        contract.PREFILL: _prefill(facts, computed),
+        contract.PREFILL: _decoder(facts, computed),
         contract.DECODER: _decoder(facts, computed),
+        contract.PICK: _pick(facts),
+        contract.SHORTLIST: _shortlist(facts, min(contract.SHORTLISTED, spoken)),
         contract.MASK_DECODER: (
             {contract.SEGMENTATION_CODES: codes},
             {contract.MASK: (_FLOAT, (None, 64, 64))},
@@ -60,7 +80,7 @@ def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Te
     return wanted[name]
 
 
-def _prefill(facts: ModelFacts, computed: str) -> tuple[_Tensors, _Tensors]:
+def _decoder(facts: ModelFacts, computed: str) -> tuple[_Tensors, _Tensors]:
     row = (computed, (None, facts.num_kv_heads, None, facts.head_dim))
     layers = range(facts.num_layers)
     inputs: dict[str, _Tensor] = {
@@ -70,12 +90,26 @@ def _prefill(facts: ModelFacts, computed: str) -> tuple[_Tensors, _Tensors]:
         contract.TOTAL_SEQUENCE_LENGTH: (_INT32, ()),
         **{name: row for layer in layers for name in contract.past_names(layer)},
     }
-    return inputs, {name: row for layer in layers for name in contract.present_names(layer)}
+    outputs: dict[str, _Tensor] = {
+        contract.LOGITS: (_FLOAT, (None, 1, facts.vocab_size)),
+        contract.NEXT_TOKEN: (_INT64, (None, 1)),
+        contract.NEXT_LOG_PROB: (_FLOAT, (None, 1)),
+        **{name: row for layer in layers for name in contract.present_names(layer)},
+    }
+    return inputs, outputs
 
 
-def _decoder(facts: ModelFacts, computed: str) -> tuple[_Tensors, _Tensors]:
-    inputs, outputs = _prefill(facts, computed)
-    return inputs, {contract.LOGITS: (_FLOAT, (None, 1, facts.vocab_size)), **outputs}
+def _pick(facts: ModelFacts) -> tuple[_Tensors, _Tensors]:
+    inputs = {contract.LOGITS: (_FLOAT, (1, 1, facts.vocab_size)), contract.TOKENS: (_INT64, _ANY)}
+    return inputs, {contract.PICKED: (_FLOAT, _ANY)}
+
+
+def _shortlist(facts: ModelFacts, count: int) -> tuple[_Tensors, _Tensors]:
+    inputs = {contract.LOGITS: (_FLOAT, (1, 1, facts.vocab_size))}
+    return inputs, {
+        contract.TOP_TOKENS: (_INT64, (count,)),
+        contract.TOP_LOGITS: (_FLOAT, (count,)),
+    }
 
 
 def _compare(graph: str, kind: str, found: Iterable[ort.NodeArg], wanted: _Tensors) -> None:

@@ -5,6 +5,8 @@ Knows /proc. Knows nothing of a model, and leaves out what a system does not tel
 
 from __future__ import annotations
 
+import math
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +47,20 @@ def instruction_sets(proc: Path = _PROC) -> list[str]:
     """What the processor offers beyond its architecture, sorted; empty where it is not told."""
     told = _fields(proc / "cpuinfo")
     return sorted(set((told.get("flags") or told.get("Features") or "").split()))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: its affinity, within the quota of its control group."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, math.ceil(min(cores or 1, _quota(Path("/sys/fs/cgroup/cpu.max")))))
+
+
+def _quota(path: Path) -> float:
+    try:
+        limit, period = path.read_text().split()
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if limit == "max" else int(limit) / int(period)
 
 
 def _fields(path: Path) -> dict[str, str]:

@@ -12,16 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from paligemma_edge.runtime.cache import Cache
-from paligemma_edge.runtime.contract import ModelFacts
+from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.host import available_memory
 from paligemma_edge.runtime.image import load_image, pixel_values
-from paligemma_edge.runtime.model import PaliGemma
-from paligemma_edge.runtime.sampling import Greedy
+from paligemma_edge.runtime.pipeline import Pipeline
 from paligemma_edge.runtime.stopwatch import Stopwatch
 from paligemma_edge.runtime.timings import StepTimings, Timings, until_first_token
 
@@ -33,7 +29,7 @@ if TYPE_CHECKING:
 class Question:
     """A picture in a file and a prompt, asked again and again."""
 
-    model: PaliGemma
+    pipeline: Pipeline
     image: Path
     prompt: str
     steps: int
@@ -64,17 +60,17 @@ def measure_reading(question: Question, runs: int) -> tuple[Prompt, dict[str, Ti
 
 def _read(question: Question, watch: Stopwatch) -> Prompt:
     """From the picture's file to the first token, as every answer begins."""
-    engine, manifest = question.model.engine, question.model.bundle.manifest
+    engine, manifest = question.pipeline.engine, question.pipeline.manifest
     with watch.measure("preprocess"):
         pixels = pixel_values(load_image(question.image), manifest.image)[None]
-        ids = question.model.encoder.encode(question.prompt, 1)
+        ids = question.pipeline.encoder.encode(question.prompt, 1)
     with watch.measure("vision"):
         hidden = engine.encode(pixels)
     with watch.measure("projector"):
         read = Prompt(engine.project(hidden), ids)
-    with watch.measure("prefill"):
-        cache = Cache.allocate(engine.facts, 1, read.length + question.steps)
-        _choose(question, engine.prefill(cache, 0, read.features, ids), 0)
+    lent = question.pipeline.caches.lend(1, read.length + question.steps)
+    with watch.measure("prefill"), lent as cache:
+        engine.prefill(cache, 0, read.features, ids).best  # noqa: B018 - a token is chosen
     return read
 
 
@@ -83,52 +79,49 @@ def measure_stepping(
 ) -> tuple[StepTimings, ...]:
     """Fill the slots of the largest batch once; then all batches step from there.
 
-    One warm-up and `runs` runs a batch. OptionError where the cache does not fit into memory.
+    One warm-up and `runs` runs a batch. OptionError where the cache does not fit into memory, or
+    the model was opened for fewer slots.
     """
-    engine, slots = question.model.engine, max(batches)
-    _check_memory(engine.facts, slots, read.length + question.steps)
-    cache = Cache.allocate(engine.facts, slots, read.length + question.steps)
-    first = [
-        _choose(question, engine.prefill(cache, slot, read.features, read.ids), 0)
-        for slot in range(slots)
-    ]
+    engine = question.pipeline.engine
+    slots = question.pipeline.caches.slots(max(batches), max(batches))
+    _check_memory(engine, slots, read.length + question.steps)
+    with question.pipeline.caches.lend(slots, read.length + question.steps) as cache:
+        first = [engine.prefill(cache, slot, read.features, read.ids).best for slot in range(slots)]
 
-    def seconds(batch: int) -> float:
-        cache.lengths[:] = read.length
-        return _step_seconds(question, cache, first[:batch])
+        def seconds(batch: int) -> float:
+            cache.lengths[:] = read.length
+            return _step_seconds(question, cache, first[:batch])
 
-    return tuple(
-        StepTimings(batch, Timings(tuple(seconds(batch) for _ in range(runs + 1))[1:]))
-        for batch in batches
-    )
+        return tuple(
+            StepTimings(batch, Timings(tuple(seconds(batch) for _ in range(runs + 1))[1:]))
+            for batch in batches
+        )
 
 
 def _step_seconds(question: Question, cache: Cache, tokens: list[int]) -> float:
     """Seconds of one step of so many slots, the choice of their next tokens included."""
-    stepper = question.model.engine.stepper(cache, len(tokens))
+    stepper = question.pipeline.engine.stepper(cache, len(tokens))
     start = time.perf_counter()
-    for position in range(1, question.steps + 1):
-        tokens = [_choose(question, row, position) for row in stepper.step(tokens)]
+    for _ in range(question.steps):
+        logits = stepper.step(tokens)
+        tokens = [logits[slot].best for slot in range(len(tokens))]
     return (time.perf_counter() - start) / question.steps
 
 
-def _choose(question: Question, logits: NDArray[np.float32], position: int) -> int:
-    spoken = question.model.bundle.manifest.tokenizer.image_id
-    return Greedy().choose(logits[:spoken], position)
-
-
 def _check_length(question: Question) -> None:
-    facts = question.model.engine.facts
-    prompt = facts.image_tokens + len(question.model.encoder.encode(question.prompt, 1))
-    if prompt + question.steps > facts.max_length:
+    pipeline = question.pipeline
+    limit, ids = pipeline.caches.max_length, pipeline.encoder.encode(question.prompt, 1)
+    prompt = pipeline.engine.facts.image_tokens + len(ids)
+    if prompt + question.steps > limit:
         raise OptionError(
             f"prompt and picture take {prompt} tokens and steps is {question.steps}, the model "
-            f"holds {facts.max_length} in all; lower steps or shorten the prompt"
+            f"holds {limit} in all; lower steps or shorten the prompt"
         )
 
 
-def _check_memory(facts: ModelFacts, slots: int, capacity: int) -> None:
-    needed, free = slots * facts.cache_bytes(capacity), available_memory()
+def _check_memory(engine: Engine, slots: int, capacity: int) -> None:
+    needed = slots * engine.facts.cache_bytes(capacity, engine.dtype)
+    free = available_memory() if engine.memory.device == "cpu" else None
     if free is not None and needed > free:
         raise OptionError(
             f"batch {slots} needs {needed / 1e9:.1f} GB of keys and values, {free / 1e9:.1f} GB "

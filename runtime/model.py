@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,9 +11,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime import device as devices
+from paligemma_edge.runtime.adapters import Adapters
 from paligemma_edge.runtime.answer import Detection
 from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.caches import Caches
+from paligemma_edge.runtime.checks import check_count
 from paligemma_edge.runtime.digests import comparing
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
@@ -20,6 +23,7 @@ from paligemma_edge.runtime.generation import Generation
 from paligemma_edge.runtime.grammar import Grammar
 from paligemma_edge.runtime.image import ImageInput, load_image
 from paligemma_edge.runtime.mask import paste_mask
+from paligemma_edge.runtime.opening import device_for, plan_for
 from paligemma_edge.runtime.pictures import PictureEncoder, Pictures, read_pictures
 from paligemma_edge.runtime.pipeline import (
     Asked,
@@ -27,16 +31,18 @@ from paligemma_edge.runtime.pipeline import (
     Pipeline,
     Question,
 )
+from paligemma_edge.runtime.plan import DEFAULT_MAX_BATCH
 from paligemma_edge.runtime.primed import primed_here
 from paligemma_edge.runtime.prompt import PromptEncoder
 from paligemma_edge.runtime.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.sampling import Sampling
 from paligemma_edge.runtime.stopwatch import Stopwatch
 from paligemma_edge.runtime.typed import decoded_masks
+from paligemma_edge.runtime.variant_choice import DeviceName, choose
 from paligemma_edge.runtime.view import View
 
+_Numbered: TypeAlias = tuple[int, tuple[ImageInput, ...], Question]  # place among the requests
 Images: TypeAlias = ImageInput | list[ImageInput] | tuple[ImageInput, ...]
-DEFAULT_SLOTS = 4
 
 
 class PaliGemma:
@@ -45,41 +51,71 @@ class PaliGemma:
     def __init__(
         self,
         bundle: str | os.PathLike[str],
-        device: devices.DeviceName = "auto",
+        device: DeviceName = "auto",
         variant: str | None = None,
         *,
         threads: int | None = None,
+        max_batch: int | None = None,
+        max_length: int | None = None,
+        memory_limit: int | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         """Verify the files of a variant and open its graphs, or those primed for this device.
 
         `device` "auto" takes CUDA where it is present and the bundle has a variant for it.
-        `threads` defaults to the cores that the process may use. BundleError, DeviceError or
-        OptionError say what stood in the way.
+        `threads` defaults to the cores that the process may use. With `max_batch` answers at once
+        or `max_length` tokens of picture, prompt and answer, the keys and values are sized at
+        load and one answer or batch is made at a time; without, each takes what it needs.
+        `memory_limit` is in bytes of a card. `cuda_graph` records the steps there once and
+        replays them. In a bundle with adapters the adapted graphs are opened, which answer as the
+        base too. BundleError, DeviceError or OptionError say what stood in the way.
         """
         if not isinstance(bundle, str | os.PathLike):
             raise OptionError(f"the bundle is {bundle!r}, wanted the path of its folder")
         self.bundle = Bundle.open(bundle)
         manifest = self.bundle.manifest
-        self.variant, chosen = devices.choose(manifest, device, variant)
-        opened = devices.open_device(chosen.device, threads)
-        self.primed = primed_here(self.bundle, self.variant)
+        self.variant, chosen = choose(manifest, device, variant)
+        plan = plan_for(manifest, chosen, max_batch, max_length, cuda_graph=cuda_graph)
+        opened = device_for(manifest, chosen, plan, threads, memory_limit, cuda_graph=cuda_graph)
+        if (adapted := manifest.adapted.get(self.variant)) is not None:
+            self.bundle.check_graphs(adapted)
+        self.primed = None if adapted else primed_here(self.bundle, self.variant)
         graph_files = self.bundle.variant_files(self.primed or chosen)
-        self.verified_files = (*graph_files, manifest.tokenizer.file)
+        adapted_files = self.bundle.variant_files(adapted) if adapted else ()
+        self.verified_files = (*graph_files, *adapted_files, manifest.tokenizer.file)
         with comparing(self.bundle, self.verified_files) as digests:
             pieces = digests.file(manifest.tokenizer.file)
             self.encoder = PromptEncoder(pieces, manifest.tokenizer)
-            self.engine = Engine.open(chosen, opened, digests, self.primed)
-        self.pipeline = Pipeline(self.engine, self.encoder, manifest)
+            self.engine = Engine.open(chosen, opened, digests, self.primed, adapted)
+        self.caches = Caches(self.engine, plan)
+        self.pipeline = Pipeline(self.engine, self.encoder, manifest, self.caches)
+        self._adapters = Adapters(self.bundle, self.variant, self.engine)
 
-    def look(self, image: Images) -> View:
-        """Read a picture, or several given as a list, and encode it once for many prompts."""
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of the LoRA adapters that can be switched to, one for each call."""
+        return self._adapters.names
+
+    def adapted(self, adapter: str | None) -> Pipeline:
+        """What answers with an adapter, or as the base does; OptionError for one not there."""
+        if adapter is None:
+            return self.pipeline
+        engine = self.engine.adapted(self._adapters.get(adapter))
+        return dataclasses.replace(self.pipeline, engine=engine)
+
+    def look(self, image: Images, *, adapter: str | None = None) -> View:
+        """Read a picture, or several given as a list, and encode it once for many prompts.
+
+        With an `adapter` of the bundle it is looked at and answered about as that one does.
+        """
+        pipeline = self.adapted(adapter)
         watch, images = Stopwatch(), _listed(image)
         if not images:
             raise PromptError("no picture was given, wanted at least one")
         with watch.measure("preprocess"):
             loaded = [load_image(one) for one in images]
             pictures = Pictures.of(loaded, self.bundle.manifest.image)
-        return View(self.pipeline, pictures, watch, loaded[0])
+        return View(pipeline, pictures, watch, loaded[0])
 
     def answer(
         self,
@@ -89,17 +125,23 @@ class PaliGemma:
         grammar: bool = True,
         any_label: bool = False,
         max_new_tokens: int | None = None,
+        adapter: str | None = None,
     ) -> TextResult | ObjectResult:
         """Objects for "detect cat" and "segment cat", else words; see `View.answer`."""
-        return self.look(image).answer(
+        return self.look(image, adapter=adapter).answer(
             prompt, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
         )
 
     def caption(
-        self, image: Images, language: str = "en", *, max_new_tokens: int | None = None
+        self,
+        image: Images,
+        language: str = "en",
+        *,
+        max_new_tokens: int | None = None,
+        adapter: str | None = None,
     ) -> TextResult:
         """What a picture shows."""
-        return self.look(image).caption(language, max_new_tokens=max_new_tokens)
+        return self.look(image, adapter=adapter).caption(language, max_new_tokens=max_new_tokens)
 
     def ask(
         self,
@@ -108,13 +150,18 @@ class PaliGemma:
         language: str = "en",
         *,
         max_new_tokens: int | None = None,
+        adapter: str | None = None,
     ) -> TextResult:
         """The answer to a question about a picture, or about several given as a list."""
-        return self.look(image).ask(question, language, max_new_tokens=max_new_tokens)
+        return self.look(image, adapter=adapter).ask(
+            question, language, max_new_tokens=max_new_tokens
+        )
 
-    def read(self, image: Images, *, max_new_tokens: int | None = None) -> TextResult:
+    def read(
+        self, image: Images, *, max_new_tokens: int | None = None, adapter: str | None = None
+    ) -> TextResult:
         """What is written in a picture."""
-        return self.look(image).read(max_new_tokens=max_new_tokens)
+        return self.look(image, adapter=adapter).read(max_new_tokens=max_new_tokens)
 
     def detect(
         self,
@@ -124,9 +171,10 @@ class PaliGemma:
         grammar: bool = True,
         any_label: bool = False,
         max_new_tokens: int | None = None,
+        adapter: str | None = None,
     ) -> ObjectResult:
         """Boxes of what "cat ; dog" or ["cat", "dog"] names; see `View.detect`."""
-        return self.look(image).detect(
+        return self.look(image, adapter=adapter).detect(
             what, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
         )
 
@@ -138,15 +186,23 @@ class PaliGemma:
         grammar: bool = True,
         any_label: bool = False,
         max_new_tokens: int | None = None,
+        adapter: str | None = None,
     ) -> ObjectResult:
         """Boxes and masks of what "cat ; dog" or ["cat", "dog"] names; see `View.segment`."""
-        return self.look(image).segment(
+        return self.look(image, adapter=adapter).segment(
             what, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
         )
 
-    def classify(self, image: Images, prompt: str, choices: Iterable[str]) -> ChoiceResult:
+    def classify(
+        self,
+        image: Images,
+        prompt: str,
+        choices: Iterable[str],
+        *,
+        adapter: str | None = None,
+    ) -> ChoiceResult:
         """The most likely one of a closed set of answers; see `View.classify`."""
-        return self.look(image).classify(prompt, choices)
+        return self.look(image, adapter=adapter).classify(prompt, choices)
 
     def generate(
         self,
@@ -156,10 +212,12 @@ class PaliGemma:
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> Generation:
         """Answer any prompt about one picture, or about several given as a list.
 
-        With a grammar, such as `Choices` or `Regex`, only what it allows is said.
+        With a grammar, such as `Choices` or `Regex`, only what it allows is said; with an
+        adapter of the bundle it is said as that one does.
         """
         (generation,) = self.generate_batch(
             [(image, prompt)],
@@ -167,6 +225,7 @@ class PaliGemma:
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             grammar=grammar,
+            adapter=adapter,
         )
         return generation
 
@@ -178,47 +237,54 @@ class PaliGemma:
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
+        adapter: str | None = None,
     ) -> Iterator[str]:
         """The text of `generate`, piece by piece; a character is never cut in two.
 
         Prompt and options are checked by the call, the picture is read with the first piece.
         """
         options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
-        images = _listed(image)
-        question = self.pipeline.question(prompt, len(images), options)
-        return self.pipeline.stream(self._asked([(images, question)]), question.capacity)
+        images, pipeline = _listed(image), self.adapted(adapter)
+        question = pipeline.question(prompt, len(images), options)
+        return pipeline.stream(self._asked(pipeline, [(0, images, question)]), question.capacity)
 
     def generate_batch(
         self,
         requests: Iterable[tuple[Images, str]],
         *,
-        slots: int = DEFAULT_SLOTS,
+        slots: int | None = None,
         max_new_tokens: int | None = None,
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
+        adapter: str | Sequence[str | None] | None = None,
     ) -> list[Generation]:
         """Answer many prompts, `slots` of them at a time; the order is that of the requests.
 
+        There are 4 slots by default, or as many as were planned if those are fewer.
         Each answer equals the one that `generate` gives alone. Prompts and options are checked
         first; a picture is read when a slot is free for it, and one that cannot be read ends the
         batch: the ImageError says which, as `requests[2]: ...`. A picture that several prompts
-        are about is encoded once if they follow each other.
+        are about is encoded once if they follow each other. `adapter` is one for all, or a list
+        with one for each request; those with the same one are answered together.
         """
         options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
-        slots = devices.check_count("slots", slots)
+        slots = self.caches.slots(slots, DEFAULT_MAX_BATCH)
         questions = self._questions(requests, options)
-        if not questions:
-            return []
-        capacity = max(question.capacity for _, question in questions)
-        asked, slots = self._asked(questions), min(slots, len(questions))
-        answers = dict(self.pipeline.answer(asked, slots=slots, capacity=capacity))
+        answers: dict[int, Generation] = {}
+        for name, group in _grouped(questions, adapter).items():
+            pipeline, numbers = self.adapted(name), [number for number, _, _ in group]
+            capacity = max(question.capacity for _, _, question in group)
+            asked = self._asked(pipeline, group, len(questions))
+            count = min(slots, len(group))
+            for place, answer in pipeline.answer(asked, slots=count, capacity=capacity):
+                answers[numbers[place]] = answer
         return [answers[number] for number in range(len(questions))]
 
     def masks(
         self, detections: Sequence[Detection], width: int, height: int
     ) -> list[NDArray[np.float32] | None]:
         """Soft masks [height, width] in 0..1 of the detections that hold segmentation codes."""
-        width, height = devices.check_count("width", width), devices.check_count("height", height)
+        width, height = check_count("width", width), check_count("height", height)
         decoded = decoded_masks(detections, self.engine.decode_masks)
         return [
             None if mask is None else paste_mask(mask, detection.box, width, height)
@@ -227,10 +293,10 @@ class PaliGemma:
 
     def _questions(
         self, requests: Iterable[tuple[Images, str]], options: Options
-    ) -> list[tuple[tuple[ImageInput, ...], Question]]:
+    ) -> list[_Numbered]:
         if not isinstance(requests, Iterable):
             raise PromptError(f"the requests are {type(requests).__name__}, wanted a list of pairs")
-        asked, questions = list(requests), []
+        asked, questions = list(requests), list[_Numbered]()
         for number, request in enumerate(asked):
             with _telling_which(number, len(asked)):
                 if not isinstance(request, list | tuple) or len(request) != 2:
@@ -238,23 +304,38 @@ class PaliGemma:
                     raise PromptError(f"a {found} that is no pair, wanted (picture, prompt)")
                 images = _listed(request[0])
                 question = self.pipeline.question(request[1], len(images), options)
-                questions.append((images, question))
+                questions.append((number, images, question))
         return questions
 
     def _asked(
-        self, questions: Sequence[tuple[tuple[ImageInput, ...], Question]]
+        self, pipeline: Pipeline, questions: Sequence[_Numbered], of: int = 1
     ) -> Iterator[Asked]:
         """Read and encode the pictures of each question when it is asked for."""
-        encoder = PictureEncoder(self.engine)
-        for number, (images, question) in enumerate(questions):
+        encoder = PictureEncoder(pipeline.engine)
+        for number, images, question in questions:
             watch = Stopwatch()
-            with _telling_which(number, len(questions)):
+            with _telling_which(number, of):
                 pictures = read_pictures(images, self.bundle.manifest.image, watch)
             yield Asked(question, encoder.features(pictures, watch), watch)
 
 
 def _listed(image: Images) -> tuple[ImageInput, ...]:
     return tuple(image) if isinstance(image, list | tuple) else (image,)
+
+
+def _grouped(
+    questions: Sequence[_Numbered], adapter: str | Sequence[str | None] | None
+) -> dict[str | None, list[_Numbered]]:
+    """Questions by their adapter, those of the first one first."""
+    names = [adapter] * len(questions) if adapter is None or isinstance(adapter, str) else adapter
+    if not isinstance(names, Sequence) or len(names) != len(questions):
+        raise OptionError(
+            f"adapter is {adapter!r}, wanted one name, or one for each of {len(questions)} requests"
+        )
+    groups: dict[str | None, list[_Numbered]] = {}
+    for name, question in zip(names, questions, strict=True):
+        groups.setdefault(name, []).append(question)
+    return groups
 
 
 @contextmanager

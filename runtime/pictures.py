@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_edge.runtime.contract import ImageFacts
+from paligemma_edge.runtime.contract import ImageFacts, itemsize
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.image import ImageInput, load_image, pixel_values
 from paligemma_edge.runtime.stopwatch import Stopwatch
@@ -63,7 +63,8 @@ class PictureEncoder:
         digest = hashlib.sha256(pictures.pixel_values.data).digest()
         found = self.kept.pop(digest, None) or self._encode(pictures.pixel_values, watch)
         self.kept[digest] = found
-        most = max(1, _KEPT_BYTES // (4 * int(np.prod(found.shape()))))
+        size = itemsize(self.engine.dtype) * int(np.prod(found.shape()))
+        most = max(1, _KEPT_BYTES // size)
         while len(self.kept) > most:
             del self.kept[next(iter(self.kept))]
         return found

@@ -9,18 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from paligemma_edge.runtime.cache import Cache
+from paligemma_edge.runtime.caches import Caches
+from paligemma_edge.runtime.checks import check_count
 from paligemma_edge.runtime.choices import Choices, score_choices
 from paligemma_edge.runtime.contract import Manifest
-from paligemma_edge.runtime.device import check_count
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import OptionError, PromptError
 from paligemma_edge.runtime.generate import Request, Spoken, generate
 from paligemma_edge.runtime.generation import Generation, spell
 from paligemma_edge.runtime.grammar import Grammar, State
+from paligemma_edge.runtime.logits import Row
 from paligemma_edge.runtime.prompt import PromptEncoder, TextStream
 from paligemma_edge.runtime.sampling import Greedy, Sampling
 from paligemma_edge.runtime.stopwatch import Stopwatch
@@ -91,6 +89,7 @@ class Pipeline:
     engine: Engine
     encoder: PromptEncoder
     manifest: Manifest
+    caches: Caches
 
     def question(self, prompt: str, pictures: int, options: Options) -> Question:
         """Check a prompt about so many pictures; PromptError where it cannot be asked."""
@@ -110,7 +109,6 @@ class Pipeline:
 
         `asked` is read only as slots become free. `capacity` is that of the longest question.
         """
-        cache = Cache.allocate(self.engine.facts, slots, capacity)
         running: dict[int, tuple[Asked, list[Spoken]]] = {}
 
         def requests() -> Iterator[Request]:
@@ -118,7 +116,7 @@ class Pipeline:
                 running[number] = (one, [])
                 yield _request(one)
 
-        for spoken in generate(self.engine, self.manifest.tokenizer, requests(), cache):
+        for spoken in self._spoken(requests(), slots, capacity):
             one, said = running[spoken.number]
             said.append(spoken)
             if self._ends(spoken, len(said), one.question):
@@ -128,9 +126,7 @@ class Pipeline:
     def stream(self, asked: Iterable[Asked], capacity: int) -> Iterator[str]:
         """The text of one answer, piece by piece; a character is never cut in two."""
         text = TextStream(self.encoder)
-        cache = Cache.allocate(self.engine.facts, 1, capacity)
-        requests = map(_request, asked)
-        for spoken in generate(self.engine, self.manifest.tokenizer, requests, cache):
+        for spoken in self._spoken(map(_request, asked), 1, capacity):
             if piece := text.push(spoken.token):
                 yield piece
         if piece := text.finish():
@@ -140,16 +136,19 @@ class Pipeline:
         self, question: Question, image_features: ort.OrtValue, choices: Choices
     ) -> dict[str, float]:
         """Log-probability of each choice, its end included; a prefix they share is read once."""
-        cache = Cache.allocate(self.engine.facts, 1, question.capacity)
-        logits = self.engine.prefill(cache, 0, image_features, question.ids)
-        stepper = self.engine.stepper(cache, 1)
+        with self.caches.lend(1, question.capacity) as cache:
+            first = self.engine.prefill(cache, 0, image_features, question.ids)
+            stepper = self.engine.stepper(cache, 1)
 
-        def read(depth: int, token: int) -> NDArray[np.float32]:
-            cache.lengths[0] = question.length + depth  # what lies behind is written over
-            row: NDArray[np.float32] = stepper.step([token])[0]
-            return row
+            def read(depth: int, token: int) -> Row:
+                cache.lengths[0] = question.length + depth  # what lies behind is written over
+                return stepper.step([token])[0]
 
-        return score_choices(choices, self.encoder, logits, read)
+            return score_choices(choices, self.encoder, first, read)
+
+    def _spoken(self, requests: Iterable[Request], slots: int, capacity: int) -> Iterator[Spoken]:
+        with self.caches.lend(slots, capacity) as cache:
+            yield from generate(self.engine, self.manifest.tokenizer, requests, cache, slots)
 
     def _ends(self, spoken: Spoken, count: int, question: Question) -> bool:
         ended = spoken.token == self.manifest.tokenizer.eos_id
@@ -170,7 +169,7 @@ class Pipeline:
 
     def _room(self, length: int, wanted: int | None) -> int:
         """Tokens of an answer; PromptError where so many, or any at all, are not left."""
-        limit = self.engine.facts.max_length
+        limit = self.caches.max_length
         room = min(DEFAULT_MAX_NEW_TOKENS, limit - length) if wanted is None else wanted
         if room < 1 or length + room > limit:
             raise PromptError(

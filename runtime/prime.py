@@ -14,9 +14,10 @@ from collections.abc import Callable
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_extension import FolderWriter, extend_bundle, remove_folder
 from paligemma_edge.runtime.contract import Manifest, Primed, Variant
-from paligemma_edge.runtime.device import Device, choose, open_device
+from paligemma_edge.runtime.device import Device, open_device
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.primed import fingerprint
+from paligemma_edge.runtime.variant_choice import choose
 
 
 def prime(

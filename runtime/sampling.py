@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.errors import DeviceError, OptionError
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.scores import require_number
 
 
 class Sampling(Protocol):
@@ -93,11 +94,7 @@ class TopSampling:
 
 def _largest(logits: NDArray[np.float32]) -> int:
     token = int(logits.argmax())  # the first NaN, if there is one
-    if not math.isfinite(logits[token]):
-        raise DeviceError(
-            f"the variant produced {logits[token]} where logits were wanted; "
-            "use a variant that computes in float32 or bfloat16"
-        )
+    require_number(float(logits[token]))
     return token
 
 

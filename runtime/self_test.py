@@ -9,20 +9,20 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.contract import Variant
-from paligemma_edge.runtime.device import DeviceName
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.image import load_image, pixel_values
 from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.opening import Opening
 from paligemma_edge.runtime.sampling import Greedy
+from paligemma_edge.runtime.variant_choice import DeviceName
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -99,8 +99,7 @@ def self_test(
     bundle_path: str | os.PathLike[str],
     device: DeviceName = "auto",
     variant: str | None = None,
-    *,
-    threads: int | None = None,
+    **opening: Unpack[Opening],
 ) -> SelfTest:
     """Check the digest of every file of a bundle and ask the golden question.
 
@@ -109,7 +108,7 @@ def self_test(
     """
     bundle = Bundle.open(bundle_path)
     golden = Golden.read(bundle)
-    model = PaliGemma(bundle_path, device, variant, threads=threads)
+    model = PaliGemma(bundle_path, device, variant, **opening)
     bundle.verify(set(bundle.manifest.files) - set(model.verified_files))
     found = model.generate(
         bundle.file(golden.image), golden.prompt, max_new_tokens=len(golden.token_ids)
@@ -154,11 +153,11 @@ def replay(
     """
     pictures, image_tokens, _ = features.shape()
     capacity = pictures * image_tokens + len(ids) + len(tokens)
-    cache = Cache.allocate(engine.facts, 1, capacity)
-    yield engine.prefill(cache, 0, features, ids)
+    cache = engine.cache(1, capacity)
+    yield engine.prefill(cache, 0, features, ids).whole
     stepper = engine.stepper(cache, 1)
     for token in tokens[:-1]:
-        yield stepper.step([token])[0]
+        yield stepper.step([token])[0].whole
 
 
 def _agreement(model: PaliGemma, golden: Golden) -> float:

@@ -206,4 +206,4 @@ class View:
     @property
     def _decode_masks(self) -> DecodeMasks:
         engine = self._pipeline.engine
-        return None if engine.mask_decoder is None else engine.decode_masks
+        return engine.decode_masks if engine.decodes_masks else None

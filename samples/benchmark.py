@@ -1,6 +1,8 @@
 """Measures the variants of a bundle, and transformers beside them, each in a process of its own.
 
     python -m samples.benchmark mix.bundle --against transformers --checkpoint paligemma-3b-mix-224
+    python -m samples.benchmark mix.bundle --device cuda --batch 1,8,32 --cuda-graph \
+        --against transformers --checkpoint paligemma-3b-mix-224
 
 All read the same picture and prompt, with the same number of threads. A table comes out, and all
 that was measured as one line of JSON. Use the ratios: they are taken side by side.
@@ -19,14 +21,14 @@ from typing import Any
 
 from paligemma_edge.runtime.bench import DEFAULT_PROMPT, draw_picture
 from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.device import choose, usable_cores
 from paligemma_edge.runtime.errors import PaliGemmaError
-from paligemma_edge.runtime.timings import FIRST_TOKEN, READING
-from samples.benchmark_transformers import ITEMSIZES
+from paligemma_edge.runtime.host import usable_cores
+from paligemma_edge.runtime.variant_choice import choose
+from samples.benchmark_table import add_ratios, header, table
+from samples.benchmark_transformers import ITEMSIZES, MODES, numbers
 
 Json = dict[str, Any]
-BASE = "transformers bfloat16"
-COLUMNS = ("load s", "first s", *READING, "step ms", "tokens/s", "peak GB", "first ×", "step ×")
+DTYPES = {"cpu": ["bfloat16", "float32"], "cuda": ["bfloat16"]}
 
 
 def run(options: argparse.Namespace) -> Json:
@@ -53,13 +55,40 @@ def commands(options: argparse.Namespace, image: Path) -> Iterator[tuple[str, li
     common = ["--image", str(image), f"--prompt={options.prompt}"]
     for name in ("steps", "runs", "threads"):
         common += [f"--{name}", str(getattr(options, name))]
-    if options.against:
-        for dtype in options.dtype:
-            original = ["samples.benchmark_transformers", str(options.checkpoint)]
-            yield f"transformers {dtype}", ["-m", *original, "--dtype", dtype, *common]
+    common += ["--batch", ",".join(map(str, options.batch))]
+    yield from _originals(options, common)
     for variant in options.variant:
         bench = ["paligemma_edge.runtime.cli", "bench", str(options.bundle)]
-        yield variant, ["-m", *bench, "--variant", variant, *common]
+        command = ["-m", *bench, "--variant", variant, *common, *_plan(options)]
+        yield variant, command
+        if options.cuda_graph:
+            yield f"{variant}, recorded", [*command, "--cuda-graph", *_room(options)]
+
+
+def _originals(
+    options: argparse.Namespace, common: Sequence[str]
+) -> Iterator[tuple[str, list[str]]]:
+    if not options.against:
+        return
+    for dtype in options.dtype:
+        original = ["samples.benchmark_transformers", str(options.checkpoint), "--dtype", dtype]
+        if options.device == "cpu":
+            yield f"transformers {dtype}", ["-m", *original, *common]
+            continue
+        for mode in options.mode:
+            where = ["--device", options.device, "--mode", mode]
+            yield f"transformers {dtype} {mode}", ["-m", *original, *where, *common]
+
+
+def _plan(options: argparse.Namespace) -> list[str]:
+    """What memory is sized for, where it was said."""
+    given = {"--max-batch": options.max_batch, "--max-length": options.max_length}
+    return [text for name, value in given.items() if value for text in (name, str(value))]
+
+
+def _room(options: argparse.Namespace) -> list[str]:
+    """Recorded steps need slots that are sized beforehand: all that are to be measured."""
+    return [] if options.max_batch else ["--max-batch", str(max(options.batch))]
 
 
 def measured(arguments: Sequence[str]) -> Json:
@@ -72,76 +101,23 @@ def measured(arguments: Sequence[str]) -> Json:
     return {"error": f"{said[-1]} (exit code {done.returncode})"}
 
 
-def add_ratios(results: dict[str, Json]) -> None:
-    """How long the first token and a step take, where transformers in bfloat16 takes 1."""
-    base = results.get(BASE, {})
-    if "reading" not in base:
-        return
-    for result in results.values():
-        if "reading" in result:
-            result["ratios"] = {
-                FIRST_TOKEN: first_token(result) / first_token(base),
-                "step": step(result) / step(base),
-            }
-
-
-def first_token(result: Json) -> float:
-    return float(result["reading"][FIRST_TOKEN]["median"])
-
-
-def step(result: Json) -> float:
-    return float(result["stepping"][0]["seconds"]["median"])
-
-
-def table(found: Json) -> str:
-    """One row for each that was measured, then what was not and why."""
-    results: dict[str, Json] = found["results"]
-    width = max(map(len, results))
-    rows = [f"{'':{width}}" + "".join(f"{column:>11}" for column in COLUMNS)]
-    for name, result in results.items():
-        if "reading" in result:
-            rows.append(f"{name:{width}}" + "".join(f"{cell:>11}" for cell in cells(result)))
-    for name, result in results.items():
-        if "reading" not in result:
-            rows.append(f"{name}: not measured, {result.get('skipped') or result['error']}")
-    return "\n".join(rows)
-
-
-def header(found: Json, options: argparse.Namespace) -> str:
-    """Where it was measured, and what was asked."""
-    results = [result for result in found["results"].values() if "reading" in result]
-    told = {key: value for result in results for key, value in result.items()}
-    versions = [f"{k} {told[k]}" for k in ("onnxruntime", "torch", "transformers") if k in told]
-    return (
-        f"{told.get('processor', 'nothing was measured')}, {options.threads} threads; "
-        f"{', '.join(versions)}\n{options.prompt!r}, {told.get('prompt_tokens')} tokens after "
-        f"{told.get('image_tokens')} of the picture; medians of {options.runs} runs of "
-        f"{options.steps} steps\n"
-    )
-
-
-def cells(result: Json) -> list[str]:
-    ratios, peak = result.get("ratios"), result["memory"].get("peak")
-    return [
-        f"{result['load']:.2f}",
-        f"{first_token(result):.3f}",
-        *(f"{result['reading'][stage]['median']:.3f}" for stage in READING),
-        f"{step(result) * 1e3:.1f}",
-        f"{result['stepping'][0]['tokens_per_second']:.1f}",
-        f"{peak / 1e9:.2f}" if peak else "-",
-        *(f"{ratios[name]:.2f}" if ratios else "-" for name in (FIRST_TOKEN, "step")),
-    ]
-
-
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m samples.benchmark", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--variant", nargs="+", help="default: all that are made for the CPU")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--variant", nargs="+", help="default: all that are made for the device")
+    parser.add_argument("--batch", type=numbers, default=[1], help="sequences, such as 1,8,32")
+    parser.add_argument(
+        "--cuda-graph", action="store_true", help="also with the steps recorded on a card"
+    )
+    parser.add_argument("--max-batch", type=int, help="of the variants, see `bench`")
+    parser.add_argument("--max-length", type=int, help="likewise")
     parser.add_argument("--against", choices=["transformers"])
     parser.add_argument("--checkpoint", type=Path, help="what the bundle was exported from")
-    parser.add_argument("--dtype", default="bfloat16,float32", help="of transformers")
+    parser.add_argument("--dtype", help="of transformers; default: bfloat16,float32, cuda bfloat16")
+    parser.add_argument("--mode", default=",".join(MODES), help="of transformers on a card")
     parser.add_argument("--image", type=Path, help="default: a picture that is drawn")
     parser.add_argument("--prompt", default=DEFAULT_PROMPT)
     parser.add_argument("--steps", type=int, default=16)
@@ -149,7 +125,8 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--json", type=Path, help="write the last line here too")
     options = parser.parse_args(arguments)
-    options.dtype = options.dtype.split(",")
+    options.dtype = options.dtype.split(",") if options.dtype else DTYPES[options.device]
+    options.mode = options.mode.split(",")
     if problem := wrong(options):
         parser.error(problem)
     return options
@@ -157,28 +134,38 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def wrong(options: argparse.Namespace) -> str | None:
     """What would fail after the first process was waited for; the variants are filled in."""
-    if options.against and not (options.checkpoint and options.checkpoint.is_dir()):
-        return "--against transformers wants --checkpoint with the folder of the original"
-    if odd := [dtype for dtype in options.dtype if dtype not in ITEMSIZES]:
-        return f"--dtype {odd[0]!r}, wanted some of {','.join(ITEMSIZES)}"
-    if options.json and not options.json.parent.is_dir():
-        return f"--json {options.json}: there is no such folder"
-    for name in ("steps", "runs", "threads"):
-        if getattr(options, name) < 1:
-            return f"--{name} is {getattr(options, name)}, wanted 1 or more"
+    if problem := _misplaced(options):
+        return problem
+    for name, known in (("dtype", tuple(ITEMSIZES)), ("mode", MODES)):
+        if odd := [given for given in getattr(options, name) if given not in known]:
+            return f"--{name} {odd[0]!r}, wanted some of {','.join(known)}"
+    for name in ("steps", "runs", "threads", "max_batch", "max_length"):
+        if (value := getattr(options, name)) is not None and value < 1:
+            return f"--{name.replace('_', '-')} is {value}, wanted 1 or more"
     try:
-        options.variant = variants(Bundle.open(options.bundle), options.variant)
+        options.variant = variants(Bundle.open(options.bundle), options.device, options.variant)
     except PaliGemmaError as error:
         return str(error)
     return None
 
 
-def variants(bundle: Bundle, named: Sequence[str] | None) -> list[str]:
-    """The variants that were named, or all that are made for the CPU."""
+def _misplaced(options: argparse.Namespace) -> str | None:
+    """An option that wants another one, or a folder that is not there."""
+    if options.against and not (options.checkpoint and options.checkpoint.is_dir()):
+        return "--against transformers wants --checkpoint with the folder of the original"
+    if options.json and not options.json.parent.is_dir():
+        return f"--json {options.json}: there is no such folder"
+    if options.cuda_graph and options.device == "cpu":
+        return "--cuda-graph records steps on a card; give --device cuda with it"
+    return None
+
+
+def variants(bundle: Bundle, device: str, named: Sequence[str] | None) -> list[str]:
+    """The variants that were named, or all that are made for the device."""
     manifest = bundle.manifest
     if named:
         return [choose(manifest, "auto", name)[0] for name in named]
-    return [name for name, variant in manifest.variants.items() if variant.device == "cpu"]
+    return [name for name, variant in manifest.variants.items() if variant.device == device]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -187,7 +174,8 @@ def main(arguments: list[str] | None = None) -> int:
     line = json.dumps(found)
     if options.json:
         options.json.write_text(line + "\n", encoding="utf-8")
-    print(header(found, options), table(found), line, sep="\n")
+    told = header(found, options.prompt, options.steps, options.runs)
+    print(told, table(found), line, sep="\n")
     return 1 if any("error" in result for result in found["results"].values()) else 0
 
 

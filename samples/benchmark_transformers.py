@@ -1,10 +1,12 @@
 """Measures transformers on a checkpoint, by the stages that `paligemma-edge bench` measures.
 
     python -m samples.benchmark_transformers CHECKPOINT --dtype bfloat16 --image photo.png
+    python -m samples.benchmark_transformers CHECKPOINT --device cuda --mode compiled \
+        --batch 1,8,32 --image photo.png
 
 One line of JSON comes out. The model is called as a user calls it, whole; hooks tell the time of
 the vision tower and of the projector, and prefill is what remains of the call, with the choice of
-the first token. A step is one call with the token before it and the cache.
+the first token. A step is one call with the tokens before it and the cache.
 """
 
 from __future__ import annotations
@@ -12,88 +14,22 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from paligemma_edge.runtime.cuda_driver import Card, find_card
+from paligemma_edge.runtime.errors import DeviceError
 from paligemma_edge.runtime.host import available_memory, process_memory, processor_name
-from paligemma_edge.runtime.stopwatch import Stage, Stopwatch
+from paligemma_edge.runtime.stopwatch import Stopwatch
 from paligemma_edge.runtime.timings import StepTimings, Timings, until_first_token
+from samples.benchmark_original import Original
 
 ITEMSIZES = {"bfloat16": 2, "float16": 2, "float32": 4}
+MODES = ("eager", "compiled")
 
 
-@dataclass
-class Original:
-    """transformers' model and processor, as they are."""
-
-    model: Any  # PaliGemmaForConditionalGeneration: its methods carry no types
-    processor: Any  # PaliGemmaProcessor
-    watch: Stopwatch = field(default_factory=Stopwatch)
-
-    @classmethod
-    def load(cls, checkpoint: Path, dtype: str) -> Original:
-        """Load with the attention that transformers chooses by itself."""
-        import torch
-        from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
-
-        model = PaliGemmaForConditionalGeneration.from_pretrained(
-            checkpoint, dtype=getattr(torch, dtype), local_files_only=True
-        )
-        original = cls(model, PaliGemmaProcessor.from_pretrained(checkpoint, local_files_only=True))
-        original._listen("vision", model.model.vision_tower)
-        original._listen("projector", model.model.multi_modal_projector)
-        return original
-
-    def read(self, image: Path, prompt: str) -> tuple[int, Any, int]:
-        """From the picture's file to the first token → token, cache, tokens of the prompt."""
-        import torch
-        from PIL import Image
-        from transformers import DynamicCache
-
-        with self.watch.measure("preprocess"):
-            picture = Image.open(image).convert("RGB")
-            inputs = self.processor(
-                text=[f"<image>{prompt}"], images=[picture], return_tensors="pt"
-            )
-            pixels = inputs["pixel_values"].to(self.model.dtype)
-        start, ids = time.perf_counter(), inputs["input_ids"]
-        cache = DynamicCache()
-        output = self.model(
-            input_ids=ids,
-            token_type_ids=torch.zeros_like(ids),
-            pixel_values=pixels,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        token = int(output.logits[0, -1].argmax())
-        seconds, heard = time.perf_counter() - start, self.watch.seconds
-        self.watch.add("prefill", seconds - heard["vision"] - heard["projector"])
-        image_tokens = int((ids == self.model.config.image_token_id).sum())
-        return token, cache, ids.shape[1] - image_tokens
-
-    def step_seconds(self, token: int, cache: Any, steps: int) -> float:  # noqa: ANN401
-        """Seconds of one greedy step; the end-of-sequence token ends nothing."""
-        import torch
-
-        start = time.perf_counter()
-        for _ in range(steps):
-            last = torch.tensor([[token]])
-            output = self.model(input_ids=last, past_key_values=cache, use_cache=True)
-            token = int(output.logits[0, -1].argmax())
-        return (time.perf_counter() - start) / steps
-
-    def _listen(self, stage: Stage, module: Any) -> None:  # noqa: ANN401
-        started: list[float] = []
-        module.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
-        module.register_forward_hook(
-            lambda *_: self.watch.add(stage, time.perf_counter() - started.pop())
-        )
-
-
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Read and step `runs` times after a warm-up."""
+def measure(options: argparse.Namespace, card: Card | None) -> dict[str, Any]:
+    """Read and step `runs` times after a warm-up; `card` as it was before, None for a processor."""
     start = time.perf_counter()
     import torch
     import transformers
@@ -103,34 +39,51 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     start = time.perf_counter()
-    original = Original.load(options.checkpoint, options.dtype)
+    original = Original.load(
+        options.checkpoint, options.dtype, options.device, compiled=options.mode == "compiled"
+    )
     load = time.perf_counter() - start
-    watches, steps, prompt_tokens = [], [], 0
-    with torch.inference_mode():
+    watches: list[Stopwatch] = []
+    steps: dict[int, list[float]] = {slots: [] for slots in options.batch}
+    with original.calm():
         for _ in range(options.runs + 1):
             original.watch = Stopwatch()
-            token, cache, prompt_tokens = original.read(options.image, options.prompt)
+            read = original.read(options.image, options.prompt, options.steps)
             watches.append(original.watch)
-            steps.append(original.step_seconds(token, cache, options.steps))
+            for slots, seconds in steps.items():
+                seconds.append(original.step_seconds(read, slots, options.steps))
+    stepping = [StepTimings(slots, Timings(tuple(each[1:]))) for slots, each in steps.items()]
     return {
         "import": round(imported, 6),
         "checkpoint": str(options.checkpoint),
         "dtype": options.dtype,
+        "mode": options.mode,
         "attention": original.model.config._attn_implementation,
-        "device": "cpu",
+        "device": options.device,
         "threads": torch.get_num_threads(),
         "processor": processor_name(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "image": str(options.image),
         "prompt": options.prompt,
-        "prompt_tokens": prompt_tokens,
+        "prompt_tokens": read.prompt_tokens,
         "steps": options.steps,
         "runs": options.runs,
         "load": round(load, 6),
         "reading": {k: v.to_json() for k, v in until_first_token(watches[1:]).items()},
-        "stepping": [StepTimings(1, Timings(tuple(steps[1:]))).to_json()],
-        "memory": process_memory(),
+        "stepping": [timings.to_json() for timings in stepping],
+        "memory": {**process_memory(), **({} if card is None else card_memory(card))},
+        **({} if card is None else {"card": card.name}),
+    }
+
+
+def card_memory(before: Card) -> dict[str, int]:
+    """Bytes: `card` as `paligemma-edge bench` counts it, and torch's own peak within."""
+    import torch
+
+    return {
+        "card": before.free_bytes - find_card().free_bytes,
+        "card_allocated_peak": torch.cuda.max_memory_allocated(),
     }
 
 
@@ -160,12 +113,23 @@ def count_parameters(checkpoint: Path) -> int:
     return total
 
 
+def numbers(text: str) -> list[int]:
+    """Numbers of sequences with commas between, each once; ValueError for anything else."""
+    found = [int(part) for part in text.split(",")]
+    if min(found) < 1:
+        raise ValueError(f"{text!r} has a number below 1")
+    return list(dict.fromkeys(found))
+
+
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m samples.benchmark_transformers", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--dtype", choices=ITEMSIZES, default="bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--mode", choices=MODES, default="eager")
+    parser.add_argument("--batch", type=numbers, default=[1], help="sequences, such as 1,8,32")
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--prompt", default="answer en what is this?")
     parser.add_argument("--steps", type=int, default=16)
@@ -181,9 +145,13 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> None:
     options = parse_args()
-    parameters = count_parameters(options.checkpoint)
-    reason = shortage(parameters, options.dtype, available_memory())
-    print(json.dumps({"skipped": reason} if reason else measure(options)))
+    try:
+        card = find_card() if options.device == "cuda" else None
+    except DeviceError as error:
+        raise SystemExit(str(error)) from None
+    free = available_memory() if card is None else card.free_bytes
+    reason = shortage(count_parameters(options.checkpoint), options.dtype, free)
+    print(json.dumps({"skipped": reason} if reason else measure(options, card)))
 
 
 if __name__ == "__main__":

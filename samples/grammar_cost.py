@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.cache import Cache
-from paligemma_edge.runtime.grammar import Ended, State, choose
+from paligemma_edge.runtime.choose import choose
+from paligemma_edge.runtime.grammar import Ended, State
+from paligemma_edge.runtime.logits import HostRow
 from paligemma_edge.runtime.object_grammar import ObjectGrammar
 from paligemma_edge.runtime.sampling import Greedy
 
@@ -50,33 +50,32 @@ def main() -> None:
     print(json.dumps(found))
 
 
-def run_steps(model: PaliGemma, count: int) -> tuple[list[NDArray[np.float32]], list[float]]:
-    """The logits [spoken] of greedy steps behind a grey picture, and the seconds of each step."""
+def run_steps(model: PaliGemma, count: int) -> tuple[list[HostRow], list[float]]:
+    """The logits of greedy steps behind a grey picture, and the seconds of each step."""
     size, spoken = model.bundle.manifest.image.size, model.bundle.manifest.tokenizer.image_id
     engine, ids = model.engine, model.encoder.encode("detect cat ; dog", 1)
     features = engine.project(engine.encode(np.zeros((1, 3, size, size), np.float32)))
-    cache = Cache.allocate(engine.facts, 1, engine.facts.image_tokens + len(ids) + count)
-    rows, seconds = [engine.prefill(cache, 0, features, ids)[:spoken].copy()], []
+    cache = engine.cache(1, engine.facts.image_tokens + len(ids) + count)
+    rows = [HostRow(engine.prefill(cache, 0, features, ids).whole.copy(), spoken)]
+    seconds = []
     stepper = engine.stepper(cache, 1)
     for _ in range(count):
         start = time.perf_counter()
-        logits = stepper.step([int(rows[-1].argmax())])[0]
+        row = stepper.step([rows[-1].best])[0]
         seconds.append(time.perf_counter() - start)
-        rows.append(logits[:spoken].copy())
+        rows.append(HostRow(row.whole.copy(), spoken))
     return rows, seconds
 
 
-def grammar_seconds(rows: list[NDArray[np.float32]], start: State) -> float:
+def grammar_seconds(rows: list[HostRow], start: State) -> float:
     """Mean seconds that a token takes more with a grammar; an answer that ends begins anew."""
     greedy, state, more = Greedy(), start, []
     for place, row in enumerate(rows):
 
-        def free(row: NDArray[np.float32] = row, place: int = place) -> int:
-            return greedy.choose(row, place)
+        def free(row: HostRow = row, place: int = place) -> int:
+            return choose(greedy, row, None, place)
 
-        def bound(
-            row: NDArray[np.float32] = row, place: int = place, state: State = state
-        ) -> State:
+        def bound(row: HostRow = row, place: int = place, state: State = state) -> State:
             return state.after(choose(greedy, row, state.allowed, place))
 
         # Who comes second finds the row in the processor's cache: each is second half the time.

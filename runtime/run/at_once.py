@@ -20,7 +20,7 @@ def run_at_once(options: argparse.Namespace, sources: Sources) -> int:
     """Print the one answer about all pictures; 1 where one of them could not be read."""
     if sources.live or (options.stream and not options.together and sources.count != 1):
         raise OptionError("--stream prints the answer about one picture; name one, or --together")
-    model = PaliGemma(options.bundle, options.device, options.variant, threads=options.threads)
+    model = run_options.open_model(options)
     facts = model.engine.facts
     # One more than the model could hold is too many already, however many a video has.
     pictures = list(islice(sources, facts.max_length // facts.image_tokens + 1))
@@ -46,6 +46,7 @@ def _stream(model: PaliGemma, images: list[ImageInput], options: argparse.Namesp
         max_new_tokens=options.max_new_tokens,
         sampling=run_options.sampling(options),
         grammar=run_options.grammar(options, len(images)),
+        adapter=options.adapter,
     )
     for piece in pieces:
         print(piece, end="", flush=True)
@@ -61,6 +62,7 @@ def _answered(
         max_new_tokens=options.max_new_tokens,
         sampling=run_options.sampling(options),
         grammar=run_options.grammar(options, len(images)),
+        adapter=options.adapter,
     )
     return text_result(generation).to_json()
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TextIO
 
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.model import DEFAULT_SLOTS, PaliGemma
+from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.pictures import Pictures, read_pictures
+from paligemma_edge.runtime.plan import DEFAULT_MAX_BATCH
 from paligemma_edge.runtime.run import answering
 from paligemma_edge.runtime.run import options as run_options
 from paligemma_edge.runtime.run.at_once import run_at_once
@@ -74,22 +75,18 @@ class _Job:
         if self._is_done():
             self.names.extend(self.sources.names)
         else:
-            options = self.options
-            model = PaliGemma(
-                options.bundle, options.device, options.variant, threads=options.threads
-            )
-            failures = self._answer(model)
+            failures = self._answer(run_options.open_model(self.options))
         if self.journal is not None and self.place is not None:
             failures = self._finish(self.journal, self.place)
         return 1 if failures else 0
 
     def _answer(self, model: PaliGemma) -> int:
         """How many of the answers failed."""
-        slots = _slots(self.options, self.sources)
+        slots = _slots(self.options, self.sources, model)
         answer = _answer(model, self.options, slots)
         report = _report(self.options, self.sources, self.journal)
         engine = model.engine
-        decode_masks = None if engine.mask_decoder is None else engine.decode_masks
+        decode_masks = engine.decode_masks if engine.decodes_masks else None
         with contextlib.closing(report), _ended_by_interrupt(self.sources.live):
             answer_sources(
                 self._passing(),
@@ -161,10 +158,11 @@ class _Job:
 
 def _answer(model: PaliGemma, options: argparse.Namespace, slots: int) -> Answer:
     prompts, choices = run_options.prompts(options), run_options.choices(options)
+    pipeline = model.adapted(options.adapter)
     if choices is not None:
-        return answering.among_choices(model.pipeline, prompts, choices)
+        return answering.among_choices(pipeline, prompts, choices)
     return answering.in_slots(
-        model.pipeline,
+        pipeline,
         prompts,
         slots=slots,
         max_new_tokens=options.max_new_tokens,
@@ -178,11 +176,9 @@ def _read(model: PaliGemma, source: Source) -> Pictures:
     return read_pictures([source.load()], model.bundle.manifest.image, Stopwatch())
 
 
-def _slots(options: argparse.Namespace, sources: Sources) -> int:
+def _slots(options: argparse.Namespace, sources: Sources, model: PaliGemma) -> int:
     """As many as were asked for, as can be used, and one where pictures come one by one."""
-    if options.slots is None and sources.paced:
-        return 1
-    slots: int = options.slots or DEFAULT_SLOTS
+    slots = model.caches.slots(options.slots, 1 if sources.paced else DEFAULT_MAX_BATCH)
     queries = None if sources.count is None else sources.count * len(run_options.prompts(options))
     return slots if queries is None else min(slots, queries)
 

@@ -7,11 +7,11 @@ import hashlib
 import os
 from typing import Any
 
-from paligemma_edge.runtime import device
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.run import options as run_options
+from paligemma_edge.runtime.variant_choice import choose
 
-_OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+_OPTIONS = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "seed")
 _MORE = ("choices", "regex", "no_grammar", "any_label", "every")
 
 
@@ -23,9 +23,11 @@ def run_identity(options: argparse.Namespace) -> dict[str, Any]:
     the choice of a variant.
     """
     bundle = Bundle.open(options.bundle)
-    name, variant = device.choose(bundle.manifest, options.device, options.variant)
+    name, variant = choose(bundle.manifest, options.device, options.variant)
     files = bundle.manifest.files
-    taking_part = (*bundle.variant_files(variant), bundle.manifest.tokenizer.file)
+    taking_part = [*bundle.variant_files(variant), bundle.manifest.tokenizer.file]
+    if (adapter := bundle.manifest.adapters.get(options.adapter)) and name in adapter.files:
+        taking_part.append(adapter.files[name])
     digest = hashlib.sha256("".join(files[file].sha256 for file in taking_part).encode())
     return {
         "bundle": digest.hexdigest()[:16],

@@ -13,6 +13,7 @@ from paligemma_edge.runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from paligemma_edge.runtime.grammar import Grammar
+    from paligemma_edge.runtime.model import PaliGemma
     from paligemma_edge.runtime.sampling import Sampling
 
 EPILOG = """\
@@ -65,6 +66,7 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
         help="answers at a time; default: 4; 1 for a camera or a list",
     )
     tokens = "tokens of an answer at most; default: 256, or what the model still holds"
+    add("--adapter", metavar="NAME", help="answer with this adapter of the bundle; see inspect")
     add("--max-new-tokens", type=int, metavar="N", help=tokens)
     add("--choices", metavar="A,B,C", help="answer with one of these, parted by commas")
     add("--regex", metavar="PATTERN", help="answer with what matches this")
@@ -87,7 +89,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 def check(options: argparse.Namespace) -> None:
     """Find before anything is opened what does not go together; OptionError."""
-    from paligemma_edge.runtime.device import check_count
+    from paligemma_edge.runtime.checks import check_count
 
     if options.max_new_tokens is not None:
         check_count("--max-new-tokens", options.max_new_tokens)
@@ -103,6 +105,14 @@ def check(options: argparse.Namespace) -> None:
     _check_prompts(prompts(options))
     _check_answers(options)
     sampling(options)
+
+
+def open_model(options: argparse.Namespace) -> PaliGemma:
+    """Open the bundle as the options say."""
+    from paligemma_edge.runtime.model import PaliGemma
+    from paligemma_edge.runtime.opening import opening
+
+    return PaliGemma(options.bundle, options.device, options.variant, **opening(options))
 
 
 def prompts(options: argparse.Namespace) -> list[str]:

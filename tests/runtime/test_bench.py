@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_edge.runtime import PaliGemma, cli, measure
+from paligemma_edge.runtime import cli, measure
 from paligemma_edge.runtime.bench import Benchmark, benchmark
-from paligemma_edge.runtime.engine import Stepper
+from paligemma_edge.runtime.decoding import Stepper
 from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
+from paligemma_edge.runtime.logits import HostRow, Logits
 
+END = 1
 STAGES = ("preprocess", "vision", "projector", "prefill")
 
 
@@ -69,20 +69,15 @@ def test_no_token_ends_a_run(shapes_bundle: Path, monkeypatch: pytest.MonkeyPatc
     fed: list[list[int]] = []
     step = Stepper.step
 
-    def watched(self: Stepper, tokens: list[int]) -> NDArray[np.float32]:
+    def watched(self: Stepper, tokens: list[int]) -> Logits:
         fed.append(tokens)
         return step(self, tokens)
 
     monkeypatch.setattr(Stepper, "step", watched)
-    monkeypatch.setattr(measure, "_choose", lambda question, *_: end_of(question.model))
+    monkeypatch.setattr(HostRow, "best", property(lambda _: END))
     measured = benchmark(shapes_bundle, "cpu", steps=5, runs=2, batches=[2])
-    end = 1
-    assert fed == [[end, end]] * 5 * 3
+    assert fed == [[END, END]] * 5 * 3
     assert len(measured.stepping[0].seconds.each) == 2
-
-
-def end_of(model: PaliGemma) -> int:
-    return model.bundle.manifest.tokenizer.eos_id
 
 
 def test_a_step_includes_the_choice_of_its_tokens(
@@ -90,11 +85,11 @@ def test_a_step_includes_the_choice_of_its_tokens(
 ) -> None:
     now = [0.0]
 
-    def choose(*_: object) -> int:
+    def choose(_: object) -> int:
         now[0] += 1
         return 7
 
-    monkeypatch.setattr(measure, "_choose", choose)
+    monkeypatch.setattr(HostRow, "best", property(choose))
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     measured = benchmark(shapes_bundle, "cpu", steps=5, runs=2, batches=[1, 3])
     assert [step.seconds.each for step in measured.stepping] == [(1.0, 1.0), (3.0, 3.0)]
@@ -107,7 +102,7 @@ def test_a_batch_steps_as_its_slots_would_alone(
     fed: list[list[int]] = []
     step = Stepper.step
 
-    def watched(self: Stepper, tokens: list[int]) -> NDArray[np.float32]:
+    def watched(self: Stepper, tokens: list[int]) -> Logits:
         fed.append(tokens)
         return step(self, tokens)
 

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.choices import MAX_CHOICES, Choices, score_choices
 from paligemma_edge.runtime.errors import OptionError, PromptError
 from paligemma_edge.runtime.grammar import State
 from paligemma_edge.runtime.image import load_image, pixel_values
+from paligemma_edge.runtime.logits import HostRow, Row
 from paligemma_edge.runtime.self_test import replay
 from tests.runtime.sample_tokenizer import EOS, IMAGE, encoder
 
@@ -75,12 +75,12 @@ class FakeReader:
         row[IMAGE:] = 50  # rows that are no answer, however likely
         return row
 
-    def __call__(self, depth: int, token: int) -> NDArray[np.float32]:
+    def __call__(self, depth: int, token: int) -> Row:
         assert depth <= len(self.held), "what stands before was never read"
         self.held[depth:] = [token]
         self.read.append(tuple(self.held))
         self.row[:] = self.logits(tuple(self.held))
-        return self.row
+        return HostRow(self.row, IMAGE)
 
     def score(self, tokens: Prefix) -> float:
         total = 0.0
@@ -95,7 +95,7 @@ class FakeReader:
 def test_the_scores_are_those_of_each_answer_alone(answers: tuple[str, ...], seed: int) -> None:
     reader = FakeReader(seed)
     reader.row[:] = reader.logits(())  # that of the prompt is written over, too
-    scores = score_choices(Choices(answers), encoder(), reader.row, reader)
+    scores = score_choices(Choices(answers), encoder(), HostRow(reader.row, IMAGE), reader)
     tokens = {answer: encoder().continuation(answer) for answer in answers}
     assert list(scores) == list(answers)
     for answer, score in scores.items():
@@ -115,16 +115,15 @@ def test_the_scores_are_those_of_the_model_fed_with_each_answer(
     choices = Choices(("red circle", "red square", "red", "blue star", "a red circle"))
 
     length = engine.facts.image_tokens + len(ids)
-    cache = Cache.allocate(engine.facts, 1, length + choices.longest(shapes_model.encoder))
-    logits = engine.prefill(cache, 0, features, ids)
+    cache = engine.cache(1, length + choices.longest(shapes_model.encoder))
+    first = engine.prefill(cache, 0, features, ids)
     stepper = engine.stepper(cache, 1)
 
-    def read(depth: int, token: int) -> NDArray[np.float32]:
+    def read(depth: int, token: int) -> Row:
         cache.lengths[0] = length + depth
-        row: NDArray[np.float32] = stepper.step([token])[0]
-        return row
+        return stepper.step([token])[0]
 
-    scores = score_choices(choices, shapes_model.encoder, logits, read)
+    scores = score_choices(choices, shapes_model.encoder, first, read)
     for answer in choices.answers:
         tokens = (*shapes_model.encoder.continuation(answer), EOS)
         expected = 0.0
@@ -143,13 +142,13 @@ def test_the_longest_answer_is_counted_with_its_end() -> None:
 def test_a_very_long_answer_is_walked_too() -> None:
     text = "no " * 3000 + "end"
     assert said_by(Choices((text, "no"))) in ([text, "no"], ["no", text])
-    scores = score_choices(Choices((text,)), encoder(), np.zeros(VOCAB, np.float32), _flat)
+    scores = score_choices(Choices((text,)), encoder(), _flat(0, 0), _flat)
     length = len(encoder().continuation(text)) + 1
     assert scores[text] == pytest.approx(-length * np.log(IMAGE), rel=1e-6)
 
 
-def _flat(depth: int, token: int) -> NDArray[np.float32]:
-    return np.zeros(VOCAB, np.float32)
+def _flat(depth: int, token: int) -> Row:
+    return HostRow(np.zeros(VOCAB, np.float32), IMAGE)
 
 
 def test_blanks_around_an_answer_are_left_out() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,10 +11,13 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from paligemma_edge.runtime import device as devices
+from paligemma_edge.runtime import cuda
 from paligemma_edge.runtime.contract import Manifest, Variant
-from paligemma_edge.runtime.device import choose, open_device, usable_cores
+from paligemma_edge.runtime.cuda import Card
+from paligemma_edge.runtime.device import Device, open_device, require_placed
 from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
+from paligemma_edge.runtime.host import usable_cores
+from paligemma_edge.runtime.variant_choice import choose
 
 
 @pytest.fixture
@@ -45,8 +47,17 @@ def manifest() -> Manifest:
     )
 
 
-def _providers(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+def _providers(monkeypatch: pytest.MonkeyPatch, *names: str, card: bool = True) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: list(names))
+    monkeypatch.setattr(cuda, "card_is_there", lambda: card)
+    monkeypatch.setattr(cuda, "find_card", lambda index=0: CARD if card else _no_card())
+
+
+def _no_card() -> Card:
+    raise DeviceError("there is no card")
+
+
+CARD = Card("a card", (9, 0), 80 << 30, 79 << 30, (13, 0))
 
 
 def test_auto_takes_cuda_where_it_is_present(
@@ -56,6 +67,15 @@ def test_auto_takes_cuda_where_it_is_present(
     assert choose(manifest)[0] == "cuda-fp16"
     _providers(monkeypatch, "CPUExecutionProvider")
     assert choose(manifest)[0] == "cpu-fp32"
+
+
+def test_auto_takes_the_processor_where_no_card_is(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider", card=False)
+    assert choose(manifest)[0] == "cpu-fp32"
+    with pytest.raises(DeviceError, match="there is no card"):
+        open_device("cuda")
 
 
 def test_auto_stays_on_the_processor_without_a_cuda_variant(
@@ -132,10 +152,55 @@ def test_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == ["off"]
 
 
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000\n", math.inf), ("150000 100000\n", 1.5), ("", math.inf)]
-)
-def test_the_quota_of_a_container_counts(tmp_path: Path, text: str, cores: float) -> None:
-    (tmp_path / "cpu.max").write_text(text)
-    assert devices._quota(tmp_path / "cpu.max") == cores
-    assert devices._quota(tmp_path / "absent") == math.inf
+def test_nodes_that_would_run_elsewhere_are_named(shapes_bundle: Path) -> None:
+    path = shapes_bundle / "cpu-fp32/projector.onnx"
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    require_placed(path, session, "CPUExecutionProvider")
+    with pytest.raises(DeviceError, match=r"nodes that CUDAExecutionProvider cannot run, such as"):
+        require_placed(path, session, "CUDAExecutionProvider")
+
+
+def test_a_card_is_asked_for_with_what_keeps_it_exact_and_small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    class Session:
+        def __init__(self, path: str, options: ort.SessionOptions, **given: object) -> None:
+            seen.update(given)
+            key = "session.use_device_allocator_for_initializers"
+            seen["initializers"] = options.get_session_config_entry(key)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    device = Device(name="cuda", threads=1, index=2, memory_limit=123, captures=True)
+    device.open_session(tmp_path / "decoder.onnx", captures=True)
+    ((name, options),) = seen["providers"]
+    assert name == "CUDAExecutionProvider"
+    assert options["device_id"] == "2"
+    assert options["gpu_mem_limit"] == "123"
+    assert options["enable_cuda_graph"] == "1"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert options["use_tf32"] == "0"
+    assert seen["initializers"] == "1"
+    assert seen["enable_fallback"] == 0
+    device.open_session(tmp_path / "vision_encoder.onnx")
+    assert seen["providers"][0][1]["enable_cuda_graph"] == "0"
+
+
+def test_memory_of_a_card_that_ran_out_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("Available memory of 12 is smaller than requested bytes of 4096")
+
+    monkeypatch.setattr(ort, "InferenceSession", full)
+    with pytest.raises(DeviceError, match="the card has not enough free memory"):
+        Device(name="cuda", threads=1).open_session(tmp_path / "decoder.onnx")

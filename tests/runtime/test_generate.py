@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from paligemma_edge.runtime.buffers import Memory
 from paligemma_edge.runtime.cache import Cache
 from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.generate import Request, Spoken, generate
+from paligemma_edge.runtime.logits import HostOutputs, HostRow
 from paligemma_edge.runtime.sampling import Greedy
 
 EOS, LONGEST, IMAGE, VOCAB = 1, 29, 1156, 1160
@@ -45,24 +47,24 @@ class Countdown:
     read: list[int] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
 
-    def prefill(
-        self, cache: Cache, slot: int, pictures: int, ids: Sequence[int]
-    ) -> NDArray[np.float32]:
+    def prefill(self, cache: Cache, slot: int, pictures: int, ids: Sequence[int]) -> HostRow:
         assert cache.lengths[slot] == 0, "the slot is still taken"
         cache.lengths[slot] = pictures + len(ids)
         self.read.append(ids[0])
-        return _row(ids[0])
+        return HostRow(_row(ids[0]), IMAGE)
 
     def stepper(self, cache: Cache, slots: int) -> Countdown:
         return self
 
-    def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+    def step(self, tokens: Sequence[int]) -> HostOutputs:
         self.steps.append(list(tokens))
-        return np.stack([_row(max(t - 1, 0)) for t in tokens])
+        rows = np.stack([_row(max(t - 1, 0)) for t in tokens])
+        return HostOutputs(rows[:, None], IMAGE)
 
 
 def _cache(slots: int) -> Cache:
-    return Cache((), np.zeros(slots, np.int32), (1, 64, 1))
+    memory, anything = Memory(), cast(Any, None)
+    return Cache(memory, anything, "float32", 0, (1, 64, 1), np.zeros(slots, np.int32))
 
 
 def _requests(counts: Sequence[int], limit: int) -> list[Request]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from pathlib import Path
 
+import pytest
+
+from paligemma_edge.runtime import host
 from paligemma_edge.runtime.host import available_memory, process_memory, processor_name
 
 STATUS = """\
@@ -45,3 +49,12 @@ def test_this_process_takes_memory() -> None:
     held[::4096] = b"x" * len(held[::4096])
     assert process_memory()["anonymous"] > 64 << 20
     assert (available_memory() or 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("max 100000\n", math.inf), ("150000 100000\n", 1.5), ("", math.inf)]
+)
+def test_the_quota_of_a_container_counts(tmp_path: Path, text: str, cores: float) -> None:
+    (tmp_path / "cpu.max").write_text(text)
+    assert host._quota(tmp_path / "cpu.max") == cores
+    assert host._quota(tmp_path / "absent") == math.inf

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime import pictures
+from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.pictures import PictureEncoder, Pictures
 from paligemma_edge.runtime.stopwatch import Stopwatch
@@ -29,6 +30,7 @@ class Counting:
     """An engine that only notes what it was asked to encode."""
 
     encoded: list[float] = field(default_factory=list)
+    dtype: ComputeDtype = "float32"
 
     def encode(self, pixels: Any) -> float:  # noqa: ANN401
         self.encoded.append(float(pixels.flat[0]))

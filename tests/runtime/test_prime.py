@@ -77,9 +77,9 @@ def test_the_primed_files_are_read_in_place_of_the_originals(
     opened: list[str] = []
     open_session = Device.open_session
 
-    def watched(self: Device, path: Path, *, optimized: bool = False) -> ort.InferenceSession:
+    def watched(self: Device, path: Path, **options: bool) -> ort.InferenceSession:
         opened.append(path.relative_to(primed_copy).parent.as_posix())
-        return open_session(self, path, optimized=optimized)
+        return open_session(self, path, **options)
 
     monkeypatch.setattr(Device, "open_session", watched)
     damage(primed_copy / f"{VARIANT}/decoder.onnx.data")
@@ -123,7 +123,7 @@ def test_packed_weights_of_another_model_are_not_used(primed_copy: Path) -> None
     raw[-64:] = bytes(byte ^ 1 for byte in raw[-64:])
     data.write_bytes(raw)
     with pytest.raises(DeviceError, match="paligemma-edge prime"):
-        Device("cpu", 1).open_session(data.with_suffix(""), optimized=True)
+        Device(name="cpu", threads=1).open_session(data.with_suffix(""), optimized=True)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from paligemma_edge.runtime import Choices, ObjectResult, PaliGemma
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
 from paligemma_edge.runtime.image import load_image
-from paligemma_edge.runtime.pipeline import Pipeline
 from paligemma_edge.runtime.view import View
 
 
@@ -137,9 +136,8 @@ def test_without_a_mask_decoder_boxes_are_given_and_the_reason(
     shapes_model: PaliGemma, picture: Path
 ) -> None:
     pipeline = shapes_model.pipeline
-    blind = Pipeline(
-        replace(pipeline.engine, mask_decoder=None), pipeline.encoder, pipeline.manifest
-    )
+    sessions = {k: v for k, v in pipeline.engine.sessions.items() if k != "mask_decoder"}
+    blind = replace(pipeline, engine=replace(pipeline.engine, sessions=sessions))
     view = shapes_model.look(picture)
     assert view.segment("star").notes == ()
     view._pipeline = blind

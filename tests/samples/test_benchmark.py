@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.bench import draw_picture
-from samples import benchmark, benchmark_transformers
-from samples.benchmark_transformers import Original, count_parameters, shortage
+from samples import benchmark, benchmark_original, benchmark_table
+from samples.benchmark_original import Original
+from samples.benchmark_transformers import count_parameters, shortage
 
 FEW = ("--runs", "1", "--steps", "2", "--threads", "1")
 PROMPT = "caption en"
@@ -54,7 +55,7 @@ def test_a_bundle_beside_transformers(
     check_ratios(torchs, ours)
     (row,) = (line.split() for line in lines if line.startswith("cpu-fp32"))
     assert row[-2:] == [f"{ours['ratios'][name]:.2f}" for name in ("first_token", "step")]
-    assert len(row) == 1 + len(benchmark.COLUMNS)
+    assert len(row) == 1 + len(benchmark_table.COLUMNS)
 
 
 def check_ratios(torchs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -72,36 +73,34 @@ def test_the_original_is_asked_as_the_variant_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ticks = SimpleNamespace(perf_counter=itertools.count().__next__)  # one at every look
-    monkeypatch.setattr(benchmark_transformers, "time", ticks)
+    monkeypatch.setattr(benchmark_original, "time", ticks)
     image = tmp_path / "drawn.png"
     draw_picture(image)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         original = Original.load(shapes_checkpoint, "float32")
-        token, cache, prompt_tokens = original.read(image, PROMPT)
+        read = original.read(image, PROMPT, 3)
     watch = original.watch.seconds
     assert watch.pop("preprocess") > 0
     assert watch == {"vision": 1, "projector": 1, "prefill": 3}  # of 5 for the whole call
     answer = shapes_model.generate(image, PROMPT, max_new_tokens=4).token_ids
-    assert token == answer[0]
-    assert prompt_tokens == len(shapes_model.encoder.encode(PROMPT, 1))
-    with torch.inference_mode():
-        original.step_seconds(token, cache, 3)
-    assert cache.get_seq_length() == 64 + prompt_tokens + 3
+    assert read.token == answer[0]
+    assert read.prompt_tokens == len(shapes_model.encoder.encode(PROMPT, 1))
+    assert read.length == 64 + read.prompt_tokens
 
 
 def test_transformers_in_bfloat16_takes_one() -> None:
     results = {"transformers bfloat16": result(2.0, 0.5), "cpu-int4": result(1.0, 0.05)}
-    benchmark.add_ratios(results)
+    benchmark_table.add_ratios(results)
     assert results["cpu-int4"]["ratios"] == {"first_token": 0.5, "step": 0.1}
 
 
 def test_without_transformers_in_bfloat16_there_are_no_ratios() -> None:
     skipped = {"skipped": "3 billion parameters take too much"}
     results = {"transformers bfloat16": skipped, "cpu-int4": result(1.0, 0.05)}
-    benchmark.add_ratios(results)
+    benchmark_table.add_ratios(results)
     assert "ratios" not in results["cpu-int4"]
-    *_, row, note = benchmark.table({"results": results}).splitlines()
+    *_, row, note = benchmark_table.table({"results": results}).splitlines()
     assert row.split()[-2:] == ["-", "-"]
     assert note == f"transformers bfloat16: not measured, {skipped['skipped']}"
 

@@ -1,0 +1,115 @@
+"""The LoRA adapters of a bundle: read when they are first asked for, and kept on the device.
+
+Knows names, dtypes and shapes. Knows nothing of how an adapter was made.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime.adapter import Adapter
+from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.contract import LORA, ComputeDtype
+from paligemma_edge.runtime.engine import Engine
+from paligemma_edge.runtime.errors import BundleError, OptionError
+
+_STORED: Mapping[ComputeDtype, str] = {  # NumPy has no bfloat16: its words are kept
+    "float32": "float32",
+    "float16": "float16",
+    "bfloat16": "uint16",
+}
+
+
+class Adapters:
+    """The adapters of a bundle that one open variant can be switched to."""
+
+    def __init__(self, bundle: Bundle, variant: str, engine: Engine) -> None:
+        """`engine` runs the variant; where it has adapted graphs, those are open."""
+        self.bundle, self.variant = bundle, variant
+        self.dtype, self.memory, self.inputs = engine.dtype, engine.memory, engine.lora_inputs
+        self._loaded: dict[str, Adapter] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What can be switched to."""
+        adapters = self.bundle.manifest.adapters
+        return tuple(name for name, facts in adapters.items() if self.variant in facts.files)
+
+    def get(self, name: str) -> Adapter:
+        """An adapter, read when it is first asked for.
+
+        OptionError where the variant has none of the name, BundleError where it is damaged.
+        """
+        if not isinstance(name, str) or name not in self.names:
+            raise OptionError(self._absent(name))
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def _absent(self, name: object) -> str:
+        if isinstance(name, str) and name in self.bundle.manifest.adapters:
+            return (
+                f"adapter {name} was not made for variant {self.variant}; run `paligemma-edge "
+                f"adapter {self.bundle.path} ADAPTER_DIR --name {name} --overwrite`"
+            )
+        has = f"has {', '.join(self.names)}" if self.names else "has none"
+        return f"adapter is {name!r}, variant {self.variant} of the bundle {has}"
+
+    def _load(self, name: str) -> Adapter:
+        file = self.bundle.manifest.adapters[name].files[self.variant]
+        self.bundle.verify([file])
+        arrays = _read(self.bundle, file)
+        self._check(file, arrays)
+        values = {key: self.memory.put(array) for key, array in arrays.items()}
+        number = 1 + self.names.index(name)
+        return Adapter(name, number, self.memory, self.dtype, values)
+
+    def _check(self, file: str, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Compare what a file holds with what the graphs take."""
+        for name, array in arrays.items():
+            wanted = self.inputs.get(name)
+            if wanted is None:
+                raise self._refused(file, f"{name}, which no graph takes")
+            rank = _rank(arrays, name)
+            sizes = tuple(rank if size is None else size for size in wanted)
+            if array.shape != sizes or array.dtype != _STORED[self.dtype]:
+                raise self._refused(
+                    file,
+                    f"{name} as {array.dtype} {list(array.shape)}, "
+                    f"wanted {_STORED[self.dtype]} {list(sizes)}",
+                )
+        for name in self.inputs:
+            layer = name.rpartition(LORA)[0]
+            others = [key for key in self.inputs if key.rpartition(LORA)[0] == layer]
+            given = [key for key in others if key in arrays]
+            if given and len(given) < len(others):
+                raise self._refused(file, f"{', '.join(given)} of {', '.join(others)}")
+
+    def _refused(self, file: str, found: str) -> BundleError:
+        return BundleError(
+            f"bundle {self.bundle.path}: {file} holds {found}; add the adapter again with "
+            "`paligemma-edge adapter --overwrite`"
+        )
+
+
+def _rank(arrays: Mapping[str, NDArray[Any]], name: str) -> int:
+    """The columns of the A that belongs to an input."""
+    a = arrays.get(f"{name.rpartition(LORA)[0]}{LORA}A")
+    return int(a.shape[-1]) if a is not None and a.ndim == 2 else -1
+
+
+def _read(bundle: Bundle, file: str) -> dict[str, NDArray[Any]]:
+    try:
+        # Opened here: NumPy leaves a file open that it cannot read.
+        with bundle.file(file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
+            return {name: np.ascontiguousarray(arrays[name]) for name in arrays.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise BundleError(
+            f"bundle {bundle.path}: {file} cannot be read as adapter weights ({error}); add the "
+            "adapter again with `paligemma-edge adapter --overwrite`"
+        ) from None

@@ -1,0 +1,70 @@
+"""Where tensors lie: the memory of one device, reached through ONNX Runtime.
+
+Knows shapes, dtypes and addresses. Knows no graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime.contract import ComputeDtype
+
+DeviceKind = Literal["cpu", "cuda"]
+# Numbers of ONNX's TensorProto.DataType: NumPy has no name for bfloat16.
+_ELEMENT_TYPES: Mapping[ComputeDtype, int] = {"float32": 1, "float16": 10, "bfloat16": 16}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a device: the host's own, or that of the CUDA card with an index.
+
+    All that goes from the host to a card or back goes through `put`, `write` and `read`.
+    """
+
+    device: DeviceKind = "cpu"
+    index: int = 0
+
+    def put(self, array: NDArray[Any]) -> ort.OrtValue:
+        """A host array on the device; on the host it is the array's own memory."""
+        contiguous = np.ascontiguousarray(array)
+        return ort.OrtValue.ortvalue_from_numpy(contiguous, self.device, self.index)
+
+    def write(self, value: ort.OrtValue, array: NDArray[Any]) -> None:
+        """Copy a host array over a value of the same shape and dtype."""
+        value.update_inplace(array)
+
+    def read(self, value: ort.OrtValue) -> NDArray[Any]:
+        """A copy of a value as a host array."""
+        return np.array(value.numpy())  # which is a view on the host, and outlives no value
+
+    def place(
+        self, value: ort.OrtValue, dtype: ComputeDtype, shape: tuple[int, ...], offset: int = 0
+    ) -> Place:
+        """A tensor within a value of this memory, `offset` bytes behind its start."""
+        address = value.data_ptr() + offset
+        return Place((self.device, self.index, _ELEMENT_TYPES[dtype], shape, address))
+
+    def no_place(self, dtype: ComputeDtype, shape: tuple[int, ...]) -> Place:
+        """A tensor without values: one of its sizes is 0."""
+        return Place((self.device, self.index, _ELEMENT_TYPES[dtype], shape, 0))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor within memory that is held elsewhere: device, index, dtype, shape, address."""
+
+    arguments: tuple[DeviceKind, int, int, tuple[int, ...], int]
+
+    def bind_input(self, binding: ort.IOBinding, name: str) -> None:
+        """Let a graph read it. Whoever binds keeps the memory alive."""
+        binding.bind_input(name, *self.arguments)
+
+    def bind_output(self, binding: ort.IOBinding, name: str) -> None:
+        """Let a graph write it. As above."""
+        binding.bind_output(name, *self.arguments)

@@ -1,0 +1,92 @@
+"""With what a model is opened: the plan of its memory and the device that has room for it."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypedDict
+
+from paligemma_edge.runtime.checks import check_gigabytes
+from paligemma_edge.runtime.contract import Manifest, Variant
+from paligemma_edge.runtime.cuda import find_card
+from paligemma_edge.runtime.device import Device, open_device
+from paligemma_edge.runtime.errors import DeviceError, OptionError
+from paligemma_edge.runtime.forecast import Forecast, forecast
+from paligemma_edge.runtime.plan import Plan
+
+
+class Opening(TypedDict, total=False):
+    """Options of `PaliGemma` beside device and variant."""
+
+    threads: int | None
+    max_batch: int | None
+    max_length: int | None
+    memory_limit: int | None  # bytes
+    cuda_graph: bool
+
+
+def opening(options: argparse.Namespace) -> Opening:
+    """The options of the command line that say it."""
+    limit = options.memory_limit
+    return Opening(
+        threads=options.threads,
+        max_batch=options.max_batch,
+        max_length=options.max_length,
+        memory_limit=None if limit is None else check_gigabytes("--memory-limit", limit),
+        cuda_graph=options.cuda_graph,
+    )
+
+
+def plan_for(
+    manifest: Manifest,
+    variant: Variant,
+    max_batch: int | None,
+    max_length: int | None,
+    *,
+    cuda_graph: bool,
+) -> Plan | None:
+    """What to size at load; None: nothing. OptionError for what cannot be.
+
+    Steps that are recorded need memory that stays, so they are always planned for.
+    """
+    if not cuda_graph:
+        return Plan.of(manifest.model, max_batch, max_length)
+    if variant.device != "cuda":
+        raise OptionError(
+            f"cuda_graph records steps on a card, variant {variant.device}-{variant.recipe} is "
+            "made for a processor; leave it out or take a variant for cuda"
+        )
+    return Plan.complete(manifest.model, max_batch, max_length)
+
+
+def device_for(
+    manifest: Manifest,
+    variant: Variant,
+    plan: Plan | None,
+    threads: int | None,
+    memory_limit: int | None,
+    *,
+    cuda_graph: bool,
+) -> Device:
+    """The device of a variant, with room for it. DeviceError where there is none or too little."""
+    if variant.device == "cpu":
+        if memory_limit is not None:
+            raise OptionError("memory_limit is about a card's memory; leave it out on a processor")
+        return open_device("cpu", threads)
+    needed = forecast(manifest, variant, plan or Plan.complete(manifest.model, 1, None))
+    workspace = None
+    if memory_limit is not None:
+        _require(needed, memory_limit, "the memory limit")
+        workspace = memory_limit - needed.weights - needed.cache - needed.device
+    device = open_device("cuda", threads, memory_limit=workspace, captures=cuda_graph)
+    card = find_card(device.index)
+    free = f"what is free of the {card.total_bytes / 1e9:.1f} GB of {card.name}"
+    _require(needed, card.free_bytes, free)
+    return device
+
+
+def _require(needed: Forecast, bytes_: int, what: str) -> None:
+    if needed.total > bytes_:
+        raise DeviceError(
+            f"the variant needs {needed.describe()}; {what} is {bytes_ / 1e9:.2f} GB; take a "
+            "smaller variant, lower max_batch or max_length, or end what else uses the card"
+        )

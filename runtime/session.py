@@ -1,0 +1,78 @@
+"""An open graph, and what is said when it fails.
+
+Knows ONNX Runtime's sessions and bindings. Knows nothing of what a graph computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnxruntime as ort
+
+from paligemma_edge.runtime.buffers import Memory
+from paligemma_edge.runtime.contract import LORA
+from paligemma_edge.runtime.cuda import explain
+from paligemma_edge.runtime.device import one_line
+from paligemma_edge.runtime.errors import DeviceError
+
+_NOT_CAPTURED = -1  # what ONNX Runtime reads as "neither record nor replay"
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open graph on a device.
+
+    Where the device captures, a run with a number of its own is recorded once and then replayed:
+    shapes and addresses of all that is bound must stay as they are.
+    """
+
+    inference: ort.InferenceSession
+    memory: Memory
+    captures: bool = False
+
+    @cached_property
+    def lora_inputs(self) -> Mapping[str, tuple[int | None, ...]]:
+        """Shapes of what the graph takes of an adapter, by name; a rank is None."""
+        return {
+            found.name: tuple(size if isinstance(size, int) else None for size in found.shape)
+            for found in self.inference.get_inputs()
+            if LORA in found.name
+        }
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """Names of what the graph gives."""
+        return frozenset(output.name for output in self.inference.get_outputs())
+
+    def binding(self) -> ort.IOBinding:
+        """A binding that holds nothing yet."""
+        return self.inference.io_binding()
+
+    def run(self, binding: ort.IOBinding, captured: int | None = None) -> None:
+        """Run over what is bound; DeviceError where that fails. The device is waited for."""
+        options = ort.RunOptions()
+        if self.captures:
+            number = _NOT_CAPTURED if captured is None else captured
+            options.add_run_config_entry("gpu_graph_id", str(number))
+        try:
+            self.inference.run_with_iobinding(binding, options)
+        except Exception as error:  # ONNX Runtime raises a class of its own for each code
+            what = "ONNX Runtime failed while it ran a graph"
+            raise failed(what, error, self.memory) from None
+
+    def finish(self, binding: ort.IOBinding, *outputs: str) -> list[ort.OrtValue]:
+        """Run a binding to which outputs are still to be added, as new memory on the device."""
+        for name in outputs:
+            binding.bind_output(name, self.memory.device, self.memory.index)
+        self.run(binding)
+        found: list[ort.OrtValue] = binding.get_outputs()
+        return found
+
+
+def failed(what: str, error: Exception, memory: Memory) -> DeviceError:
+    """A failure of ONNX Runtime as one line that says what to do."""
+    known = explain(error) if memory.device == "cuda" else None
+    unknown = f"{one_line(error)}; ask for a shorter answer or fewer slots if memory ran out"
+    return DeviceError(f"{what}: {known or unknown}")

@@ -1,0 +1,67 @@
+"""A card says what the lossless variant says on a processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime import PaliGemma
+from tests.gpu.conftest import Record
+from tests.gpu.on_card import (
+    BUNDLES,
+    SHAPES,
+    VARIANTS,
+    Requests,
+    Where,
+    agree,
+    relative_error,
+    share,
+)
+
+pytestmark = pytest.mark.gpu
+HALVES = ("cuda-fp16", "cuda-bf16")
+# Of the largest logit. Weights of 8 and 4 bits are rounded, and their errors recorded alone.
+HALF_ERROR = 2e-2
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_answers_are_those_of_the_lossless_variant(
+    variant: str, where: Where, lossless: PaliGemma, requests: Requests, record: Record
+) -> None:
+    expected = lossless.generate_batch(requests, slots=8)
+    found = where.model(SHAPES, variant).generate_batch(requests, slots=8)
+    pairs = list(zip(found, expected, strict=True))
+    same = share([one.token_ids == other.token_ids for one, other in pairs])
+    near = share([agree(one, other) for one, other in pairs])
+    record(f"{variant}, the same answers of {len(pairs)}", f"{same:.4f}, but for ties {near:.4f}")
+    if variant in HALVES:
+        assert near >= 0.99
+    if variant == "cuda-fp16":  # in bfloat16 transformers' own answers differ more often
+        assert same >= 0.95
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", BUNDLES)
+def test_first_logits_are_those_of_the_lossless_variant(
+    name: str, variant: str, where: Where, requests: Requests, record: Record
+) -> None:
+    found, expected = where.model(name, variant), where.model(name, "cpu-fp32")
+    asked = requests if name == SHAPES else requests[:6]
+    errors = [
+        relative_error(first_logits(found, *request), first_logits(expected, *request))
+        for request in asked
+    ]
+    record(f"{name} {variant}, largest error of first logits", f"{max(errors):.2e}")
+    if variant in HALVES:
+        assert max(errors) < HALF_ERROR
+
+
+def first_logits(model: PaliGemma, image: Path, prompt: str) -> NDArray[np.float32]:
+    engine, ids = model.engine, model.encoder.encode(prompt, 1)
+    features = model.look(image)._features
+    cache = engine.cache(1, engine.facts.image_tokens + len(ids))
+    row = engine.prefill(cache, 0, features, ids)  # held: on a processor `whole` is its own memory
+    return row.whole.copy()

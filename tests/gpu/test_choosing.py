@@ -1,0 +1,93 @@
+"""Grammars, policies and choices pick what they would from the same logits on the host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paligemma_edge.runtime import Choices, PaliGemma, TopSampling
+from paligemma_edge.runtime import generate as loop
+from paligemma_edge.runtime.choose import choose
+from paligemma_edge.runtime.device_logits import DeviceRow
+from paligemma_edge.runtime.grammar import Allowed
+from paligemma_edge.runtime.logits import HostRow, Row
+from paligemma_edge.runtime.sampling import Sampling
+from tests.gpu.on_card import Requests
+
+pytestmark = pytest.mark.gpu
+POLICIES = (
+    TopSampling(temperature=0.8, top_k=20, seed=3),
+    TopSampling(temperature=2.0, top_k=5, top_p=0.9, seed=4),
+    TopSampling(temperature=1.0, top_p=0.8, seed=5),
+    TopSampling(temperature=1.5, seed=6),
+)
+
+
+@pytest.fixture
+def compared(patched: pytest.MonkeyPatch) -> list[int]:
+    """Lets each choice be made twice; the tokens that were chosen."""
+    tokens: list[int] = []
+
+    def twice(sampling: Sampling, row: Row, allowed: Allowed | None, position: int) -> int:
+        assert isinstance(row, DeviceRow)
+        token = choose(sampling, row, allowed, position)
+        same = HostRow(row.whole.copy(), row.logits.outputs.image_id)
+        assert token == choose(sampling, same, allowed, position)
+        assert row.log_prob(token) == pytest.approx(same.log_prob(token), abs=1e-4)
+        tokens.append(token)
+        return token
+
+    patched.setattr(loop, "choose", twice)
+    return tokens
+
+
+def pictures(requests: Requests) -> list[Path]:
+    return list(dict.fromkeys(image for image, _ in requests))
+
+
+def test_grammars(fp16: PaliGemma, requests: Requests, compared: list[int]) -> None:
+    for image in pictures(requests)[:4]:
+        with fp16.look(image) as view:
+            view.detect("square ; circle ; star")
+            view.detect("square ; circle", any_label=True)
+            assert all(found.decoded is not None for found in view.segment("star ; ring"))
+    assert len(compared) > 100
+
+
+@pytest.mark.parametrize("sampling", POLICIES, ids=str)
+def test_policies(
+    sampling: Sampling, fp16: PaliGemma, requests: Requests, compared: list[int]
+) -> None:
+    fp16.generate_batch(requests[:4], slots=2, sampling=sampling, max_new_tokens=16)
+    assert len(compared) > 16
+
+
+def test_a_closed_set(fp16: PaliGemma, requests: Requests, compared: list[int]) -> None:
+    answers = ("red", "a small green star", "blue")
+    found = fp16.generate(*requests[0], grammar=Choices(answers))
+    assert found.text in answers
+    assert compared == list(found.token_ids)
+
+
+def test_scores_of_choices_are_those_of_the_lossless_variant(
+    fp16: PaliGemma, lossless: PaliGemma, requests: Requests
+) -> None:
+    for image in pictures(requests)[:4]:
+        asked = (image, "answer en what color is it?", ["black", "red", "a red star"])
+        found, expected = (model.classify(*asked).log_probs for model in (fp16, lossless))
+        np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=0.05)
+
+
+def test_objects_are_those_of_the_lossless_variant(
+    fp16: PaliGemma, lossless: PaliGemma, requests: Requests
+) -> None:
+    for image in pictures(requests)[:4]:
+        found, expected = (
+            model.segment(image, "star ; ring ; square") for model in (fp16, lossless)
+        )
+        if found.text == expected.text:
+            for one, other in zip(found, expected, strict=True):
+                assert one.soft_mask is not None and other.soft_mask is not None
+                np.testing.assert_allclose(one.soft_mask, other.soft_mask, atol=0.02)
