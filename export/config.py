@@ -1,7 +1,7 @@
 """What a checkpoint's config.json says of the model, whichever release of transformers wrote it.
 
-Fills the defaults that transformers 5.23 fills (SiglipVisionConfig, GemmaConfig,
-PaliGemmaConfig). Never looks at a tensor.
+Fills the defaults that transformers 5.23 fills (SiglipVisionConfig, PaliGemmaConfig; those of the
+decoder are in `text_config`). Never looks at a tensor.
 """
 
 from __future__ import annotations
@@ -10,12 +10,23 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from paligemma_edge.export.config_fields import MOST_LAYERS, integer, number, present, side
 from paligemma_edge.export.refusals import Json, refuse, refuse_unsupported, section
+from paligemma_edge.export.text_config import Gemma2Config, TextConfig, read_text_config
 from paligemma_edge.runtime.errors import CheckpointError
+
+__all__ = [
+    "Gemma2Config",
+    "PaliGemmaConfig",
+    "TextConfig",
+    "VisionConfig",
+    "parse_config",
+    "read_config",
+]
 
 CONFIG_FILE = "config.json"
 
-# What an absent field of a present section means: SiglipVisionConfig, GemmaConfig.
+# What an absent field of a present section means: SiglipVisionConfig.
 _VISION_DEFAULTS: Json = {
     "image_size": 224,
     "patch_size": 16,
@@ -25,20 +36,8 @@ _VISION_DEFAULTS: Json = {
     "intermediate_size": 3072,
     "layer_norm_eps": 1e-6,
 }
-_TEXT_DEFAULTS: Json = {
-    "hidden_size": 3072,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 16,
-    "head_dim": 256,
-    "intermediate_size": 24576,
-    "vocab_size": 256000,
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 8192,
-    "rope_theta": 10000.0,
-}
-# What an absent section means: the released model. transformers says intermediate_size 4096,
-# vocabulary 257152 and image token 256000, which no released checkpoint has.
+# What an absent section means: the released model. transformers says intermediate_size 4096
+# and image token 256000, which no released checkpoint has.
 _VISION_ABSENT: Json = {
     "patch_size": 14,
     "hidden_size": 1152,
@@ -46,21 +45,7 @@ _VISION_ABSENT: Json = {
     "num_attention_heads": 16,
     "intermediate_size": 4304,
 }
-_TEXT_ABSENT: Json = {
-    "hidden_size": 2048,
-    "num_hidden_layers": 18,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 1,
-    "intermediate_size": 16384,
-    "vocab_size": 257216,
-}
 _IMAGE_TOKEN_ID = 257152
-
-# Far beyond every PaliGemma, and small enough that nothing of such a size hangs the exporter.
-_MOST_LAYERS = 1000
-_MOST_POSITIONS = 2**20
-_MOST_SIZE = 2**24  # widths, sides, heads, rows of the embedding
-_MOST_ANGLES = 2**28  # of the rotary tables, which are 4 bytes each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +67,6 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextConfig:
-    """Sizes of the Gemma decoder."""
-
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    vocab_size: int  # rows of the embedding table
-    rope_theta: float
-    rms_norm_eps: float
-    max_position_embeddings: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class PaliGemmaConfig:
     """Sizes of the whole model, and the ids that config.json gives."""
 
@@ -114,17 +83,21 @@ def read_config(directory: Path) -> PaliGemmaConfig:
 
     Raises CheckpointError when it is absent, is no JSON, or describes another model.
     """
-    data = read_json(directory / CONFIG_FILE)
+    return parse_config(read_json(directory / CONFIG_FILE))
+
+
+def parse_config(data: Json) -> PaliGemmaConfig:
+    """Read the object that a config.json holds. Raises CheckpointError for another model."""
     refuse_unsupported(data)
-    image_token = {"image_token_id": _IMAGE_TOKEN_ID, **_present(data)}
+    image_token = {"image_token_id": _IMAGE_TOKEN_ID, **present(data)}
     index = "image_token_index" if "image_token_index" in image_token else "image_token_id"
-    vision = _vision({**_VISION_DEFAULTS, **_given(data, "vision_config", _VISION_ABSENT)})
-    text = _text({**_TEXT_DEFAULTS, **_given(data, "text_config", _TEXT_ABSENT)})
+    vision = _vision({**_VISION_DEFAULTS, **_given_vision(data)})
+    text = read_text_config(data)
     _require_room(vision, text)
     return PaliGemmaConfig(
         vision=vision,
         text=text,
-        image_token_id=_integer(image_token, index, least=0),
+        image_token_id=integer(image_token, index, least=0),
         pad_token_id=_special_id(data, "pad_token_id", 0),
         bos_token_id=_special_id(data, "bos_token_id", 2),
         eos_token_id=_special_id(data, "eos_token_id", 1),
@@ -152,52 +125,26 @@ def read_json(path: Path) -> Json:
     return data
 
 
-def _given(data: Json, name: str, absent: Json) -> Json:
-    return absent if data.get(name) is None else _present(section(data, name))
-
-
-def _present(values: Json) -> Json:
-    return {name: value for name, value in values.items() if value is not None}
+def _given_vision(data: Json) -> Json:
+    absent = data.get("vision_config") is None
+    return _VISION_ABSENT if absent else present(section(data, "vision_config"))
 
 
 def _vision(values: Json) -> VisionConfig:
     vision = VisionConfig(
-        image_size=_side(values, "image_size"),
-        patch_size=_side(values, "patch_size"),
-        hidden_size=_integer(values, "hidden_size"),
-        num_layers=_integer(values, "num_hidden_layers", most=_MOST_LAYERS),
-        num_heads=_integer(values, "num_attention_heads"),
-        intermediate_size=_integer(values, "intermediate_size"),
-        layer_norm_eps=_number(values, "layer_norm_eps", 1e-12, 1.0),
+        image_size=side(values, "image_size"),
+        patch_size=side(values, "patch_size"),
+        hidden_size=integer(values, "hidden_size"),
+        num_layers=integer(values, "num_hidden_layers", most=MOST_LAYERS),
+        num_heads=integer(values, "num_attention_heads"),
+        intermediate_size=integer(values, "intermediate_size"),
+        layer_norm_eps=number(values, "layer_norm_eps", 1e-12, 1.0),
     )
     if vision.hidden_size % vision.num_heads:
         refuse("vision_config.num_attention_heads", vision.num_heads, "a divisor of hidden_size")
     if vision.image_size < vision.patch_size:
         refuse("vision_config.image_size", vision.image_size, "at least one patch")
     return vision
-
-
-def _text(values: Json) -> TextConfig:
-    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    text = TextConfig(
-        hidden_size=_integer(values, "hidden_size"),
-        num_layers=_integer(values, "num_hidden_layers", most=_MOST_LAYERS),
-        num_heads=_integer(values, "num_attention_heads"),
-        num_kv_heads=_integer(values, "num_key_value_heads"),
-        head_dim=_integer(values, "head_dim"),
-        intermediate_size=_integer(values, "intermediate_size"),
-        vocab_size=_integer(values, "vocab_size"),
-        rope_theta=_number({**values, **_present(rope)}, "rope_theta", 1.0, 1e12),
-        rms_norm_eps=_number(values, "rms_norm_eps", 1e-12, 1.0),
-        max_position_embeddings=_integer(values, "max_position_embeddings", most=_MOST_POSITIONS),
-    )
-    if text.num_heads % text.num_kv_heads:
-        refuse("text_config.num_key_value_heads", text.num_kv_heads, "a divisor of the heads")
-    if text.head_dim % 2:
-        refuse("text_config.head_dim", text.head_dim, "an even number, for the rotary halves")
-    if text.head_dim * text.max_position_embeddings > _MOST_ANGLES:
-        refuse("text_config.head_dim", text.head_dim, f"{_MOST_ANGLES} angles of all positions")
-    return text
 
 
 def _require_room(vision: VisionConfig, text: TextConfig) -> None:
@@ -212,28 +159,7 @@ def _require_room(vision: VisionConfig, text: TextConfig) -> None:
 
 def _special_id(data: Json, name: str, default: int) -> int:
     # The top level first, as transformers' generation config reads them.
-    values = {name: default, **_present(section(data, "text_config")), **_present(data)}
+    values = {name: default, **present(section(data, "text_config")), **present(data)}
     if isinstance(values[name], list) and values[name]:
         values[name] = values[name][0]
-    return _integer(values, name, least=0)
-
-
-def _side(values: Json, name: str) -> int:
-    value = values[name]
-    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
-        value = value[0]
-    return _integer({name: value}, name)
-
-
-def _integer(values: Json, name: str, least: int = 1, most: int = _MOST_SIZE) -> int:
-    value = values[name]
-    if type(value) is not int or not least <= value <= most:
-        refuse(name, value, f"a whole number from {least} to {most}")
-    return value
-
-
-def _number(values: Json, name: str, least: float, most: float) -> float:
-    value = values[name]
-    if type(value) not in (int, float) or not least <= value <= most:
-        refuse(name, value, f"a number from {least:g} to {most:g}")
-    return float(value)
+    return integer(values, name, least=0)

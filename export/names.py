@@ -157,7 +157,7 @@ def _text_shapes(text: TextConfig) -> dict[str, Shape]:
 def _text_layer_shapes(text: TextConfig) -> dict[str, Shape]:
     width, inner = text.hidden_size, text.intermediate_size
     queries, keys = text.num_heads * text.head_dim, text.num_kv_heads * text.head_dim
-    return {
+    shapes: dict[str, Shape] = {
         "input_layernorm": (width,),
         "q_proj": (queries, width),
         "k_proj": (keys, width),
@@ -168,6 +168,11 @@ def _text_layer_shapes(text: TextConfig) -> dict[str, Shape]:
         "up_proj": (inner, width),
         "down_proj": (width, inner),
     }
+    if text.gemma2 is not None:
+        shapes |= dict.fromkeys(
+            ("pre_feedforward_layernorm", "post_feedforward_layernorm"), (width,)
+        )
+    return shapes
 
 
 def contradictions(config: PaliGemmaConfig, shapes: Mapping[str, Shape]) -> list[str]:

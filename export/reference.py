@@ -22,11 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from transformers import DynamicCache, PaliGemmaForConditionalGeneration, PaliGemmaProcessor
+from transformers import DynamicCache, PaliGemmaProcessor
 from transformers.utils import logging as transformers_logging
 
+from paligemma_edge.export.reference_model import load_original
+from paligemma_edge.export.text_config import SlidingWindow
 from paligemma_edge.export.verify_samples import Sample
-from paligemma_edge.runtime.errors import CheckpointError, ImageError
+from paligemma_edge.runtime.errors import CheckpointError, ImageError, PaliGemmaError
 from paligemma_edge.runtime.image import ImageInput, image_label
 from paligemma_edge.runtime.prompt import IMAGE_MARKER
 
@@ -57,12 +59,16 @@ def trace_all(
     max_new_tokens: int,
     progress: Told | None = None,
     spill: Path | None = None,
+    *,
+    sliding_window: SlidingWindow = "full",
+    adapters: Sequence[Path] = (),
 ) -> list[ReferenceTrace]:
     """Answer every question; the model, 12 GB at full size, is gone when this returns.
 
     The arrays, 33 MB of logits for 32 tokens at full size, lie in the folder `spill` if given.
+    `sliding_window` and `adapters` as in Reference.open.
     """
-    reference = Reference.open(checkpoint)
+    reference = Reference.open(checkpoint, sliding_window, adapters)
     traces = []
     for number, sample in enumerate(samples):
         if progress is not None:
@@ -93,12 +99,27 @@ class Reference:
     processor: Any  # PaliGemmaProcessor
 
     @classmethod
-    def open(cls, checkpoint: str | os.PathLike[str]) -> Reference:
-        """Load a checkpoint directory. CheckpointError says why transformers cannot."""
+    def open(
+        cls,
+        checkpoint: str | os.PathLike[str],
+        sliding_window: SlidingWindow = "full",
+        adapters: Sequence[Path] = (),
+    ) -> Reference:
+        """Load a checkpoint directory. CheckpointError says why transformers cannot.
+
+        With `sliding_window` "full" the window of a PaliGemma 2 is opened as wide as its longest
+        text, as it was trained (big_vision has none); "hf" leaves it as transformers has it.
+        `adapters` are merged into it in turn, by peft.
+        """
         directory = Path(checkpoint)
         try:
             with _quiet():
-                return cls(_load_model(directory), _load_processor(directory))
+                model = load_original(directory, adapters)
+                if sliding_window == "full":
+                    _open_window(model)
+                return cls(model, _load_processor(directory))
+        except PaliGemmaError:
+            raise
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise CheckpointError(
@@ -232,10 +253,10 @@ def _load_picture(source: ImageInput) -> Image.Image:
         ) from None
 
 
-def _load_model(directory: Path) -> Any:  # noqa: ANN401 - as in Reference
-    return PaliGemmaForConditionalGeneration.from_pretrained(
-        directory, dtype=torch.float32, attn_implementation="eager", local_files_only=True
-    )
+def _open_window(model: Any) -> None:  # noqa: ANN401 - as in Reference
+    text = model.config.text_config
+    if getattr(text, "sliding_window", None) is not None:
+        text.sliding_window = text.max_position_embeddings
 
 
 def _load_processor(directory: Path) -> Any:  # noqa: ANN401 - as in Reference
@@ -249,14 +270,14 @@ def _numpy(tensor: torch.Tensor) -> Float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers' bars and advice off the terminal, and leave its settings as they were."""
+    """Keep bars and advice of both packages off the terminal, and leave settings as they were."""
     logging: Any = transformers_logging  # its functions carry no types
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="transformers")
+            warnings.filterwarnings("ignore", module="transformers|peft")
             yield
     finally:
         logging.set_verbosity(verbosity)

@@ -16,6 +16,14 @@ _ARCHITECTURE = "PaliGemmaForConditionalGeneration"
 # Tuples: a config may hold what cannot be hashed.
 _TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh")
 _SIGLIP = ("siglip_vision_model", "siglip")
+_DECODERS = ("gemma", "gemma2")
+# What people take for a PaliGemma, by model_type.
+_OTHERS: Mapping[str, str] = {
+    "colpali": "ColPali gives vectors to search with, and no answers",
+    "gemma": "Gemma alone reads no pictures",
+    "gemma2": "Gemma 2 alone reads no pictures",
+    "pi0": "pi0 gives motions of a robot, and no answers",
+}
 
 
 def refuse_unsupported(data: Json) -> None:
@@ -45,23 +53,17 @@ def refuse(name: str, found: object, wanted: str) -> NoReturn:
 
 
 def _refuse_other_models(data: Json, text: Json) -> None:
-    model_type = data.get("model_type") or "paligemma"
+    kind = data.get("model_type") or data.get("type") or "paligemma"  # "type" is LeRobot's
     architectures = data.get("architectures") or [_ARCHITECTURE]
     known = isinstance(architectures, list) and _ARCHITECTURE in architectures
-    if model_type != "paligemma" or not known:
+    if kind != "paligemma" or not known:
         raise CheckpointError(
-            f"config.json describes model_type {model_type!r}, architectures "
+            f"config.json describes model_type {kind!r}, architectures "
             f"{data.get('architectures')!r}, wanted 'paligemma' and {_ARCHITECTURE!r}; "
-            "other models are not supported"
+            f"{_OTHERS.get(str(kind), 'other models are not supported')}"
         )
-    text_type = text.get("model_type") or "gemma"
-    if text_type == "gemma2":
-        raise CheckpointError(
-            "PaliGemma 2 checkpoints are not supported by this release: "
-            "text_config.model_type is 'gemma2', wanted 'gemma'; use a PaliGemma 1 checkpoint"
-        )
-    if text_type != "gemma":
-        refuse("text_config.model_type", text_type, "'gemma'")
+    if (text_type := text.get("model_type") or "gemma") not in _DECODERS:
+        refuse("text_config.model_type", text_type, "'gemma' (PaliGemma) or 'gemma2' (PaliGemma 2)")
 
 
 def _refuse_vision(vision: Json) -> None:
@@ -78,10 +80,12 @@ def _refuse_vision(vision: Json) -> None:
 
 
 def _refuse_text(text: Json) -> None:
-    for name in ("hidden_act", "hidden_activation"):
-        # In Gemma "gelu" has always meant the tanh approximation.
-        if (act := text.get(name) or "gelu") not in (*_TANH_GELU, "gelu"):
-            refuse(f"text_config.{name}", act, "'gelu_pytorch_tanh'")
+    # In Gemma "gelu" has always meant the tanh approximation, in Gemma 2 it is the exact one.
+    gelus = _TANH_GELU if text.get("model_type") == "gemma2" else (*_TANH_GELU, "gelu")
+    if (act := text.get("hidden_activation") or _TANH_GELU[0]) not in gelus:
+        refuse("text_config.hidden_activation", act, f"{_TANH_GELU[0]!r}")
+    if (act := text.get("hidden_act") or _TANH_GELU[0]) not in (*_TANH_GELU, "gelu"):
+        refuse("text_config.hidden_act", act, f"{_TANH_GELU[0]!r}")
     if text.get("attention_bias"):
         refuse("text_config.attention_bias", True, "false")
     if text.get("use_bidirectional_attention") is False:

@@ -21,7 +21,7 @@ from paligemma_edge.quantize.blockwise import to_blockwise
 from paligemma_edge.quantize.fold import float_of, fold_gains
 from paligemma_edge.quantize.integer import to_integer
 from paligemma_edge.quantize.linear import HEAD, Linear, linears, untie_head
-from paligemma_edge.quantize.prefill import PREFIX, prefill_of
+from paligemma_edge.quantize.prefill import PREFIX, has_windows, prefill_of, whole_prompt
 from paligemma_edge.quantize.recipe import Recipe, Scheme
 from paligemma_edge.quantize.refine import HeadInput, refine_head
 from paligemma_edge.quantize.rotate import rotate_decoder
@@ -32,6 +32,10 @@ from paligemma_edge.quantize.statistics import Moments
 from paligemma_edge.runtime import contract
 
 Graphs = Mapping[str, ir.Model]
+_NOT_ROTATED = (
+    "the decoder's stream is not rotated, for the model normalizes what its layers add; "
+    "the values of its heads are"
+)
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Cured:
     graphs: Graphs
     head_input: HeadInput
     moments: Mapping[str, Moments]
+    notes: tuple[str, ...] = ()  # cures that this model does not allow
 
     def layers(self) -> dict[str, Linear]:
         """The linear layers of all graphs, by name."""
@@ -48,8 +53,11 @@ class Cured:
 
 
 def cure(graphs: Graphs, recipe: Recipe) -> Cured:
-    """Copies of the graphs with gains folded and the decoder's stream rotated."""
-    copies = {name: model.clone() for name, model in graphs.items()}
+    """Copies of the graphs with gains folded and the decoder rotated.
+
+    A prefill graph is left out: it is made anew from the decoder.
+    """
+    copies = {name: graphs[name].clone() for name in graphs if name != contract.PREFILL}
     decoder = copies[contract.DECODER]
     gain = _last_gain(decoder)
     if not recipe.fold:
@@ -60,37 +68,47 @@ def cure(graphs: Graphs, recipe: Recipe) -> Cured:
     for name in (contract.VISION_ENCODER, contract.DECODER):
         fold_gains(copies[name])
     rotation = rotate_decoder(decoder) if recipe.rotate else None
-    return Cured(copies, HeadInput(gain, rotation), {})
+    notes = (_NOT_ROTATED,) if recipe.rotate and rotation is None else ()
+    return Cured(copies, HeadInput(gain, rotation), {}, notes)
 
 
 def prepare(cured: Cured, recipe: Recipe, moments: Mapping[str, Moments]) -> Cured:
     """The graphs smoothed, with the prefill graph beside them if the recipe has one."""
     copies = {name: model.clone() for name, model in cured.graphs.items()}
+    head_input = cured.head_input
     if recipe.smooth:
         moments = smooth(
             copies[contract.VISION_ENCODER], moments, recipe.smooth, norms=bool(moments)
         )
-        norms = bool(moments) and not recipe.rotate
-        moments = smooth(copies[contract.DECODER], moments, recipe.smooth, norms=norms)
+        decoder = copies[contract.DECODER]
+        norms = bool(moments) and head_input.rotation is None
+        moments = smooth(decoder, moments, recipe.smooth, norms=norms)
+        head_input = HeadInput(head_input.gain / _last_gain(decoder), head_input.rotation)
     if recipe.prefill:
         copies[contract.PREFILL] = prefill_of(copies[contract.DECODER])
         same = {n.replace("decoder.", PREFIX, 1): m for n, m in moments.items()}
         moments = {**moments, **same}
-    return dataclasses.replace(cured, graphs=copies, moments=moments)
+    return dataclasses.replace(cured, graphs=copies, head_input=head_input, moments=moments)
 
 
 def round_graphs(
     cured: Cured, recipe: Recipe, choices: Mapping[str, Choice]
 ) -> dict[str, ir.Model]:
-    """Copies of the graphs with each layer by its scheme; what no choice names stays float."""
+    """Copies of the graphs with each layer by its scheme; what no choice names stays float.
+
+    A decoder with windows gets its copy for prompts, if it has none by other products.
+    """
     copies = {name: model.clone() for name, model in cured.graphs.items()}
     for model in copies.values():
         for layer in linears(model):
             if layer.name in choices:
                 scheme, read = recipe.schemes[choices[layer.name].scheme], layer.input
+                logits = str(layer.node.outputs[0].name)
                 _round(model, layer, scheme, cured.moments.get(layer.name))
                 if layer.name == HEAD and recipe.refine:
-                    refine_head(model, read, cured.head_input, recipe.refine)
+                    refine_head(model, read, logits, cured.head_input, recipe.refine)
+    if contract.PREFILL not in copies and has_windows(copies[contract.DECODER]):
+        copies[contract.PREFILL] = whole_prompt(copies[contract.DECODER])
     return copies
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import onnx_ir as ir
@@ -17,9 +17,16 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime.errors import BundleError
 
 Float: TypeAlias = NDArray[np.float32]
-# Changes rows [rows, in] of a matrix that is stored [out, in], each row for itself; `start` is
-# the number of the first of them.
-RowChange: TypeAlias = Callable[[Float, int], Float]
+
+
+class RowChange(Protocol):
+    """Changes rows of a matrix [out, in]; `whole` where it mixes them."""
+
+    whole: ClassVar[bool]  # it is then given all rows, from row 0
+
+    def __call__(self, rows: Float, start: int) -> Float:
+        """Rows [rows, in], perhaps in place; `start` is the number of the first of them."""
+        ...
 
 
 @runtime_checkable
@@ -43,21 +50,19 @@ class DerivedMatrix(ir.LazyTensor):
     """
 
     def __init__(
-        self,
-        source: ir.TensorProtocol,
-        change: RowChange,
-        *,
-        columns_first: bool,
-        whole: bool = False,
+        self, source: ir.TensorProtocol, change: RowChange, *, columns_first: bool
     ) -> None:
-        """`whole` where the change mixes rows: it is then given all of them, from row 0."""
         super().__init__(
             self._evaluate, ir.DataType.FLOAT, ir.Shape(source.shape.numpy()), name=source.name
         )
         self.source = source
         self.change = change
         self.columns_first = columns_first
-        self.whole = whole
+
+    @property
+    def whole(self) -> bool:
+        """Whether rows are changed all at once."""
+        return self.change.whole
 
     def rows(self, start: int, stop: int) -> Float:
         """Rows of the changed matrix, float32 [stop - start, in]."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from paligemma_edge.quantize.changes import ScaledInputs
 from paligemma_edge.quantize.derived import Float, lazy_array, row_chunks
 from paligemma_edge.quantize.linear import Linear, initializer, linears, set_float, tensor_of
 
@@ -52,14 +53,14 @@ def put_float(value: ir.Value | None, array: Float) -> None:
 
 
 def _fold(norm: ir.Node, readers: list[Linear]) -> None:
-    gain = float_of(norm.inputs[1])
+    gain, shift = float_of(norm.inputs[1]), None
     if len(norm.inputs) > 2:
         shift = float_of(norm.inputs[2])
         for reader in readers:
             _add_to_bias(reader, shift)
         put_float(norm.inputs[2], np.zeros_like(shift))
     for reader in readers:
-        reader.change(lambda rows, _: np.multiply(rows, gain, out=rows))
+        reader.change(ScaledInputs(gain, shift))
     put_float(norm.inputs[1], np.ones_like(gain))
 
 

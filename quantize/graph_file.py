@@ -1,9 +1,13 @@
-"""One graph in memory as two files: `NAME.onnx` and its weights in `NAME.onnx.data`."""
+"""One graph in memory as two files: `NAME.onnx` and its weights in `NAME.onnx.data`.
+
+Weights that several graphs of a folder share lie in the file of the first of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import onnx
 import onnx_ir as ir
@@ -13,33 +17,59 @@ PAGE = 4096
 # Small tensors stay in the graph, where ONNX Runtime can fold them.
 INLINE_BYTES = 1024
 
+Written: TypeAlias = dict[ir.TensorProtocol, ir.ExternalTensor]  # where each tensor lies
 
-def write_graph(model: ir.Model, path: Path, progress: Callable[[int], None] | None = None) -> None:
+
+def write_graph(
+    model: ir.Model,
+    path: Path,
+    progress: Callable[[int], None] | None = None,
+    beside: Written | None = None,
+) -> None:
     """Write tensors one by one, in the order of the graph, then the graph that names them.
 
-    The model in memory is left as it is. `progress` is told each tensor's bytes.
+    The model in memory is left as it is. `progress` is told each tensor's bytes. `beside` is what
+    the folder's other graphs have written: the graph names it where it lies, and adds its own.
     """
     large = [v for v in model.graph.initializers.values() if _tensor(v).nbytes > INLINE_BYTES]
-    kept = [_tensor(v) for v in large]
+    kept, known = [_tensor(v) for v in large], {} if beside is None else beside
     try:
-        written = ir.external_data.convert_tensors_to_external(
-            kept,
-            path.parent,
-            f"{path.name}.data",
-            callback=None if progress is None else lambda t, _: progress(t.nbytes),
-            alignment=PAGE,
-            align_threshold=PAGE,
-        )
-        _point(large, written)
+        new = [tensor for tensor in dict.fromkeys(kept) if tensor not in known]
+        _write(new, path, progress, known)
+        _point(large, [known[tensor] for tensor in kept])
         path.write_bytes(ir.to_proto(model).SerializeToString())
         onnx.checker.check_model(path)
     finally:
         _point(large, kept)
 
 
+def _write(
+    tensors: Sequence[ir.TensorProtocol],
+    path: Path,
+    progress: Callable[[int], None] | None,
+    known: Written,
+) -> None:
+    if tensors:
+        written = ir.external_data.convert_tensors_to_external(
+            tensors,
+            path.parent,
+            f"{path.name}.data",
+            callback=None if progress is None else lambda t, _: progress(t.nbytes),
+            alignment=PAGE,
+            align_threshold=PAGE,
+        )
+        known.update(zip(tensors, written, strict=True))
+
+
 def weight_bytes(model: ir.Model) -> int:
-    """Bytes that the graph's weights take on disk."""
+    """Bytes of the graph's weights."""
     return sum(_tensor(v).nbytes for v in model.graph.initializers.values())
+
+
+def disk_bytes(models: Iterable[ir.Model]) -> int:
+    """Bytes that the weights of some graphs take in one folder, each tensor once."""
+    values = (value for model in models for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in set(map(_tensor, values)))
 
 
 def _point(values: Sequence[ir.Value], tensors: Sequence[ir.TensorProtocol]) -> None:

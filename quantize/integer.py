@@ -44,6 +44,18 @@ def to_integer(model: ir.Model, layer: Linear, round_rows: Round, *, inputs: int
     replace(model, layer, nodes.all)
 
 
+def ends(product: ir.Node) -> tuple[ir.Value, ir.Value]:
+    """What a layer of `to_integer` reads and what it gives, by its MatMulIntegerToFloat."""
+    node: ir.Node | None = product
+    while node is not None and node.op_type != "Div":
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+    assert node is not None, "a token is divided by its largest value first"
+    x, largest = node.inputs
+    assert x is not None and largest is not None
+    back = next(use.node for use in largest.uses() if use.node.op_type == "Mul")
+    return x, back.outputs[0]
+
+
 class _Nodes:
     """Nodes in the making, and the constants that all layers share."""
 

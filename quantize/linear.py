@@ -50,9 +50,9 @@ class Linear:
         assert value is not None
         return value
 
-    def change(self, change: RowChange, *, whole: bool = False) -> None:
+    def change(self, change: RowChange) -> None:
         """Let the weight be another one from now on; see DerivedMatrix."""
-        derived = DerivedMatrix(self.tensor, change, columns_first=self.columns_first, whole=whole)
+        derived = DerivedMatrix(self.tensor, change, columns_first=self.columns_first)
         set_float(self.weight, derived)
 
 

@@ -17,25 +17,27 @@ from paligemma_edge.quantize.linear import EMBEDDING, WEIGHT, tensor_of
 from paligemma_edge.quantize.rewrite import add_constant
 from paligemma_edge.quantize.rotate import rotation_nodes
 from paligemma_edge.quantize.rotation import Rotation
-from paligemma_edge.runtime import contract
 
 
 @dataclass(frozen=True)
 class HeadInput:
     """What turns the head's input back into what the table's rows are multiplied with."""
 
-    gain: Float  # of the last norm, before it was folded, [hidden]
+    gain: Float  # what the last norm's gain was over what it is now, [hidden]
     rotation: Rotation | None
 
 
-def refine_head(model: ir.Model, normed: ir.Value, came_from: HeadInput, candidates: int) -> None:
-    """Replace the `candidates` largest of the logits [batch, vocab] by exact ones.
+def refine_head(
+    model: ir.Model, normed: ir.Value, logits_name: str, came_from: HeadInput, candidates: int
+) -> None:
+    """Replace the `candidates` largest of the head's products [batch, vocab] by exact ones.
 
-    `normed` is the head's input [batch, hidden].
+    `normed` is the head's input [batch, hidden]; `logits_name` is what its products are called,
+    whatever the head's scheme.
     """
-    head = _head(model)
+    head = _producer(model, logits_name)
     graph = _Insertion(model, head)
-    logits = head.outputs[0]
+    logits = next(value for value in head.outputs if value.name == logits_name)
     users = [(use.node, use.idx) for use in logits.uses()]
     column = graph.column(normed, came_from)  # [batch, hidden, 1]
     count = graph.constant("count", np.array([candidates]))
@@ -51,14 +53,8 @@ def refine_head(model: ir.Model, normed: ir.Value, came_from: HeadInput, candida
         user.replace_input_with(index, refined)
 
 
-def _head(decoder: ir.Model) -> ir.Node:
-    """The node that makes logits [batch, vocab], whatever the head's scheme."""
-    logits = next(value for value in decoder.graph.outputs if value.name == contract.LOGITS)
-    unsqueeze = logits.producer()
-    assert unsqueeze is not None and unsqueeze.inputs[0] is not None
-    head = unsqueeze.inputs[0].producer()
-    assert head is not None
-    return head
+def _producer(model: ir.Model, name: str) -> ir.Node:
+    return next(node for node in model.graph if name in [value.name for value in node.outputs])
 
 
 _LAST = np.array([-1])

@@ -3,41 +3,46 @@
 Two rotations, both folded into the weights: one of the residual stream, which pre-norm blocks
 allow once the gains are folded (an RMS norm does not see a rotation), and one of each head's
 values. Only where the stream begins does the graph itself turn it, by two small products, so
-that the embedding table stays as it is stored.
+that the embedding table stays as it is stored. Where what a layer adds is normalized, as in
+Gemma 2, each channel of it has a gain of its own, so that the stream cannot be rotated.
 (QuaRot, https://arxiv.org/abs/2404.00456, sections 4.1 and 4.2.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.derived import Float
+from paligemma_edge.quantize.changes import RotatedInputs, RotatedOutputs
 from paligemma_edge.quantize.fold import float_of
 from paligemma_edge.quantize.linear import Linear, linears
 from paligemma_edge.quantize.rewrite import add_constant
-from paligemma_edge.quantize.rotation import Rotation, rotate_columns
+from paligemma_edge.quantize.rotation import Rotation
 
 _WRITERS = (".o_proj", ".down_proj")
 
 
-def rotate_decoder(model: ir.Model) -> Rotation:
-    """Rotate the residual stream and the values of a decoder whose gains are folded.
+def rotate_decoder(model: ir.Model) -> Rotation | None:
+    """Rotate the values of a decoder whose gains are folded, and its residual stream if it can be.
 
-    Returns the rotation of the stream.
+    Returns the rotation of the stream, None where it stays as it is.
     """
-    _require_folded(model)
     layers = linears(model)
     writers = [layer for layer in layers if layer.name.endswith(_WRITERS)]
-    rotation = Rotation.of_size(writers[0].out_features)
-    for layer in layers:
-        if layer.name.endswith(_WRITERS):
-            layer.change(lambda rows, _: rotate_columns(rotation, rows), whole=True)
-        else:
-            layer.change(lambda rows, _: rotation.apply(rows))
-    _rotate_stream(model, rotation)
+    rotation = None
+    if all(map(_adds_to_stream, writers)):
+        _require_folded(model)
+        rotation = Rotation.of_size(writers[0].out_features)
+        _rotate_stream(model, layers, rotation)
     _rotate_values(model, {layer.name: layer for layer in layers})
     return rotation
+
+
+def _adds_to_stream(writer: Linear) -> bool:
+    """Whether nothing stands between a layer and the stream."""
+    return all(use.node.op_type == "Add" for use in writer.node.outputs[0].uses())
 
 
 def _require_folded(model: ir.Model) -> None:
@@ -46,8 +51,13 @@ def _require_folded(model: ir.Model) -> None:
             assert np.all(float_of(node.inputs[1]) == 1), "gains are folded before a rotation"
 
 
-def _rotate_stream(model: ir.Model, rotation: Rotation) -> None:
-    """Where features and embedded tokens meet, and the stream begins."""
+def _rotate_stream(model: ir.Model, layers: Sequence[Linear], rotation: Rotation) -> None:
+    """What reads and writes the stream; and its begin, where features and tokens meet."""
+    for layer in layers:
+        if layer.name.endswith(_WRITERS):
+            layer.change(RotatedOutputs(rotation))
+        else:
+            layer.change(RotatedInputs(rotation))
     start = next(node for node in model.graph if node.op_type == "Concat").outputs[0]
     users = [(use.node, use.idx) for use in start.uses()]
     nodes = rotation_nodes(model, start, rotation)
@@ -91,18 +101,5 @@ def _rotate_heads(attention: ir.Node, layers: dict[str, Linear]) -> None:
     out = layers[qkv.name.replace(".qkv_proj", ".o_proj")]
     rotation = Rotation.of_size(out.in_features // heads)
     first = (heads + kv_heads) * rotation.size
-    qkv.change(lambda rows, _: _turn_values(rotation, rows, first), whole=True)
-    out.change(lambda rows, _: _turn_heads(rotation, rows))
-
-
-def _turn_values(rotation: Rotation, matrix: Float, first: int) -> Float:
-    """`matrix` [q + k + v, in]: the rows of v, head by head."""
-    for start in range(first, len(matrix), rotation.size):
-        head = slice(start, start + rotation.size)
-        matrix[head] = rotate_columns(rotation, matrix[head])
-    return matrix
-
-
-def _turn_heads(rotation: Rotation, rows: Float) -> Float:
-    """`rows` [out, heads * head_dim], head by head."""
-    return rotation.apply(rows.reshape(-1, rotation.size)).reshape(rows.shape)
+    qkv.change(RotatedOutputs(rotation, first))  # of q, k and v the rows of v, head by head
+    out.change(RotatedInputs(rotation))

@@ -7,13 +7,15 @@ matrices. Knows nothing of graphs, nor of how codes are packed.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.quantize.derived import Float
 from paligemma_edge.quantize.statistics import Moments
+
+if TYPE_CHECKING:  # help on the commands reads recipes, and has no onnx_ir
+    from paligemma_edge.quantize.derived import Float
 
 Method: TypeAlias = Literal["nearest", "search", "gptq"]
 

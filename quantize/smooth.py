@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
+from paligemma_edge.quantize.changes import DividedOutputs, ScaledInputs
 from paligemma_edge.quantize.derived import Float, row_chunks
 from paligemma_edge.quantize.fold import NORMS, float_of, norm_readers, put_float
 from paligemma_edge.quantize.linear import Linear, linears, set_float, tensor_of
@@ -57,7 +58,7 @@ def _smooth_norms(
 def _smooth_down(up: Linear, down: Linear, after: dict[str, Moments], strength: float) -> None:
     seen = after[down.name].largest if down.name in after else _rows(up)
     scales = _scales(seen, _columns(down), strength)
-    up.change(lambda rows, start: rows / scales[start : start + len(rows), None])
+    up.change(DividedOutputs(scales))
     _enlarge(down, scales, after)
 
 
@@ -67,7 +68,7 @@ def _smooth_out(qkv: Linear, out: Linear, after: dict[str, Moments], strength: f
     seen = after[out.name].largest if out.name in after else _rows(qkv)[first:]
     scales = _scales(seen, _columns(out), strength)
     divisors = np.concatenate([np.ones(first, np.float32), scales])
-    qkv.change(lambda rows, start: rows / divisors[start : start + len(rows), None])
+    qkv.change(DividedOutputs(divisors))
     if qkv.bias is not None:
         bias = tensor_of(qkv.bias).numpy().astype(np.float32) / divisors
         set_float(qkv.bias, ir.tensor(bias, name=qkv.bias.name))
@@ -75,7 +76,7 @@ def _smooth_out(qkv: Linear, out: Linear, after: dict[str, Moments], strength: f
 
 
 def _enlarge(layer: Linear, scales: Float, after: dict[str, Moments]) -> None:
-    layer.change(lambda rows, _: rows * scales)
+    layer.change(ScaledInputs(scales))
     if layer.name in after:
         after[layer.name] = after[layer.name].scaled(np.reciprocal(scales))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from paligemma_edge.quantize.derived import Float
+if TYPE_CHECKING:  # help on the commands reads recipes, and has no onnx_ir
+    from paligemma_edge.quantize.derived import Float
 
 # The second moments of a wider input are kept for neighbours alone: 16384² would be 1 GB.
 WIDEST = 1024

@@ -20,7 +20,8 @@ from onnx import helper
 
 from paligemma_edge.quantize.derived import matrix_rows
 from paligemma_edge.quantize.linear import initializer, tensor_of
-from paligemma_edge.runtime.device import usable_cores
+from paligemma_edge.quantize.prefill import WINDOW
+from paligemma_edge.runtime.host import usable_cores
 
 Array: TypeAlias = NDArray[Any]
 Observe: TypeAlias = Callable[[int, str, Array], None]  # number of the run, value's name, value
@@ -157,13 +158,15 @@ def _proto(nodes: Sequence[ir.Node], run: Run, outputs: Sequence[str]) -> bytes:
 
 
 def _node(node: ir.Node, causal: bool) -> onnx.NodeProto:
-    """As it is; of an answer every token sees those before it and goes on to the last layer."""
+    """A prompt sees itself whole; of an answer every token sees those before it and goes on."""
     proto = ir.to_proto(node)
-    if not causal:
-        return proto
     for attribute in proto.attribute:
         if attribute.name == "causal":
-            attribute.i = 1
+            attribute.i = int(causal)
+        if attribute.name == WINDOW and not causal:
+            attribute.i = -1
+    if not causal:
+        return proto
     if proto.op_type == "Slice":  # of a prompt the last token alone goes on
         proto.op_type = "Identity"
         del proto.input[1:]

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
-from paligemma_edge.quantize.graph_file import weight_bytes, write_graph
+from paligemma_edge.quantize.changes import Changes
+from paligemma_edge.quantize.changes_file import CHANGES_FILE, write_changes
+from paligemma_edge.quantize.graph_file import Written, disk_bytes, weight_bytes, write_graph
 from paligemma_edge.quantize.linear import EMBEDDING, WEIGHT
 from paligemma_edge.quantize.recipe import Recipe
 from paligemma_edge.runtime.contract import Variant
@@ -19,10 +21,11 @@ def write_variant(
     writer: StagedFiles,
     recipe: Recipe,
     graphs: Mapping[str, ir.Model],
+    changes: Changes,
     progress: Progress | None = None,
 ) -> None:
-    """Write every graph into the folder that bears the recipe's name."""
-    total, done = sum(map(weight_bytes, graphs.values())), 0
+    """Write every graph, and what the cures did, into the folder that bears the recipe's name."""
+    total, done = disk_bytes(graphs.values()), 0
     writer.require_space(total)
 
     def wrote(size: int) -> None:
@@ -31,8 +34,10 @@ def write_variant(
         if progress is not None:
             progress(f"writing {recipe.name}", min(done, total), total)
 
+    beside: Written = {}
     for name, model in graphs.items():
-        write_graph(model, writer.path(graph_file(recipe, name)), wrote)
+        write_graph(model, writer.path(graph_file(recipe, name)), wrote, beside)
+    write_changes(writer.path(f"{recipe.name}/{CHANGES_FILE}"), changes)
 
 
 def describe_variant(

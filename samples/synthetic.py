@@ -1,6 +1,7 @@
 """Writes random PaliGemma checkpoints of any official size, full or shrunk, from little memory.
 
     python -m samples.synthetic OUT --model paligemma-3b-224
+    python -m samples.synthetic OUT --model paligemma2-3b-224
 
 Full-size speed and memory do not depend on what the weights are, so they can be measured without
 downloading any. Values are scaled per tensor so that activations stay in a sane range.
@@ -9,7 +10,6 @@ downloading any. Values are scaled per tensor so that activations stay in a sane
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -21,43 +21,11 @@ from sentencepiece import SentencePieceProcessor
 from paligemma_edge.export.config import PaliGemmaConfig, TextConfig, VisionConfig
 from paligemma_edge.export.names import Layout, expected_shapes
 from samples.synthetic_config import Dialect, write_configs
+from samples.synthetic_models import MODELS, official
 from samples.synthetic_tokenizer import build_tokenizer, write_tokenizer
 from samples.synthetic_weights import DType, Store, checkpoint_bytes
 
 SPARE_ROWS = 64  # rows of the embedding beyond the tokenizer's pieces: <image> and padding
-MODELS = {f"paligemma-3b-{size}": size for size in (224, 448, 896)}
-
-
-def official(model: str, *, shrink: bool = False) -> tuple[VisionConfig, TextConfig]:
-    """Sizes of a released model; shrunk, it keeps the resolution and the shape of the graph."""
-    vision = VisionConfig(
-        image_size=MODELS[model],
-        patch_size=14,
-        hidden_size=1152,
-        num_layers=27,
-        num_heads=16,
-        intermediate_size=4304,
-        layer_norm_eps=1e-6,
-    )
-    text = TextConfig(
-        hidden_size=2048,
-        num_layers=18,
-        num_heads=8,
-        num_kv_heads=1,
-        head_dim=256,
-        intermediate_size=16384,
-        vocab_size=257_216,
-        rope_theta=10000.0,
-        rms_norm_eps=1e-6,
-        max_position_embeddings=8192,
-    )
-    if not shrink:
-        return vision, text
-    small = {"num_layers": 2, "intermediate_size": 96, "hidden_size": 64}
-    return (
-        dataclasses.replace(vision, num_heads=4, **small),
-        dataclasses.replace(text, num_heads=4, head_dim=16, vocab_size=2240, **small),
-    )
 
 
 def write_checkpoint(

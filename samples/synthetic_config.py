@@ -1,6 +1,6 @@
 """The JSON files of a synthetic checkpoint, in each dialect that PaliGemma checkpoints have had.
 
-hub            the released files: what GemmaConfig and SiglipVisionConfig default to is absent
+hub            the released files: what the text and vision configs default to is absent
 transformers4  every field, with torch_dtype and rope_theta
 transformers5  every field, with dtype and rope_parameters
 """
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from paligemma_edge.export.config import PaliGemmaConfig
+from paligemma_edge.export.config import Gemma2Config, PaliGemmaConfig
 
 Dialect = Literal["hub", "transformers4", "transformers5"]
 Json = dict[str, Any]
@@ -23,6 +23,14 @@ _HUB_DEFAULTS: Json = {
     "max_position_embeddings": 8192,
     "image_size": 224,
     "layer_norm_eps": 1e-6,
+}
+_HUB_GEMMA2_DEFAULTS: Json = {
+    **_HUB_DEFAULTS,
+    "num_attention_heads": 8,
+    "query_pre_attn_scalar": 256,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "sliding_window": 4096,
 }
 
 
@@ -43,20 +51,23 @@ def _write(path: Path, data: Json) -> None:
 
 
 def _config(config: PaliGemmaConfig, dtype: str, dialect: Dialect) -> Json:
-    vision, text = _vision(config), _text(config)
+    vision, text, gemma2 = _vision(config), _text(config), config.text.gemma2
     dtype_field = {"dtype" if dialect == "transformers5" else "torch_dtype": dtype}
     if dialect == "hub":
-        vision, text = _without_defaults(vision), _without_defaults(text)
+        vision = _without(_HUB_DEFAULTS, vision)
+        text = _without(_HUB_DEFAULTS if gemma2 is None else _HUB_GEMMA2_DEFAULTS, text)
         text = {**text, **dtype_field, "num_image_tokens": config.vision.image_tokens}
         vision = {**vision, **dtype_field, "projector_hidden_act": "gelu_fast"}
     elif dialect == "transformers4":
-        text |= {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": None}
+        activation = None if gemma2 is None else "gelu_pytorch_tanh"
+        text |= {"hidden_act": "gelu_pytorch_tanh", "hidden_activation": activation}
     else:
         theta = text.pop("rope_theta")
         text |= {
             "rope_parameters": {"rope_theta": theta, "rope_type": "default"},
             "hidden_act": "gelu_pytorch_tanh",
             "use_bidirectional_attention": True,
+            **({} if gemma2 is None else {"layer_types": _layer_types(gemma2)}),
         }
     return {
         "architectures": ["PaliGemmaForConditionalGeneration"],
@@ -70,8 +81,8 @@ def _config(config: PaliGemmaConfig, dtype: str, dialect: Dialect) -> Json:
     }
 
 
-def _without_defaults(section: Json) -> Json:
-    return {k: v for k, v in section.items() if k not in _HUB_DEFAULTS or v != _HUB_DEFAULTS[k]}
+def _without(defaults: Json, section: Json) -> Json:
+    return {k: v for k, v in section.items() if k not in defaults or v != defaults[k]}
 
 
 def _vision(config: PaliGemmaConfig) -> Json:
@@ -97,14 +108,29 @@ def _text(config: PaliGemmaConfig) -> Json:
         "hidden_size": text.hidden_size,
         "intermediate_size": text.intermediate_size,
         "max_position_embeddings": text.max_position_embeddings,
-        "model_type": "gemma",
+        "model_type": "gemma" if text.gemma2 is None else "gemma2",
         "num_attention_heads": text.num_heads,
         "num_hidden_layers": text.num_layers,
         "num_key_value_heads": text.num_kv_heads,
         "rms_norm_eps": text.rms_norm_eps,
         "rope_theta": text.rope_theta,
         "vocab_size": text.vocab_size,
+        **({} if text.gemma2 is None else _gemma2(text.gemma2)),
     }
+
+
+def _gemma2(gemma2: Gemma2Config) -> Json:
+    return {
+        "attn_logit_softcapping": gemma2.attn_softcap,
+        "final_logit_softcapping": gemma2.final_softcap,
+        "query_pre_attn_scalar": int(gemma2.query_pre_attn_scalar),
+        "sliding_window": gemma2.sliding_window,
+    }
+
+
+def _layer_types(gemma2: Gemma2Config) -> list[str]:
+    kinds = {True: "sliding_attention", False: "full_attention"}
+    return [kinds[sliding] for sliding in gemma2.sliding_layers]
 
 
 def _preprocessor(config: PaliGemmaConfig) -> Json:

@@ -44,16 +44,16 @@ LAYOUTS: Mapping[str, Mapping[str, str]] = {
     "B": {r"^model\.vision_tower\.": "model.vision_tower.vision_model."},
     "C": {},
 }
-# All that the released PaliGemma says of its text model; transformers fills in the rest.
+# All that the released 3B models say of their text models; transformers fills in the rest.
 HUB_TEXT_FIELDS = (
     "hidden_size",
     "intermediate_size",
     "model_type",
-    "num_attention_heads",
     "num_hidden_layers",
     "num_key_value_heads",
     "vocab_size",
 )
+HUB_GEMMA_FIELDS = (*HUB_TEXT_FIELDS, "num_attention_heads")
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -105,7 +105,10 @@ def shapes_model(shapes_bundle: Path) -> PaliGemma:
 def make_checkpoint(
     shapes_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> MakeCheckpoint:
-    """Write a random checkpoint: sizes, `layout` of its keys, `dialect` of its config, `dtype`."""
+    """Write a random checkpoint: sizes, `layout` of its keys, `dialect` of its config, `dtype`.
+
+    With `model_type` "gemma2" in `text` it is a PaliGemma 2.
+    """
 
     def make(
         *,
@@ -133,6 +136,7 @@ def random_model(vision: dict[str, Any], text: dict[str, Any]) -> PaliGemmaForCo
     """Weights large enough that every part of the model matters to the logits."""
     import torch
     from transformers import (
+        Gemma2Config,
         GemmaConfig,
         PaliGemmaConfig,
         PaliGemmaForConditionalGeneration,
@@ -144,10 +148,13 @@ def random_model(vision: dict[str, Any], text: dict[str, Any]) -> PaliGemmaForCo
     text = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, **text}
     text = {"hidden_size": 48, "intermediate_size": 64, "head_dim": 16, **text}
     vision |= {"vision_use_head": False, "projection_dim": text["hidden_size"]}
+    second = text.pop("model_type", "gemma") == "gemma2"
     special: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     whole: dict[str, Any] = {
         "vision_config": SiglipVisionConfig(**{"patch_size": 14, **vision}),
-        "text_config": GemmaConfig(**text, **special, vocab_size=ROWS),
+        "text_config": (Gemma2Config if second else GemmaConfig)(
+            **text, **special, vocab_size=ROWS
+        ),
         "image_token_index": IMAGE_ID,
         "projection_dim": text["hidden_size"],
         "hidden_size": text["hidden_size"],
@@ -162,6 +169,8 @@ def random_model(vision: dict[str, Any], text: dict[str, Any]) -> PaliGemmaForCo
             # Without this the tied head says the last token again and again.
             loud = 8 if name.endswith(("o_proj.weight", "down_proj.weight")) else 1
             parameter.normal_(0, loud * fan_in**-0.5, generator=generator)
+            if second and "layers" in name and re.search(r"post_\w+_layernorm", name):
+                parameter.add_(7)  # what a layer adds is normalized: its gain makes it loud
     return model
 
 
@@ -180,7 +189,9 @@ def write_weights(state: Mapping[str, torch.Tensor], folder: Path, layout: str, 
 
 
 def as_on_the_hub(config: dict[str, Any]) -> dict[str, Any]:
-    text = {name: config["text_config"][name] for name in HUB_TEXT_FIELDS}
+    second = config["text_config"]["model_type"] == "gemma2"
+    fields = HUB_TEXT_FIELDS if second else HUB_GEMMA_FIELDS
+    text = {name: config["text_config"][name] for name in fields}
     vision = dict(config["vision_config"])
     for name in ("dtype", "hidden_act", "layer_norm_eps", "attention_dropout", "num_channels"):
         vision.pop(name, None)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PaliGemmaConfig as Original
 
-from paligemma_edge.export.config import PaliGemmaConfig, read_config
+from paligemma_edge.export.config import Gemma2Config, PaliGemmaConfig, read_config
 from paligemma_edge.runtime.errors import CheckpointError
 
 Json = dict[str, Any]
@@ -54,11 +54,40 @@ HUB: Json = {
 }
 
 
-def changed(**sections: Json) -> Json:
-    """HUB with fields set in `text`, `vision` or at the `top`."""
-    data = {**HUB, **sections.get("top", {})}
+# PaliGemma 2 3B: what Gemma2Config fills in is absent, among it the number of heads.
+HUB2: Json = {
+    **HUB,
+    "projection_dim": 2304,
+    "torch_dtype": "bfloat16",
+    "text_config": {
+        "eos_token_id": [1, 107],
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": 2304,
+        "intermediate_size": 9216,
+        "model_type": "gemma2",
+        "num_hidden_layers": 26,
+        "num_image_tokens": 256,
+        "num_key_value_heads": 4,
+        "torch_dtype": "bfloat16",
+        "vocab_size": 257216,
+    },
+}
+TEXT_28B: Json = {
+    "hidden_size": 4608,
+    "intermediate_size": 36864,
+    "num_hidden_layers": 46,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 16,
+    "head_dim": 128,
+    "query_pre_attn_scalar": 144,
+}
+
+
+def changed(base: Json = HUB, **sections: Json) -> Json:
+    """A config with fields set in `text`, `vision` or at the `top`."""
+    data = {**base, **sections.get("top", {})}
     for part in ("text", "vision"):
-        data[f"{part}_config"] = {**HUB[f"{part}_config"], **sections.get(part, {})}
+        data[f"{part}_config"] = {**base[f"{part}_config"], **sections.get(part, {})}
     return data
 
 
@@ -87,6 +116,33 @@ DIALECTS: dict[str, Json] = {
     "head_dim": changed(text={"head_dim": 64, "rms_norm_eps": 1e-5}),
     "sides": changed(vision={"layer_norm_eps": 1e-5, "image_size": 56, "patch_size": 7}),
     "eos list": changed(text={"eos_token_id": [1, 107]}),
+    "hub 2 3b": HUB2,
+    "hub 2 28b": changed(HUB2, text=TEXT_28B),
+    "transformers 5, 2 28b": Original(
+        **json.loads(json.dumps(changed(HUB2, text=TEXT_28B)))
+    ).to_dict(),
+    "only the type": changed(text={"model_type": "gemma2"}),
+    "gemma2 alone": {"model_type": "paligemma", "text_config": {"model_type": "gemma2"}}
+    | {"image_token_index": 9, "vision_config": {}},
+    "no softcaps": changed(
+        HUB2, text={"attn_logit_softcapping": None, "final_logit_softcapping": None}
+    ),
+    "other softcaps": changed(
+        HUB2, text={"attn_logit_softcapping": 20.0, "final_logit_softcapping": 15.0}
+    ),
+    "no window": changed(HUB2, text={"sliding_window": None}),
+    "other window": changed(HUB2, text={"sliding_window": 512}),
+    "layer types": changed(
+        HUB2,
+        text={
+            "num_hidden_layers": 3,
+            "layer_types": ["full_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+    "rope_parameters of gemma2": changed(
+        HUB2, text={"rope_parameters": {"rope_type": "default", "rope_theta": 7000.0}}
+    ),
+    "hybrid cache": changed(HUB2, text={"cache_implementation": "hybrid", "hidden_act": "gelu"}),
 }
 
 
@@ -115,9 +171,20 @@ def test_a_dialect_means_what_transformers_says(tmp_path: Path, data: Json) -> N
         "rope_theta": text.rope_parameters["rope_theta"],
         "rms_norm_eps": text.rms_norm_eps,
         "max_position_embeddings": text.max_position_embeddings,
+        "gemma2": gemma2_of(text) if text.model_type == "gemma2" else None,
     }
     assert found.image_token_id == original.image_token_id
     assert (found.pad_token_id, found.bos_token_id, found.eos_token_id) == (0, 2, 1)
+
+
+def gemma2_of(text: Any) -> Gemma2Config:  # noqa: ANN401 - a config of transformers
+    return Gemma2Config(
+        query_pre_attn_scalar=text.query_pre_attn_scalar,
+        attn_softcap=text.attn_logit_softcapping,
+        final_softcap=text.final_logit_softcapping,
+        sliding_window=text.sliding_window,
+        sliding_layers=tuple(kind == "sliding_attention" for kind in text.layer_types),
+    )
 
 
 def test_without_sections_the_released_model_is_meant(tmp_path: Path) -> None:
@@ -145,8 +212,32 @@ def test_special_ids_are_read(tmp_path: Path) -> None:
         (changed(top={"architectures": ["ColPali"]}), "ColPali"),
         (changed(top={"model_type": "llava"}), "llava"),
         ({"model_type": "gemma", "architectures": ["GemmaForCausalLM"]}, "GemmaForCausalLM"),
-        (changed(text={"model_type": "gemma2"}), "PaliGemma 2 checkpoints are not supported"),
+        ({"model_type": "colpali", "architectures": ["ColPaliForRetrieval"]}, "ColPali gives"),
+        (changed(HUB2, top={"architectures": ["ColPali"]}), "ColPali"),
+        (
+            {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]},
+            "LlavaForConditionalGeneration",
+        ),
+        ({"model_type": "gemma", "hidden_size": 2048}, "Gemma alone reads no pictures"),
+        (
+            {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]},
+            "['Gemma2ForCausalLM'], wanted 'paligemma'",
+        ),
+        ({"type": "pi0", "input_features": {}}, "model_type 'pi0'"),
+        (changed(HUB2, top={"model_type": "spatialvla"}), "spatialvla"),
         (changed(text={"model_type": "llama"}), "llama"),
+        (changed(text={"model_type": "gemma3_text"}), "'gemma3_text', wanted 'gemma'"),
+        (changed(text={"model_type": ["gemma2"]}), "['gemma2']"),
+        (changed(HUB2, text={"hidden_activation": "gelu"}), "hidden_activation 'gelu'"),
+        (changed(HUB2, text={"attn_logit_softcapping": 0}), "attn_logit_softcapping 0"),
+        (changed(HUB2, text={"final_logit_softcapping": -30}), "final_logit_softcapping -30"),
+        (changed(HUB2, text={"attn_logit_softcapping": True}), "softcapping True"),
+        (changed(HUB2, text={"query_pre_attn_scalar": 0}), "query_pre_attn_scalar 0"),
+        (changed(HUB2, text={"sliding_window": 0}), "sliding_window 0"),
+        (changed(HUB2, text={"sliding_window": 4096.0}), "sliding_window 4096.0"),
+        (changed(HUB2, text={"layer_types": ["full_attention"]}), "for each layer"),
+        (changed(HUB2, text={"layer_types": ["chunked_attention"] * 26}), "chunked_attention"),
+        (changed(HUB2, text={"num_attention_heads": 6}), "num_key_value_heads 4"),
         (changed(vision={"model_type": "clip_vision_model"}), "clip_vision_model"),
         (changed(vision={"vision_use_head": True}), "vision_use_head"),
         (changed(vision={"hidden_act": "gelu"}), "vision_config.hidden_act 'gelu'"),
@@ -167,6 +258,7 @@ def test_special_ids_are_read(tmp_path: Path) -> None:
         (changed(text={"partial_rotary_factor": 0.5}), "partial_rotary_factor"),
         (changed(text={"rope_parameters": {"partial_rotary_factor": 0.5}}), "partial_rotary"),
         (changed(text={"head_dim": 63}), "head_dim 63"),
+        (changed(text={"head_dim": 8}), "head_dim 8, wanted a multiple of 16"),
         (changed(text={"num_key_value_heads": 3}), "num_key_value_heads 3"),
         (changed(text={"vocab_size": "many"}), "vocab_size 'many'"),
         (changed(text={"num_hidden_layers": 0}), "num_hidden_layers 0"),
@@ -211,15 +303,27 @@ FIELDS = [(part, name) for part in ("text", "vision") for name in HUB[f"{part}_c
     ("top", name) for name in HUB
 ]
 RARE = ["rope_parameters", "rope_scaling", "head_dim", "hidden_act", "rope_theta", "image_size"]
+GEMMA2 = [
+    "query_pre_attn_scalar",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "sliding_window",
+    "layer_types",
+    "model_type",
+]
 
 
-@given(st.sampled_from([*FIELDS, *(("text", n) for n in RARE), ("vision", "image_size")]), VALUES)
+@given(
+    st.sampled_from([HUB, HUB2]),
+    st.sampled_from([*FIELDS, *(("text", n) for n in RARE + GEMMA2), ("vision", "image_size")]),
+    VALUES,
+)
 def test_any_value_gives_a_config_or_an_error(
-    tmp_path_factory: pytest.TempPathFactory, field: tuple[str, str], value: object
+    tmp_path_factory: pytest.TempPathFactory, base: Json, field: tuple[str, str], value: object
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "fuzz"
     folder.mkdir(exist_ok=True)
     try:
-        assert read(folder, changed(**{field[0]: {field[1]: value}})).vision.image_tokens > 0
+        assert read(folder, changed(base, **{field[0]: {field[1]: value}})).vision.image_tokens > 0
     except CheckpointError as error:
         assert "\n" not in str(error)

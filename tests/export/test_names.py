@@ -19,12 +19,13 @@ from paligemma_edge.export.names import (
     source_key,
 )
 from paligemma_edge.runtime.errors import CheckpointError
-from samples.synthetic import official
+from samples.synthetic_models import official
 
 VISION, TEXT = official("paligemma-3b-224")
 CONFIG = PaliGemmaConfig(
     vision=VISION, text=TEXT, image_token_id=257152, pad_token_id=0, bos_token_id=2, eos_token_id=1
 )
+SECOND = replace(CONFIG, text=official("paligemma2-3b-224")[1])
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,16 @@ CONFIG = PaliGemmaConfig(
             "C",
             "model.language_model.layers.1.post_attention_layernorm.weight",
         ),
+        (
+            "decoder.layers.2.pre_feedforward_layernorm.weight",
+            "A",
+            "language_model.model.layers.2.pre_feedforward_layernorm.weight",
+        ),
+        (
+            "decoder.layers.2.post_feedforward_layernorm.weight",
+            "B",
+            "model.language_model.layers.2.post_feedforward_layernorm.weight",
+        ),
         ("decoder.norm.weight", "D", "language_model.model.norm.weight"),
         ("lm_head.weight", "A", "language_model.lm_head.weight"),
         ("lm_head.weight", "C", "lm_head.weight"),
@@ -64,9 +75,10 @@ def test_a_name_has_the_layouts_key(name: str, layout: Layout, key: str) -> None
     assert source_key(name, layout) == key
 
 
+@pytest.mark.parametrize("config", [CONFIG, SECOND], ids=["Gemma", "Gemma 2"])
 @pytest.mark.parametrize("layout", PREFIXES)
-def test_every_name_is_found_again(layout: Layout) -> None:
-    names = [*expected_shapes(CONFIG), "lm_head.weight"]
+def test_every_name_is_found_again(layout: Layout, config: PaliGemmaConfig) -> None:
+    names = [*expected_shapes(config), "lm_head.weight"]
     keys = [source_key(name, layout) for name in names]
     assert len(set(keys)) == len(names)
     assert match_names([*keys, "unknown.weight"], names) == dict(zip(names, keys, strict=True))
@@ -85,8 +97,26 @@ def test_the_shapes_count_as_many_parameters_as_published(side: int, vision: int
     config = replace(CONFIG, vision=replace(VISION, image_size=side))
     counts = {name: math.prod(shape) for name, shape in expected_shapes(config).items()}
     assert sum(n for name, n in counts.items() if name.startswith("vision.")) == vision
-    rest = {name: n for name, n in counts.items() if not name.startswith("vision.")}
-    assert sum(rest.values()) == 2_361_344 + 526_778_368 + 1_981_884_416
+
+
+@pytest.mark.parametrize(
+    ("model", "projector", "embedding", "layers"),
+    [
+        ("paligemma-3b-224", 2_361_344, 526_778_368, 1_981_884_416),
+        ("paligemma2-3b-224", 2_656_512, 592_625_664, 2_024_517_888),
+        ("paligemma2-10b-448", 4_132_352, 921_862_144, 8_324_201_984),
+        ("paligemma2-28b-896", 5_313_024, 1_185_251_328, 26_047_480_320),
+    ],
+)
+def test_each_decoder_has_as_many_parameters_as_published(
+    model: str, projector: int, embedding: int, layers: int
+) -> None:
+    shapes = expected_shapes(replace(CONFIG, text=official(model)[1]))
+    counts = {name: math.prod(shape) for name, shape in shapes.items()}
+    decoder = sum(n for name, n in counts.items() if name.startswith("decoder."))
+    assert counts["projector.weight"] + counts["projector.bias"] == projector
+    assert counts["decoder.embed_tokens.weight"] == embedding
+    assert decoder - embedding == layers
 
 
 def test_buffers_are_known() -> None:
@@ -99,6 +129,11 @@ def test_contradictions_name_both_sides() -> None:
     shapes = expected_shapes(replace(CONFIG, vision=replace(VISION, image_size=448)))
     assert contradictions(CONFIG, shapes) == ["vision image tokens is 256, the tensors have 1024"]
     assert contradictions(CONFIG, {}) == []
+    assert contradictions(SECOND, expected_shapes(CONFIG)) == [
+        "text hidden_size is 2304, the tensors have 2048",
+        "text intermediate_size is 9216, the tensors have 16384",
+        "text kv heads x head_dim is 1024, the tensors have 256",
+    ]
     narrow = expected_shapes(replace(CONFIG, text=replace(TEXT, head_dim=128, num_layers=17)))
     assert len(contradictions(CONFIG, narrow)) == 2
 

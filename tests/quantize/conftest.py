@@ -1,4 +1,4 @@
-"""Two models for the passes over graphs: the sample model, and a random one of odd sizes."""
+"""Models for the passes over graphs: the sample model, one of odd sizes, and a PaliGemma 2."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ ODD_TEXT = {
     "num_key_value_heads": 2,
     "head_dim": 48,
 }
+GEMMA2_TEXT = {
+    "model_type": "gemma2",
+    "hidden_size": 96,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 3,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 24,
+    "attn_logit_softcapping": 4.0,
+    "final_logit_softcapping": 20.0,
+    "sliding_window": 8,
+}
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +48,32 @@ def odd_bundle(make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPat
     return bundle
 
 
-@pytest.fixture(scope="session", params=["shapes", "odd"])
+@pytest.fixture(scope="session")
+def gemma2_bundle(
+    make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A PaliGemma 2 whose layers see everything."""
+    from paligemma_edge.export.exporter import export
+
+    bundle = tmp_path_factory.mktemp("gemma2") / "gemma2.bundle"
+    export(make_checkpoint(vision=ODD_VISION, text=GEMMA2_TEXT), bundle)
+    return bundle
+
+
+@pytest.fixture(scope="session")
+def windowed_bundle(
+    make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A PaliGemma 2 whose answers see the last 8 tokens in every other layer."""
+    from paligemma_edge.export.exporter import export
+
+    bundle = tmp_path_factory.mktemp("windowed") / "windowed.bundle"
+    checkpoint = make_checkpoint(vision=ODD_VISION, text=GEMMA2_TEXT)
+    export(checkpoint, bundle, sliding_window="hf")
+    return bundle
+
+
+@pytest.fixture(scope="session", params=["shapes", "odd", "gemma2", "windowed"])
 def case(request: pytest.FixtureRequest) -> Case:
     bundle: Path = request.getfixturevalue(f"{request.param}_bundle")
     facts = Bundle.open(bundle).manifest

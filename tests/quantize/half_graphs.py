@@ -12,6 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.quantize.graph_file import write_graph
+from paligemma_edge.quantize.prefill import has_windows, whole_prompt
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ModelFacts
 
@@ -31,9 +32,15 @@ def load(bundle: Path) -> dict[str, ir.Model]:
 def answers(
     graphs: Mapping[str, ir.Model], facts: ModelFacts, pixels: Array, folder: Path
 ) -> Array:
-    """The logits [2, vocab] after a prompt and after one step, through all three graphs."""
+    """The logits [2, vocab] after a prompt and after one step, through all three graphs.
+
+    Where the decoder has windows, the prompt goes through the copy of it that has none.
+    """
     folder.mkdir()
     sessions = {name: open_graph(graphs[name], folder / f"{name}.onnx") for name in GRAPHS}
+    decoder = reader = sessions[contract.DECODER]
+    if has_windows(graphs[contract.DECODER]):
+        reader = open_graph(whole_prompt(graphs[contract.DECODER]), folder / "prefill.onnx")
     hidden = run(sessions[contract.VISION_ENCODER], {contract.PIXEL_VALUES: pixels})
     features = run(sessions[contract.PROJECTOR], hidden)
     length = facts.image_tokens + len(IDS)
@@ -41,8 +48,7 @@ def answers(
     names = [name for i in range(facts.num_layers) for name in contract.past_names(i)]
     presents = [name for i in range(facts.num_layers) for name in contract.present_names(i)]
     cache = {name: np.zeros(row, np.float32) for name in names}
-    decoder = sessions[contract.DECODER]
-    first = run(decoder, {**features, **_asked(IDS, length), **cache})
+    first = run(reader, {**features, **_asked(IDS, length), **cache})
     nothing = {contract.IMAGE_FEATURES: features[contract.IMAGE_FEATURES][:, :0]}
     cache = {name: first[present] for name, present in zip(names, presents, strict=True)}
     second = run(decoder, {**nothing, **_asked((ANSWER,), length + 1), **cache})

@@ -10,7 +10,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 
-from paligemma_edge.quantize.graph_file import PAGE, weight_bytes, write_graph
+from paligemma_edge.quantize.graph_file import (
+    PAGE,
+    Written,
+    disk_bytes,
+    weight_bytes,
+    write_graph,
+)
 
 
 @pytest.fixture
@@ -66,3 +72,23 @@ def test_progress_adds_up(model: ir.Model, tmp_path: Path) -> None:
     write_graph(model, tmp_path / "g.onnx", told.append)
     small = 70 * 4
     assert sum(told) + small == weight_bytes(model)
+
+
+def test_graphs_of_a_folder_store_the_weights_that_they_share_once(
+    model: ir.Model, tmp_path: Path
+) -> None:
+    x = np.random.default_rng(1).standard_normal((3, 50)).astype(np.float32)
+    other = model.clone()
+    own = other.graph.initializers["larger"]
+    own.const_value = ir.tensor(np.full((60, 70), 2, np.float32), name="larger")
+    assert disk_bytes([model, other]) == weight_bytes(model) + own.const_value.nbytes
+    beside: Written = {}
+    for name, graph in (("first", model), ("second", other)):
+        write_graph(graph, tmp_path / f"{name}.onnx", beside=beside)
+    assert (tmp_path / "second.onnx.data").stat().st_size == own.const_value.nbytes
+    files = [tmp_path / name for name in ("first.onnx", "second.onnx")]
+    sessions = [ort.InferenceSession(f, providers=["CPUExecutionProvider"]) for f in files]
+    (first,), (second,) = (session.run(["y"], {"x": x}) for session in sessions)
+    small = model.graph.initializers["small"].const_value
+    assert small is not None
+    np.testing.assert_allclose(second - small.numpy(), 2 * (first - small.numpy()), rtol=1e-3)

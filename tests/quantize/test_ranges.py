@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from paligemma_edge.quantize.calibrate import Asked
-from paligemma_edge.quantize.derived import Float
+from paligemma_edge.quantize.changes import DividedOutputs, ScaledInputs
 from paligemma_edge.quantize.half import to_half
 from paligemma_edge.quantize.linear import Linear, linears
 from paligemma_edge.quantize.ranges import (
@@ -52,20 +52,17 @@ def layer(graphs: dict[str, ir.Model], name: str) -> Linear:
 
 
 def scale_row(graphs: dict[str, ir.Model], name: str, row: int, factor: float) -> None:
-    def change(rows: Float, start: int) -> Float:
-        if start <= row < start + len(rows):
-            rows[row - start] *= factor
-        return rows
-
-    layer(graphs, name).change(change)
+    found = layer(graphs, name)
+    divisors = np.ones(found.out_features, np.float32)
+    divisors[row] /= factor
+    found.change(DividedOutputs(divisors))
 
 
 def scale_column(graphs: dict[str, ir.Model], name: str, column: int, factor: float) -> None:
-    def change(rows: Float, _: int) -> Float:
-        rows[:, column] *= factor
-        return rows
-
-    layer(graphs, name).change(change)
+    found = layer(graphs, name)
+    scales = np.ones(found.in_features, np.float32)
+    scales[column] *= factor
+    found.change(ScaledInputs(scales))
 
 
 def planted(bundle: Path) -> dict[str, ir.Model]:
@@ -167,7 +164,7 @@ def test_float32_graphs_that_compute_no_numbers_are_refused(
     wrong: float, shapes_bundle: Path, manifest: Manifest, pixels: Array
 ) -> None:
     graphs = load(shapes_bundle)
-    scale_row(graphs, UP, CHANNEL, wrong)
+    scale_column(graphs, UP, CHANNEL, wrong)
     with pytest.raises(BundleError, match="decoder computes infinite values or no numbers"):
         scan(graphs, manifest, pixels)
 

@@ -32,6 +32,7 @@ CURES: Mapping[str, dict[str, Any]] = {
     "plain": {"fold": False},
     "folded": {},
     "rotated": {"rotate": True},
+    "smoothed": {"smooth": 0.5},
 }
 
 
@@ -49,7 +50,8 @@ def recipe(cures: str, *, refine: int) -> Recipe:
 
 
 def headed(case: Case, made_by: Recipe, scheme: str) -> dict[str, ir.Model]:
-    cured = prepare(cure(case.graphs(), made_by), made_by, {})
+    cured = cure(case.graphs(), made_by)
+    cured = prepare(cured, made_by, case.moments(cured.graphs) if made_by.smooth else {})
     return round_graphs(cured, made_by, {HEAD: Choice(HEAD, scheme, {scheme: 0.0})})
 
 
@@ -104,7 +106,7 @@ def lossless(bundle: Path) -> list[tuple[int, ...]]:
 
 def said(bundle: Path, variant: str) -> list[tuple[int, ...]]:
     model = PaliGemma(bundle, variant=variant)
-    assert (model.engine.prefiller is not None) == (variant == "cpu-prefill")
+    assert ("prefill" in model.engine.sessions) == (variant == "cpu-prefill")
     requests = [(question.image, question.prompt) for question in sample_questions()[::2]]
     return [found.token_ids for found in model.generate_batch(requests, max_new_tokens=24)]
 

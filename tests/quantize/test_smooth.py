@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from paligemma_edge.quantize.changes import DividedOutputs, ScaledInputs
 from paligemma_edge.quantize.derived import Float
 from paligemma_edge.quantize.fold import float_of, put_float
 from paligemma_edge.quantize.linear import Linear, untie_head
@@ -90,12 +91,9 @@ def plant(graphs: Mapping[str, ir.Model]) -> list[str]:
 
 
 def _enlarge_row(layer: Linear, row: int) -> None:
-    def change(rows: Float, start: int) -> Float:
-        if start <= row < start + len(rows):
-            rows[row - start] *= FACTOR
-        return rows
-
-    layer.change(change)
+    divisors = np.ones(layer.out_features, np.float32)
+    divisors[row] /= FACTOR
+    layer.change(DividedOutputs(divisors))
     if layer.bias is not None:
         bias = float_of(layer.bias).copy()
         bias[row] *= FACTOR
@@ -103,11 +101,9 @@ def _enlarge_row(layer: Linear, row: int) -> None:
 
 
 def _shrink_column(layer: Linear, column: int) -> None:
-    def change(rows: Float, _: int) -> Float:
-        rows[:, column] /= FACTOR
-        return rows
-
-    layer.change(change)
+    scales = np.ones(layer.in_features, np.float32)
+    scales[column] /= FACTOR
+    layer.change(ScaledInputs(scales))
 
 
 def unevenness(largest: Float) -> float:

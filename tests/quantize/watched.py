@@ -18,6 +18,7 @@ from paligemma_edge.quantize.calibrate import Asked, calibrate
 from paligemma_edge.quantize.derived import Float, matrix_rows
 from paligemma_edge.quantize.graph_file import write_graph
 from paligemma_edge.quantize.linear import Linear, linears
+from paligemma_edge.quantize.prefill import whole_prompt
 from paligemma_edge.quantize.statistics import Moments
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ModelFacts
@@ -80,7 +81,7 @@ def watch(model: ir.Model, names: Iterable[str], path: Path) -> ort.InferenceSes
 def read_prompt(model: ir.Model, features: Array, facts: ModelFacts, path: Path) -> Values:
     """What a decoder or a prefill graph computes of features [1, N, hidden] and a short text."""
     session = watch(model, inputs_of_layers(model), path)
-    return run(session, _feeds(features, TEXT, features.shape[1] + len(TEXT), facts))
+    return run(session, decoder_feeds(features, TEXT, features.shape[1] + len(TEXT), facts))
 
 
 def assert_same_moments(found: Moments, expected: Moments, name: str) -> None:
@@ -103,11 +104,12 @@ class Whole:
     @classmethod
     def open(cls, graphs: Mapping[str, ir.Model], facts: ModelFacts, folder: Path) -> Whole:
         folder.mkdir()
+        models = {**graphs, contract.PREFILL: whole_prompt(graphs[contract.DECODER])}
         return cls(
             facts,
             {
                 name: watch(model, inputs_of_layers(model), folder / f"{name}.onnx")
-                for name, model in graphs.items()
+                for name, model in models.items()
             },
         )
 
@@ -121,11 +123,11 @@ class Whole:
         """What the decoder computes of a prompt, and of an answer token by token."""
         length, fed = features.shape[1] + len(asked.ids), asked.answer[:-1]
         decoder = self.sessions[contract.DECODER]
-        feeds = _feeds(features, asked.ids, length, self.facts, room=len(fed))
-        prompt = last = run(decoder, feeds)
+        feeds = decoder_feeds(features, asked.ids, length, self.facts, room=len(fed))
+        prompt = last = run(self.sessions[contract.PREFILL], feeds)
         steps = []
         for place, token in enumerate(fed, 1):
-            feeds = _feeds(features[:, :0], (token,), length + place, self.facts)
+            feeds = decoder_feeds(features[:, :0], (token,), length + place, self.facts)
             last = run(decoder, {**feeds, **self._kept(last)})
             steps.append(last)
         return prompt, {name: np.concatenate([s[name] for s in steps]) for name in last if steps}
@@ -138,7 +140,7 @@ class Whole:
 _CACHE = (contract.past_names, contract.present_names)
 
 
-def _feeds(
+def decoder_feeds(
     features: Array, ids: Sequence[int], length: int, facts: ModelFacts, *, room: int = 0
 ) -> Values:
     """All inputs of a decoder; the cache is empty."""

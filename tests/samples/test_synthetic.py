@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from paligemma_edge.export.checkpoint import Checkpoint, open_checkpoint
 from paligemma_edge.export.names import source_key
 from paligemma_edge.export.preprocessor import read_image_facts
 from paligemma_edge.export.tokenizer import read_tokenizer
-from samples.synthetic import official, parse_args, run, write_checkpoint
+from samples.synthetic import parse_args, run, write_checkpoint
+from samples.synthetic_models import official
 from samples.synthetic_tokenizer import FULL_SIZE, build_tokenizer
 
 SMALL = ["--model", "paligemma-3b-224", "--shrink"]
 
 
 def write(folder: Path, *options: str) -> Checkpoint:
+    """The options given last count."""
     run(parse_args([str(folder), *SMALL, *options]))
     return open_checkpoint(folder)
 
@@ -31,39 +34,58 @@ def weights(checkpoint: Checkpoint) -> dict[str, bytes]:
     return {name: tensor.tobytes() for name, tensor in checkpoint.tensors.items()}
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_the_form_changes_no_weight(tmp_path: Path, dtype: str) -> None:
-    first = write(tmp_path / "first", "--dtype", dtype)
-    assert first.config.vision == official("paligemma-3b-224", shrink=True)[0]
+@pytest.mark.parametrize(
+    ("model", "dtype"),
+    [
+        ("paligemma-3b-224", "float32"),
+        ("paligemma-3b-224", "bfloat16"),
+        ("paligemma-3b-448", "float16"),
+        ("paligemma2-3b-224", "bfloat16"),
+        ("paligemma2-10b-448", "bfloat16"),
+        ("paligemma2-28b-224", "float32"),
+    ],
+)
+def test_the_form_changes_no_weight(tmp_path: Path, model: str, dtype: str) -> None:
+    options = ["--model", model, "--dtype", dtype]
+    first = write(tmp_path / "first", *options)
+    assert (first.config.vision, first.config.text) == official(model, shrink=True)
     for number, (layout, dialect, shards) in enumerate(
         [("B", "transformers4", 2), ("C", "transformers5", 3), ("D", "hub", 5)]
     ):
         form = ["--layout", layout, "--dialect", dialect, "--shards", str(shards)]
-        other = write(tmp_path / str(number), "--dtype", dtype, *form)
+        other = write(tmp_path / str(number), *options, *form)
         assert other.config == first.config
         assert len(other.files) > 1
         assert weights(other) == weights(first)
-    assert weights(write(tmp_path / "seed", "--dtype", dtype, "--seed", "1")) != weights(first)
+    assert weights(write(tmp_path / "seed", *options, "--seed", "1")) != weights(first)
 
 
 @pytest.mark.parametrize(
-    ("layout", "dialect", "shards"),
-    [("A", "hub", 1), ("B", "transformers4", 2), ("C", "transformers5", 1), ("D", "hub", 1)],
+    ("model", "layout", "dialect", "shards"),
+    [
+        ("paligemma-3b-224", "A", "hub", 1),
+        ("paligemma-3b-224", "B", "transformers4", 2),
+        ("paligemma-3b-224", "C", "transformers5", 1),
+        ("paligemma-3b-224", "D", "hub", 1),
+        ("paligemma2-3b-224", "A", "hub", 2),
+        ("paligemma2-10b-224", "B", "transformers4", 1),
+        ("paligemma2-28b-224", "C", "transformers5", 1),
+    ],
 )
 def test_transformers_loads_it_whole(
-    tmp_path: Path, layout: str, dialect: str, shards: int
+    tmp_path: Path, model: str, layout: str, dialect: str, shards: int
 ) -> None:
     form = ["--layout", layout, "--dialect", dialect, "--shards", str(shards)]
-    checkpoint = write(tmp_path, "--dtype", "float32", *form)
+    checkpoint = write(tmp_path, "--model", model, "--dtype", "float32", *form)
     loaded: Any = PaliGemmaForConditionalGeneration.from_pretrained(
         tmp_path, dtype=torch.float32, output_loading_info=True
     )
-    model, report = loaded
+    loaded_model, report = loaded
     assert not any(report.values()), report
-    state = model.state_dict()
+    state = loaded_model.state_dict()
     for name, tensor in checkpoint.tensors.items():
         np.testing.assert_array_equal(tensor.numpy(), state[source_key(name, "C")].numpy())
-    logits = model(
+    logits = loaded_model(
         input_ids=torch.tensor([[checkpoint.config.image_token_id] * 256 + [2, 300, 108]]),
         pixel_values=torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)),
         token_type_ids=torch.zeros(1, 259, dtype=torch.long),
@@ -100,6 +122,21 @@ def test_the_full_tokenizer_has_the_real_landmarks() -> None:
 def test_a_tokenizer_may_be_given(tmp_path: Path, shapes_checkpoint: Path) -> None:
     checkpoint = write(tmp_path, "--tokenizer", str(shapes_checkpoint))
     assert read_tokenizer(tmp_path, checkpoint.config).facts.image_id == 2152
+
+
+def test_the_hubs_json_of_the_second_3b_leaves_out_what_gemma2_defaults_to(tmp_path: Path) -> None:
+    vision, whole = official("paligemma2-3b-224")
+    text = dataclasses.replace(whole, num_layers=1, hidden_size=64, vocab_size=2240)
+    assert text.gemma2 is not None
+    text = dataclasses.replace(
+        text, gemma2=dataclasses.replace(text.gemma2, sliding_layers=(True,))
+    )
+    small = dataclasses.replace(vision, num_layers=1, hidden_size=64, num_heads=4)
+    write_checkpoint(tmp_path, vision=small, text=text)
+    told = json.loads((tmp_path / "config.json").read_text())["text_config"]
+    assert not {"num_attention_heads", "head_dim", "sliding_window"} & set(told)
+    assert not [name for name in told if "softcapping" in name or "scalar" in name]
+    assert open_checkpoint(tmp_path).config.text == text
 
 
 def test_any_sizes_may_be_written(tmp_path: Path) -> None:
