@@ -1,7 +1,8 @@
-"""A checkpoint directory, opened: its config and its tensors under internal names, still on disk.
+"""A checkpoint, opened: its config and its tensors under internal names, still on disk.
 
-Reads safetensors only, single or sharded, in any of the key layouts of `names`. Knows nothing of
-graphs. Every tensor that is missing, unexpected or misshapen is listed in one error.
+Reads a directory of safetensors, single or sharded, in any of the key layouts of `names`, or the
+npz of `big_vision`. Knows nothing of graphs. Every tensor that is missing, unexpected or misshapen
+is listed in one error.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from paligemma_edge.export.config import PaliGemmaConfig, read_config, read_json
+from paligemma_edge.export.big_vision import read_big_vision
+from paligemma_edge.export.config import CONFIG_FILE, PaliGemmaConfig, read_config, read_json
 from paligemma_edge.export.names import (
     EMBEDDING,
     LM_HEAD,
@@ -24,7 +26,8 @@ from paligemma_edge.export.names import (
     is_buffer,
     match_names,
 )
-from paligemma_edge.export.tensors import CheckpointTensor, read_tensors
+from paligemma_edge.export.npz_parts import names_npz, npz_parts
+from paligemma_edge.export.tensors import CheckpointTensor, read_tensors, same_values
 from paligemma_edge.runtime.errors import CheckpointError
 
 __all__ = ["Checkpoint", "CheckpointTensor", "open_checkpoint"]
@@ -40,7 +43,8 @@ class Checkpoint:
 
     config: PaliGemmaConfig
     tensors: Mapping[str, CheckpointTensor]  # by internal name
-    files: tuple[Path, ...]  # the safetensors files
+    files: tuple[Path, ...]  # those that hold the tensors
+    directory: Path | None  # where the other files of transformers lie; an npz has none
 
     @property
     def dtype(self) -> ir.DataType:
@@ -48,21 +52,40 @@ class Checkpoint:
         return self.tensors[EMBEDDING].dtype
 
 
-def open_checkpoint(directory: Path) -> Checkpoint:
-    """Open a checkpoint as transformers saves it; reads headers, and no weight but a stored head.
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a directory as transformers saves it, or an npz as big_vision does.
 
-    Raises CheckpointError when anything about it is not as PaliGemma 1 wants it.
+    An npz in parts is named by itself or by one of its parts. Reads headers, and no weight but a
+    stored head. Raises CheckpointError when anything is not as PaliGemma wants it.
     """
+    if names_npz(path) and not os.path.isdir(path):  # noqa: PTH112 - as below
+        files = npz_parts(path)
+        config, tensors = read_big_vision(files)
+        return Checkpoint(config=config, tensors=tensors, files=files, directory=None)
+    return _open_directory(path)
+
+
+def _open_directory(directory: Path) -> Checkpoint:
     if not os.path.isdir(directory):  # noqa: PTH112 - Path raises where a name is too long
         raise CheckpointError(
             f"{directory} is not a directory; give the directory of a PaliGemma checkpoint "
-            "as transformers saves it"
+            "as transformers saves it, or the npz of big_vision"
         )
+    _refuse_folder_of_npz(directory)
     config = read_config(directory)
     files = _weight_files(directory)
-    stored = _read_all(files)
-    tensors = _match(config, stored)
-    return Checkpoint(config=config, tensors=tensors, files=files)
+    tensors = _match(config, _read_all(files))
+    return Checkpoint(config=config, tensors=tensors, files=files, directory=directory)
+
+
+def _refuse_folder_of_npz(directory: Path) -> None:
+    if (directory / CONFIG_FILE).is_file():
+        return
+    if archives := sorted(path.name for path in directory.glob("*.npz*") if names_npz(path)):
+        raise CheckpointError(
+            f"{directory} holds {archives[0]}{' and more' if archives[1:] else ''} and no "
+            f"{CONFIG_FILE}; give the path of the npz itself"
+        )
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
@@ -78,7 +101,7 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
         )
     raise CheckpointError(
         f"{directory} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; give the directory of a whole "
-        "PaliGemma checkpoint (a LoRA adapter must be merged into its base first)"
+        "PaliGemma checkpoint (a LoRA adapter is given beside it, by --adapter)"
     )
 
 
@@ -157,10 +180,7 @@ def _require_complete(
 
 
 def _require_equal(embedding: CheckpointTensor, head: CheckpointTensor) -> None:
-    same = embedding.shape == head.shape and embedding.dtype == head.dtype
-    if not same or any(
-        a.tobytes() != b.tobytes() for a, b in zip(embedding.chunks(), head.chunks(), strict=True)
-    ):
+    if not same_values(embedding, head):
         raise CheckpointError(
             f"{head.name!r} differs from {embedding.name!r}; PaliGemma's head is its embedding "
             "table, so a checkpoint with two tables cannot be exported"

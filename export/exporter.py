@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -13,14 +12,10 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.export.checkpoint import Checkpoint, open_checkpoint
-from paligemma_edge.export.config import CONFIG_FILE, PaliGemmaConfig
-from paligemma_edge.export.decoder import build_decoder
-from paligemma_edge.export.mask_decoder import build_mask_decoder, read_mask_weights
-from paligemma_edge.export.preprocessor import read_image_facts
-from paligemma_edge.export.projector import build_projector
-from paligemma_edge.export.tokenizer import TokenizerExport, read_tokenizer
-from paligemma_edge.export.vision_encoder import build_vision_encoder
+from paligemma_edge.export.config import PaliGemmaConfig
+from paligemma_edge.export.origin import describe_origin
+from paligemma_edge.export.source import Source, read_source
+from paligemma_edge.export.text_config import SlidingWindow
 from paligemma_edge.quantize.calibration import Calibration, without_answers
 from paligemma_edge.quantize.cured import (
     cured_with,
@@ -28,18 +23,18 @@ from paligemma_edge.quantize.cured import (
     require_layers,
     without_calibration,
 )
-from paligemma_edge.quantize.graph_file import weight_bytes, write_graph
+from paligemma_edge.quantize.graph_file import Written, disk_bytes, write_graph
 from paligemma_edge.quantize.make import choices_of, make
 from paligemma_edge.quantize.questions import Question
 from paligemma_edge.quantize.recipe import Recipe
 from paligemma_edge.quantize.variant import describe_variant, write_variant
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.bundle import sha256
 from paligemma_edge.runtime.bundle_writer import BundleWriter, new_bundle
-from paligemma_edge.runtime.contract import ImageFacts, Manifest, ModelFacts, Variant
+from paligemma_edge.runtime.contract import Manifest, ModelFacts, Variant
 from paligemma_edge.runtime.prompt import PromptEncoder
 
 LOSSLESS = "cpu-fp32"
+SLIDING_WINDOW = "sliding_window"  # in the manifest's `source`, of a PaliGemma 2
 TOKENIZER_FILE = "tokenizer.model"
 _WEIGHT_DTYPES: Mapping[ir.DataType, Literal["float32", "bfloat16", "float16"]] = {
     ir.DataType.FLOAT: "float32",
@@ -50,37 +45,33 @@ _WEIGHT_DTYPES: Mapping[ir.DataType, Literal["float32", "bfloat16", "float16"]] 
 Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
 
 
-@dataclass(frozen=True)
-class _Source:
-    """All that is read before anything is written."""
-
-    directory: Path
-    checkpoint: Checkpoint
-    tokenizer: TokenizerExport
-    image: ImageFacts
-    graphs: Mapping[str, ir.Model]
-
-
 def export(
     checkpoint: str | os.PathLike[str],
     bundle: str | os.PathLike[str],
     *,
     mask_decoder: str | os.PathLike[str] | None = None,
+    adapters: Sequence[str | os.PathLike[str]] = (),
+    tokenizer: str | os.PathLike[str] | None = None,
     variants: Sequence[Recipe | None] = (None,),
     questions: Sequence[Question] | None = None,
     overwrite: bool = False,
+    sliding_window: SlidingWindow = "full",
     progress: Progress | None = None,
 ) -> Manifest:
     """Write variants of a checkpoint into a new bundle; None stands for the lossless one.
 
     The lossless variant keeps the checkpoint's dtype and is computed with in float32; a recipe's
     is written straight from the checkpoint, calibrated with the prompts of `questions` if there
-    are any. `mask_decoder` is the path of PaliGemma's `vae-oid.npz`. CheckpointError,
-    TokenizerError and OptionError say what is wrong with the source or a recipe, OutputError what
+    are any. `checkpoint` is a directory as transformers saves it or an npz as big_vision does,
+    `adapters` are directories of LoRA adapters that are merged into it in turn, and `tokenizer` is
+    a file or directory that replaces the one beside the checkpoint. `mask_decoder` is the path of
+    PaliGemma's `vae-oid.npz`. `sliding_window` "hf" gives the tokens of an answer the window of a
+    PaliGemma 2, as transformers does. CheckpointError, TokenizerError and OptionError say what is
+    wrong with the source or a recipe, OutputError what
     stands in the way; then nothing is left behind.
     """
     require_distinct(LOSSLESS if recipe is None else recipe.name for recipe in variants)
-    source = _read(Path(checkpoint), mask_decoder)
+    source = read_source(Path(checkpoint), adapters, tokenizer, mask_decoder, sliding_window)
     for recipe in variants:
         if recipe is not None:
             require_layers(source.graphs, recipe)
@@ -98,45 +89,19 @@ def export(
         return writer.finish(dataclasses.replace(manifest, variants=made), hashed.add)
 
 
-def build_graphs(
-    checkpoint: Checkpoint, masks: Mapping[str, ir.TensorProtocol] | None = None
-) -> dict[str, ir.Model]:
-    """The graphs of a checkpoint, in the order of the data; tensors are still on disk."""
-    config, tensors = checkpoint.config, checkpoint.tensors
-    graphs = {
-        contract.VISION_ENCODER: build_vision_encoder(config.vision, tensors),
-        contract.PROJECTOR: build_projector(config, tensors),
-        contract.DECODER: build_decoder(config.text, tensors),
-    }
-    if masks is not None:
-        graphs[contract.MASK_DECODER] = build_mask_decoder(masks)
-    return graphs
-
-
-def _read(directory: Path, mask_decoder: str | os.PathLike[str] | None) -> _Source:
-    checkpoint = open_checkpoint(directory)
-    masks = None if mask_decoder is None else read_mask_weights(mask_decoder)
-    return _Source(
-        directory=directory,
-        checkpoint=checkpoint,
-        tokenizer=read_tokenizer(directory, checkpoint.config),
-        image=read_image_facts(directory, checkpoint.config),
-        graphs=build_graphs(checkpoint, masks),
-    )
-
-
-def _write_lossless(writer: BundleWriter, source: _Source, progress: Progress | None) -> Variant:
-    total = sum(map(weight_bytes, source.graphs.values()))
+def _write_lossless(writer: BundleWriter, source: Source, progress: Progress | None) -> Variant:
+    total = disk_bytes(source.graphs.values())
     writer.require_space(total)
     written = _Meter("writing", total, progress)
+    beside: Written = {}
     for name, graph in source.graphs.items():
-        write_graph(graph, writer.path(_graph_file(name)), written.add)
+        write_graph(graph, writer.path(_graph_file(name)), written.add, beside)
     return _lossless(source, writer.files())
 
 
 def _write_recipe(
     writer: BundleWriter,
-    source: _Source,
+    source: Source,
     recipe: Recipe,
     calibration: Calibration | None,
     progress: Progress | None,
@@ -147,9 +112,17 @@ def _write_recipe(
     facts = _model_facts(source.checkpoint.config)
     cured = cured_with(source.graphs, facts, recipe, calibration, tell)
     choices = choices_of(cured, recipe, measure=calibration is not None)
-    made = make(cured, recipe, choices, facts=facts, calibration=calibration, tell=tell)
+    made = make(
+        cured,
+        recipe,
+        choices,
+        facts=facts,
+        image_id=source.tokenizer.facts.image_id,
+        calibration=calibration,
+        tell=tell,
+    )
     graphs = made.graphs
-    write_variant(writer, recipe, graphs, tell)
+    write_variant(writer, recipe, graphs, made.changes, tell)
     files = [name for name in writer.files() if name.startswith(f"{recipe.name}/")]
     return describe_variant(recipe, graphs, files)
 
@@ -166,15 +139,14 @@ def _calibration(
     return without_answers(manifest, encoder, questions)
 
 
-def _describe(source: _Source) -> Manifest:
-    config, checkpoint = source.checkpoint.config, source.checkpoint
+def _describe(source: Source) -> Manifest:
+    config = source.checkpoint.config
     return Manifest(
         schema_version=contract.SCHEMA_VERSION,
         created_by=f"paligemma-edge {version('paligemma-edge')}",
         source={
-            "checkpoint": source.directory.resolve().name,
-            "config_sha256": sha256(source.directory / CONFIG_FILE),
-            "weights": ", ".join(f"{f.name} ({f.stat().st_size} bytes)" for f in checkpoint.files),
+            **describe_origin(source.path, source.checkpoint, source.adapters),
+            **({} if config.text.gemma2 is None else {SLIDING_WINDOW: source.sliding_window}),
         },
         model=_model_facts(config),
         tokenizer=source.tokenizer.facts,
@@ -197,8 +169,11 @@ def _model_facts(config: PaliGemmaConfig) -> ModelFacts:
     )
 
 
-def _lossless(source: _Source, files: Sequence[str]) -> Variant:
-    parameters = sum(tensor.size for tensor in source.checkpoint.tensors.values())
+def _lossless(source: Source, files: Sequence[str]) -> Variant:
+    sizes = {name: tensor.size for name, tensor in source.checkpoint.tensors.items()}
+    parameters = sum(sizes.values())
+    if contract.PREFILL in source.graphs:  # its weights are those of the decoder, twice in memory
+        parameters += sum(sizes[name] for name in sizes if name.startswith("decoder."))
     return Variant(
         device="cpu",
         recipe="fp32",

@@ -7,27 +7,22 @@ Architecture and array names are those of `vae-oid.npz`
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.lib import format as npy
 
 from paligemma_edge.export.graph import FLOAT, INT64, Graph
+from paligemma_edge.export.npz import NpyHeader, read_header
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import CheckpointError
 
 _RESIDUAL_BLOCKS = ("decoder.2", "decoder.3")
 _UPSAMPLINGS = ("decoder.4", "decoder.6", "decoder.8", "decoder.10")
 _CODEBOOK = "_vq_vae._embedding"
-
-_Header: TypeAlias = tuple[tuple[int, ...], np.dtype[Any]]
-_MOST_HEADER_BYTES = 8192
-_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 _SHAPES: Mapping[str, tuple[int, ...]] = {
     _CODEBOOK: (128, 512),
@@ -54,7 +49,7 @@ def read_mask_weights(path: str | os.PathLike[str]) -> dict[str, ir.TensorProtoc
     with _as_checkpoint_errors(path), zipfile.ZipFile(path) as archive:
         stored = [name for name in _SHAPES if f"{name}.npy" in archive.NameToInfo]
         # Headers first: an array is as large as its header says, whatever the file's size.
-        headers = {name: _header(archive, name) for name in stored}
+        headers = {name: read_header(archive, f"{name}.npy") for name in stored}
         _require(path, _contradictions(headers))
         arrays = {name: _array(archive, name) for name in stored}
     _require(path, [f"{n} is not finite" for n, a in arrays.items() if not np.isfinite(a).all()])
@@ -74,26 +69,18 @@ def _as_checkpoint_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from None
 
 
-def _header(archive: zipfile.ZipFile, name: str) -> _Header:
-    with archive.open(f"{name}.npy") as member:
-        start = io.BytesIO(member.read(_MOST_HEADER_BYTES))
-    read = _READERS[npy.read_magic(start)]
-    shape, _, dtype = read(start)
-    return shape, dtype
-
-
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     with archive.open(f"{name}.npy") as member:
         return npy.read_array(member, allow_pickle=False)
 
 
-def _contradictions(headers: Mapping[str, _Header]) -> list[str]:
+def _contradictions(headers: Mapping[str, NpyHeader]) -> list[str]:
     problems = [f"{name} is missing" for name in sorted(set(_SHAPES) - set(headers))]
-    for name, (shape, dtype) in sorted(headers.items()):
-        if shape != _SHAPES[name]:
-            problems.append(f"{name} is {list(shape)}, wanted {list(_SHAPES[name])}")
-        elif dtype not in (np.float32, np.float16):
-            problems.append(f"{name} is {dtype}, wanted float32 or float16")
+    for name, header in sorted(headers.items()):
+        if header.shape != _SHAPES[name]:
+            problems.append(f"{name} is {list(header.shape)}, wanted {list(_SHAPES[name])}")
+        elif header.dtype not in (np.float32, np.float16):
+            problems.append(f"{name} is {header.dtype}, wanted float32 or float16")
     return problems
 
 

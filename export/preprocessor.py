@@ -43,8 +43,10 @@ _RESAMPLE: dict[int, Resample] = {
 }
 
 
-def read_image_facts(directory: Path, config: PaliGemmaConfig) -> ImageFacts:
+def read_image_facts(directory: Path | None, config: PaliGemmaConfig) -> ImageFacts:
     """Read the preprocessing of a checkpoint; without its file, the released models' holds.
+
+    So it does without a directory, as big_vision's checkpoints have none.
 
     Raises CheckpointError for a step that the runtime does not do, and for a size that is not
     the model's.
@@ -68,7 +70,9 @@ def read_image_facts(directory: Path, config: PaliGemmaConfig) -> ImageFacts:
     )
 
 
-def _stored(directory: Path) -> Json:
+def _stored(directory: Path | None) -> Json:
+    if directory is None:
+        return {}
     if (directory / PROCESSOR_FILE).is_file():
         inner = read_json(directory / PROCESSOR_FILE).get("image_processor")
         if isinstance(inner, dict):

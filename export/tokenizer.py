@@ -7,6 +7,7 @@ pieces and compared with config.json, never assumed.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,37 +35,43 @@ class TokenizerExport:
     facts: TokenizerFacts
 
 
-def read_tokenizer(directory: Path, config: PaliGemmaConfig) -> TokenizerExport:
+def read_tokenizer(source: Path, config: PaliGemmaConfig) -> TokenizerExport:
     """Read the tokenizer of a checkpoint and check it against its config.
 
+    `source` is the checkpoint's directory, or a file: a sentencepiece model, or a tokenizer.json.
     Raises TokenizerError when it is absent, damaged, not PaliGemma's or not of this checkpoint.
     """
-    model = _read_model(directory)
+    path = _find(source)
+    model = convert_tokenizer(path) if path.suffix == ".json" else _read_model(path)
     try:
         processor = SentencePieceProcessor(model_proto=model)
     except RuntimeError:
-        _refuse(f"{directory / MODEL_FILE} is no sentencepiece model", "download it again")
+        _refuse(f"{path} is no sentencepiece model", "download it again")
     facts = _facts(processor, config)
-    if (directory / MODEL_FILE).is_file():
-        _refuse_unknown_tokens(directory, processor)
+    if path == source / MODEL_FILE:
+        _refuse_unknown_tokens(source, processor)
     PromptEncoder(model, facts)  # the runtime's own checks
     return TokenizerExport(model_bytes=model, facts=facts)
 
 
-def _read_model(directory: Path) -> bytes:
-    path = directory / MODEL_FILE
+def _find(source: Path) -> Path:
+    if os.path.isfile(source):  # noqa: PTH113 - Path raises where a name is too long
+        return source
+    for name in (MODEL_FILE, JSON_FILE):
+        if os.path.isfile(source / name):  # noqa: PTH113 - as above
+            return source / name
+    return _refuse(
+        f"{source} has neither {MODEL_FILE} nor {JSON_FILE}",
+        "put the tokenizer.model of the base PaliGemma there, or give it by --tokenizer",
+    )
+
+
+def _read_model(path: Path) -> bytes:
     try:
-        if path.is_file():
-            # sentencepiece takes no bytes for "no model"
-            return path.read_bytes() or b"\0"
+        # sentencepiece takes no bytes for "no model"
+        return path.read_bytes() or b"\0"
     except OSError as error:
         _refuse(f"{path} cannot be read ({error.strerror})", "download it again")
-    if not (directory / JSON_FILE).is_file():
-        _refuse(
-            f"{directory} has neither {MODEL_FILE} nor {JSON_FILE}",
-            "put the tokenizer.model of the base PaliGemma there",
-        )
-    return convert_tokenizer(directory / JSON_FILE)
 
 
 def _refuse_unknown_tokens(directory: Path, processor: SentencePieceProcessor) -> None:

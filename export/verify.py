@@ -22,7 +22,10 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from paligemma_edge.export.adapter import read_adapter
 from paligemma_edge.export.checkpoint import open_checkpoint
+from paligemma_edge.export.exporter import SLIDING_WINDOW
+from paligemma_edge.export.names import expected_shapes
 from paligemma_edge.export.parity import (
     STAGES,
     ParityReport,
@@ -31,6 +34,7 @@ from paligemma_edge.export.parity import (
     tolerance,
 )
 from paligemma_edge.export.reference import ReferenceTrace, trace_all
+from paligemma_edge.export.text_config import SlidingWindow
 from paligemma_edge.export.verify_samples import (
     DEFAULT_MAX_NEW_TOKENS,
     Sample,
@@ -38,11 +42,11 @@ from paligemma_edge.export.verify_samples import (
 )
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_writer import amend_bundle
-from paligemma_edge.runtime.device import choose
-from paligemma_edge.runtime.errors import OptionError, OutputError
+from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
 from paligemma_edge.runtime.image import load_image, pixel_values
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.self_test import GOLDEN, GOLDEN_IMAGE, Golden, replay
+from paligemma_edge.runtime.variant_choice import choose
 
 _Difference: TypeAlias = tuple[float, float]  # absolute and relative, see StageParity
 _Measured: TypeAlias = list[tuple[Stage, _Difference]]  # of one sample; steps one by one
@@ -55,10 +59,12 @@ def verify(
     variant: str | None = None,
     samples: Sequence[Sample] | None = None,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    adapters: Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[str], None] | None = None,
 ) -> ParityReport:
     """Compare a bundle with its checkpoint and write `parity/<variant>.json` into the bundle.
 
+    `adapters` are those that the bundle was exported with: peft merges them into the original.
     Where every stage is within its tolerance, the first sample becomes the golden question of
     the bundle's self-test. The original is dropped before the bundle is opened, so the two are
     never in memory together. BundleError, CheckpointError, OptionError or ImageError say what
@@ -66,11 +72,21 @@ def verify(
     """
     tell = progress or (lambda _: None)
     asked = default_samples() if samples is None else list(samples)
-    _require_before(Bundle.open(bundle_path), variant, max_new_tokens)
-    open_checkpoint(Path(checkpoint_dir))
+    bundle = Bundle.open(bundle_path)
+    _require_before(bundle, variant, max_new_tokens)
+    folders = [Path(adapter) for adapter in adapters]
+    _require_original(Path(checkpoint_dir), folders)
     with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as spill:
         told = lambda n: tell(f"original: {n} of {len(asked)}")  # noqa: E731
-        traces = trace_all(checkpoint_dir, asked, max_new_tokens, told, Path(spill))
+        traces = trace_all(
+            checkpoint_dir,
+            asked,
+            max_new_tokens,
+            told,
+            Path(spill),
+            sliding_window=_sliding_window(bundle),
+            adapters=folders,
+        )
         model = PaliGemma(bundle_path, variant=variant)
         measured = []
         for number, (sample, trace) in enumerate(zip(asked, traces, strict=True)):
@@ -95,6 +111,22 @@ def _require_before(bundle: Bundle, variant: str | None, max_new_tokens: int) ->
     bundle.verify((*chosen.files, bundle.manifest.tokenizer.file))
 
 
+def _require_original(path: Path, adapters: Sequence[Path]) -> None:
+    checkpoint = open_checkpoint(path)
+    if checkpoint.directory is None:
+        raise CheckpointError(
+            f"{path} is an npz, which transformers cannot read, and verify compares with "
+            "transformers; give the directory of the same weights as transformers saves them"
+        )
+    for adapter in adapters:
+        read_adapter(adapter, expected_shapes(checkpoint.config))
+
+
+def _sliding_window(bundle: Bundle) -> SlidingWindow:
+    """What an answer saw when the bundle was exported; so does the original's."""
+    return "hf" if bundle.manifest.source.get(SLIDING_WINDOW) == "hf" else "full"
+
+
 def _compare(
     model: PaliGemma, sample: Sample, trace: ReferenceTrace
 ) -> Iterator[tuple[Stage, _Difference]]:
@@ -109,9 +141,11 @@ def _compare(
     yield "projector", _distance(features.numpy(), trace.image_features)
     chosen = []
     rows = replay(model.engine, features, ids, trace.tokens)
+    # No answer holds an id from the image's on, and two ways of saving fill those rows otherwise.
+    known = slice(facts.tokenizer.image_id)
     for place, (row, expected) in enumerate(zip(rows, trace.logits, strict=True)):
-        yield ("step logits" if place else "first logits"), _distance(row, expected)
-        chosen.append(_choose(row[: facts.tokenizer.image_id]))
+        yield ("step logits" if place else "first logits"), _distance(row[known], expected[known])
+        chosen.append(_choose(row[known]))
     yield "answer", _answer_disagreement(model, sample, trace, chosen)
 
 

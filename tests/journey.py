@@ -8,7 +8,7 @@ from pathlib import Path
 
 HEAVY = (
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "rich"),
-    *("llguidance", "av", "supervision", "pycocotools"),
+    *("llguidance", "av", "supervision", "pycocotools", "peft"),
 )
 
 # Runs the command where none of the packages of the extras can be imported.

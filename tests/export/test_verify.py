@@ -58,7 +58,7 @@ def known(shapes_checkpoint: Path) -> list[ReferenceTrace]:
 @pytest.fixture
 def known_original(known: list[ReferenceTrace], monkeypatch: pytest.MonkeyPatch) -> None:
     """The original is asked once for all tests that ask the same."""
-    monkeypatch.setattr(verify_module, "trace_all", lambda *_: known)
+    monkeypatch.setattr(verify_module, "trace_all", lambda *_, **__: known)
 
 
 @pytest.fixture(scope="module")
@@ -267,8 +267,8 @@ def test_the_original_is_dropped_and_transformers_is_left_as_it_was(
     models: list[weakref.ref[Any]] = []
     load = Reference.open
 
-    def watched(checkpoint: Path) -> Reference:
-        reference = load(checkpoint)
+    def watched(checkpoint: Path, *options: Any) -> Reference:  # noqa: ANN401
+        reference = load(checkpoint, *options)
         models.append(weakref.ref(reference.model))
         return reference
 

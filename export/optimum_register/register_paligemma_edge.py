@@ -1,0 +1,43 @@
+"""`optimum-cli export paligemma`: what `paligemma-edge export` does, where optimum's users look.
+
+optimum runs every file of its namespace `optimum.commands.register` when it starts, whatever it
+was called for; so this one imports little, and is installed there without an `__init__`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from typing import TYPE_CHECKING
+
+from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
+from optimum.commands.export.base import ExportCommand
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class PaliGemmaExportCommand(BaseOptimumCLICommand):
+    """The command, with the options of `paligemma-edge export` and the same bundle."""
+
+    COMMAND = CommandInfo(
+        name="paligemma", help="Export PaliGemma to an ONNX bundle that runs without PyTorch."
+    )
+
+    @staticmethod
+    def parse_args(parser: argparse.ArgumentParser) -> None:
+        """Add the options."""
+        from paligemma_edge.export.cli import add_export_options
+
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter  # an example keeps its line
+        add_export_options(parser)
+
+    def run(self) -> None:
+        """Export, and exit as `paligemma-edge` does."""
+        from paligemma_edge.runtime.cli import guarded
+
+        sys.exit(guarded("export", partial(self.args.command, self.args)))
+
+
+REGISTER_COMMANDS: Sequence[object] = [(PaliGemmaExportCommand, ExportCommand)]

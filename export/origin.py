@@ -1,0 +1,32 @@
+"""Where a bundle comes from: what its manifest says of the files that were read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from paligemma_edge.export.adapter import Adapter
+from paligemma_edge.export.checkpoint import Checkpoint
+from paligemma_edge.export.config import CONFIG_FILE
+from paligemma_edge.export.hub import label
+from paligemma_edge.runtime.bundle import sha256
+
+
+def describe_origin(
+    path: Path, checkpoint: Checkpoint, adapters: Sequence[Adapter]
+) -> dict[str, str]:
+    """Names, sizes and digests, none of them a path. Files of gigabytes have no digest here."""
+    origin = {
+        "checkpoint": label(path),
+        "weights": ", ".join(f"{f.name} ({f.stat().st_size} bytes)" for f in checkpoint.files),
+    }
+    if checkpoint.directory is not None:
+        origin["config_sha256"] = sha256(checkpoint.directory / CONFIG_FILE)
+    if adapters:
+        origin["adapters"] = ", ".join(map(_describe, adapters))
+    return origin
+
+
+def _describe(adapter: Adapter) -> str:
+    size, digest = adapter.file.stat().st_size, sha256(adapter.file)
+    return f"{label(adapter.directory)} ({size} bytes, sha256 {digest})"

@@ -1,0 +1,99 @@
+"""All that an export reads before it writes anything: checkpoint, adapters, tokenizer, graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from paligemma_edge.export.adapter import Adapter, read_adapter
+from paligemma_edge.export.checkpoint import Checkpoint, open_checkpoint
+from paligemma_edge.export.config import PaliGemmaConfig
+from paligemma_edge.export.decoder import build_decoder
+from paligemma_edge.export.mask_decoder import build_mask_decoder, read_mask_weights
+from paligemma_edge.export.merge import merge_adapters
+from paligemma_edge.export.names import expected_shapes
+from paligemma_edge.export.preprocessor import read_image_facts
+from paligemma_edge.export.projector import build_projector
+from paligemma_edge.export.text_config import SlidingWindow
+from paligemma_edge.export.tokenizer import TokenizerExport, read_tokenizer
+from paligemma_edge.export.vision_encoder import build_vision_encoder
+from paligemma_edge.quantize.prefill import has_windows, whole_prompt
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.contract import ImageFacts
+from paligemma_edge.runtime.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was read, and the graphs that were built of it; every weight is still on disk."""
+
+    path: Path
+    checkpoint: Checkpoint
+    adapters: Sequence[Adapter]  # which the checkpoint's tensors hold already
+    tokenizer: TokenizerExport
+    image: ImageFacts
+    graphs: Mapping[str, ir.Model]
+    sliding_window: SlidingWindow
+
+
+def read_source(
+    path: Path,
+    adapters: Sequence[str | os.PathLike[str]],
+    tokenizer: str | os.PathLike[str] | None,
+    mask_decoder: str | os.PathLike[str] | None,
+    sliding_window: SlidingWindow,
+) -> Source:
+    """Open all that an export needs, adapters merged, and build its graphs; weights stay on disk.
+
+    Raises what `export` raises for its source.
+    """
+    base = open_checkpoint(path)
+    _require_window(base.config, sliding_window)
+    changes = [read_adapter(Path(folder), expected_shapes(base.config)) for folder in adapters]
+    checkpoint = dataclasses.replace(base, tensors=merge_adapters(base.tensors, changes))
+    masks = None if mask_decoder is None else read_mask_weights(mask_decoder)
+    beside = base.directory or path.parent
+    return Source(
+        path=path,
+        checkpoint=checkpoint,
+        adapters=changes,
+        tokenizer=read_tokenizer(Path(tokenizer or beside), base.config),
+        image=read_image_facts(base.directory, base.config),
+        graphs=_build_graphs(checkpoint, masks, sliding_window),
+        sliding_window=sliding_window,
+    )
+
+
+def _require_window(config: PaliGemmaConfig, sliding_window: SlidingWindow) -> None:
+    if sliding_window == "hf" and (
+        config.text.gemma2 is None or config.text.gemma2.sliding_window is None
+    ):
+        raise OptionError(
+            "sliding_window is 'hf' and the checkpoint gives no window, wanted a PaliGemma 2 with "
+            "a text_config.sliding_window; leave the option out"
+        )
+
+
+def _build_graphs(
+    checkpoint: Checkpoint,
+    masks: Mapping[str, ir.TensorProtocol] | None,
+    sliding_window: SlidingWindow,
+) -> dict[str, ir.Model]:
+    """The graphs of a checkpoint, in the order of the data; tensors are still on disk."""
+    config, tensors = checkpoint.config, checkpoint.tensors
+    decoder = build_decoder(config.text, tensors, sliding_window=sliding_window)
+    graphs = {
+        contract.VISION_ENCODER: build_vision_encoder(config.vision, tensors),
+        contract.PROJECTOR: build_projector(config, tensors),
+        contract.DECODER: decoder,
+    }
+    if has_windows(decoder):
+        graphs[contract.PREFILL] = whole_prompt(decoder)
+    if masks is not None:
+        graphs[contract.MASK_DECODER] = build_mask_decoder(masks)
+    return graphs
