@@ -25,6 +25,7 @@ from paligemma_edge.export.adapted_variant import (
 from paligemma_edge.export.adapter import Adapter, read_adapter
 from paligemma_edge.export.adapter_base import read_base
 from paligemma_edge.export.adapter_inputs import branches_of, inputs_of
+from paligemma_edge.export.hub import label
 from paligemma_edge.quantize.changes import Branch
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_extension import FolderWriter, extend_bundle, remove_folder
@@ -110,7 +111,7 @@ def _describe(
 ) -> AdapterFacts:
     changed = {graph for target in targets for graph in target.changed_by(branches)}
     return AdapterFacts(
-        source=adapter.directory.resolve().name,
+        source=label(adapter.directory),
         rank=max(layer.rank for layer in adapter.layers.values()),
         graphs=tuple(graph for graph in GRAPHS if graph in changed),
         files={target.name: f"{_folder(name)}/{target.name}.npz" for target in targets},
@@ -137,7 +138,7 @@ def _require_graphs(
     known = bundle.manifest.adapted.get(target.name)
     there = set() if known is None else set(known.graphs)
     wanted = set(facts.graphs) & set(target.graphs)
-    if wanted - there:
+    if anew or wanted - there:
         target.write(bundle, wanted | there)
 
 

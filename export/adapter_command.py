@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from paligemma_edge.export.hub_options import adapter_path, add_hub_options
 from paligemma_edge.runtime.errors import OptionError
 
 _EPILOG = """\
@@ -28,7 +29,10 @@ def add_adapter_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument(
-        "adapter", metavar="ADAPTER", nargs="?", help="directory of the adapter; not with --remove"
+        "adapter",
+        metavar="ADAPTER",
+        nargs="?",
+        help="directory of the adapter, or its name on the Hub; not with --remove",
     )
     parser.add_argument("--name", required=True, help="what the adapter is called in the bundle")
     parser.add_argument(
@@ -37,6 +41,7 @@ def add_adapter_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="make it for this variant; may be repeated; default: all of the bundle",
     )
+    add_hub_options(parser, of="ADAPTER")
     parser.add_argument("--overwrite", action="store_true", help="replace an adapter of this name")
     parser.add_argument("--remove", action="store_true", help="remove the adapter of this name")
     parser.set_defaults(command=_adapter)
@@ -46,7 +51,8 @@ def _adapter(options: argparse.Namespace) -> int:
     from paligemma_edge.export.adapter_bundle import add_adapter, remove_adapter
 
     if options.remove:
-        if options.adapter is not None or options.variant or options.overwrite:
+        more = (options.variant, options.overwrite, options.revision, options.from_cache)
+        if options.adapter is not None or any(more):
             raise OptionError("--remove takes a bundle and --name, and nothing else")
         remove_adapter(options.bundle, options.name)
         print(f"{options.bundle}: removed adapter {options.name}")
@@ -55,7 +61,7 @@ def _adapter(options: argparse.Namespace) -> int:
         raise OptionError("ADAPTER is missing, wanted the directory of a LoRA adapter")
     facts = add_adapter(
         options.bundle,
-        options.adapter,
+        adapter_path(options),
         options.name,
         variants=options.variant or (),
         overwrite=options.overwrite,

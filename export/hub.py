@@ -7,17 +7,15 @@ they are fetched and kept, tokens and bars are huggingface_hub's. Opens none of 
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 from paligemma_edge.export.npz_parts import names_npz
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
-
-if TYPE_CHECKING:
-    from huggingface_hub.utils import tqdm
 
 DEFAULT_REVISION = "main"
 
@@ -103,14 +101,16 @@ def label(path: Path) -> str:
 def _is_hub_name(text: str) -> bool:
     if os.path.lexists(text) or text.count("/") != 1 or names_npz(Path(text)):
         return False
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
+    utils = _utils()
     try:
-        validate_repo_id(text)
-    except HFValidationError:
+        utils.validate_repo_id(text)
+    except utils.HFValidationError:
         return False
     return True
+
+
+def _utils() -> Any:  # noqa: ANN401 - it says nowhere what it exports
+    return importlib.import_module("huggingface_hub.utils")
 
 
 def _fetch(name: str, wanted: Wanted, revision: str, from_cache: bool) -> Path:
@@ -130,11 +130,11 @@ def _fetch(name: str, wanted: Wanted, revision: str, from_cache: bool) -> Path:
         _explain(error, name, revision, from_cache)
 
 
-def _terminal_bar() -> type[tqdm]:
-    """huggingface_hub's bar, which some releases draw in a log too."""
-    from huggingface_hub.utils import tqdm
+def _terminal_bar() -> Any:  # noqa: ANN401 - as above
+    """huggingface_hub's bar, which is drawn in a log too where it is not told otherwise."""
+    bar = _utils().tqdm
 
-    class TerminalBar(tqdm):
+    class TerminalBar(bar):  # type: ignore[misc,valid-type]
         def __init__(self, *arguments: object, **options: object) -> None:
             # tqdm's None is: on a terminal alone.
             super().__init__(*arguments, **{"disable": None, **options})

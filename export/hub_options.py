@@ -35,6 +35,13 @@ def checkpoint_path(options: argparse.Namespace) -> Path:
     )
 
 
+def adapter_path(options: argparse.Namespace) -> Path:
+    """Where the one adapter lies that a command is about."""
+    return hub.local_path(
+        options.adapter, hub.ADAPTER, revision=options.revision, from_cache=options.from_cache
+    )
+
+
 def adapter_paths(options: argparse.Namespace) -> list[Path]:
     """Where the adapters lie that a checkpoint is merged with, in their order."""
     return [

@@ -70,14 +70,12 @@ class _Branch:
         return output
 
     def _join(self, added: ir.Value) -> None:
-        """Let all that read y read the sum, which takes the name where it is an output."""
+        """Let all that read y read the sum."""
         y, producer = self.product.y, self.product.y.producer()
         assert producer is not None
-        given = y.is_graph_output()
+        assert not y.is_graph_output(), "a bias or the residual stream comes behind a layer"
         total = self._node("Add", y, added)
-        total.type, total.shape = y.type or total.type, y.shape
-        y.replace_all_uses_with(total, replace_graph_outputs=True)
+        total.shape = y.shape
+        y.replace_all_uses_with(total)
         self.nodes[-1].replace_input_with(0, y)
-        if given:
-            y.name, total.name = f"{self.product.layer}{contract.LORA}base", y.name
         self.graph.insert_after(producer, self.nodes)

@@ -156,6 +156,8 @@ class Bundle:
         for variant, primed in self.manifest.primed.items():
             if not set(damaged).isdisjoint(self.variant_files(primed)):
                 return f"run `paligemma-edge prime {self.path} --variant {variant}` to mend it"
+        if any(name.startswith(("adapted/", "adapters/")) for name in damaged):
+            return "add the adapter again with `paligemma-edge adapter --overwrite`"
         return f"run `paligemma-edge verify` to write it anew, or {again}"
 
 

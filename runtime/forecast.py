@@ -15,6 +15,10 @@ from paligemma_edge.runtime.plan import Plan
 # Python, NumPy and ONNX Runtime with their libraries; on a card a CUDA context, the kernels and
 # the work spaces of cuBLAS and cuDNN.
 _DEVICE_ITSELF: Mapping[str, int] = {"cpu": 150_000_000, "cuda": 600_000_000}
+# ONNX Runtime holds a part of the weights twice while it packs them for a processor. Peaks that
+# were measured lie within 6 % of what comes out: 2.30, 3.64 and 15.1 GB for `cpu-int4`, `cpu-int8`
+# and the lossless variant of a PaliGemma-3B-224, 5.05 GB for `cpu-int8` of one at 896.
+_PACKED: Mapping[str, float] = {"cpu": 1.2, "cuda": 1.0}
 # A prompt's widest values at once, in widths of the decoder: gate, up and their product, each up
 # to eight times as wide, beside the stream, the norms and attention.
 _LIVE_WIDTHS = 40
@@ -53,7 +57,7 @@ def forecast(manifest: Manifest, variant: Variant, plan: Plan) -> Forecast:
     width = facts.hidden_size * itemsize(variant.compute_dtype)
     logits = plan.max_batch * facts.vocab_size * itemsize("float32")
     return Forecast(
-        weights=variant.memory_bytes,
+        weights=int(variant.memory_bytes * _PACKED[variant.device]),
         cache=cache,
         workspace=plan.max_length * width * _LIVE_WIDTHS + logits,
         device=_DEVICE_ITSELF[variant.device],

@@ -299,7 +299,10 @@ def test_the_runtime_imports_nothing_of_the_extras() -> None:
 
 def test_help_names_every_command_and_shows_examples() -> None:
     words = call("--help", light=True).stdout
-    for command in ("export", "quantize", "verify", "run", "inspect", "check", "prime", "bench"):
+    for command in (
+        *("export", "quantize", "verify", "adapter"),
+        *("run", "inspect", "check", "prime", "bench"),
+    ):
         assert f"\n    {command} " in words
     assert "examples:" in words
     assert "exit codes: 0 done" in words

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-class PaliGemmaExportCommand(BaseOptimumCLICommand):
+class PaliGemmaExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # untyped
     """The command, with the options of `paligemma-edge export` and the same bundle."""
 
     COMMAND = CommandInfo(

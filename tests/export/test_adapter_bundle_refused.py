@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -24,6 +25,7 @@ from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.errors import BundleError, CheckpointError, OptionError, OutputError
 from tests.conftest import MakeCheckpoint
 from tests.export import adapters as peft
+from tests.export.adapted import logits
 from tests.export.adapted_models import SIZES, Model, check_whole, contents
 from tests.export.adapters import CONFIG, WEIGHTS, edit
 
@@ -207,6 +209,29 @@ def test_a_failure_changes_nothing(
     assert state(small.bundle) == before
     add_adapter(small.bundle, small.adapter, "one", overwrite=again)
     check_whole(small.bundle)
+
+
+def test_graphs_of_an_addition_that_was_killed_do_no_harm(
+    small: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the graphs and the adapter nothing tidies up after a process that is gone."""
+    before, plain = contents(small.bundle), logits(small.bundle, "cpu-fp32", small.seen)
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter_bundle, "_listed", fail)
+        patch.setattr(adapter_bundle, "_keep_needed", lambda _: None)
+        with pytest.raises(KeyboardInterrupt):
+            add_adapter(small.bundle, small.adapter, "one")
+    manifest = check_whole(small.bundle).manifest
+    assert (list(manifest.adapted), manifest.adapters) == (["cpu-fp32"], {})
+    np.testing.assert_array_equal(logits(small.bundle, "cpu-fp32", small.seen, {}), plain)
+    add_adapter(small.bundle, small.adapter, "one")
+    check_whole(small.bundle)
+    remove_adapter(small.bundle, "one")
+    assert contents(small.bundle) == before
 
 
 def test_a_disk_that_is_too_small_is_told_before_it_is_full(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -114,7 +113,9 @@ def test_a_revision_of_a_path(cache: Path) -> None:
 # What is fetched
 
 
-def test_only_the_files_that_are_read_are_fetched(hub: Hub, checkpoint: Path) -> None:
+def test_only_the_files_that_are_read_are_fetched(
+    hub: Hub, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     repository = hub.add(NAME, checkpoint, *ELSEWHERE)
     folder = local_path(NAME, CHECKPOINT)
     assert sorted(hub.given) == sorted(path.name for path in checkpoint.iterdir())
@@ -124,6 +125,7 @@ def test_only_the_files_that_are_read_are_fetched(hub: Hub, checkpoint: Path) ->
     hub.given.clear()
     assert local_path(NAME, CHECKPOINT) == local_path(NAME, CHECKPOINT, from_cache=True) == folder
     assert not hub.given
+    assert capsys.readouterr().err == ""  # a bar is for a terminal
 
 
 def test_shards_are_fetched_with_their_index(hub: Hub, tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_a_cache_that_cannot_be_written(
         raise error
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(OutputError, match=f"{NAME} cannot be kept in .*{os.strerror(error.errno)}"):
+    with pytest.raises(OutputError, match=f"{NAME} cannot be kept in .*{error.strerror}"):
         local_path(NAME, CHECKPOINT)
     assert cli.main(["export", NAME, "x.bundle"]) == code
     (line,) = capsys.readouterr().err.splitlines()
@@ -306,6 +308,10 @@ def test_the_commands_take_names(
     assert hub["source"].pop("adapters").startswith(f"me/lora@{'b' * 40} (")
     del local["source"]["checkpoint"], local["source"]["adapters"]
     assert hub == local
+    ask = ["adapter", "plain.bundle", "me/lora", "--name", "mine", "--from-cache"]
+    assert cli.main(ask) == 0
+    beside = json.loads((tmp_path / "plain.bundle" / "manifest.json").read_text())["adapters"]
+    assert beside["mine"]["source"] == f"me/lora@{'b' * 40}"
     few = ["--max-new-tokens", "2", *names]
     assert cli.main(["verify", "hub.bundle", NAME, *few]) == 0
     capsys.readouterr()

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from paligemma_edge.quantize.adapted import add_branches, layer_of
-from paligemma_edge.quantize.apply import cure, prepare, round_graphs
+from paligemma_edge.quantize.apply import Cured, cure, prepare, round_graphs
 from paligemma_edge.quantize.cuda_check import missing_kernels
 from paligemma_edge.quantize.graph_file import write_graph
 from paligemma_edge.quantize.half import to_half
@@ -35,8 +35,8 @@ READERS = (contract.DECODER, contract.PREFILL)
 RANK = 3
 
 
-def rounded(case: Case, scheme: str) -> dict[str, ir.Model]:
-    recipe = Recipe(
+def recipe_of(scheme: str) -> Recipe:
+    return Recipe(
         about="a test",
         weights="int8",
         rotate=True,
@@ -46,8 +46,16 @@ def rounded(case: Case, scheme: str) -> dict[str, ir.Model]:
         layers=(Assignment(match="*", scheme=scheme),),
         name="cpu-test",
     )
-    cured = prepare(cure(case.graphs(), recipe), recipe, {})
-    return round_graphs(cured, recipe, choices_of(cured, recipe, measure=False))
+
+
+def cured(case: Case, scheme: str) -> Cured:
+    recipe = recipe_of(scheme)
+    return prepare(cure(case.graphs(), recipe), recipe, {})
+
+
+def rounded(case: Case, scheme: str) -> dict[str, ir.Model]:
+    found, recipe = cured(case, scheme), recipe_of(scheme)
+    return round_graphs(found, recipe, choices_of(found, recipe, measure=False))
 
 
 def branches(model: ir.Model, rank: int = RANK) -> dict[str, Array]:
@@ -92,11 +100,8 @@ def named(found: list[Product], shifted: set[str]) -> dict[str, tuple[str, str, 
     names = {}
     for product in found:
         last = 3 if layer_of(product) in shifted else 2
-        x, y = str(product.x.name), str(product.y.name)
         total = f"{product.layer}{contract.LORA}{last}"
-        if product.y.is_graph_output():
-            y, total = f"{product.layer}{contract.LORA}base", y
-        names[product.layer] = (x, y, total)
+        names[product.layer] = (str(product.x.name), str(product.y.name), total)
     return names
 
 
@@ -115,6 +120,17 @@ def test_a_branch_is_added_to_the_product_of_what_the_layer_reads(
         seen = run(session, {**feeds(case, graph), **given})
         check_sums(found, names, {**seen, **given, **feeds(case, graph)})
         onnx.checker.check_model(tmp_path / f"{graph}.onnx")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_product_begins_and_ends_where_the_layer_did(scheme: str, case: Case) -> None:
+    before = cured(case, scheme).graphs
+    for graph, model in rounded(case, scheme).items():
+        layers = {x.name: x for x in linears(before[graph])} if graph in before else {}
+        for product in products(model) if layers else []:
+            layer = layers[product.layer]
+            assert product.x.name == layer.input.name, product.layer
+            assert product.y.name == layer.node.outputs[0].name, product.layer
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -114,8 +114,8 @@ def test_every_call_can_be_asked_of_an_adapter(model: PaliGemma, requests: list[
     for call in (model.caption, model.read):
         assert call(image, max_new_tokens=8, adapter="saying").text
     assert model.ask(image, "which?", max_new_tokens=8, adapter="saying").text
-    for call in (model.detect, model.segment):  # type: ignore[assignment]
-        call(image, "star", max_new_tokens=8, adapter="saying")  # type: ignore[call-arg]
+    for find in (model.detect, model.segment):
+        find(image, "star", max_new_tokens=8, adapter="saying")
     model.answer(image, "detect star", max_new_tokens=8, adapter="saying")
 
 

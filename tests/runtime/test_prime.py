@@ -77,7 +77,7 @@ def test_the_primed_files_are_read_in_place_of_the_originals(
     opened: list[str] = []
     open_session = Device.open_session
 
-    def watched(self: Device, path: Path, **options: bool) -> ort.InferenceSession:
+    def watched(self: Device, path: Path, **options: Any) -> ort.InferenceSession:  # noqa: ANN401
         opened.append(path.relative_to(primed_copy).parent.as_posix())
         return open_session(self, path, **options)
 

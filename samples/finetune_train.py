@@ -1,0 +1,114 @@
+"""The task of `finetune`, and how an adapter learns it: peft's LoRA, transformers' Trainer.
+
+Knows the sample model and its drawn pictures. Knows nothing of bundles.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import (
+    PaliGemmaForConditionalGeneration,
+    PaliGemmaProcessor,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from samples.shapes.checkpoint import processor
+from samples.shapes.evaluate import CHECKPOINT
+from samples.shapes.pictures import Picture, Split, draw
+
+PROMPT = "count"
+DECODER = r".*language_model.*_proj"  # every linear layer of it; the vision tower stays as it is
+FIRST = 2_000_000  # the sample model has seen the pictures before this number
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the training takes, and over how many pictures."""
+
+    pictures: int = 2000
+    steps: int = 500
+    batch: int = 16
+
+
+def shapes(split: Split, number: int) -> list[Picture]:
+    """The first pictures of a split, from FIRST on, that show shapes and no word."""
+    drawn = (draw(split, place) for place in count(FIRST))
+    return list(islice((picture for picture in drawn if picture.word is None), number))
+
+
+def truth(picture: Picture) -> str:
+    """The kinds of shapes from left to right, and how many there are of each."""
+    kinds = Counter(shape.kind for shape in picture.shapes)
+    return ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pictures to a batch: of a `suffix` the processor makes labels and token types."""
+
+    processor: PaliGemmaProcessor
+
+    def __call__(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+        """What PaliGemma learns from: it sees its prompt whole, and the answer alone counts."""
+        return dict(
+            self.processor(
+                text=[f"<image>{PROMPT}"] * len(pictures),
+                images=[[picture.image()] for picture in pictures],
+                suffix=[truth(picture) for picture in pictures],
+                padding="longest",
+                return_tensors="pt",
+            )
+        )
+
+
+def train(folder: Path, plan: Plan) -> Any:  # noqa: ANN401 - peft wraps any model
+    """Save a trained adapter into `folder` and return the adapted model; the same each time."""
+    set_seed(0)
+    base = PaliGemmaForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules=DECODER))
+    model.print_trainable_parameters()
+    arguments = TrainingArguments(
+        output_dir=str(folder.with_name("runs")),
+        max_steps=plan.steps,
+        per_device_train_batch_size=plan.batch,
+        learning_rate=3e-3,
+        lr_scheduler_type="cosine",
+        warmup_steps=plan.steps // 20,
+        logging_steps=50,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,  # the collator makes the columns
+        label_names=["labels"],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    shown: Any = shapes("train", plan.pictures)  # a list does what a Dataset does
+    Trainer(model, arguments, Collator(processor(CHECKPOINT)), shown).train()
+    model.save_pretrained(str(folder))
+    return model.eval()
+
+
+def ask(model: Any, pictures: Sequence[Picture], prompt: str) -> list[str]:  # noqa: ANN401
+    """The answers of transformers' model, greedy."""
+    encode, answers = processor(CHECKPOINT), list[str]()
+    for start in range(0, len(pictures), 25):
+        images = [[picture.image()] for picture in pictures[start : start + 25]]
+        texts = [f"<image>{prompt}"] * len(images)
+        inputs = encode(text=texts, images=images, padding="longest", return_tensors="pt")
+        inputs.pop("labels")
+        with torch.inference_mode():
+            ids = model.generate(**inputs, max_new_tokens=40, do_sample=False)
+        ids = ids[:, inputs["input_ids"].shape[1] :]
+        answers += encode.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return answers
