@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,31 +16,27 @@ from paligemma_edge.runtime.caches import Caches
 from paligemma_edge.runtime.checks import check_count
 from paligemma_edge.runtime.digests import comparing
 from paligemma_edge.runtime.engine import Engine
-from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
+from paligemma_edge.runtime.errors import OptionError, PromptError
 from paligemma_edge.runtime.generation import Generation
 from paligemma_edge.runtime.grammar import Grammar
 from paligemma_edge.runtime.image import ImageInput, load_image
 from paligemma_edge.runtime.mask import paste_mask
 from paligemma_edge.runtime.opening import device_for, plan_for
-from paligemma_edge.runtime.pictures import PictureEncoder, Pictures, read_pictures
+from paligemma_edge.runtime.pictures import Pictures
 from paligemma_edge.runtime.pipeline import (
-    Asked,
     Options,
     Pipeline,
-    Question,
 )
 from paligemma_edge.runtime.plan import DEFAULT_MAX_BATCH
 from paligemma_edge.runtime.primed import primed_here
 from paligemma_edge.runtime.prompt import PromptEncoder
+from paligemma_edge.runtime.requests import Images, asked, by_adapter, check_requests, listed
 from paligemma_edge.runtime.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.sampling import Sampling
 from paligemma_edge.runtime.stopwatch import Stopwatch
 from paligemma_edge.runtime.typed import decoded_masks
 from paligemma_edge.runtime.variant_choice import DeviceName, choose
 from paligemma_edge.runtime.view import View
-
-_Numbered: TypeAlias = tuple[int, tuple[ImageInput, ...], Question]  # place among the requests
-Images: TypeAlias = ImageInput | list[ImageInput] | tuple[ImageInput, ...]
 
 
 class PaliGemma:
@@ -109,7 +103,7 @@ class PaliGemma:
         With an `adapter` of the bundle it is looked at and answered about as that one does.
         """
         pipeline = self.adapted(adapter)
-        watch, images = Stopwatch(), _listed(image)
+        watch, images = Stopwatch(), listed(image)
         if not images:
             raise PromptError("no picture was given, wanted at least one")
         with watch.measure("preprocess"):
@@ -244,9 +238,9 @@ class PaliGemma:
         Prompt and options are checked by the call, the picture is read with the first piece.
         """
         options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
-        images, pipeline = _listed(image), self.adapted(adapter)
-        question = pipeline.question(prompt, len(images), options)
-        return pipeline.stream(self._asked(pipeline, [(0, images, question)]), question.capacity)
+        pipeline = self.adapted(adapter)
+        (checked,) = check_requests(pipeline, [(image, prompt)], options)
+        return pipeline.stream(asked(pipeline, [checked]), checked.question.capacity)
 
     def generate_batch(
         self,
@@ -269,16 +263,16 @@ class PaliGemma:
         """
         options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
         slots = self.caches.slots(slots, DEFAULT_MAX_BATCH)
-        questions = self._questions(requests, options)
+        checked = check_requests(self.pipeline, requests, options)
+        groups = by_adapter(checked, adapter)
+        pipelines = {name: self.adapted(name) for name in groups}  # before anything is answered
         answers: dict[int, Generation] = {}
-        for name, group in _grouped(questions, adapter).items():
-            pipeline, numbers = self.adapted(name), [number for number, _, _ in group]
-            capacity = max(question.capacity for _, _, question in group)
-            asked = self._asked(pipeline, group, len(questions))
-            count = min(slots, len(group))
-            for place, answer in pipeline.answer(asked, slots=count, capacity=capacity):
-                answers[numbers[place]] = answer
-        return [answers[number] for number in range(len(questions))]
+        for name, group in groups.items():
+            capacity = max(request.question.capacity for request in group)
+            count, pipeline = min(slots, len(group)), pipelines[name]
+            told = pipeline.answer(asked(pipeline, group), slots=count, capacity=capacity)
+            answers |= {group[place].number: answer for place, answer in told}
+        return [answers[number] for number in range(len(checked))]
 
     def masks(
         self, detections: Sequence[Detection], width: int, height: int
@@ -290,60 +284,3 @@ class PaliGemma:
             None if mask is None else paste_mask(mask, detection.box, width, height)
             for detection, mask in zip(detections, decoded, strict=True)
         ]
-
-    def _questions(
-        self, requests: Iterable[tuple[Images, str]], options: Options
-    ) -> list[_Numbered]:
-        if not isinstance(requests, Iterable):
-            raise PromptError(f"the requests are {type(requests).__name__}, wanted a list of pairs")
-        asked, questions = list(requests), list[_Numbered]()
-        for number, request in enumerate(asked):
-            with _telling_which(number, len(asked)):
-                if not isinstance(request, list | tuple) or len(request) != 2:
-                    found = type(request).__name__
-                    raise PromptError(f"a {found} that is no pair, wanted (picture, prompt)")
-                images = _listed(request[0])
-                question = self.pipeline.question(request[1], len(images), options)
-                questions.append((number, images, question))
-        return questions
-
-    def _asked(
-        self, pipeline: Pipeline, questions: Sequence[_Numbered], of: int = 1
-    ) -> Iterator[Asked]:
-        """Read and encode the pictures of each question when it is asked for."""
-        encoder = PictureEncoder(pipeline.engine)
-        for number, images, question in questions:
-            watch = Stopwatch()
-            with _telling_which(number, of):
-                pictures = read_pictures(images, self.bundle.manifest.image, watch)
-            yield Asked(question, encoder.features(pictures, watch), watch)
-
-
-def _listed(image: Images) -> tuple[ImageInput, ...]:
-    return tuple(image) if isinstance(image, list | tuple) else (image,)
-
-
-def _grouped(
-    questions: Sequence[_Numbered], adapter: str | Sequence[str | None] | None
-) -> dict[str | None, list[_Numbered]]:
-    """Questions by their adapter, those of the first one first."""
-    names = [adapter] * len(questions) if adapter is None or isinstance(adapter, str) else adapter
-    if not isinstance(names, Sequence) or len(names) != len(questions):
-        raise OptionError(
-            f"adapter is {adapter!r}, wanted one name, or one for each of {len(questions)} requests"
-        )
-    groups: dict[str | None, list[_Numbered]] = {}
-    for name, question in zip(names, questions, strict=True):
-        groups.setdefault(name, []).append(question)
-    return groups
-
-
-@contextmanager
-def _telling_which(number: int, count: int) -> Iterator[None]:
-    """Let an error name the one of several requests that it is about."""
-    try:
-        yield
-    except (ImageError, PromptError) as error:
-        if count == 1:
-            raise
-        raise type(error)(f"requests[{number}]: {error}") from None

@@ -34,11 +34,12 @@ FIRST = 2_000_000  # the sample model has seen the pictures before this number
 
 @dataclass(frozen=True)
 class Plan:
-    """How long the training takes, and over how many pictures."""
+    """How long the training takes, and over how many pictures; how many calibrate."""
 
     pictures: int = 2000
     steps: int = 500
     batch: int = 16
+    calibration: int = 12
 
 
 def shapes(split: Split, number: int) -> list[Picture]:

@@ -21,7 +21,7 @@ from paligemma_edge.export.verify_samples import Sample, default_samples, read_s
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.generate import Request, generate
 from paligemma_edge.runtime.image import load_image, pixel_values
-from paligemma_edge.runtime.model import Images
+from paligemma_edge.runtime.requests import Images
 from paligemma_edge.runtime.sampling import Greedy
 from paligemma_edge.runtime.self_test import replay
 

@@ -16,7 +16,7 @@ from paligemma_edge.runtime.answer import Box, Detection
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
 from paligemma_edge.runtime.generate import generate
 from paligemma_edge.runtime.image import ImageInput, load_image
-from paligemma_edge.runtime.model import Images
+from paligemma_edge.runtime.requests import Images
 
 FEW = 12  # tokens of an answer: enough for the lengths to differ
 
