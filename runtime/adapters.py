@@ -6,6 +6,7 @@ Knows names, dtypes and shapes. Knows nothing of how an adapter was made.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,7 @@ from paligemma_edge.runtime.contract import LORA, ComputeDtype
 from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import BundleError, OptionError
 
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 _STORED: Mapping[ComputeDtype, str] = {  # NumPy has no bfloat16: its words are kept
     "float32": "float32",
     "float16": "float16",
@@ -75,8 +77,7 @@ class Adapters:
             wanted = self.inputs.get(name)
             if wanted is None:
                 raise self._refused(file, f"{name}, which no graph takes")
-            rank = _rank(arrays, name)
-            sizes = tuple(rank if size is None else size for size in wanted)
+            sizes = tuple(_rank(arrays, name) if size is None else size for size in wanted)
             if array.shape != sizes or array.dtype != _STORED[self.dtype]:
                 raise self._refused(
                     file,
@@ -97,10 +98,10 @@ class Adapters:
         )
 
 
-def _rank(arrays: Mapping[str, NDArray[Any]], name: str) -> int:
-    """The columns of the A that belongs to an input."""
+def _rank(arrays: Mapping[str, NDArray[Any]], name: str) -> int | str:
+    """The columns of the A that belongs to an input; where it is none, no size is right."""
     a = arrays.get(f"{name.rpartition(LORA)[0]}{LORA}A")
-    return int(a.shape[-1]) if a is not None and a.ndim == 2 else -1
+    return int(a.shape[-1]) if a is not None and a.ndim == 2 else "rank"
 
 
 def _read(bundle: Bundle, file: str) -> dict[str, NDArray[Any]]:
@@ -108,7 +109,7 @@ def _read(bundle: Bundle, file: str) -> dict[str, NDArray[Any]]:
         # Opened here: NumPy leaves a file open that it cannot read.
         with bundle.file(file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             return {name: np.ascontiguousarray(arrays[name]) for name in arrays.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, TypeError, RuntimeError, *_ZIP_ERRORS) as error:
         raise BundleError(
             f"bundle {bundle.path}: {file} cannot be read as adapter weights ({error}); add the "
             "adapter again with `paligemma-edge adapter --overwrite`"

@@ -25,7 +25,7 @@ from paligemma_edge.runtime.device import check_present
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.host import process_memory, processor_name
 from paligemma_edge.runtime.image import load_image
-from paligemma_edge.runtime.measure import Question, measure_reading, measure_stepping
+from paligemma_edge.runtime.measure import Repeated, measure_reading, measure_stepping
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.opening import Opening
 from paligemma_edge.runtime.timings import StepTimings, Timings
@@ -99,13 +99,14 @@ def benchmark(
     batches = [check_count("batch", slots, _MOST_SLOTS) for slots in dict.fromkeys(batches)]
     if not batches:
         raise OptionError("batch names no number of slots, wanted at least one")
+    _plan_for(batches, opening)
     with _picture(image) as picture:
         load_image(picture)  # one that cannot be read is told before the model is loaded
         card = _card(bundle, device, variant)
         start = time.perf_counter()
         model = PaliGemma(bundle, device, variant, **opening)
         load = time.perf_counter() - start
-        question = Question(model.adapted(adapter), picture, prompt, steps)
+        question = Repeated(model.adapted(adapter), picture, prompt, steps)
         read, reading = measure_reading(question, runs)
         stepping = measure_stepping(question, read, runs, batches)
     return Benchmark(
@@ -128,6 +129,15 @@ def benchmark(
         memory=_memory(card),
         card=card.name if card else None,
     )
+
+
+def _plan_for(batches: Sequence[int], opening: Opening) -> None:
+    """Where anything is planned, plan for the largest batch; OptionError for less."""
+    most, planned = max(batches), opening.get("max_batch")
+    if planned is not None and most > planned:
+        raise OptionError(f"batch is {most} and max_batch {planned}, wanted it at least as large")
+    if opening.get("cuda_graph") or opening.get("max_length") is not None:
+        opening["max_batch"] = planned or most
 
 
 def draw_picture(path: Path) -> None:

@@ -19,7 +19,7 @@ def bench(options: argparse.Namespace) -> int:
     """Measure a variant and print what was found; the last line is JSON."""
     start = time.perf_counter()
     from paligemma_edge.runtime.bench import benchmark
-    from paligemma_edge.runtime.opening import opening
+    from paligemma_edge.runtime.device_options import opening
 
     imported = time.perf_counter() - start
     measured = benchmark(

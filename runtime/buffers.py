@@ -7,24 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import ComputeDtype
+from paligemma_edge.runtime.failures import told
+from paligemma_edge.runtime.onnx_runtime import ort
 
 DeviceKind = Literal["cpu", "cuda"]
 # Numbers of ONNX's TensorProto.DataType: NumPy has no name for bfloat16.
-_ELEMENT_TYPES: Mapping[ComputeDtype, int] = {"float32": 1, "float16": 10, "bfloat16": 16}
+Element: TypeAlias = ComputeDtype | Literal["int64"]
+_ELEMENT_TYPES: Mapping[Element, int] = {"float32": 1, "int64": 7, "float16": 10, "bfloat16": 16}
 
 
 @dataclass(frozen=True)
 class Memory:
     """The memory of a device: the host's own, or that of the CUDA card with an index.
 
-    All that goes from the host to a card or back goes through `put`, `write` and `read`.
+    All that goes from the host to a card or back goes through `put`, `write` and `read`, which
+    raise DeviceError where that fails.
     """
 
     device: DeviceKind = "cpu"
@@ -33,18 +36,22 @@ class Memory:
     def put(self, array: NDArray[Any]) -> ort.OrtValue:
         """A host array on the device; on the host it is the array's own memory."""
         contiguous = np.ascontiguousarray(array)
-        return ort.OrtValue.ortvalue_from_numpy(contiguous, self.device, self.index)
+        with told(f"{array.nbytes:,} bytes of memory could not be had", self.device):
+            return ort.OrtValue.ortvalue_from_numpy(contiguous, self.device, self.index)
 
     def write(self, value: ort.OrtValue, array: NDArray[Any]) -> None:
         """Copy a host array over a value of the same shape and dtype."""
-        value.update_inplace(array)
+        with told("memory could not be written", self.device):
+            value.update_inplace(array)
 
     def read(self, value: ort.OrtValue) -> NDArray[Any]:
         """A copy of a value as a host array."""
-        return np.array(value.numpy())  # which is a view on the host, and outlives no value
+        with told("memory could not be read", self.device):
+            array: NDArray[Any] = value.numpy()
+        return array.copy() if self.device == "cpu" else array  # there it is a view
 
     def place(
-        self, value: ort.OrtValue, dtype: ComputeDtype, shape: tuple[int, ...], offset: int = 0
+        self, value: ort.OrtValue, dtype: Element, shape: tuple[int, ...], offset: int = 0
     ) -> Place:
         """A tensor within a value of this memory, `offset` bytes behind its start."""
         address = value.data_ptr() + offset

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from paligemma_edge.runtime.buffers import Memory
     from paligemma_edge.runtime.decoding import Stepper
+    from paligemma_edge.runtime.logits import Outputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +38,7 @@ class Cache:
     layers: int
     row_shape: tuple[int, int, int]  # kv_heads, capacity, head_dim
     lengths: NDArray[np.int32]
+    outputs: Outputs  # where the decoder writes what follows each slot
     captured: bool = False  # its steps may be recorded: it lives as long as the graphs
     steppers: dict[tuple[int, int, str], Stepper] = field(default_factory=dict)
 
@@ -46,16 +48,17 @@ class Cache:
         memory: Memory,
         facts: ModelFacts,
         dtype: ComputeDtype,
+        *,
         slots: int,
         capacity: int,
-        *,
+        outputs: Outputs,
         captured: bool = False,
     ) -> Cache:
         """Zeros on the device; on the host their pages are taken when they are first written."""
         values = memory.put(np.zeros(slots * facts.cache_bytes(capacity, dtype), np.uint8))
         row = (facts.num_kv_heads, capacity, facts.head_dim)
         lengths = np.zeros(slots, np.int32)
-        return cls(memory, values, dtype, facts.num_layers, row, lengths, captured)
+        return cls(memory, values, dtype, facts.num_layers, row, lengths, outputs, captured)
 
     @property
     def capacity(self) -> int:

@@ -21,7 +21,7 @@ class Caches:
         self.engine, self.plan = engine, plan
         self._planned: Cache | None = None
         if plan is not None:
-            self._planned = engine.cache(plan.max_batch, plan.max_length, captured=True)
+            self._planned = engine.cache(plan.max_batch, plan.max_length, captured=engine.captures)
         self._free = threading.Lock()
 
     @property
@@ -30,9 +30,12 @@ class Caches:
         return self.plan.max_length if self.plan else self.engine.facts.max_length
 
     def slots(self, wanted: int | None, default: int) -> int:
-        """How many answers may be made at once; OptionError for more than were planned."""
+        """How many answers may be made at once; OptionError for more than were planned.
+
+        Those that were planned where nothing is wanted, or else a default.
+        """
         if wanted is None:
-            return min(default, self.plan.max_batch) if self.plan else default
+            return self.plan.max_batch if self.plan else default
         slots = check_count("slots", wanted)
         if self.plan and slots > self.plan.max_batch:
             raise OptionError(

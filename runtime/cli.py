@@ -22,6 +22,7 @@ from types import FrameType
 from typing import NoReturn
 
 from paligemma_edge.runtime import bench_command, commands, prime_command
+from paligemma_edge.runtime.device_options import add_device_options, add_plan_options
 from paligemma_edge.runtime.errors import (
     MissingExtraError,
     OptionError,
@@ -210,7 +211,7 @@ def _add_inspect(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _INSPECT_EPILOG
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument("--json", action="store_true", help="print the manifest")
-    _add_plan_options(parser)
+    add_plan_options(parser)
     parser.set_defaults(command=commands.inspect)
 
 
@@ -248,33 +249,6 @@ def _add_prime(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", metavar="NAME", help="such as cpu-fp32; see inspect")
     parser.add_argument("--remove", action="store_true", help="remove what was saved")
     parser.set_defaults(command=prime_command.prime)
-
-
-def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """The options that choose where and with what a bundle runs."""
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--variant", metavar="NAME", help="such as cpu-fp32; see inspect")
-    parser.add_argument("--threads", type=int, metavar="N", help="default: the usable cores")
-    _add_plan_options(parser)
-    parser.add_argument(
-        "--memory-limit", type=float, metavar="GB", help="of a card; default: what is free"
-    )
-    parser.add_argument(
-        "--cuda-graph", action="store_true", help="record the steps on a card, and replay them"
-    )
-
-
-def _add_plan_options(parser: argparse.ArgumentParser) -> None:
-    """What memory is sized for."""
-    parser.add_argument(
-        "--max-batch", type=int, metavar="N", help="answers at once that memory is sized for"
-    )
-    parser.add_argument(
-        "--max-length",
-        type=int,
-        metavar="N",
-        help="tokens of picture, prompt and answer that memory is sized for",
-    )
 
 
 if __name__ == "__main__":

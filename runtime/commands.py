@@ -16,17 +16,17 @@ from paligemma_edge.runtime.plan import Plan
 def inspect(options: argparse.Namespace) -> int:
     """Print the manifest, in words or as it is."""
     bundle = Bundle.open(options.bundle)
+    plan = Plan.complete(bundle.manifest.model, options.max_batch, options.max_length)
     if options.json:
         print(json.dumps(bundle.manifest.to_json(), indent=2))
     else:
-        plan = Plan.complete(bundle.manifest.model, options.max_batch, options.max_length)
         print("\n".join(_describe(bundle, plan)))
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
     """Check digests and the golden answer; 1 where they differ."""
-    from paligemma_edge.runtime.opening import opening
+    from paligemma_edge.runtime.device_options import opening
     from paligemma_edge.runtime.self_test import self_test
 
     result = self_test(options.bundle, options.device, options.variant, **opening(options))

@@ -11,22 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from paligemma_edge.runtime.checks import check_count
-from paligemma_edge.runtime.errors import DeviceError, MissingExtraError
-from paligemma_edge.runtime.host import usable_cores
-
-try:
-    import onnxruntime as ort
-except ModuleNotFoundError as missing:
-    if missing.name != "onnxruntime":
-        raise
-    raise MissingExtraError(
-        "the package onnxruntime is not installed, and nothing runs without it; "
-        "run: pip install 'paligemma-edge[cpu]', or [cuda] for an NVIDIA device"
-    ) from None
-
 from paligemma_edge.runtime import cuda
 from paligemma_edge.runtime.buffers import DeviceKind, Memory
+from paligemma_edge.runtime.checks import check_count
+from paligemma_edge.runtime.cuda_errors import explain
+from paligemma_edge.runtime.errors import DeviceError
+from paligemma_edge.runtime.failures import one_line
+from paligemma_edge.runtime.host import usable_cores
+from paligemma_edge.runtime.onnx_runtime import ort
 
 _Provider: TypeAlias = tuple[str, dict[str, str]]
 
@@ -55,6 +47,7 @@ class Device:
     index: int = 0
     memory_limit: int | None = None
     captures: bool = False
+    card: cuda.Card | None = None  # as it was before anything was opened
 
     @property
     def memory(self) -> Memory:
@@ -137,7 +130,7 @@ class Device:
                 graph or os.fspath(path), options, providers=[provider], enable_fallback=0
             )
         except Exception as error:  # ONNX Runtime raises a class of its own for each code
-            reason = (cuda.explain(error) if self.name == "cuda" else None) or one_line(error)
+            reason = (explain(error) if self.name == "cuda" else None) or one_line(error)
             raise DeviceError(
                 f"ONNX Runtime {ort.__version__} cannot open {path} on {self.name}: "
                 f"{reason}{remedy}"
@@ -205,13 +198,15 @@ def open_device(
     if version < _OLDEST_ONNXRUNTIME:
         raise DeviceError(
             f"ONNX Runtime is {ort.__version__}, wanted 1.30 or newer; "
-            "run: pip install -U 'paligemma-edge[cpu]'"
+            f"run: pip install -U 'paligemma-edge[{name}]'"
         )
     check_present(name)
     ort.disable_telemetry_events()
+    card = None
     if name == "cuda":
         ort.set_default_logger_severity(4)  # as of a session's own log
-        cuda.check_card(cuda.find_card(index))
+        card = cuda.find_card(index)
+        cuda.check_card(card)
         cuda.load_libraries()
     return Device(
         name=name,
@@ -219,6 +214,7 @@ def open_device(
         index=index,
         memory_limit=memory_limit,
         captures=captures,
+        card=card,
     )
 
 
@@ -243,8 +239,3 @@ def present() -> tuple[DeviceKind, ...]:
     available = ort.get_available_providers()
     with_card = _PROVIDERS["cuda"] in available and cuda.card_is_there()
     return ("cuda", "cpu") if with_card else ("cpu",)
-
-
-def one_line(error: BaseException) -> str:
-    """A library's message without its line breaks, for the end of one of ours."""
-    return " ".join(str(error).split())[:300]

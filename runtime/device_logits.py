@@ -55,11 +55,16 @@ class DeviceOutputs:
             memory.put(np.zeros((slots, 1), np.float32)),
         )
 
-    def bind(self, binding: ort.IOBinding) -> None:
+    def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
         """Let the decoder write there."""
-        binding.bind_ortvalue_output(contract.LOGITS, self.logits)
-        binding.bind_ortvalue_output(contract.NEXT_TOKEN, self.tokens)
-        binding.bind_ortvalue_output(contract.NEXT_LOG_PROB, self.log_probs)
+        place = self.memory.place
+        place(self.logits, "float32", (count, 1, self.vocab), 4 * self.vocab * first).bind_output(
+            binding, contract.LOGITS
+        )
+        place(self.tokens, "int64", (count, 1), 8 * first).bind_output(binding, contract.NEXT_TOKEN)
+        place(self.log_probs, "float32", (count, 1), 4 * first).bind_output(
+            binding, contract.NEXT_LOG_PROB
+        )
 
     def read(self) -> DeviceLogits:
         """What the last run wrote."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,25 +15,19 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.adapter import Adapter
-from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.cache import Cache
-from paligemma_edge.runtime.contract import Adapted, ComputeDtype, ModelFacts, Primed, Variant
+from paligemma_edge.runtime.contract import ComputeDtype, ModelFacts
 from paligemma_edge.runtime.decoding import Inputs, Stepper
-from paligemma_edge.runtime.device import Device
 from paligemma_edge.runtime.device_logits import DeviceOutputs, Pickers
-from paligemma_edge.runtime.digests import Digests
 from paligemma_edge.runtime.errors import BundleError
-from paligemma_edge.runtime.graph_check import check_graph
+from paligemma_edge.runtime.failures import told
 from paligemma_edge.runtime.logits import HostOutputs, Outputs, Row
-from paligemma_edge.runtime.session import Session, failed
+from paligemma_edge.runtime.session import Session
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
     from paligemma_edge.runtime.buffers import Memory
-
-_REQUIRED = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
-_PICKERS = (contract.PICK, contract.SHORTLIST)
 
 
 @dataclass(frozen=True)
@@ -48,51 +41,14 @@ class Engine:
     sessions: Mapping[str, Session]
     adapter: Adapter
 
-    @classmethod
-    def open(
-        cls,
-        variant: Variant,
-        device: Device,
-        digests: Digests,
-        primed: Primed | None = None,
-        adapted: Adapted | None = None,
-    ) -> Engine:
-        """Open every graph of a variant on a device, or primed or adapted ones in their place.
-
-        Each is opened once its digest was compared, the largest first and several at a time.
-        """
-        manifest = digests.bundle.manifest
-        graphs = (primed or variant).graphs
-
-        def session(graph: str) -> Session:
-            path, weights = digests.file(graphs[graph]), None
-            if adapted is not None and graph in adapted.graphs:
-                path, weights = digests.file(adapted.graphs[graph]), path.parent
-            opened = device.open_session(
-                path,
-                optimized=primed is not None,
-                captures=(captures := device.captures and graph == contract.DECODER),
-                weights=weights,
-            )
-            check_graph(graph, opened, manifest, variant.compute_dtype)
-            return Session(opened, device.memory, captures)
-
-        _require_graphs(digests.bundle, variant, graphs)
-        ordered = sorted(graphs, key=lambda graph: -_weight_bytes(digests.bundle, graphs[graph]))
-        with ThreadPoolExecutor(2, thread_name_prefix="open") as pool:
-            sessions = dict(zip(ordered, pool.map(session, ordered), strict=True))
-        return cls(
-            manifest.model,
-            manifest.tokenizer.image_id,
-            variant.compute_dtype,
-            device.memory,
-            sessions,
-            Adapter("", 0, device.memory, variant.compute_dtype),
-        )
-
     def adapted(self, adapter: Adapter) -> Engine:
         """The same open graphs with another adapter."""
         return dataclasses.replace(self, adapter=adapter)
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps of a captured cache are recorded and replayed."""
+        return self.sessions[contract.DECODER].captures
 
     @property
     def lora_inputs(self) -> dict[str, tuple[int | None, ...]]:
@@ -136,14 +92,17 @@ class Engine:
         Steps of a `captured` cache are recorded once where the device does so, and replayed; an
         engine has one such cache, for its records are told apart by slots and adapter.
         """
-        try:
+        needed = slots * self.facts.cache_bytes(capacity, self.dtype) / 1e9
+        with told(f"keys and values of {slots} slots need {needed:.2f} GB", self.memory.device):
             return Cache.allocate(
-                self.memory, self.facts, self.dtype, slots, capacity, captured=captured
+                self.memory,
+                self.facts,
+                self.dtype,
+                slots=slots,
+                capacity=capacity,
+                outputs=self._outputs(slots),
+                captured=captured,
             )
-        except Exception as error:  # MemoryError, or one of ONNX Runtime's
-            needed = slots * self.facts.cache_bytes(capacity, self.dtype) / 1e9
-            what = f"keys and values of {slots} slots need {needed:.2f} GB"
-            raise failed(what, error, self.memory) from None
 
     def prefill(
         self, cache: Cache, slot: int, image_features: ort.OrtValue, ids: Sequence[int]
@@ -164,13 +123,12 @@ class Engine:
         self._bind_features(binding, image_features, (1, pictures * tokens))
         inputs.bind(binding)
         self.adapter.bind(binding, reader)
-        outputs = self._outputs(reader, 1)
         if answers:
-            outputs.bind(binding)
+            cache.outputs.bind(binding, slot, 1)
         cache.bind(binding, slot, 1)
         reader.run(binding)
         cache.lengths[slot] = length
-        return outputs.read()[0] if answers else self._read_again(cache, slot, ids[-1])
+        return cache.outputs.read()[slot] if answers else self._read_again(cache, slot, ids[-1])
 
     def _read_again(self, cache: Cache, slot: int, token: int) -> Row:
         """The last token of a prompt through the decoder → logits.
@@ -179,7 +137,7 @@ class Engine:
         in the cache gives its logits: a prefill graph needs neither head nor last block.
         """
         cache.lengths[slot] -= 1
-        return self._stepper(cache, slot, 1).step([token])[0]
+        return self._stepper(cache, slot, 1).step([token])[slot]
 
     def stepper(self, cache: Cache, slots: int) -> Stepper:
         """The first `slots` slots, bound once for as many steps as wanted."""
@@ -193,22 +151,21 @@ class Engine:
 
     def _bind(self, cache: Cache, first: int, slots: int) -> Stepper:
         decoder = self.sessions[contract.DECODER]
-        nothing = self._put(np.zeros((slots, 0, self.facts.hidden_size), np.float32))
-        inputs = Inputs.allocate(self.memory, slots=slots, text=1)
-        outputs, binding = self._outputs(decoder, slots), decoder.binding()
-        self._bind_features(binding, nothing, (slots, 0))
+        inputs, binding = Inputs.allocate(self.memory, slots=slots, text=1), decoder.binding()
+        nothing = self.memory.no_place(self.dtype, (slots, 0, self.facts.hidden_size))
+        nothing.bind_input(binding, contract.IMAGE_FEATURES)
         inputs.bind(binding)
-        outputs.bind(binding)
+        cache.outputs.bind(binding, first, slots)
         self.adapter.bind(binding, decoder)
         cache.bind(binding, first, slots)
         return Stepper(
             session=decoder,
             binding=binding,
             inputs=inputs,
-            outputs=outputs,
+            outputs=cache.outputs,
             lengths=cache.lengths[first : first + slots],
             capacity=cache.capacity,
-            held=(nothing, cache.values, *self.adapter.values.values()),
+            held=(cache.values, *self.adapter.values.values()),
             captured=self.adapter.number * cache.slots + slots if cache.captured else None,
         )
 
@@ -234,12 +191,12 @@ class Engine:
     def _put(self, array: NDArray[Any]) -> ort.OrtValue:
         return self.memory.put(array)
 
-    def _outputs(self, reader: Session, slots: int) -> Outputs:
-        """New memory for what a graph says of so many slots."""
+    def _outputs(self, slots: int) -> Outputs:
+        """New memory for what the decoder says of so many slots."""
         vocab = self.facts.vocab_size
-        if contract.NEXT_TOKEN not in reader.outputs:
+        if contract.NEXT_TOKEN not in self.sessions[contract.DECODER].outputs:
             return HostOutputs(np.empty((slots, 1, vocab), np.float32), self.image_id)
-        pickers = Pickers(*(self.sessions[name] for name in _PICKERS))
+        pickers = Pickers(self.sessions[contract.PICK], self.sessions[contract.SHORTLIST])
         return DeviceOutputs.allocate(self.memory, pickers, slots, vocab, self.image_id)
 
     def _bind_features(
@@ -247,17 +204,3 @@ class Engine:
     ) -> None:
         place = self.memory.place(features, self.dtype, (*shape, self.facts.hidden_size))
         place.bind_input(binding, contract.IMAGE_FEATURES)
-
-
-def _require_graphs(bundle: Bundle, variant: Variant, graphs: Mapping[str, str]) -> None:
-    required = _REQUIRED if variant.device == "cpu" else (*_REQUIRED, *_PICKERS)
-    for graph in required:
-        if graph not in graphs:
-            raise BundleError(
-                f"bundle {bundle.path} has no {graph} graph; export or quantize it again"
-            )
-
-
-def _weight_bytes(bundle: Bundle, graph: str) -> int:
-    files = bundle.manifest.files
-    return files[f"{graph}.data"].bytes if f"{graph}.data" in files else 0

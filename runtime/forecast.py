@@ -48,6 +48,13 @@ class Forecast:
         return f"about {self.total / 1e9:.2f} GB: {', '.join(parts)}"
 
 
+def _adapters(manifest: Manifest, variant: Variant) -> int:
+    """Bytes of the adapters of a variant, all of which may come into use."""
+    name = f"{variant.device}-{variant.recipe}"
+    files = [facts.files[name] for facts in manifest.adapters.values() if name in facts.files]
+    return sum(manifest.files[file].bytes for file in files)
+
+
 def forecast(manifest: Manifest, variant: Variant, plan: Plan) -> Forecast:
     """What a variant takes when it is opened for a plan."""
     facts = manifest.model
@@ -57,7 +64,7 @@ def forecast(manifest: Manifest, variant: Variant, plan: Plan) -> Forecast:
     width = facts.hidden_size * itemsize(variant.compute_dtype)
     logits = plan.max_batch * facts.vocab_size * itemsize("float32")
     return Forecast(
-        weights=int(variant.memory_bytes * _PACKED[variant.device]),
+        weights=int(variant.memory_bytes * _PACKED[variant.device]) + _adapters(manifest, variant),
         cache=cache,
         workspace=plan.max_length * width * _LIVE_WIDTHS + logits,
         device=_DEVICE_ITSELF[variant.device],

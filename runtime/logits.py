@@ -114,7 +114,7 @@ class HostRow:
 
 
 class Logits(Protocol):
-    """What a run of the decoder gave, a row a slot; valid until the same binding runs again."""
+    """What runs of the decoder gave, a row a slot; valid until a slot is run again."""
 
     def __getitem__(self, slot: int) -> Row: ...
 
@@ -122,8 +122,8 @@ class Logits(Protocol):
 class Outputs(Protocol):
     """Where the decoder writes what follows, at addresses that stay."""
 
-    def bind(self, binding: ort.IOBinding) -> None:
-        """Let the decoder write there."""
+    def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
+        """Let the decoder write what it says of slots `first` to `first + count`."""
         ...
 
     def read(self) -> Logits:
@@ -138,9 +138,9 @@ class HostOutputs:
     values: NDArray[np.float32]
     image_id: int
 
-    def bind(self, binding: ort.IOBinding) -> None:
+    def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
         """Let the decoder write there."""
-        value = ort.OrtValue.ortvalue_from_numpy(self.values)
+        value = ort.OrtValue.ortvalue_from_numpy(self.values[first : first + count])
         binding.bind_ortvalue_output(contract.LOGITS, value)
 
     def read(self) -> HostOutputs:

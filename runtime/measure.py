@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Question:
+class Repeated:
     """A picture in a file and a prompt, asked again and again."""
 
     pipeline: Pipeline
@@ -48,7 +48,7 @@ class Prompt:
         return int(self.features.shape()[1]) + len(self.ids)
 
 
-def measure_reading(question: Question, runs: int) -> tuple[Prompt, dict[str, Timings]]:
+def measure_reading(question: Repeated, runs: int) -> tuple[Prompt, dict[str, Timings]]:
     """Read the question `runs` times after a warm-up; OptionError where it is too long."""
     _check_length(question)
     read = _read(question, Stopwatch())
@@ -58,7 +58,7 @@ def measure_reading(question: Question, runs: int) -> tuple[Prompt, dict[str, Ti
     return read, until_first_token(watches)
 
 
-def _read(question: Question, watch: Stopwatch) -> Prompt:
+def _read(question: Repeated, watch: Stopwatch) -> Prompt:
     """From the picture's file to the first token, as every answer begins."""
     engine, manifest = question.pipeline.engine, question.pipeline.manifest
     with watch.measure("preprocess"):
@@ -75,7 +75,7 @@ def _read(question: Question, watch: Stopwatch) -> Prompt:
 
 
 def measure_stepping(
-    question: Question, read: Prompt, runs: int, batches: Sequence[int]
+    question: Repeated, read: Prompt, runs: int, batches: Sequence[int]
 ) -> tuple[StepTimings, ...]:
     """Fill the slots of the largest batch once; then all batches step from there.
 
@@ -98,7 +98,7 @@ def measure_stepping(
         )
 
 
-def _step_seconds(question: Question, cache: Cache, tokens: list[int]) -> float:
+def _step_seconds(question: Repeated, cache: Cache, tokens: list[int]) -> float:
     """Seconds of one step of so many slots, the choice of their next tokens included."""
     stepper = question.pipeline.engine.stepper(cache, len(tokens))
     start = time.perf_counter()
@@ -108,7 +108,7 @@ def _step_seconds(question: Question, cache: Cache, tokens: list[int]) -> float:
     return (time.perf_counter() - start) / question.steps
 
 
-def _check_length(question: Question) -> None:
+def _check_length(question: Repeated) -> None:
     pipeline = question.pipeline
     limit, ids = pipeline.caches.max_length, pipeline.encoder.encode(question.prompt, 1)
     prompt = pipeline.engine.facts.image_tokens + len(ids)

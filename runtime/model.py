@@ -15,12 +15,12 @@ from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.caches import Caches
 from paligemma_edge.runtime.checks import check_count
 from paligemma_edge.runtime.digests import comparing
-from paligemma_edge.runtime.engine import Engine
 from paligemma_edge.runtime.errors import OptionError, PromptError
 from paligemma_edge.runtime.generation import Generation
 from paligemma_edge.runtime.grammar import Grammar
 from paligemma_edge.runtime.image import ImageInput, load_image
 from paligemma_edge.runtime.mask import paste_mask
+from paligemma_edge.runtime.open_engine import open_engine
 from paligemma_edge.runtime.opening import device_for, plan_for
 from paligemma_edge.runtime.pictures import Pictures
 from paligemma_edge.runtime.pipeline import (
@@ -60,9 +60,11 @@ class PaliGemma:
         `threads` defaults to the cores that the process may use. With `max_batch` answers at once
         or `max_length` tokens of picture, prompt and answer, the keys and values are sized at
         load and one answer or batch is made at a time; without, each takes what it needs.
-        `memory_limit` is in bytes of a card. `cuda_graph` records the steps there once and
-        replays them. In a bundle with adapters the adapted graphs are opened, which answer as the
-        base too. BundleError, DeviceError or OptionError say what stood in the way.
+        `memory_limit` is in bytes of a card, and bounds what each graph may take there beside
+        weights, keys and values. `cuda_graph` records the steps there, once for each number of
+        slots and adapter, and replays them: such a model is for one thread. In a bundle with
+        adapters the adapted graphs are opened, which answer as the base too. BundleError,
+        DeviceError or OptionError say what stood in the way.
         """
         if not isinstance(bundle, str | os.PathLike):
             raise OptionError(f"the bundle is {bundle!r}, wanted the path of its folder")
@@ -80,7 +82,7 @@ class PaliGemma:
         with comparing(self.bundle, self.verified_files) as digests:
             pieces = digests.file(manifest.tokenizer.file)
             self.encoder = PromptEncoder(pieces, manifest.tokenizer)
-            self.engine = Engine.open(chosen, opened, digests, self.primed, adapted)
+            self.engine = open_engine(chosen, opened, digests, self.primed, adapted)
         self.caches = Caches(self.engine, plan)
         self.pipeline = Pipeline(self.engine, self.encoder, manifest, self.caches)
         self._adapters = Adapters(self.bundle, self.variant, self.engine)
@@ -254,7 +256,7 @@ class PaliGemma:
     ) -> list[Generation]:
         """Answer many prompts, `slots` of them at a time; the order is that of the requests.
 
-        There are 4 slots by default, or as many as were planned if those are fewer.
+        There are 4 slots by default, or as many as were planned.
         Each answer equals the one that `generate` gives alone. Prompts and options are checked
         first; a picture is read when a slot is free for it, and one that cannot be read ends the
         batch: the ImageError says which, as `requests[2]: ...`. A picture that several prompts

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import TypedDict
 
-from paligemma_edge.runtime.checks import check_gigabytes
+from paligemma_edge.runtime.checks import check_count
 from paligemma_edge.runtime.contract import Manifest, Variant
-from paligemma_edge.runtime.cuda import find_card
 from paligemma_edge.runtime.device import Device, open_device
 from paligemma_edge.runtime.errors import DeviceError, OptionError
 from paligemma_edge.runtime.forecast import Forecast, forecast
@@ -22,18 +20,6 @@ class Opening(TypedDict, total=False):
     max_length: int | None
     memory_limit: int | None  # bytes
     cuda_graph: bool
-
-
-def opening(options: argparse.Namespace) -> Opening:
-    """The options of the command line that say it."""
-    limit = options.memory_limit
-    return Opening(
-        threads=options.threads,
-        max_batch=options.max_batch,
-        max_length=options.max_length,
-        memory_limit=None if limit is None else check_gigabytes("--memory-limit", limit),
-        cuda_graph=options.cuda_graph,
-    )
 
 
 def plan_for(
@@ -67,7 +53,10 @@ def device_for(
     *,
     cuda_graph: bool,
 ) -> Device:
-    """The device of a variant, with room for it. DeviceError where there is none or too little."""
+    """The device of a variant, with room for it.
+
+    DeviceError where there is none or too little, OptionError for a limit that is none.
+    """
     if variant.device == "cpu":
         if memory_limit is not None:
             raise OptionError("memory_limit is about a card's memory; leave it out on a processor")
@@ -75,18 +64,21 @@ def device_for(
     needed = forecast(manifest, variant, plan or Plan.complete(manifest.model, 1, None))
     workspace = None
     if memory_limit is not None:
-        _require(needed, memory_limit, "the memory limit")
-        workspace = memory_limit - needed.weights - needed.cache - needed.device
+        limit = check_count("memory_limit", memory_limit)
+        _require(needed, needed.total, limit, "the memory limit", "raise the limit")
+        workspace = limit - needed.weights - needed.cache - needed.device
     device = open_device("cuda", threads, memory_limit=workspace, captures=cuda_graph)
-    card = find_card(device.index)
-    free = f"what is free of the {card.total_bytes / 1e9:.1f} GB of {card.name}"
-    _require(needed, card.free_bytes, free)
+    if (card := device.card) is not None:
+        free = f"what is free of the {card.total_bytes / 1e9:.1f} GB of {card.name}"
+        # It was asked within a context of CUDA's own, which takes the most of `needed.device`.
+        least = needed.total - needed.device
+        _require(needed, least, card.free_bytes, free, "end what else uses the card")
     return device
 
 
-def _require(needed: Forecast, bytes_: int, what: str) -> None:
-    if needed.total > bytes_:
+def _require(needed: Forecast, least: int, there: int, what: str, else_: str) -> None:
+    if least > there:
         raise DeviceError(
-            f"the variant needs {needed.describe()}; {what} is {bytes_ / 1e9:.2f} GB; take a "
-            "smaller variant, lower max_batch or max_length, or end what else uses the card"
+            f"the variant needs {needed.describe()}; {what} is {there / 1e9:.2f} GB; take a "
+            f"smaller variant, lower max_batch or max_length, or {else_}"
         )

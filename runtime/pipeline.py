@@ -172,10 +172,13 @@ class Pipeline:
         limit = self.caches.max_length
         room = min(DEFAULT_MAX_NEW_TOKENS, limit - length) if wanted is None else wanted
         if room < 1 or length + room > limit:
+            held, more = f"the model holds {limit}", ""
+            if self.caches.plan is not None:
+                held, more = f"it was opened with max_length {limit}", "open it with more, "
             raise PromptError(
-                f"prompt and pictures take {length} tokens and the answer may "
-                f"take {max(room, 1)}, the model holds {limit} in all; shorten the prompt, give "
-                "fewer pictures or lower max_new_tokens"
+                f"prompt and pictures take {length} tokens and the answer may take "
+                f"{max(room, 1)}, {held} in all; {more}shorten the prompt, give fewer pictures "
+                "or lower max_new_tokens"
             )
         return room
 

@@ -43,5 +43,7 @@ def describe(bundle: Bundle) -> list[str]:
     for variant, primed in bundle.manifest.primed.items():
         size = sum(files[name].bytes for name in primed.files if name in files) / 1e9
         use = "this device" if primed.device == here else "not this device, so it is not used"
+        if variant in bundle.manifest.adapted:
+            use = "not used, for the variant has adapters"
         lines.append(f"{variant}, {size:.2f} GB, for {primed.device} ({use})")
     return lines

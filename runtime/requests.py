@@ -60,7 +60,8 @@ def by_adapter(
     `adapter` is one for all or one for each; OptionError where it is neither.
     """
     names = [adapter] * len(requests) if adapter is None or isinstance(adapter, str) else adapter
-    if not isinstance(names, Sequence) or len(names) != len(requests):
+    known = isinstance(names, Sequence) and all(n is None or isinstance(n, str) for n in names)
+    if not known or len(names) != len(requests):
         raise OptionError(
             f"adapter is {adapter!r}, wanted one name, or one for each of {len(requests)} requests"
         )

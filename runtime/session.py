@@ -1,4 +1,4 @@
-"""An open graph, and what is said when it fails.
+"""An open graph, and how it is run.
 
 Knows ONNX Runtime's sessions and bindings. Knows nothing of what a graph computes.
 """
@@ -13,9 +13,7 @@ import onnxruntime as ort
 
 from paligemma_edge.runtime.buffers import Memory
 from paligemma_edge.runtime.contract import LORA
-from paligemma_edge.runtime.cuda import explain
-from paligemma_edge.runtime.device import one_line
-from paligemma_edge.runtime.errors import DeviceError
+from paligemma_edge.runtime.failures import told
 
 _NOT_CAPTURED = -1  # what ONNX Runtime reads as "neither record nor replay"
 
@@ -56,11 +54,8 @@ class Session:
         if self.captures:
             number = _NOT_CAPTURED if captured is None else captured
             options.add_run_config_entry("gpu_graph_id", str(number))
-        try:
+        with told("ONNX Runtime failed while it ran a graph", self.memory.device):
             self.inference.run_with_iobinding(binding, options)
-        except Exception as error:  # ONNX Runtime raises a class of its own for each code
-            what = "ONNX Runtime failed while it ran a graph"
-            raise failed(what, error, self.memory) from None
 
     def finish(self, binding: ort.IOBinding, *outputs: str) -> list[ort.OrtValue]:
         """Run a binding to which outputs are still to be added, as new memory on the device."""
@@ -69,10 +64,3 @@ class Session:
         self.run(binding)
         found: list[ort.OrtValue] = binding.get_outputs()
         return found
-
-
-def failed(what: str, error: Exception, memory: Memory) -> DeviceError:
-    """A failure of ONNX Runtime as one line that says what to do."""
-    known = explain(error) if memory.device == "cuda" else None
-    unknown = f"{one_line(error)}; ask for a shorter answer or fewer slots if memory ran out"
-    return DeviceError(f"{what}: {known or unknown}")

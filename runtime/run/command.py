@@ -178,7 +178,8 @@ def _read(model: PaliGemma, source: Source) -> Pictures:
 
 def _slots(options: argparse.Namespace, sources: Sources, model: PaliGemma) -> int:
     """As many as were asked for, as can be used, and one where pictures come one by one."""
-    slots = model.caches.slots(options.slots, 1 if sources.paced else DEFAULT_MAX_BATCH)
+    wanted = 1 if sources.paced and options.slots is None else options.slots
+    slots = model.caches.slots(wanted, DEFAULT_MAX_BATCH)
     queries = None if sources.count is None else sources.count * len(run_options.prompts(options))
     return slots if queries is None else min(slots, queries)
 

@@ -8,10 +8,11 @@ import os
 from typing import Any
 
 from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.opening import plan_for
 from paligemma_edge.runtime.run import options as run_options
 from paligemma_edge.runtime.variant_choice import choose
 
-_OPTIONS = ("max_new_tokens", "max_length", "temperature", "top_k", "top_p", "seed")
+_OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 _MORE = ("choices", "regex", "no_grammar", "any_label", "every")
 
 
@@ -29,7 +30,15 @@ def run_identity(options: argparse.Namespace) -> dict[str, Any]:
     if (adapter := bundle.manifest.adapters.get(options.adapter)) and name in adapter.files:
         taking_part.append(adapter.files[name])
     digest = hashlib.sha256("".join(files[file].sha256 for file in taking_part).encode())
+    plan = plan_for(
+        bundle.manifest,
+        variant,
+        options.max_batch,
+        options.max_length,
+        cuda_graph=options.cuda_graph,
+    )
     return {
+        "max_length": plan and plan.max_length,
         "bundle": digest.hexdigest()[:16],
         "variant": name,
         "prompts": run_options.prompts(options),

@@ -109,8 +109,8 @@ def check(options: argparse.Namespace) -> None:
 
 def open_model(options: argparse.Namespace) -> PaliGemma:
     """Open the bundle as the options say."""
+    from paligemma_edge.runtime.device_options import opening
     from paligemma_edge.runtime.model import PaliGemma
-    from paligemma_edge.runtime.opening import opening
 
     return PaliGemma(options.bundle, options.device, options.variant, **opening(options))
 

@@ -169,6 +169,9 @@ def test_what_is_not_there_is_said(model: PaliGemma, requests: list[Any], bundle
     assert model.adapters == ("seeing", "saying")
     with pytest.raises(OptionError, match="adapter is 'nobody', variant cpu-fp32 of the bundle "):
         model.generate(image, prompt, adapter="nobody")
+    with pytest.raises(OptionError, match="wanted one name, or one for each"):
+        nested: Any = [["seeing"]]
+        model.generate_batch([(image, prompt)], adapter=nested)
     unhashable: Any = ["seeing"]
     with pytest.raises(OptionError, match=r"adapter is \['seeing'\]"):
         model.look(image, adapter=unhashable)

@@ -66,7 +66,7 @@ def test_a_processor_has_no_card(shapes_bundle: Path) -> None:
 
 
 def test_more_than_was_planned_is_refused(shapes_bundle: Path) -> None:
-    with pytest.raises(OptionError, match="slots is 3, the model was opened with max_batch 2"):
+    with pytest.raises(OptionError, match="batch is 3 and max_batch 2"):
         benchmark(shapes_bundle, "cpu", steps=1, runs=1, batches=[1, 3], max_batch=2)
     with pytest.raises(OptionError, match="steps is 40, the model holds 100 in all"):
         benchmark(shapes_bundle, "cpu", steps=40, runs=1, max_length=100)

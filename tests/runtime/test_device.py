@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -204,3 +206,18 @@ def test_memory_of_a_card_that_ran_out_is_one_clear_line(
     monkeypatch.setattr(ort, "InferenceSession", full)
     with pytest.raises(DeviceError, match="the card has not enough free memory"):
         Device(name="cuda", threads=1).open_session(tmp_path / "decoder.onnx")
+
+
+def test_without_onnxruntime_it_is_said_how_to_get_it() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['onnxruntime'] = None\n"
+        "from paligemma_edge.runtime.errors import MissingExtraError\n"
+        "try:\n"
+        "    from paligemma_edge.runtime import PaliGemma\n"
+        "except MissingExtraError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "run: pip install 'paligemma-edge[cpu]'" in done.stdout, done.stderr

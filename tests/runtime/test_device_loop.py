@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from paligemma_edge.quantize.quantizer import Options, quantize
 from paligemma_edge.quantize.questions import sample_questions
 from paligemma_edge.quantize.recipe import load_recipe
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime import PaliGemma, buffers
 from paligemma_edge.runtime.decoding import Stepper
 from paligemma_edge.runtime.device_logits import DeviceLogits, DeviceRow
 from paligemma_edge.runtime.errors import BundleError, DeviceError
@@ -197,6 +197,32 @@ def test_recorded_steps_are_the_same_steps(
     assert planned is not None
     assert {count for _, count, _ in planned.steppers} <= {1, 2, 3}
     assert len({id(s.binding) for s in planned.steppers.values()}) == len(planned.steppers)
+    assert all(stepper.outputs is planned.outputs for stepper in planned.steppers.values())
+
+
+@pytest.mark.parametrize("way", ["put", "write", "read"])
+def test_memory_that_fails_midway_is_one_clear_error(
+    card: tuple[PaliGemma, Copies], requests: list[Any], monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    model = card[0]
+    expected = model.generate(*requests[0])
+
+    class Failing:
+        """ONNX Runtime's values, of which every one of a kind fails."""
+
+        @staticmethod
+        def ortvalue_from_numpy(*_: object) -> None:
+            raise RuntimeError("CUDA failure 2: out of memory")
+
+    with monkeypatch.context() as patched:
+        if way == "put":
+            patched.setattr(buffers.ort, "OrtValue", Failing)
+        else:
+            name = {"write": "update_inplace", "read": "numpy"}[way]
+            patched.setattr(buffers.ort.OrtValue, name, Failing.ortvalue_from_numpy)
+        with pytest.raises(DeviceError, match=r"memory .*could not be .*out of memory"):
+            model.generate(*requests[0])
+    assert model.generate(*requests[0]) == expected  # and the next one is answered
 
 
 def test_logits_that_are_no_numbers_are_an_error(

@@ -63,8 +63,9 @@ class Countdown:
 
 
 def _cache(slots: int) -> Cache:
-    memory, anything = Memory(), cast(Any, None)
-    return Cache(memory, anything, "float32", 0, (1, 64, 1), np.zeros(slots, np.int32))
+    anything = cast(Any, None)
+    lengths = np.zeros(slots, np.int32)
+    return Cache(Memory(), anything, "float32", 0, (1, 64, 1), lengths, anything)
 
 
 def _requests(counts: Sequence[int], limit: int) -> list[Request]:

@@ -20,6 +20,7 @@ from paligemma_edge.runtime.plan import Plan
 from tests.runtime.small_bundle import manifest as small_manifest
 
 LONG = 90
+BEYOND = f"opened with max_length {LONG} in all; open it with more"
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,9 @@ def test_what_is_beyond_a_plan_is_refused_before_a_picture_is_read(planned: Pali
     nowhere = "no such picture.png"
     with pytest.raises(OptionError, match="slots is 3, the model was opened with max_batch 2"):
         planned.generate_batch([(nowhere, "caption en")] * 4, slots=3)
-    with pytest.raises(PromptError, match=f"the model holds {LONG} in all"):
+    with pytest.raises(PromptError, match=BEYOND):
         planned.generate(nowhere, "caption en", max_new_tokens=LONG)
-    with pytest.raises(PromptError, match=f"the model holds {LONG} in all"):
+    with pytest.raises(PromptError, match=BEYOND):
         planned.generate([nowhere, nowhere], "caption en")
 
 
@@ -152,11 +153,10 @@ def limits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def open_device(name: Any, threads: Any, **options: Any) -> Device:  # noqa: ANN401
         seen.append(options)
-        return Device(name=name, threads=1, **options)
+        return Device(name=name, threads=1, card=card, **options)
 
     card = Card("a card", (8, 6), 8_000_000_000, 6_000_000_000, (13, 0))
     monkeypatch.setattr(opening, "open_device", open_device)
-    monkeypatch.setattr(opening, "find_card", lambda index: card)
     return seen
 
 
@@ -175,15 +175,26 @@ def test_a_variant_that_fits_is_opened_with_its_limit(
 @pytest.mark.parametrize(
     ("weights", "limit", "problem"),
     [
-        (7_000_000_000, None, "what is free of the 8.0 GB of a card is 6.00 GB"),
-        (5_000_000_000, 4_000_000_000, "the memory limit is 4.00 GB"),
+        (7_000_000_000, None, "what is free of the 8.0 GB of a card is 6.00 GB.*end what else"),
+        (5_000_000_000, 4_000_000_000, "the memory limit is 4.00 GB.*raise the limit"),
     ],
 )
 def test_a_variant_that_does_not_fit_is_not_tried(
     card_manifest: Manifest, limits: list[Any], weights: int, limit: int | None, problem: str
 ) -> None:
     variant = dataclasses.replace(card_manifest.variants["cuda-fp16"], memory_bytes=weights)
-    with pytest.raises(DeviceError, match=f"needs about .* weights.*{problem}.*smaller variant"):
+    with pytest.raises(DeviceError, match=f"needs about .* weights.*{problem}"):
+        device_for(card_manifest, variant, None, None, limit, cuda_graph=False)
+
+
+@pytest.mark.parametrize("limit", ["4GB", -1, 4e9, True])
+def test_a_limit_that_is_none_is_refused(
+    card_manifest: Manifest,
+    limits: list[Any],
+    limit: Any,  # noqa: ANN401
+) -> None:
+    variant = card_manifest.variants["cuda-fp16"]
+    with pytest.raises(OptionError, match=r"memory_limit is .*wanted a whole number"):
         device_for(card_manifest, variant, None, None, limit, cuda_graph=False)
 
 
