@@ -42,13 +42,18 @@ def add_adapter_options(parser: argparse.ArgumentParser) -> None:
         help="make it for this variant; may be repeated; default: all of the bundle",
     )
     add_hub_options(parser, of="ADAPTER")
-    parser.add_argument("--overwrite", action="store_true", help="replace an adapter of this name")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an adapter of this name, for all variants that it was made for",
+    )
     parser.add_argument("--remove", action="store_true", help="remove the adapter of this name")
     parser.set_defaults(command=_adapter)
 
 
 def _adapter(options: argparse.Namespace) -> int:
     from paligemma_edge.export.adapter_bundle import add_adapter, remove_adapter
+    from paligemma_edge.runtime.bundle import Bundle
 
     if options.remove:
         more = (options.variant, options.overwrite, options.revision, options.from_cache)
@@ -59,6 +64,7 @@ def _adapter(options: argparse.Namespace) -> int:
         return 0
     if options.adapter is None:
         raise OptionError("ADAPTER is missing, wanted the directory of a LoRA adapter")
+    before = Bundle.open(options.bundle).manifest.adapters.get(options.name)
     facts = add_adapter(
         options.bundle,
         adapter_path(options),
@@ -70,4 +76,6 @@ def _adapter(options: argparse.Namespace) -> int:
         f"{options.bundle}: added adapter {options.name} of rank {facts.rank} for "
         f"{', '.join(facts.files)}; it changes {', '.join(facts.graphs)}"
     )
+    if before is not None and (lost := [name for name in before.files if name not in facts.files]):
+        print(f"{options.bundle}: {options.name} is no longer there for {', '.join(lost)}")
     return 0

@@ -11,6 +11,8 @@ from paligemma_edge.export.config import CONFIG_FILE
 from paligemma_edge.export.hub import label
 from paligemma_edge.runtime.bundle import sha256
 
+ADAPTERS = "adapters"  # in the manifest's `source`: those that were merged, in order
+
 
 def describe_origin(
     path: Path, checkpoint: Checkpoint, adapters: Sequence[Adapter]
@@ -23,7 +25,7 @@ def describe_origin(
     if checkpoint.directory is not None:
         origin["config_sha256"] = sha256(checkpoint.directory / CONFIG_FILE)
     if adapters:
-        origin["adapters"] = ", ".join(map(_describe, adapters))
+        origin[ADAPTERS] = ", ".join(map(_describe, adapters))
     return origin
 
 

@@ -26,6 +26,7 @@ from paligemma_edge.export.adapter import read_adapter
 from paligemma_edge.export.checkpoint import open_checkpoint
 from paligemma_edge.export.exporter import SLIDING_WINDOW
 from paligemma_edge.export.names import expected_shapes
+from paligemma_edge.export.origin import ADAPTERS
 from paligemma_edge.export.parity import (
     STAGES,
     ParityReport,
@@ -76,6 +77,7 @@ def verify(
     _require_before(bundle, variant, max_new_tokens)
     folders = [Path(adapter) for adapter in adapters]
     _require_original(Path(checkpoint_dir), folders)
+    _require_same_adapters(bundle, folders)
     with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as spill:
         told = lambda n: tell(f"original: {n} of {len(asked)}")  # noqa: E731
         traces = trace_all(
@@ -109,6 +111,20 @@ def _require_before(bundle: Bundle, variant: str | None, max_new_tokens: int) ->
             "copy the bundle or change its permissions",
         )
     bundle.verify((*chosen.files, bundle.manifest.tokenizer.file))
+
+
+def _require_same_adapters(bundle: Bundle, adapters: Sequence[Path]) -> None:
+    merged = bundle.manifest.source.get(ADAPTERS)
+    if merged is not None and not adapters:
+        raise OptionError(
+            f"bundle {bundle.path} was exported with adapters: {merged}; give them in that order, "
+            "each by --adapter"
+        )
+    if merged is None and adapters:
+        raise OptionError(
+            f"bundle {bundle.path} was exported without adapters; leave --adapter out. What is "
+            "switched at run time is verified by a bundle that it was merged into"
+        )
 
 
 def _require_original(path: Path, adapters: Sequence[Path]) -> None:

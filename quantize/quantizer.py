@@ -77,6 +77,7 @@ def quantize(
     require_distinct(recipe.name for recipe in recipes)
     for recipe in recipes:
         _require_new(bundle, recipe, options)
+        _require_search(recipe, options)
     graphs = _read_graphs(bundle, lossless)
     for recipe in recipes:
         require_layers(graphs, recipe)
@@ -150,10 +151,10 @@ class _Work:
                 lambda m: dataclasses.replace(m, variants={**m.variants, name: variant}),
                 lambda _: self.tell(f"recording {name}", 0, 1),
             )
-        if lost := [adapter for adapter, of in manifest.adapters.items() if name in of.files]:
+        if manifest.adapters:
             self.note(
-                f"{name}: adapters were made for the variant that was replaced, add them again "
-                f"with `paligemma-edge adapter --overwrite`: {', '.join(lost)}"
+                f"{name}: adapters of the bundle are not made for it, add them again with "
+                f"`paligemma-edge adapter --overwrite`: {', '.join(manifest.adapters)}"
             )
 
     def _report(self, recipe: Recipe, made: Made) -> Fidelity | None:
@@ -200,6 +201,14 @@ def _require_new(bundle: Bundle, recipe: Recipe, options: Options) -> None:
     if recipe.name in bundle.manifest.variants and not options.overwrite:
         raise OptionError(
             f"bundle {bundle.path} has a variant {recipe.name} and it is kept; give --overwrite"
+        )
+
+
+def _require_search(recipe: Recipe, options: Options) -> None:
+    if options.min_agreement is not None and recipe.device == "cuda":
+        raise OptionError(
+            f"min_agreement asks variants that are being searched, and those of {recipe.name} run "
+            "on a card alone; leave it out"
         )
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from paligemma_edge.quantize.derived import Float, lazy_array, row_chunks
 from paligemma_edge.quantize.linear import Linear
 from paligemma_edge.quantize.rounding import Rounded
+from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.host import usable_cores
 
 Round: TypeAlias = Callable[[Float], Rounded]  # rows [rows, in] of a weight to codes
@@ -27,6 +28,7 @@ class RoundedWeight:
     """Codes and scales of one layer: computed when either is read, kept until both were."""
 
     def __init__(self, layer: Linear, round_rows: Round, pack: Callable[[Rounded], Parts]) -> None:
+        self.name = layer.name
         self.tensor, self.columns_first = layer.tensor, layer.columns_first
         self.round_rows, self.pack = round_rows, pack
         self.lock = threading.Lock()
@@ -44,6 +46,11 @@ class RoundedWeight:
         cores = usable_cores()
         with ThreadPoolExecutor(cores) as pool:
             for _, rows in row_chunks(self.tensor, self.columns_first):
+                if not np.isfinite(rows).all():
+                    raise OptionError(
+                        f"the weights of {self.name} hold infinite values or no numbers, and "
+                        "cannot be rounded; download or save the checkpoint again"
+                    )
                 shares = [share for share in np.array_split(rows, cores) if len(share)]
                 parts += pool.map(lambda share: self.pack(self.round_rows(share)), shares)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -39,6 +39,11 @@ def prime(
             f"variant {name} is made for {chosen.device}, weights are packed for the processor "
             "alone; give a variant for cpu"
         )
+    if name in bundle.manifest.adapted:
+        raise OptionError(
+            f"variant {name} has adapters, and its adapted graphs are opened in place of primed "
+            "ones; remove the adapters, or prime another variant"
+        )
     sources = bundle.variant_files(chosen)
     bundle.verify(sources)
     folder = _folder(name)

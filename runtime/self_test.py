@@ -107,9 +107,9 @@ def self_test(
     device is not.
     """
     bundle = Bundle.open(bundle_path)
-    golden = Golden.read(bundle)
     model = PaliGemma(bundle_path, device, variant, **opening)
     bundle.verify(set(bundle.manifest.files) - set(model.verified_files))
+    golden = Golden.read(bundle)
     found = model.generate(
         bundle.file(golden.image), golden.prompt, max_new_tokens=len(golden.token_ids)
     )

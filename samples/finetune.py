@@ -2,10 +2,11 @@
 
     python -m samples.finetune    # into build/finetune: the adapter and two bundles
 
-The task is to count: "star 2, ring 1". `finetune_train` trains the adapter. `export --adapter`
-merges it into a bundle, for a device that counts and does nothing else. `adapter` puts it beside
-the base, for one where each call says whether it counts. The table tells how many answers about
-held-out pictures are right, word for word: of the new task, and of one that the base knew.
+The task is a list, "star red, ring blue", in a form that the base does not know. `finetune_train`
+trains the adapter. `export --adapter` merges it into a bundle, for a device that lists and does
+nothing else. `adapter` puts it beside the base, for one where each call says whether it lists. The
+table tells how many answers about held-out pictures are right, word for word: of the new task, and
+of one that the base knew.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def finetune(folder: Path, plan: Plan, asked: int) -> dict[str, tuple[float, flo
         shares = {"base, transformers": rights(original, held_out)}
     shares["adapter, transformers"] = rights(original, held_out)
 
-    questions = write_questions(folder / "questions", 12)
+    questions = write_questions(folder / "questions", plan.calibration)
     command("export", CHECKPOINT, merged, "--adapter", adapter, "--overwrite")
     command("quantize", merged, SMALL, "--calibrate", questions)
     command("run", merged, PROMPT, questions / "00.png", "--variant", SMALL)
@@ -52,7 +53,7 @@ def finetune(folder: Path, plan: Plan, asked: int) -> dict[str, tuple[float, flo
         shares[f"merged bundle, {variant}"] = rights(through(merged, variant), held_out)
 
     command("export", CHECKPOINT, both, "--overwrite")
-    command("quantize", both, SMALL)
+    command("quantize", both, SMALL, "--calibrate", questions)
     command("adapter", both, adapter, "--name", PROMPT)
     command("run", both, PROMPT, questions / "00.png", "--variant", SMALL, "--adapter", PROMPT)
     for variant in ("cpu-fp32", SMALL):
@@ -88,8 +89,9 @@ def write_questions(folder: Path, number: int) -> Path:
     entries = []
     for place, picture in enumerate(shapes("train", number)):
         picture.image().save(folder / f"{place:02d}.png")
-        question = {"task": PROMPT, "prompt": PROMPT, "text": truth(picture)}
-        entries.append({"picture": f"{place:02d}.png", "questions": [question]})
+        pairs = ((PROMPT, truth(picture)), (KNOWN, describe(picture)))
+        questions = [{"prompt": prompt, "text": text} for prompt, text in pairs]
+        entries.append({"picture": f"{place:02d}.png", "questions": questions})
     (folder / "prompts.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     return folder
 

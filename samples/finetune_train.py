@@ -5,7 +5,6 @@ Knows the sample model and its drawn pictures. Knows nothing of bundles.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -27,7 +26,7 @@ from samples.shapes.checkpoint import processor
 from samples.shapes.evaluate import CHECKPOINT
 from samples.shapes.pictures import Picture, Split, draw
 
-PROMPT = "count"
+PROMPT = "list"
 DECODER = r".*language_model.*_proj"  # every linear layer of it; the vision tower stays as it is
 FIRST = 2_000_000  # the sample model has seen the pictures before this number
 
@@ -49,9 +48,8 @@ def shapes(split: Split, number: int) -> list[Picture]:
 
 
 def truth(picture: Picture) -> str:
-    """The kinds of shapes from left to right, and how many there are of each."""
-    kinds = Counter(shape.kind for shape in picture.shapes)
-    return ", ".join(f"{kind} {number}" for kind, number in kinds.items())
+    """The shapes from left to right, kind before colour."""
+    return ", ".join(f"{shape.kind} {shape.colour}" for shape in picture.shapes)
 
 
 @dataclass(frozen=True)

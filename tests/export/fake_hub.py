@@ -45,7 +45,7 @@ class Hub:
 
     repositories: dict[str, Repository] = field(default_factory=dict)
     given: list[str] = field(default_factory=list)
-    down: bool = False
+    refusal: int = 0  # the status that all are refused with
     address: str = ""
 
     def add(self, name: str, folder: Path, *more: str, **options: object) -> Repository:
@@ -103,8 +103,8 @@ class _Answers(BaseHTTPRequestHandler):
             return
         name = asked["info"] or asked["tree"] or asked["repository"]
         repository = self.hub.repositories.get(name)
-        if self.hub.down:
-            self._refuse(503, "", "busy")
+        if self.hub.refusal:
+            self._refuse(self.hub.refusal, "", "enable access in your token's settings")
         elif repository is None or repository.private:
             self._refuse(401, "RepoNotFound", "Invalid username or password.")
         elif asked["info"]:

@@ -202,7 +202,7 @@ def test_a_variant_that_is_made_anew_takes_what_was_made_for_it(
         "manifest.json": after["manifest.json"]
     }
     assert [line for line in notes if "adapters" in line] == [
-        "cpu-int8: adapters were made for the variant that was replaced, add them again with "
+        "cpu-int8: adapters of the bundle are not made for it, add them again with "
         "`paligemma-edge adapter --overwrite`: both, rounded"
     ]
     add_adapter(small.bundle, small.adapter, "both", overwrite=True)

@@ -39,7 +39,7 @@ def hub(server: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     server.repositories.clear()
     server.given.clear()
-    server.down = False
+    server.refusal = 0
     return server
 
 
@@ -186,9 +186,18 @@ def test_a_revision_that_is_not_there(hub: Hub, checkpoint: Path) -> None:
     assert "has no revision 'v9' on the Hub; give a branch" in refused(revision="v9")
 
 
-def test_a_hub_that_is_busy(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    hub.down = True
-    assert "the Hub answers HTTP 503; try again later" in refused()
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [
+        (503, "cannot be had: the Hub answers HTTP 503; try again later"),
+        (403, "enable access in your token's settings"),
+    ],
+)
+def test_a_hub_that_refuses(status: int, told: str, hub: Hub) -> None:
+    hub.refusal = status
+    line = refused()
+    assert told in line
+    assert ("run `hf auth login`" in line) == (status == 403)
 
 
 def test_no_network(cache: Path, checkpoint: Path) -> None:
