@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
 from paligemma_edge.quantize.quantizer import Options, quantize
 from paligemma_edge.quantize.questions import sample_questions
 from paligemma_edge.quantize.recipe import load_recipe
-from paligemma_edge.runtime import PaliGemma, buffers
+from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.decoding import Stepper
 from paligemma_edge.runtime.device_logits import DeviceLogits, DeviceRow
 from paligemma_edge.runtime.errors import BundleError, DeviceError
@@ -216,10 +217,10 @@ def test_memory_that_fails_midway_is_one_clear_error(
 
     with monkeypatch.context() as patched:
         if way == "put":
-            patched.setattr(buffers.ort, "OrtValue", Failing)
+            patched.setattr(ort, "OrtValue", Failing)
         else:
             name = {"write": "update_inplace", "read": "numpy"}[way]
-            patched.setattr(buffers.ort.OrtValue, name, Failing.ortvalue_from_numpy)
+            patched.setattr(ort.OrtValue, name, Failing.ortvalue_from_numpy)
         with pytest.raises(DeviceError, match=r"memory .*could not be .*out of memory"):
             model.generate(*requests[0])
     assert model.generate(*requests[0]) == expected  # and the next one is answered
