@@ -83,7 +83,7 @@ def _enlarge(layer: Linear, scales: Float, after: dict[str, Moments]) -> None:
 
 def _scales(inputs: Float, columns: Float, strength: float) -> Float:
     """How much smaller each input channel is to be; the mean of their logarithms is 0."""
-    used = (inputs > 0) & (columns > 0)
+    used = (inputs > 0) & (columns > 0) & np.isfinite(inputs) & np.isfinite(columns)
     scales = np.ones_like(inputs)
     scales[used] = inputs[used] ** strength / columns[used] ** (1 - strength)
     if used.any():

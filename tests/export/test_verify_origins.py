@@ -12,7 +12,7 @@ from paligemma_edge.export.exporter import export
 from paligemma_edge.export.parity import ParityReport
 from paligemma_edge.export.verify import verify
 from paligemma_edge.export.verify_samples import default_samples
-from paligemma_edge.runtime.errors import CheckpointError, MissingExtraError
+from paligemma_edge.runtime.errors import CheckpointError, MissingExtraError, OptionError
 from tests.export import adapters as peft
 from tests.export.big_vision_file import as_big_vision, save
 
@@ -44,10 +44,22 @@ def test_a_bundle_of_adapters_is_the_original_with_them(
     bundle = tmp_path / "x.bundle"
     export(base, bundle, adapters=adapters)
     assert compare(bundle, base, *adapters).passed
-    for others in ([], adapters[:1], adapters[::-1]):
+    with pytest.raises(
+        OptionError, match=r"was exported with adapters: plain .*, dora .*give them"
+    ):
+        compare(bundle, base)
+    for others in (adapters[:1], adapters[::-1]):
         report = compare(bundle, base, *others)
         assert not report.passed
         assert next(stage for stage in report.stages if not stage.passed).stage == "vision"
+
+
+def test_adapters_that_were_not_merged_are_not_compared(
+    base: Path, adapters: list[Path], tmp_path: Path
+) -> None:
+    export(base, tmp_path / "x.bundle")
+    with pytest.raises(OptionError, match="exported without adapters; leave --adapter out"):
+        compare(tmp_path / "x.bundle", base, *adapters)
 
 
 def test_an_adapter_of_another_base_is_told_first(

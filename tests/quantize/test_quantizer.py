@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from safetensors.torch import load_file, save_file
 
 from paligemma_edge.export.exporter import export
 from paligemma_edge.quantize import quantizer, variant
@@ -23,6 +25,7 @@ from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.errors import BundleError, OptionError, OutputError
 from paligemma_edge.runtime.fidelity import Fidelity, plot_name, report_name
+from tests.conftest import MakeCheckpoint
 from tests.journey import call
 from tests.test_journeys import contents
 
@@ -420,3 +423,25 @@ def test_exporting_a_variant_twice_is_refused(shapes_checkpoint: Path, tmp_path:
     with pytest.raises(OptionError, match="cpu-fp32 is asked for 2 times"):
         export(shapes_checkpoint, tmp_path / "x.bundle", variants=[None, None])
     assert not list(tmp_path.iterdir())
+
+
+def test_what_runs_on_a_card_alone_is_not_searched(shapes_copy: Path) -> None:
+    with pytest.raises(OptionError, match="those of cuda-fp16 run on a card alone; leave it out"):
+        quantize(shapes_copy, [load_recipe("cuda-fp16")], Options(min_agreement=0.9))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_not_rounded(
+    make_checkpoint: MakeCheckpoint, tmp_path: Path, value: float
+) -> None:
+    folder = make_checkpoint(text={"hidden_size": 64, "intermediate_size": 64})
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    (name,) = (key for key in tensors if key.endswith("layers.1.mlp.up_proj.weight"))
+    tensors[name][3, 5] = value
+    save_file(tensors, file)
+    export(folder, tmp_path / "x.bundle")
+    options = Options(calibrate=False, report=False)
+    with pytest.raises(OptionError, match="weights of decoder.layers.1.up_proj hold infinite"):
+        quantize(tmp_path / "x.bundle", [load_recipe("cpu-int4")], options)
+    assert list(Bundle.open(tmp_path / "x.bundle").manifest.variants) == ["cpu-fp32"]

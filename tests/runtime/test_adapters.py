@@ -20,6 +20,7 @@ from paligemma_edge.runtime import PaliGemma, cli
 from paligemma_edge.runtime.bundle import Bundle
 from paligemma_edge.runtime.bundle_writer import amend_bundle
 from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.prime import prime
 from tests.conftest import MakeCheckpoint
 from tests.export import adapters as peft
 from tests.runtime.card_on_host import open_on_host
@@ -296,3 +297,18 @@ def test_inspect_and_bench_know_adapters(bundle: Path, capsys: pytest.CaptureFix
     told = capsys.readouterr().out
     assert "cpu-fp32, on cpu, adapter saying" in told
     assert json.loads(told.splitlines()[-1])["adapter"] == "saying"
+
+
+def test_a_variant_with_adapters_is_not_primed(bundle: Path) -> None:
+    with pytest.raises(OptionError, match="variant cpu-int8 has adapters, .* remove the adapters"):
+        prime(bundle, "cpu-int8")
+
+
+def test_an_adapter_that_a_variant_loses_is_named(
+    bundle: Path, trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy.bundle"))
+    asked = ["adapter", str(copy), str(trained["saying"]), "--name", "saying", "--overwrite"]
+    assert cli.main([*asked, "--variant", "cpu-fp32", "--variant", "cuda-fp16"]) == 0
+    told = capsys.readouterr().out
+    assert "saying is no longer there for cpu-int8, cpu-int4, cpu-fast" in told

@@ -103,6 +103,15 @@ def test_a_bundle_without_a_golden_question_says_what_to_run(shapes_copy: Path) 
         self_test(shapes_copy)
 
 
+def test_without_a_golden_question_digests_are_compared_all_the_same(shapes_copy: Path) -> None:
+    path = shapes_copy / "cpu-fp32/mask_decoder.onnx.data"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(BundleError, match=r"mask_decoder\.onnx\.data differs"):
+        self_test(shapes_copy)
+
+
 @pytest.mark.parametrize(
     "text",
     [
