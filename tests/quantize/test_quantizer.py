@@ -442,6 +442,6 @@ def test_weights_that_are_no_numbers_are_not_rounded(
     save_file(tensors, file)
     export(folder, tmp_path / "x.bundle")
     options = Options(calibrate=False, report=False)
-    with pytest.raises(OptionError, match="weights of decoder.layers.1.up_proj hold infinite"):
+    with pytest.raises(OptionError, match=r"weights of decoder.layers.1.up_proj hold infinite"):
         quantize(tmp_path / "x.bundle", [load_recipe("cpu-int4")], options)
     assert list(Bundle.open(tmp_path / "x.bundle").manifest.variants) == ["cpu-fp32"]

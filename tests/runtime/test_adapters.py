@@ -300,7 +300,7 @@ def test_inspect_and_bench_know_adapters(bundle: Path, capsys: pytest.CaptureFix
 
 
 def test_a_variant_with_adapters_is_not_primed(bundle: Path) -> None:
-    with pytest.raises(OptionError, match="variant cpu-int8 has adapters, .* remove the adapters"):
+    with pytest.raises(OptionError, match=r"variant cpu-int8 has adapters, .* remove the adapters"):
         prime(bundle, "cpu-int8")
 
 
