@@ -69,7 +69,9 @@ def _answered(
 
 def _print(record: dict[str, object], pictures: list[Source], options: argparse.Namespace) -> None:
     if options.json:
-        print(json.dumps({"image": [source.name for source in pictures], **record}), flush=True)
+        adapter = {} if options.adapter is None else {"adapter": options.adapter}
+        images = [source.name for source in pictures]
+        print(json.dumps({"image": images, **adapter, **record}), flush=True)
     else:
         names = ", ".join(source.name for source in pictures)
         prefix = f"{names}: " if len(pictures) > 1 else ""

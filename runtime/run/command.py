@@ -98,6 +98,7 @@ class _Job:
                 # What a camera shows is not to be old when it is answered, and a name of a slow
                 # list is answered before the next one is waited for.
                 depth=0 if self._is_paced else _READ_AHEAD * slots,
+                adapter=self.options.adapter,
             )
         return report.failures
 

@@ -44,6 +44,7 @@ class Answered:
     siblings: int
     outcome: Outcome[Result]
     size: tuple[int, int] | None  # width and height
+    adapter: str | None = None  # that answered
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -52,6 +53,8 @@ class Answered:
         ImageError where the masks that were found in this picture are no numbers.
         """
         named = {"image": self.source.name, "prompt": self.prompt}
+        if self.adapter is not None:
+            named["adapter"] = self.adapter
         if isinstance(self.outcome, ImageError):
             return named | {"error": str(self.outcome)}
         sizes = {} if self.size is None else dict(zip(("width", "height"), self.size, strict=True))
@@ -74,11 +77,13 @@ def answer_sources(
     take: Callable[[Answered], None],
     done: Container[Key] = frozenset(),
     depth: int,
+    adapter: str | None = None,
 ) -> None:
     """Ask every prompt about every picture but those that are done; `take` what comes of it.
 
     Pictures are read in a thread, at most `depth` of them early. A picture for which `read`
     raises an ImageError is taken with that error, once for each prompt, and holds up no other.
+    What is taken bears the name of the `adapter` that answers.
     """
 
     def waiting() -> Iterator[tuple[Source, list[str]]]:
@@ -92,7 +97,8 @@ def answer_sources(
             for (source, left), pictures in outcomes:
                 for prompt in left:
                     if isinstance(pictures, ImageError):
-                        take(Answered(number, source, prompt, len(left), pictures, None))
+                        failed = (number, source, prompt, len(left), pictures, None)
+                        take(Answered(*failed, adapter))
                     else:
                         yield Query(number, source, pictures, prompt, len(left))
                     number += 1
@@ -100,7 +106,8 @@ def answer_sources(
     with closing(queries()) as asked:
         for query, result in answer(asked):
             size = query.pictures.width, query.pictures.height
-            take(Answered(query.number, query.source, query.prompt, query.siblings, result, size))
+            told = (query.number, query.source, query.prompt, query.siblings, result, size)
+            take(Answered(*told, adapter))
 
 
 @dataclass
