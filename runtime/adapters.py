@@ -84,12 +84,10 @@ class Adapters:
                     f"{name} as {array.dtype} {list(array.shape)}, "
                     f"wanted {_STORED[self.dtype]} {list(sizes)}",
                 )
+        changed = {_layer(name) for name in arrays}
         for name in self.inputs:
-            layer = name.rpartition(LORA)[0]
-            others = [key for key in self.inputs if key.rpartition(LORA)[0] == layer]
-            given = [key for key in others if key in arrays]
-            if given and len(given) < len(others):
-                raise self._refused(file, f"{', '.join(given)} of {', '.join(others)}")
+            if _layer(name) in changed and name not in arrays:
+                raise self._refused(file, f"a part of {_layer(name)} without {name}")
 
     def _refused(self, file: str, found: str) -> BundleError:
         return BundleError(
@@ -98,9 +96,14 @@ class Adapters:
         )
 
 
+def _layer(name: str) -> str:
+    """The layer that an input belongs to."""
+    return name.rpartition(LORA)[0]
+
+
 def _rank(arrays: Mapping[str, NDArray[Any]], name: str) -> int | str:
     """The columns of the A that belongs to an input; where it is none, no size is right."""
-    a = arrays.get(f"{name.rpartition(LORA)[0]}{LORA}A")
+    a = arrays.get(f"{_layer(name)}{LORA}A")
     return int(a.shape[-1]) if a is not None and a.ndim == 2 else "rank"
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.metadata
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,6 +126,8 @@ def _dotted(version: tuple[int, int]) -> str:
 
 
 def _installed(name: str) -> bool:
+    import importlib.metadata  # which a processor needs not
+
     try:
         importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,7 +74,7 @@ class Engine:
         """Pixels [pictures, 3, R, R] → the encoder's `last_hidden_state` [pictures, N, width]."""
         return self._call(
             contract.VISION_ENCODER,
-            {contract.PIXEL_VALUES: self._put(pixel_values)},
+            {contract.PIXEL_VALUES: self.memory.put(pixel_values)},
             contract.LAST_HIDDEN_STATE,
         )
 
@@ -176,7 +176,7 @@ class Engine:
                 "the bundle has no mask decoder, so <seg> tokens stay codes; "
                 "export it with --mask-decoder vae-oid.npz"
             )
-        inputs = {contract.SEGMENTATION_CODES: self._put(codes)}
+        inputs = {contract.SEGMENTATION_CODES: self.memory.put(codes)}
         return self.memory.read(self._call(contract.MASK_DECODER, inputs, contract.MASK))
 
     def _call(self, graph: str, inputs: Mapping[str, ort.OrtValue], output: str) -> ort.OrtValue:
@@ -187,9 +187,6 @@ class Engine:
         self.adapter.bind(binding, session)
         (found,) = session.finish(binding, output)
         return found
-
-    def _put(self, array: NDArray[Any]) -> ort.OrtValue:
-        return self.memory.put(array)
 
     def _outputs(self, slots: int) -> Outputs:
         """New memory for what the decoder says of so many slots."""

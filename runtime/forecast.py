@@ -15,9 +15,9 @@ from paligemma_edge.runtime.plan import Plan
 # Python, NumPy and ONNX Runtime with their libraries; on a card a CUDA context, the kernels and
 # the work spaces of cuBLAS and cuDNN.
 _DEVICE_ITSELF: Mapping[str, int] = {"cpu": 150_000_000, "cuda": 600_000_000}
-# ONNX Runtime holds a part of the weights twice while it packs them for a processor. Peaks that
-# were measured lie within 6 % of what comes out: 2.30, 3.64 and 15.1 GB for `cpu-int4`, `cpu-int8`
-# and the lossless variant of a PaliGemma-3B-224, 5.05 GB for `cpu-int8` of one at 896.
+# ONNX Runtime holds a part of the weights twice while it packs them for a processor: peaks of
+# 2.30 GB (`cpu-int4` of a PaliGemma-3B-224) and 5.05 GB (`cpu-int8` of one at 896) were measured
+# where this gives 2.35 and 5.19.
 _PACKED: Mapping[str, float] = {"cpu": 1.2, "cuda": 1.0}
 # A prompt's widest values at once, in widths of the decoder: gate, up and their product, each up
 # to eight times as wide, beside the stream, the norms and attention.

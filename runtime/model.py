@@ -257,7 +257,8 @@ class PaliGemma:
         """Answer many prompts, `slots` of them at a time; the order is that of the requests.
 
         There are 4 slots by default, or as many as were planned.
-        Each answer equals the one that `generate` gives alone. Prompts and options are checked
+        Each answer equals the one that `generate` gives alone, but for the last bits of 4-bit
+        products and adapters. Prompts and options are checked
         first; a picture is read when a slot is free for it, and one that cannot be read ends the
         batch: the ImageError says which, as `requests[2]: ...`. A picture that several prompts
         are about is encoded once if they follow each other. `adapter` is one for all, or a list

@@ -39,7 +39,7 @@ class Session:
             if LORA in found.name
         }
 
-    @property
+    @cached_property
     def outputs(self) -> frozenset[str]:
         """Names of what the graph gives."""
         return frozenset(output.name for output in self.inference.get_outputs())
