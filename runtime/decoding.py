@@ -28,10 +28,10 @@ class Inputs:
     total: NDArray[np.int32]  # []: on the host, where GroupQueryAttention reads it on any device
 
     @classmethod
-    def allocate(cls, memory: Memory, slots: int, text: int) -> Inputs:
-        """New memory for so many slots and tokens of text."""
-        ids, lengths = np.zeros((slots, text), np.int64), np.zeros(slots, np.int32)
-        return cls(memory, memory.put(ids), memory.put(lengths), np.zeros((), np.int32))
+    def of(cls, memory: Memory, ids: Sequence[Sequence[int]], keys: int) -> Inputs:
+        """New memory that holds ids [slots, text], with so many keys in each slot after the run."""
+        held, seqlens_k = np.array(ids, np.int64), np.full(len(ids), keys - 1, np.int32)
+        return cls(memory, memory.put(held), memory.put(seqlens_k), np.array(keys, np.int32))
 
     def bind(self, binding: ort.IOBinding) -> None:
         """Let the decoder read them."""

@@ -117,8 +117,7 @@ class Engine:
         assert length <= cache.capacity, "a prompt is checked against the capacity before it is run"
         reader = self.sessions.get(contract.PREFILL, self.sessions[contract.DECODER])
         answers = contract.LOGITS in reader.outputs
-        inputs = Inputs.allocate(self.memory, slots=1, text=len(ids))
-        inputs.write([ids], np.array([length - 1], np.int32), length)
+        inputs = Inputs.of(self.memory, [ids], length)
         binding = reader.binding()
         self._bind_features(binding, image_features, (1, pictures * tokens))
         inputs.bind(binding)
@@ -151,7 +150,7 @@ class Engine:
 
     def _bind(self, cache: Cache, first: int, slots: int) -> Stepper:
         decoder = self.sessions[contract.DECODER]
-        inputs, binding = Inputs.allocate(self.memory, slots=slots, text=1), decoder.binding()
+        inputs, binding = Inputs.of(self.memory, [[0]] * slots, 1), decoder.binding()
         nothing = self.memory.no_place(self.dtype, (slots, 0, self.facts.hidden_size))
         nothing.bind_input(binding, contract.IMAGE_FEATURES)
         inputs.bind(binding)
