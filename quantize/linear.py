@@ -6,7 +6,6 @@ Knows how the exporter writes a layer: `MatMul` with a weight [in, out] and perh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -61,14 +60,6 @@ def linears(model: ir.Model) -> list[Linear]:
     return [found for node in model.graph if (found := _linear(node)) is not None]
 
 
-def by_input(layers: Sequence[Linear]) -> list[list[Linear]]:
-    """Layers that read the same value, together."""
-    groups: dict[int, list[Linear]] = {}
-    for layer in layers:
-        groups.setdefault(id(layer.input), []).append(layer)
-    return list(groups.values())
-
-
 def untie_head(model: ir.Model) -> None:
     """Give the LM head a weight of its own, so that the two can be changed apart."""
     for layer in linears(model):
@@ -97,15 +88,6 @@ def set_float(value: ir.Value, tensor: ir.TensorProtocol) -> None:
     for user in [use.node for use in value.uses()]:
         if user.op_type == "Cast":
             _remove(user, value)
-
-
-def gathered_as_float(gather: ir.Node) -> None:
-    """Rows of a table that has become float32 need no `Cast` any more."""
-    rows = gather.outputs[0]
-    rows.type = ir.TensorType(ir.DataType.FLOAT)
-    for user in [use.node for use in rows.uses()]:
-        if user.op_type == "Cast":
-            _remove(user, rows)
 
 
 def initializer(value: ir.Value | None) -> ir.Value | None:
