@@ -12,26 +12,26 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.export.config import PaliGemmaConfig
+from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
+from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.origin import describe_origin
 from paligemma_edge.export.source import Source, read_source
-from paligemma_edge.export.text_config import SlidingWindow
-from paligemma_edge.quantize.calibration import Calibration, without_answers
-from paligemma_edge.quantize.cured import (
+from paligemma_edge.quantize.calibration.samples import Calibration, without_answers
+from paligemma_edge.quantize.fidelity.questions import Question
+from paligemma_edge.quantize.graphs.graph_file import Written, disk_bytes, write_graph
+from paligemma_edge.quantize.recipes.recipe import Recipe
+from paligemma_edge.quantize.variant.build import choices_of, make
+from paligemma_edge.quantize.variant.files import describe_variant, write_variant
+from paligemma_edge.quantize.variant.prepare import (
     cured_with,
     require_distinct,
     require_layers,
     without_calibration,
 )
-from paligemma_edge.quantize.graph_file import Written, disk_bytes, write_graph
-from paligemma_edge.quantize.make import choices_of, make
-from paligemma_edge.quantize.questions import Question
-from paligemma_edge.quantize.recipe import Recipe
-from paligemma_edge.quantize.variant import describe_variant, write_variant
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.bundle_writer import BundleWriter, new_bundle
+from paligemma_edge.runtime.bundle.writer import BundleWriter, new_bundle
 from paligemma_edge.runtime.contract import Manifest, ModelFacts, Variant
-from paligemma_edge.runtime.prompt import PromptEncoder
+from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 LOSSLESS = "cpu-fp32"
 SLIDING_WINDOW = "sliding_window"  # in the manifest's `source`, of a PaliGemma 2

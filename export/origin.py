@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from paligemma_edge.export.adapter import Adapter
-from paligemma_edge.export.checkpoint import Checkpoint
-from paligemma_edge.export.config import CONFIG_FILE
-from paligemma_edge.export.hub import label
-from paligemma_edge.runtime.bundle import sha256
+from paligemma_edge.export.checkpoint.checkpoint import Checkpoint
+from paligemma_edge.export.checkpoint.config import CONFIG_FILE
+from paligemma_edge.export.hub.hub import label
+from paligemma_edge.export.lora.adapter import Adapter
+from paligemma_edge.runtime.bundle.bundle import sha256
 
 ADAPTERS = "adapters"  # in the manifest's `source`: those that were merged, in order
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from paligemma_edge.quantize.recipe import load_recipe, shipped
+from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 
 Progress = Callable[[str, int, int], None]
 
@@ -71,10 +71,10 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
 def _quantize(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from paligemma_edge.quantize.fidelity.questions import read_questions, sample_questions
+    from paligemma_edge.quantize.fidelity.report_table import render_reports
     from paligemma_edge.quantize.quantizer import Options, quantize
-    from paligemma_edge.quantize.questions import read_questions, sample_questions
-    from paligemma_edge.quantize.report_table import render_reports
-    from paligemma_edge.runtime.fidelity import plot_name
+    from paligemma_edge.runtime.bundle.fidelity import plot_name
 
     recipes = [load_recipe(name) for name in options.recipes]
     tell = partial(Console(stderr=True).out, highlight=False)  # a file's name is no markup

@@ -10,31 +10,31 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from paligemma_edge.quantize.apply import Graphs
-from paligemma_edge.quantize.calibration import Calibration, with_answers
-from paligemma_edge.quantize.cured import (
+from paligemma_edge.quantize.calibration.samples import Calibration, with_answers
+from paligemma_edge.quantize.fidelity.measure import DEFAULT_MAX_NEW_TOKENS, measure_fidelity
+from paligemma_edge.quantize.fidelity.plot import report_files
+from paligemma_edge.quantize.fidelity.questions import Question, sample_questions
+from paligemma_edge.quantize.graphs.linear import linears
+from paligemma_edge.quantize.graphs.prefill import PREFIX
+from paligemma_edge.quantize.recipes.recipe import LOSSLESS, Recipe
+from paligemma_edge.quantize.variant.build import Made, choices_of, make
+from paligemma_edge.quantize.variant.files import describe_variant, write_variant
+from paligemma_edge.quantize.variant.passes import Graphs
+from paligemma_edge.quantize.variant.prepare import (
     cured_with,
     require_distinct,
     require_layers,
     without_calibration,
 )
-from paligemma_edge.quantize.fidelity_measure import DEFAULT_MAX_NEW_TOKENS, measure_fidelity
-from paligemma_edge.quantize.linear import linears
-from paligemma_edge.quantize.make import Made, choices_of, make
-from paligemma_edge.quantize.plot import report_files
-from paligemma_edge.quantize.prefill import PREFIX
-from paligemma_edge.quantize.questions import Question, sample_questions
-from paligemma_edge.quantize.recipe import LOSSLESS, Recipe
-from paligemma_edge.quantize.search import smallest_that_keeps
-from paligemma_edge.quantize.sensitivity import Choice
-from paligemma_edge.quantize.variant import describe_variant, write_variant
+from paligemma_edge.quantize.variant.search import smallest_that_keeps
+from paligemma_edge.quantize.variant.sensitivity import Choice
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.bundle_extension import extend_bundle
-from paligemma_edge.runtime.bundle_writer import amend_bundle
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
+from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
+from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import BundleError, OptionError
-from paligemma_edge.runtime.fidelity import Fidelity, LayerError
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 from paligemma_edge.runtime.errors import PaliGemmaError
 
 if TYPE_CHECKING:
-    from paligemma_edge.runtime.choices import Choices
-    from paligemma_edge.runtime.generation import Generation
+    from paligemma_edge.runtime.generation.sampling import TopSampling
+    from paligemma_edge.runtime.grammar.choices import Choices
+    from paligemma_edge.runtime.grammar.regex import Regex
     from paligemma_edge.runtime.model import PaliGemma
-    from paligemma_edge.runtime.regex import Regex
-    from paligemma_edge.runtime.result import ChoiceResult, Found, ObjectResult, TextResult
-    from paligemma_edge.runtime.sampling import TopSampling
+    from paligemma_edge.runtime.results.generation import Generation
+    from paligemma_edge.runtime.results.result import ChoiceResult, Found, ObjectResult, TextResult
 
 __all__ = [
     "ChoiceResult",
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 _HOME = {
-    "ChoiceResult": "result",
-    "Choices": "choices",
-    "Found": "result",
-    "Generation": "generation",
-    "ObjectResult": "result",
+    "ChoiceResult": "results.result",
+    "Choices": "grammar.choices",
+    "Found": "results.result",
+    "Generation": "results.generation",
+    "ObjectResult": "results.result",
     "PaliGemma": "model",
-    "Regex": "regex",
-    "TextResult": "result",
-    "TopSampling": "sampling",
+    "Regex": "grammar.regex",
+    "TextResult": "results.result",
+    "TopSampling": "generation.sampling",
 }
 
 

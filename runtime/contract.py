@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias
 
 from paligemma_edge.runtime.errors import BundleError
-from paligemma_edge.runtime.typed_json import MismatchError, parse
+from paligemma_edge.runtime.schema import MismatchError, parse
 
 SCHEMA_VERSION = "1.2"
 _CHANGED = "the bundle's manifest was changed or written by something else: export it again"

@@ -9,34 +9,37 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.adapters import Adapters
-from paligemma_edge.runtime.answer import Detection
-from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.caches import Caches
-from paligemma_edge.runtime.checks import check_count
-from paligemma_edge.runtime.digests import comparing
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.digests import comparing
+from paligemma_edge.runtime.encoded_image import View
+from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH
+from paligemma_edge.runtime.engine.cache_pool import Caches
 from paligemma_edge.runtime.errors import OptionError, PromptError
-from paligemma_edge.runtime.generation import Generation
-from paligemma_edge.runtime.grammar import Grammar
-from paligemma_edge.runtime.image import ImageInput, load_image
-from paligemma_edge.runtime.mask import paste_mask
-from paligemma_edge.runtime.open_engine import open_engine
-from paligemma_edge.runtime.opening import device_for, plan_for
-from paligemma_edge.runtime.pictures import Pictures
-from paligemma_edge.runtime.pipeline import (
-    Options,
-    Pipeline,
+from paligemma_edge.runtime.generation.pipeline import Options, Pipeline
+from paligemma_edge.runtime.generation.requests import (
+    Images,
+    asked,
+    by_adapter,
+    check_requests,
+    listed,
 )
-from paligemma_edge.runtime.plan import DEFAULT_MAX_BATCH
-from paligemma_edge.runtime.primed import primed_here
-from paligemma_edge.runtime.prompt import PromptEncoder
-from paligemma_edge.runtime.requests import Images, asked, by_adapter, check_requests, listed
-from paligemma_edge.runtime.result import ChoiceResult, ObjectResult, TextResult
-from paligemma_edge.runtime.sampling import Sampling
-from paligemma_edge.runtime.stopwatch import Stopwatch
-from paligemma_edge.runtime.typed import decoded_masks
-from paligemma_edge.runtime.variant_choice import DeviceName, choose
-from paligemma_edge.runtime.view import View
+from paligemma_edge.runtime.generation.sampling import Sampling
+from paligemma_edge.runtime.grammar.base import Grammar
+from paligemma_edge.runtime.images.load import ImageInput, load_image
+from paligemma_edge.runtime.images.pixels import Pictures
+from paligemma_edge.runtime.loading.adapters import Adapters
+from paligemma_edge.runtime.loading.load import open_engine
+from paligemma_edge.runtime.loading.options import device_for, plan_for
+from paligemma_edge.runtime.loading.prepacked import primed_here
+from paligemma_edge.runtime.loading.variants import DeviceName, choose
+from paligemma_edge.runtime.results.build import decoded_masks
+from paligemma_edge.runtime.results.generation import Generation
+from paligemma_edge.runtime.results.mask import paste_mask
+from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
+from paligemma_edge.runtime.text.parse_answer import Detection
+from paligemma_edge.runtime.text.tokenizer import PromptEncoder
+from paligemma_edge.runtime.timing import Stopwatch
+from paligemma_edge.runtime.validation import check_count
 
 
 class PaliGemma:

@@ -28,14 +28,14 @@ class PaliGemmaExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # un
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
         """Add the options."""
-        from paligemma_edge.export.cli import add_export_options
+        from paligemma_edge.export.cli.main import add_export_options
 
         parser.formatter_class = argparse.RawDescriptionHelpFormatter  # an example keeps its line
         add_export_options(parser)
 
     def run(self) -> None:
         """Export, and exit as `paligemma-edge` does."""
-        from paligemma_edge.runtime.cli import guarded
+        from paligemma_edge.runtime.cli.main import guarded
 
         sys.exit(guarded("export", partial(self.args.command, self.args)))
 

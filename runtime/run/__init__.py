@@ -1,1 +1,1 @@
-"""What `paligemma-edge run` does: many pictures, from wherever they come to wherever answers go."""
+"""Many images: from wherever they come, through the model, to wherever answers go."""

@@ -7,10 +7,10 @@ import hashlib
 import os
 from typing import Any
 
-from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.opening import plan_for
-from paligemma_edge.runtime.run import options as run_options
-from paligemma_edge.runtime.variant_choice import choose
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.cli import run as run_options
+from paligemma_edge.runtime.loading.options import plan_for
+from paligemma_edge.runtime.loading.variants import choose
 
 _OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 _MORE = ("choices", "regex", "no_grammar", "any_label", "every")

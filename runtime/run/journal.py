@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Self, TypeAlias
 
 from paligemma_edge.runtime.errors import OptionError, OutputError
-from paligemma_edge.runtime.run.draft import check_file_target, unwritable
+from paligemma_edge.runtime.system.atomic_file import check_file_target, unwritable
 
 Record: TypeAlias = Mapping[str, Any]
 Key: TypeAlias = tuple[str, str]  # name of the picture, prompt

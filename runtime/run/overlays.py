@@ -17,17 +17,22 @@ from typing import Any
 
 from PIL import Image
 
-from paligemma_edge.runtime.answer import parse
-from paligemma_edge.runtime.draw import draw
 from paligemma_edge.runtime.errors import DeviceError, ImageError, OptionError, OutputError
-from paligemma_edge.runtime.image import image_label, load_image
-from paligemma_edge.runtime.mask import paste_mask
-from paligemma_edge.runtime.result import ObjectResult
-from paligemma_edge.runtime.run.draft import check_file_target, check_new, drafted, unwritable
-from paligemma_edge.runtime.run.folder import Result
+from paligemma_edge.runtime.images.load import image_label, load_image
+from paligemma_edge.runtime.results.build import DecodeMasks, decoded_masks
+from paligemma_edge.runtime.results.draw import draw
+from paligemma_edge.runtime.results.mask import paste_mask
+from paligemma_edge.runtime.results.result import ObjectResult
 from paligemma_edge.runtime.run.journal import Key
+from paligemma_edge.runtime.run.loop import Result
 from paligemma_edge.runtime.run.sources import Source, Sources
-from paligemma_edge.runtime.typed import DecodeMasks, decoded_masks
+from paligemma_edge.runtime.system.atomic_file import (
+    check_file_target,
+    check_new,
+    drafted,
+    unwritable,
+)
+from paligemma_edge.runtime.text.parse_answer import parse
 
 _OPTION = "--draw"
 _KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {

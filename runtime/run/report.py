@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.result import ChoiceResult, ObjectResult
-from paligemma_edge.runtime.run.folder import Answered, InOrder, Result
+from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult
+from paligemma_edge.runtime.run.loop import Answered, InOrder, Result
 from paligemma_edge.runtime.run.progress import Progress
 
 CUT = " [cut by --max-new-tokens]"

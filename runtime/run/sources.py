@@ -14,8 +14,8 @@ from functools import partial
 from typing import TextIO, TypeAlias
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
-from paligemma_edge.runtime.image import ImageInput
-from paligemma_edge.runtime.run import frames
+from paligemma_edge.runtime.images.load import ImageInput
+from paligemma_edge.runtime.run import video as frames
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from paligemma_edge.runtime import ObjectResult, PaliGemma
-from paligemma_edge.runtime.view import View
+from paligemma_edge.runtime.encoded_image import View
 from samples.shapes.pictures import SIDE
 from samples.shapes.score import Answer, Guess, Predict
 from samples.shapes.tasks import Question

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from paligemma_edge.export.text_config import SlidingWindow
-from paligemma_edge.quantize.recipe import Recipe
+from paligemma_edge.export.checkpoint.text_config import SlidingWindow
+from paligemma_edge.quantize.recipes.recipe import Recipe
 from tests.conftest import MakeCheckpoint
-from tests.export.adapted_models import CURED, EVERYTHING, GEMMA2, SIZES, Model
+from tests.helpers.adapted_models import CURED, EVERYTHING, GEMMA2, SIZES, Model
 
 
 @pytest.fixture(scope="session")
 def model(make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Model:
     """All shipped recipes, calibrated, with the adapter "one". Not to be changed."""
-    from paligemma_edge.quantize.recipe import load_recipe, shipped
+    from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 
     recipes = [None, CURED, *map(load_recipe, shipped())]
     return make(tmp_path_factory.mktemp("gemma"), make_checkpoint(text=SIZES), recipes)
@@ -52,10 +52,10 @@ def make(
     recipes: Sequence[Recipe | None],
     sliding_window: SlidingWindow = "full",
 ) -> Model:
-    from paligemma_edge.export.adapter_bundle import add_adapter
     from paligemma_edge.export.exporter import export
-    from paligemma_edge.quantize.questions import sample_questions
-    from tests.export import adapters as peft
+    from paligemma_edge.export.lora.add_to_bundle import add_adapter
+    from paligemma_edge.quantize.fidelity.questions import sample_questions
+    from tests.helpers import adapters as peft
 
     bundle, questions = folder / "a.bundle", sample_questions()[:2]
     export(base, bundle, variants=recipes, questions=questions, sliding_window=sliding_window)

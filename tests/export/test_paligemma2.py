@@ -10,8 +10,8 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from paligemma_edge.export.checkpoint import open_checkpoint
-from paligemma_edge.export.decoder import build_decoder
+from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
+from paligemma_edge.export.graphs.decoder import build_decoder
 from paligemma_edge.runtime.errors import CheckpointError
 
 MakeCheckpoint = Callable[..., Path]

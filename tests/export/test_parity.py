@@ -14,16 +14,16 @@ from onnxruntime import OrtValue
 from transformers import DynamicCache
 
 from paligemma_edge.export.exporter import export
-from paligemma_edge.export.parity import ParityReport
-from paligemma_edge.export.reference import Reference
-from paligemma_edge.export.verify import verify
-from paligemma_edge.export.verify_samples import Sample, default_samples, read_samples
+from paligemma_edge.export.verify.parity import ParityReport
+from paligemma_edge.export.verify.reference import Reference
+from paligemma_edge.export.verify.samples import Sample, default_samples, read_samples
+from paligemma_edge.export.verify.verify import verify
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.generate import Request, generate
-from paligemma_edge.runtime.image import load_image, pixel_values
-from paligemma_edge.runtime.requests import Images
-from paligemma_edge.runtime.sampling import Greedy
-from paligemma_edge.runtime.self_test import replay
+from paligemma_edge.runtime.diagnostics.self_test import replay
+from paligemma_edge.runtime.generation.loop import Request, generate
+from paligemma_edge.runtime.generation.requests import Images
+from paligemma_edge.runtime.generation.sampling import Greedy
+from paligemma_edge.runtime.images.load import load_image, pixel_values
 
 MakeCheckpoint = Callable[..., Path]
 

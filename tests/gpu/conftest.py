@@ -16,8 +16,8 @@ import onnxruntime as ort
 import pytest
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.cuda import find_card
-from paligemma_edge.runtime.device import Device, open_device
+from paligemma_edge.runtime.device.cuda.check import find_card
+from paligemma_edge.runtime.device.device import Device, open_device
 from paligemma_edge.runtime.errors import DeviceError
 from tests.gpu.on_card import SHAPES, Requests, Where, sample_requests
 

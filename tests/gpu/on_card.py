@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime import model as models
-from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.device import Device
-from paligemma_edge.runtime.generation import Generation
-from paligemma_edge.runtime.opening import device_for
-from tests.runtime.card_on_host import CardOnHost, Copies, CountedMemory
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.device.device import Device
+from paligemma_edge.runtime.loading.options import device_for
+from paligemma_edge.runtime.results.generation import Generation
+from tests.helpers.card_on_host import CardOnHost, Copies, CountedMemory
 
 SHAPES, NARROW, NARROW_2 = "shapes.bundle", "narrow.bundle", "narrow2.bundle"
 BUNDLES = (SHAPES, NARROW, NARROW_2)

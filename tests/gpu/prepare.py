@@ -19,14 +19,14 @@ from typing import Any
 
 import onnx_ir as ir
 
-from paligemma_edge.export.config import TextConfig, VisionConfig
+from paligemma_edge.export.checkpoint.config import TextConfig, VisionConfig
 from paligemma_edge.export.exporter import export
-from paligemma_edge.quantize.choice import add_choice, look_graphs
 from paligemma_edge.quantize.quantizer import Options, quantize
-from paligemma_edge.quantize.recipe import load_recipe
+from paligemma_edge.quantize.recipes.recipe import load_recipe
+from paligemma_edge.quantize.schemes.argmax_head import add_choice, look_graphs
 from paligemma_edge.runtime import contract
-from samples.synthetic import write_checkpoint
-from samples.synthetic_models import official
+from samples.synthetic.models import official
+from samples.synthetic.write import write_checkpoint
 from tests.gpu.on_card import IMAGE_ID, NARROW, NARROW_2, SHAPES, VARIANTS, VOCAB
 
 CHECKPOINT = Path(__file__).parents[2] / "samples" / "shapes" / "checkpoint"

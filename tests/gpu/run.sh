@@ -70,6 +70,6 @@ if wanted sample; then
 fi
 
 found=("$out"/*.json)
-[ -e "${found[0]}" ] && "$python" -m samples.benchmark_table "${found[@]}"
+[ -e "${found[0]}" ] && "$python" -m samples.benchmark.table "${found[@]}"
 grep -h -A200 '= figures =' "$out/tests.log" 2>/dev/null | grep -v '^SKIPPED'
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import PaliGemma, contract
-from paligemma_edge.runtime.decoding import Stepper
-from paligemma_edge.runtime.device import Device
-from paligemma_edge.runtime.device_logits import DeviceLogits
-from paligemma_edge.runtime.logits import HostRow, Shortlist
-from paligemma_edge.runtime.session import Session
+from paligemma_edge.runtime.device.device import Device
+from paligemma_edge.runtime.device.session import Session
+from paligemma_edge.runtime.engine.decode_step import Stepper
+from paligemma_edge.runtime.engine.device_logits import DeviceLogits
+from paligemma_edge.runtime.engine.logits import HostRow, Shortlist
 from tests.gpu.on_card import IMAGE_ID, SHAPES, VARIANTS, VOCAB, Requests, Where
 
 pytestmark = pytest.mark.gpu

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime import Choices, PaliGemma, TopSampling
-from paligemma_edge.runtime import generate as loop
-from paligemma_edge.runtime.choose import choose
-from paligemma_edge.runtime.device_logits import DeviceRow
-from paligemma_edge.runtime.grammar import Allowed
-from paligemma_edge.runtime.logits import HostRow, Row
-from paligemma_edge.runtime.sampling import Sampling
+from paligemma_edge.runtime.engine.device_logits import DeviceRow
+from paligemma_edge.runtime.engine.logits import HostRow, Row
+from paligemma_edge.runtime.generation import loop
+from paligemma_edge.runtime.generation.sampling import Sampling
+from paligemma_edge.runtime.generation.select_token import choose
+from paligemma_edge.runtime.grammar.base import Allowed
 from tests.gpu.on_card import Requests
 
 pytestmark = pytest.mark.gpu

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.cuda import find_card
+from paligemma_edge.runtime.device.cuda.check import find_card
 from paligemma_edge.runtime.errors import DeviceError
 from tests.gpu.conftest import Record
 from tests.gpu.on_card import SHAPES, Requests, Where

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from paligemma_edge.runtime.device import Device
+from paligemma_edge.runtime.device.device import Device
 from tests.gpu.on_card import BUNDLES, VARIANTS, Where
 
 pytestmark = pytest.mark.gpu

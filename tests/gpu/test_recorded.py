@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.cache import Cache
+from paligemma_edge.runtime.engine.kv_cache import Cache
 from tests.gpu.conftest import Record
 from tests.gpu.on_card import (
     BUNDLES,

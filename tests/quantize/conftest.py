@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.bundle.bundle import Bundle
 from tests.conftest import MakeCheckpoint
-from tests.quantize.half_graphs import Array, answers
-from tests.quantize.watched import AssertSame, Case
+from tests.helpers.half_graphs import Array, answers
+from tests.helpers.watched import AssertSame, Case
 
 CLOSE = 1e-4  # of the largest logit
 ODD_VISION = {"hidden_size": 48, "intermediate_size": 80, "num_attention_heads": 3}

@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 
 from paligemma_edge.export.exporter import export
-from paligemma_edge.quantize.answers import Asked
-from paligemma_edge.quantize.fidelity_figures import divergence
-from paligemma_edge.quantize.fidelity_measure import DEFAULT_MAX_NEW_TOKENS
+from paligemma_edge.quantize.fidelity.answers import Asked
+from paligemma_edge.quantize.fidelity.figures import divergence
+from paligemma_edge.quantize.fidelity.measure import DEFAULT_MAX_NEW_TOKENS
+from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.quantizer import Options, quantize
-from paligemma_edge.quantize.questions import sample_questions
-from paligemma_edge.quantize.recipe import Recipe, load_recipe
+from paligemma_edge.quantize.recipes.recipe import Recipe, load_recipe
 from paligemma_edge.runtime import PaliGemma
-from tests.quantize.half_graphs import Array
-from tests.quantize.hostile import Planted, plant
+from tests.helpers.half_graphs import Array
+from tests.helpers.hostile import Planted, plant
 
 SHIPPED = ("cpu-int8", "cpu-int4", "cpu-fast")
 POINT = 0.01  # of answers, and of tokens

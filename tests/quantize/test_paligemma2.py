@@ -12,18 +12,18 @@ import onnx_ir as ir
 import pytest
 
 from paligemma_edge.export.exporter import export
-from paligemma_edge.quantize.cuda_check import check_cuda_graph
-from paligemma_edge.quantize.half import to_half
+from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.quantizer import Options, quantize
-from paligemma_edge.quantize.questions import sample_questions
-from paligemma_edge.quantize.recipe import load_recipe, shipped
+from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
+from paligemma_edge.quantize.schemes.cuda_check import check_cuda_graph
+from paligemma_edge.quantize.schemes.half import to_half
 from paligemma_edge.runtime import PaliGemma, contract
-from paligemma_edge.runtime.bundle import Bundle
-from paligemma_edge.runtime.fidelity import Fidelity
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.fidelity import Fidelity
 from tests.conftest import MakeCheckpoint
+from tests.helpers.half_graphs import Array, answers, emulate, load
+from tests.helpers.watched import Case
 from tests.quantize.conftest import GEMMA2_TEXT, ODD_VISION
-from tests.quantize.half_graphs import Array, answers, emulate, load
-from tests.quantize.watched import Case
 
 FLOAT, HALF, BRAIN = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 CUDA = {"cuda-fp16": HALF, "cuda-bf16": BRAIN, "cuda-int8": HALF, "cuda-int4": HALF}

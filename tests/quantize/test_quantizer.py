@@ -16,18 +16,19 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from paligemma_edge.export.exporter import export
-from paligemma_edge.quantize import quantizer, variant
-from paligemma_edge.quantize.graph_file import write_graph
+from paligemma_edge.quantize import quantizer
+from paligemma_edge.quantize.fidelity.questions import sample_questions
+from paligemma_edge.quantize.graphs.graph_file import write_graph
 from paligemma_edge.quantize.quantizer import Options, Progress, quantize
-from paligemma_edge.quantize.questions import sample_questions
-from paligemma_edge.quantize.recipe import Assignment, Recipe, Scheme, load_recipe, shipped
+from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme, load_recipe, shipped
+from paligemma_edge.quantize.variant import files as variant
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.fidelity import Fidelity, plot_name, report_name
 from paligemma_edge.runtime.errors import BundleError, OptionError, OutputError
-from paligemma_edge.runtime.fidelity import Fidelity, plot_name, report_name
 from tests.conftest import MakeCheckpoint
-from tests.journey import call
-from tests.test_journeys import contents
+from tests.helpers.journey import call
+from tests.journeys.test_commands import contents
 
 # All that a recipe can ask for, with the quickest roundings.
 RECIPE = Recipe(

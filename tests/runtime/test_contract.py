@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.bundle import Bundle
+from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import BundleError
 
 NONSENSE: list[tuple[str, str, Any]] = [

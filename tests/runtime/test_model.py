@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from paligemma_edge.runtime import PaliGemma, TopSampling
-from paligemma_edge.runtime.answer import Box, Detection
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
-from paligemma_edge.runtime.generate import generate
-from paligemma_edge.runtime.image import ImageInput, load_image
-from paligemma_edge.runtime.requests import Images
+from paligemma_edge.runtime.generation.loop import generate
+from paligemma_edge.runtime.generation.requests import Images
+from paligemma_edge.runtime.images.load import ImageInput, load_image
+from paligemma_edge.runtime.text.parse_answer import Box, Detection
 
 FEW = 12  # tokens of an answer: enough for the lengths to differ
 
@@ -183,8 +183,10 @@ def test_pictures_are_read_one_after_another(
         events.append("read")
         return load_image(source)
 
-    monkeypatch.setattr("paligemma_edge.runtime.pictures.load_image", load)
-    monkeypatch.setattr("paligemma_edge.runtime.pipeline.generate", _watched(generate, events))
+    monkeypatch.setattr("paligemma_edge.runtime.images.pixels.load_image", load)
+    monkeypatch.setattr(
+        "paligemma_edge.runtime.generation.pipeline.generate", _watched(generate, events)
+    )
     shapes_model.generate_batch([(p, "caption en") for p in pictures], slots=1, max_new_tokens=2)
     assert events == ["read", "token", "token"] * 3
 

@@ -14,10 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.bench import draw_picture
-from samples import benchmark, benchmark_original, benchmark_table
-from samples.benchmark_original import Original
-from samples.benchmark_transformers import count_parameters, shortage
+from paligemma_edge.runtime.diagnostics.benchmark import draw_picture
+from samples.benchmark import compare as benchmark
+from samples.benchmark import original as benchmark_original
+from samples.benchmark import table as benchmark_table
+from samples.benchmark.original import Original
+from samples.benchmark.with_transformers import count_parameters, shortage
 
 FEW = ("--runs", "1", "--steps", "2", "--threads", "1")
 PROMPT = "caption en"

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.bench import draw_picture
-from samples import benchmark, benchmark_table
-from samples.benchmark_original import Original
-from samples.benchmark_transformers import MODES
+from paligemma_edge.runtime.diagnostics.benchmark import draw_picture
+from samples.benchmark import compare as benchmark
+from samples.benchmark import table as benchmark_table
+from samples.benchmark.original import Original
+from samples.benchmark.with_transformers import MODES
 
 PROMPT = "caption en"
 

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from paligemma_edge.runtime import PaliGemma
-from samples.finetune import KNOWN, finetune, through
-from samples.finetune_train import PROMPT, Collator, Plan, shapes, train, truth
+from samples.finetune.ship import KNOWN, finetune, through
+from samples.finetune.train import PROMPT, Collator, Plan, shapes, train, truth
 from samples.shapes.checkpoint import processor
 from samples.shapes.evaluate import CHECKPOINT
 

@@ -13,13 +13,13 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from transformers import PaliGemmaForConditionalGeneration
 
-from paligemma_edge.export.checkpoint import Checkpoint, open_checkpoint
-from paligemma_edge.export.names import source_key
-from paligemma_edge.export.preprocessor import read_image_facts
-from paligemma_edge.export.tokenizer import read_tokenizer
-from samples.synthetic import parse_args, run, write_checkpoint
-from samples.synthetic_models import official
-from samples.synthetic_tokenizer import FULL_SIZE, build_tokenizer
+from paligemma_edge.export.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from paligemma_edge.export.checkpoint.names import source_key
+from paligemma_edge.export.checkpoint.preprocessor import read_image_facts
+from paligemma_edge.export.tokenizer.tokenizer import read_tokenizer
+from samples.synthetic.models import official
+from samples.synthetic.tokenizer import FULL_SIZE, build_tokenizer
+from samples.synthetic.write import parse_args, run, write_checkpoint
 
 SMALL = ["--model", "paligemma-3b-224", "--shrink"]
 

@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_edge.runtime.answer import Box, Detection
 from paligemma_edge.runtime.errors import ImageError, OptionError, OutputError
-from paligemma_edge.runtime.result import Found, ObjectResult, TextResult
-from paligemma_edge.runtime.run.overlays import (
-    Overlays,
-    lacks_masks,
-    open_overlays,
-    safe_name,
-)
+from paligemma_edge.runtime.results.result import Found, ObjectResult, TextResult
+from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays, safe_name
 from paligemma_edge.runtime.run.sources import Source, find_sources
+from paligemma_edge.runtime.text.parse_answer import Box, Detection
 
 WORDS = TextResult(prompt="caption en", text="a cat", score=-1.0, truncated=False)
 SIZE = 40, 30

@@ -6,8 +6,8 @@ import json
 import pytest
 
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.result import ChoiceResult, ObjectResult, TextResult
-from paligemma_edge.runtime.run.folder import Answered, Result
+from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
+from paligemma_edge.runtime.run.loop import Answered, Result
 from paligemma_edge.runtime.run.progress import Progress
 from paligemma_edge.runtime.run.report import Report
 from paligemma_edge.runtime.run.sources import Source

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from paligemma_edge.runtime.errors import ImageError, MissingExtraError, OptionError
-from paligemma_edge.runtime.image import load_image
-from paligemma_edge.runtime.run import frames
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.run import video as frames
 from paligemma_edge.runtime.run.sources import Sources, find_sources
 
 

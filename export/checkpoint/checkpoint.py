@@ -1,0 +1,192 @@
+"""A checkpoint, opened: its config and its tensors under internal names, still on disk.
+
+Reads a directory of safetensors, single or sharded, in any of the key layouts of `names`, or the
+npz of `big_vision`. Knows nothing of graphs. Every tensor that is missing, unexpected or misshapen
+is listed in one error.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from paligemma_edge.export.checkpoint.big_vision import read_big_vision
+from paligemma_edge.export.checkpoint.config import (
+    CONFIG_FILE,
+    PaliGemmaConfig,
+    read_config,
+    read_json,
+)
+from paligemma_edge.export.checkpoint.names import (
+    EMBEDDING,
+    LM_HEAD,
+    Shape,
+    compact,
+    contradictions,
+    expected_shapes,
+    is_buffer,
+    match_names,
+)
+from paligemma_edge.export.checkpoint.npz_parts import names_npz, npz_parts
+from paligemma_edge.export.checkpoint.tensors import CheckpointTensor, read_tensors, same_values
+from paligemma_edge.runtime.errors import CheckpointError
+
+__all__ = ["Checkpoint", "CheckpointTensor", "open_checkpoint"]
+
+WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A supported PaliGemma whose tensors are complete and of the right shapes."""
+
+    config: PaliGemmaConfig
+    tensors: Mapping[str, CheckpointTensor]  # by internal name
+    files: tuple[Path, ...]  # those that hold the tensors
+    directory: Path | None  # where the other files of transformers lie; an npz has none
+
+    @property
+    def dtype(self) -> ir.DataType:
+        """The embedding table's dtype; other tensors may have their own."""
+        return self.tensors[EMBEDDING].dtype
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a directory as transformers saves it, or an npz as big_vision does.
+
+    An npz in parts is named by itself or by one of its parts. Reads headers, and no weight but a
+    stored head. Raises CheckpointError when anything is not as PaliGemma wants it.
+    """
+    if names_npz(path) and not os.path.isdir(path):  # noqa: PTH112 - as below
+        files = npz_parts(path)
+        config, tensors = read_big_vision(files)
+        return Checkpoint(config=config, tensors=tensors, files=files, directory=None)
+    return _open_directory(path)
+
+
+def _open_directory(directory: Path) -> Checkpoint:
+    if not os.path.isdir(directory):  # noqa: PTH112 - Path raises where a name is too long
+        raise CheckpointError(
+            f"{directory} is not a directory; give the directory of a PaliGemma checkpoint "
+            "as transformers saves it, or the npz of big_vision"
+        )
+    _refuse_folder_of_npz(directory)
+    config = read_config(directory)
+    files = _weight_files(directory)
+    tensors = _match(config, _read_all(files))
+    return Checkpoint(config=config, tensors=tensors, files=files, directory=directory)
+
+
+def _refuse_folder_of_npz(directory: Path) -> None:
+    if (directory / CONFIG_FILE).is_file():
+        return
+    if archives := sorted(path.name for path in directory.glob("*.npz*") if names_npz(path)):
+        raise CheckpointError(
+            f"{directory} holds {archives[0]}{' and more' if archives[1:] else ''} and no "
+            f"{CONFIG_FILE}; give the path of the npz itself"
+        )
+
+
+def _weight_files(directory: Path) -> tuple[Path, ...]:
+    if (directory / WEIGHTS_FILE).is_file():
+        return (directory / WEIGHTS_FILE,)
+    if (directory / INDEX_FILE).is_file():
+        return _shards(directory)
+    if pickles := sorted(p.name for pattern in _PICKLES for p in directory.glob(pattern)):
+        raise CheckpointError(
+            f"{directory} holds pickled weights ({', '.join(pickles)}), which can run code, wanted "
+            "safetensors; convert them with transformers: "
+            "from_pretrained(source).save_pretrained(target)"
+        )
+    raise CheckpointError(
+        f"{directory} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; give the directory of a whole "
+        "PaliGemma checkpoint (a LoRA adapter is given beside it, by --adapter)"
+    )
+
+
+def _shards(directory: Path) -> tuple[Path, ...]:
+    weight_map = read_json(directory / INDEX_FILE).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(
+            f"{directory / INDEX_FILE} has no weight_map; download or save the checkpoint again"
+        )
+    names = sorted(set(map(str, weight_map.values())))
+    if odd := [name for name in names if Path(name).name != name or not name.strip(".")]:
+        raise CheckpointError(
+            f"{INDEX_FILE} names {', '.join(map(repr, odd))}, wanted plain file names; "
+            "download the checkpoint again from a source that you trust"
+        )
+    if absent := [name for name in names if not (directory / name).is_file()]:
+        raise CheckpointError(
+            f"{directory} lacks {', '.join(absent)}, which {INDEX_FILE} names; finish the download"
+        )
+    return tuple(directory / name for name in names)
+
+
+def _read_all(files: tuple[Path, ...]) -> dict[str, CheckpointTensor]:
+    stored: dict[str, CheckpointTensor] = {}
+    for path in files:
+        tensors = read_tensors(path, ignore=is_buffer)
+        if twice := stored.keys() & tensors.keys():
+            raise CheckpointError(
+                f"{path} holds again what another shard holds: {compact(twice)}; "
+                "save the checkpoint again"
+            )
+        stored |= tensors
+    return stored
+
+
+def _match(
+    config: PaliGemmaConfig, stored: Mapping[str, CheckpointTensor]
+) -> dict[str, CheckpointTensor]:
+    expected = expected_shapes(config)
+    keys = match_names(stored, expected)
+    head = keys.pop(LM_HEAD, None)
+    if head is not None and EMBEDDING in keys:
+        _require_equal(stored[keys[EMBEDDING]], stored[head])
+    elif head is not None:
+        keys[EMBEDDING] = head
+    shapes = {name: tuple(stored[key].shape.numpy()) for name, key in keys.items()}
+    known = {*keys.values(), head}
+    _require_complete(config, expected, shapes, unexpected=[k for k in stored if k not in known])
+    return {name: stored[keys[name]] for name in expected}
+
+
+def _require_complete(
+    config: PaliGemmaConfig,
+    expected: Mapping[str, Shape],
+    shapes: Mapping[str, Shape],
+    unexpected: list[str],
+) -> None:
+    if denied := contradictions(config, shapes):
+        raise CheckpointError(
+            f"config.json contradicts the tensors: {'; '.join(denied)}; "
+            "use the config.json that was saved with these weights"
+        )
+    missing = [name for name in expected if name not in shapes]
+    misshapen = [
+        f"{name} is {list(shapes[name])} and not {list(shape)}"
+        for name, shape in expected.items()
+        if name in shapes and shapes[name] != shape
+    ]
+    problems = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+    found = [f"{len(names)} {kind}: {compact(names)}" for kind, names in problems if names]
+    if found:
+        raise CheckpointError(
+            f"checkpoint's tensors are not a PaliGemma's: {'; '.join(found)}; "
+            "save it again with transformers"
+        )
+
+
+def _require_equal(embedding: CheckpointTensor, head: CheckpointTensor) -> None:
+    if not same_values(embedding, head):
+        raise CheckpointError(
+            f"{head.name!r} differs from {embedding.name!r}; PaliGemma's head is its embedding "
+            "table, so a checkpoint with two tables cannot be exported"
+        )

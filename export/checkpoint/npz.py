@@ -1,0 +1,192 @@
+"""Arrays of an npz archive that stay on disk until they are asked for.
+
+An npz is a zip of npy files. Headers are read when it is opened; a stored member is then read
+by range, a compressed one as a stream, from its start again where a reader goes back. Knows the
+two formats and no model. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import onnx_ir as ir
+from numpy.lib import format as npy
+
+from paligemma_edge.export.checkpoint.joined import JoinedFile
+from paligemma_edge.export.checkpoint.tensors import (
+    NUMPY_DTYPES,
+    Array,
+    CheckpointTensor,
+    ComputedTensor,
+    FileTensor,
+)
+from paligemma_edge.runtime.errors import CheckpointError
+
+_MOST_HEADER_BYTES = 8192
+_DTYPES: Mapping[np.dtype[Any], ir.DataType] = {
+    **{dtype: kind for kind, dtype in NUMPY_DTYPES.items() if kind != ir.DataType.BFLOAT16},
+    np.dtype("V2"): ir.DataType.BFLOAT16,
+    np.dtype("<u2"): ir.DataType.BFLOAT16,
+}
+_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and of the extra
+_AGAIN = "download it again, or save it again with numpy.savez"
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """What an npy file says before its values."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran_order: bool
+    size: int  # bytes of the header
+
+
+def read_npz(paths: Sequence[Path], folder: str = "") -> dict[str, CheckpointTensor]:
+    """Read the headers of an archive: name, without .npy, to array, in the order of the file.
+
+    Where names begin with `folder`, they are given without it, and the others are passed over.
+    bfloat16 is stored as words without a type, or as uint16. Raises CheckpointError for a
+    damaged archive, and for arrays that are no plain floats.
+    """
+    try:
+        file = JoinedFile.open(paths)
+        archive = zipfile.ZipFile(file.reader())
+        members = _members(archive, folder)
+        return {name: _tensor(file, archive, name, member) for name, member in members.items()}
+    except CheckpointError:
+        raise
+    except Exception as error:  # zipfile and numpy raise some ten classes for damaged files
+        unfinished = f"; or a part after {paths[-1].name} is missing" if len(paths) > 1 else ""
+        raise CheckpointError(
+            f"{paths[0]} is no sound npz archive: {_reason(error)}; {_AGAIN}{unfinished}"
+        ) from None
+
+
+def _members(archive: zipfile.ZipFile, folder: str) -> dict[str, zipfile.ZipInfo]:
+    members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
+    if len(members) < len(archive.infolist()):
+        raise zipfile.BadZipFile("two arrays of one name")
+    inside = {name: member for name, member in members.items() if name.startswith(folder)}
+    return {name.removeprefix(folder): member for name, member in (inside or members).items()}
+
+
+def read_header(archive: zipfile.ZipFile, member: str) -> NpyHeader:
+    """Read the header of an npy file in an archive; reads at most 8 KiB of it.
+
+    Raises what zipfile and numpy raise for what is none.
+    """
+    with archive.open(member) as file:
+        start = io.BytesIO(file.read(_MOST_HEADER_BYTES))
+    shape, fortran_order, dtype = _READERS[npy.read_magic(start)](start)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"{member} has a negative size")
+    return NpyHeader(shape, dtype, fortran_order, start.tell())
+
+
+def _tensor(
+    file: JoinedFile, archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo
+) -> CheckpointTensor:
+    header = read_header(archive, member.filename)
+    dtype = _dtype(file, name, header)
+    needed = header.size + math.prod(header.shape) * NUMPY_DTYPES[dtype].itemsize
+    if member.file_size != needed:
+        raise CheckpointError(
+            f"{file} holds {name} in {member.file_size} bytes, its shape {list(header.shape)} "
+            f"needs {needed}; {_AGAIN}"
+        )
+    if not header.fortran_order:
+        return _values(file, archive, member, header)
+    values = _values(file, archive, member, dataclasses.replace(header, shape=header.shape[::-1]))
+    return ComputedTensor(lambda: values.array().T, dtype, header.shape, name)
+
+
+def _values(
+    file: JoinedFile, archive: zipfile.ZipFile, member: zipfile.ZipInfo, header: NpyHeader
+) -> CheckpointTensor:
+    """The values in the order in which they lie."""
+    name, dtype = member.filename.removesuffix(".npy"), _DTYPES[header.dtype]
+    if member.compress_type == zipfile.ZIP_STORED:
+        start = _data_start(file, member)
+        if member.compress_size != member.file_size or start + member.file_size > file.size:
+            raise zipfile.BadZipFile(f"{name} is cut")
+        return FileTensor(file, start + header.size, dtype, header.shape, name)
+    if member.compress_type == zipfile.ZIP_DEFLATED:
+        return DeflatedTensor(_Stream(archive, member), header.size, dtype, header.shape, name)
+    raise CheckpointError(
+        f"{file} holds {name} compressed by method {member.compress_type}, wanted stored or "
+        f"deflated members; {_AGAIN}"
+    )
+
+
+def _dtype(file: JoinedFile, name: str, header: NpyHeader) -> ir.DataType:
+    if header.dtype not in _DTYPES:
+        raise CheckpointError(
+            f"{file} holds {name} as {header.dtype}, wanted float32, float16 or bfloat16; "
+            "export the checkpoint as it was before it was quantized"
+        )
+    return _DTYPES[header.dtype]
+
+
+def _data_start(file: JoinedFile, member: zipfile.ZipInfo) -> int:
+    local = bytearray(_LOCAL_HEADER.size)
+    file.read_into(member.header_offset, memoryview(local))
+    _, name, extra = _LOCAL_HEADER.unpack(local)
+    return member.header_offset + _LOCAL_HEADER.size + int(name) + int(extra)
+
+
+class _Stream:
+    """A compressed member, read from where the last reader stopped, or from its start."""
+
+    def __init__(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+        self._archive, self._member = archive, member
+        self._lock = threading.Lock()
+        self._file: zipfile.ZipExtFile | None = None
+
+    def read_into(self, offset: int, view: memoryview) -> int:
+        with self._lock:
+            if self._file is None:
+                self._file = cast(zipfile.ZipExtFile, self._archive.open(self._member))
+            self._file.seek(offset)
+            return self._file.readinto(view)
+
+
+class DeflatedTensor(CheckpointTensor):
+    """A compressed array. Reading in order is one pass; going back begins the pass again."""
+
+    def __init__(
+        self, stream: _Stream, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
+    ) -> None:
+        super().__init__(dtype, shape, name)
+        self._stream, self._offset = stream, offset
+
+    def read(self, start: int, stop: int) -> Array:
+        """Decompress up to `stop`."""
+        array = np.empty(stop - start, NUMPY_DTYPES[self.dtype])
+        view = array.view(np.uint8).data
+        try:
+            done = self._stream.read_into(self._offset + start * array.itemsize, view)
+        except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise CheckpointError(
+                f"{self.name} cannot be decompressed: {_reason(error)}; {_AGAIN}"
+            ) from None
+        if done < len(view):
+            raise CheckpointError(f"{self.name} ends early in its npz archive; {_AGAIN}")
+        return array
+
+
+def _reason(error: Exception) -> str:
+    named = isinstance(error, OSError) and error.strerror
+    return named or " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,111 @@
+"""How a checkpoint wants its pictures, from the file that its image processor saved.
+
+Fills SiglipImageProcessor's defaults and refuses what the runtime does not do.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from PIL import Image
+
+from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_json
+from paligemma_edge.export.checkpoint.refusals import Json
+from paligemma_edge.runtime.contract import ImageFacts
+from paligemma_edge.runtime.errors import CheckpointError
+
+PREPROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILE = "processor_config.json"  # of transformers 5, where it holds all processors
+Resample = Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+
+# transformers' SiglipImageProcessor; the size is the model's.
+_DEFAULTS: Json = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "do_convert_rgb": True,
+    "do_center_crop": False,
+    "do_pad": False,
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.5, 0.5, 0.5],
+}
+_FIXED = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb", "do_center_crop", "do_pad")
+_RESAMPLE: dict[int, Resample] = {
+    Image.Resampling.NEAREST: "nearest",
+    Image.Resampling.LANCZOS: "lanczos",
+    Image.Resampling.BILINEAR: "bilinear",
+    Image.Resampling.BICUBIC: "bicubic",
+    Image.Resampling.BOX: "box",
+    Image.Resampling.HAMMING: "hamming",
+}
+
+
+def read_image_facts(directory: Path | None, config: PaliGemmaConfig) -> ImageFacts:
+    """Read the preprocessing of a checkpoint; without its file, the released models' holds.
+
+    So it does without a directory, as big_vision's checkpoints have none.
+
+    Raises CheckpointError for a step that the runtime does not do, and for a size that is not
+    the model's.
+    """
+    side = config.vision.image_size
+    stored = {name: value for name, value in _stored(directory).items() if value is not None}
+    values = {**_DEFAULTS, "size": side, **stored}
+    for name in _FIXED:
+        if bool(values[name]) != _DEFAULTS[name]:
+            _refuse(name, values[name], repr(_DEFAULTS[name]).lower())
+    if _side(values["size"]) != side:
+        _refuse("size", values["size"], f"{side} x {side}, as vision_config.image_size")
+    if values["resample"] not in list(_RESAMPLE):
+        _refuse("resample", values["resample"], "one of Pillow's filters, 0 to 5")
+    return ImageFacts(
+        size=side,
+        resample=_RESAMPLE[values["resample"]],
+        rescale_factor=_number("rescale_factor", values["rescale_factor"]),
+        mean=_triple("image_mean", values["image_mean"]),
+        std=_triple("image_std", values["image_std"], above=0.0),
+    )
+
+
+def _stored(directory: Path | None) -> Json:
+    if directory is None:
+        return {}
+    if (directory / PROCESSOR_FILE).is_file():
+        inner = read_json(directory / PROCESSOR_FILE).get("image_processor")
+        if isinstance(inner, dict):
+            return inner
+    if (directory / PREPROCESSOR_FILE).is_file():
+        return read_json(directory / PREPROCESSOR_FILE)
+    return {}
+
+
+def _side(size: object) -> object:
+    """Return the side of a square, None for any other way to say a size."""
+    if isinstance(size, dict):
+        height, width = size.get("height"), size.get("width")
+        return height if height == width else None
+    return size
+
+
+def _triple(name: str, value: Any, above: float = -1e6) -> tuple[float, float, float]:  # noqa: ANN401
+    values = value if isinstance(value, list) else [value] * 3
+    if len(values) != 3:
+        _refuse(name, value, "three numbers, for red, green and blue")
+    red, green, blue = (_number(name, item, above) for item in values)
+    return red, green, blue
+
+
+def _number(name: str, value: Any, above: float = 0.0) -> float:  # noqa: ANN401
+    if type(value) not in (int, float) or not above < value < 1e6:
+        _refuse(name, value, f"a number above {above:g}")
+    return float(value)
+
+
+def _refuse(name: str, found: object, wanted: str) -> NoReturn:
+    raise CheckpointError(
+        f"{PREPROCESSOR_FILE} has {name} {found!r}, wanted {wanted}; "
+        "the runtime prepares pictures in no other way"
+    )

@@ -1,0 +1,203 @@
+"""Tensors of a checkpoint that stay on disk until they are asked for, and safetensors files.
+
+The header of safetensors is checked by the safetensors library: bounded length, known dtypes,
+offsets in range, no overlap and no hole (https://github.com/huggingface/safetensors, "Format").
+Values are read with plain reads: pages of a mapped file would count as resident memory.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+import safetensors
+
+from paligemma_edge.export.checkpoint.joined import JoinedFile
+from paligemma_edge.runtime.errors import CheckpointError
+
+CHUNK_BYTES = 16 << 20
+Array = npt.NDArray[Any]
+
+_DTYPES = {
+    "F32": ir.DataType.FLOAT,
+    "F16": ir.DataType.FLOAT16,
+    "BF16": ir.DataType.BFLOAT16,
+}
+_OTHER_BYTES = {"I64": 8, "F64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+NUMPY_DTYPES: Mapping[ir.DataType, np.dtype[Any]] = {
+    ir.DataType.FLOAT: np.dtype("<f4"),
+    ir.DataType.FLOAT16: np.dtype("<f2"),
+    ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class CheckpointTensor(ir.LazyTensor, abc.ABC):
+    """A float32, float16 or bfloat16 tensor of a checkpoint.
+
+    Every use reads it anew and nothing is kept. `numpy()` of bfloat16 is `ml_dtypes.bfloat16`.
+    Reads raise CheckpointError when a file has gone or has been cut since it was opened.
+    """
+
+    def __init__(self, dtype: ir.DataType, shape: tuple[int, ...], name: str) -> None:
+        super().__init__(self._load, dtype, ir.Shape(shape, frozen=True), name=name)
+
+    @abc.abstractmethod
+    def read(self, start: int, stop: int) -> Array:
+        """Elements `start` to `stop` in the order of the tensor, flat; the caller may write."""
+
+    def array(self) -> Array:
+        """The whole tensor in its shape."""
+        return self.read(0, self.size).reshape(self.shape.numpy())
+
+    def chunks(self) -> Iterator[Array]:
+        """Read the elements in order, flat, at most 16 MiB at a time."""
+        for start, stop in self._spans():
+            yield self.read(start, stop)
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Copy the bytes to `file`, at most 16 MiB at a time."""
+        for chunk in self.chunks():
+            file.write(chunk.view(np.uint8).data)
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        step = CHUNK_BYTES // NUMPY_DTYPES[self.dtype].itemsize
+        for start in range(0, self.size, step):
+            yield start, min(start + step, self.size)
+
+    def _load(self) -> ir.Tensor[Array]:
+        return ir.Tensor(self.array(), self.dtype, name=self.name)
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
+        return self.numpy().astype(dtype, copy=False) if dtype is not None else self.numpy()
+
+    def __repr__(self) -> str:
+        return f"{self._repr_base()}(name={self.name!r})"
+
+
+class FileTensor(CheckpointTensor):
+    """A tensor whose bytes lie in a file one after another, from `offset` on."""
+
+    def __init__(
+        self, file: JoinedFile, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
+    ) -> None:
+        super().__init__(dtype, shape, name)
+        self.file = file
+        self.offset = offset
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read that part of the file alone."""
+        array = np.empty(stop - start, NUMPY_DTYPES[self.dtype])
+        view = array.view(np.uint8).data
+        try:
+            done = self.file.read_into(self.offset + start * array.itemsize, view)
+        except OSError as error:
+            raise CheckpointError(
+                f"{self.file} cannot be read: {error}; keep the checkpoint while it is exported"
+            ) from error
+        if done < len(view):
+            raise CheckpointError(
+                f"{self.file} ends {len(view) - done} bytes early in {self.name!r}; "
+                "it changed while it was read: download or save it again"
+            )
+        return array
+
+    def reshaped(self, shape: tuple[int, ...]) -> FileTensor:
+        """The same elements in another shape."""
+        assert math.prod(shape) == self.size
+        return FileTensor(self.file, self.offset, self.dtype, shape, str(self.name))
+
+
+class ComputedTensor(CheckpointTensor):
+    """A tensor that is made of others as a whole, and forgotten afterwards."""
+
+    def __init__(
+        self, compute: Callable[[], Array], dtype: ir.DataType, shape: tuple[int, ...], name: str
+    ) -> None:
+        super().__init__(dtype, shape, name)
+        self._compute = compute
+
+    def array(self) -> Array:
+        """Compute it; a view on what was read, where it is only turned."""
+        return self._compute()
+
+    def read(self, start: int, stop: int) -> Array:
+        """Compute all of it and return a part."""
+        return self._compute().reshape(-1)[start:stop]
+
+    def chunks(self) -> Iterator[Array]:
+        """Compute it once and return it in parts."""
+        flat = self._compute().reshape(-1)
+        for start, stop in self._spans():
+            yield flat[start:stop]
+
+
+class CastTensor(CheckpointTensor):
+    """Another tensor's values, rounded to another dtype."""
+
+    def __init__(self, source: CheckpointTensor, dtype: ir.DataType) -> None:
+        super().__init__(dtype, tuple(source.shape.numpy()), str(source.name))
+        self._source = source
+
+    def read(self, start: int, stop: int) -> Array:
+        """Read and round that part alone."""
+        return self._source.read(start, stop).astype(NUMPY_DTYPES[self.dtype])
+
+
+def same_values(one: CheckpointTensor, other: CheckpointTensor) -> bool:
+    """Say whether two tensors are equal in shape, dtype and every bit; reads both."""
+    return (one.shape == other.shape and one.dtype == other.dtype) and all(
+        a.tobytes() == b.tobytes() for a, b in zip(one.chunks(), other.chunks(), strict=True)
+    )
+
+
+def read_tensors(
+    path: Path, ignore: Callable[[str], bool] = lambda _: False
+) -> dict[str, FileTensor]:
+    """Read the header of a safetensors file: key to tensor, in the order of the file.
+
+    Keys that `ignore` accepts are left out. Raises CheckpointError for a damaged file and for
+    dtypes that are no plain float.
+    """
+    try:
+        with path.open("rb") as file:
+            prefix = file.read(8)
+        with safetensors.safe_open(path, framework="numpy") as header:
+            slices = [(key, header.get_slice(key)) for key in header.offset_keys()]
+            specs = [(key, part.get_dtype(), tuple(part.get_shape())) for key, part in slices]
+        joined = JoinedFile.open([path])
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is no sound safetensors file: {error}; download or save it again"
+        ) from None
+    tensors = _place(joined, 8 + struct.unpack("<Q", prefix)[0], specs, ignore)
+    return {str(tensor.name): tensor for tensor in tensors}
+
+
+def _place(
+    file: JoinedFile,
+    offset: int,
+    specs: list[tuple[str, str, tuple[int, ...]]],
+    ignore: Callable[[str], bool],
+) -> Iterator[FileTensor]:
+    """Tensors lie end to end in the order of their offsets: the library has checked that."""
+    for key, kind, shape in specs:
+        if ignore(key) and kind in _OTHER_BYTES:
+            offset += math.prod(shape) * _OTHER_BYTES[kind]
+            continue
+        if kind not in _DTYPES:
+            raise CheckpointError(
+                f"{file} holds {key!r} as {kind}, wanted F32, BF16 or F16; "
+                "export the checkpoint as it was before it was quantized"
+            )
+        tensor = FileTensor(file, offset, _DTYPES[kind], shape, key)
+        offset += tensor.nbytes
+        if not ignore(key):
+            yield tensor

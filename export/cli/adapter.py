@@ -1,0 +1,81 @@
+"""The command `adapter`: options in, one line out.
+
+The packages of the extra are imported within the command, so that help needs none of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from paligemma_edge.export.cli.hub_options import adapter_path, add_hub_options
+from paligemma_edge.runtime.errors import OptionError
+
+_EPILOG = """\
+examples:
+  paligemma-edge adapter mix.bundle parts-lora --name parts
+  paligemma-edge adapter mix.bundle cracks-lora --name cracks --variant cpu-int4
+  paligemma-edge run mix.bundle "detect crack" photo.jpg --adapter cracks
+  paligemma-edge adapter mix.bundle --name cracks --remove
+"""
+
+
+def add_adapter_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `adapter`, and what it does."""
+    parser.description = (
+        "Add a LoRA adapter, as PEFT saves it, to a bundle, so that each answer can be asked for\n"
+        "with it or without: the variants keep their weights, and take the adapter's beside them.\n"
+        "What is more than a LoRA of linear layers has to be merged: see `export --adapter`."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument(
+        "adapter",
+        metavar="ADAPTER",
+        nargs="?",
+        help="directory of the adapter, or its name on the Hub; not with --remove",
+    )
+    parser.add_argument("--name", required=True, help="what the adapter is called in the bundle")
+    parser.add_argument(
+        "--variant",
+        metavar="NAME",
+        action="append",
+        help="make it for this variant; may be repeated; default: all of the bundle",
+    )
+    add_hub_options(parser, of="ADAPTER")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace an adapter of this name, for all variants that it was made for",
+    )
+    parser.add_argument("--remove", action="store_true", help="remove the adapter of this name")
+    parser.set_defaults(command=_adapter)
+
+
+def _adapter(options: argparse.Namespace) -> int:
+    from paligemma_edge.export.lora.add_to_bundle import add_adapter, remove_adapter
+    from paligemma_edge.runtime.bundle.bundle import Bundle
+
+    if options.remove:
+        more = (options.variant, options.overwrite, options.revision, options.from_cache)
+        if options.adapter is not None or any(more):
+            raise OptionError("--remove takes a bundle and --name, and nothing else")
+        remove_adapter(options.bundle, options.name)
+        print(f"{options.bundle}: removed adapter {options.name}")
+        return 0
+    if options.adapter is None:
+        raise OptionError("ADAPTER is missing, wanted the directory of a LoRA adapter")
+    before = Bundle.open(options.bundle).manifest.adapters.get(options.name)
+    facts = add_adapter(
+        options.bundle,
+        adapter_path(options),
+        options.name,
+        variants=options.variant or (),
+        overwrite=options.overwrite,
+    )
+    print(
+        f"{options.bundle}: added adapter {options.name} of rank {facts.rank} for "
+        f"{', '.join(facts.files)}; it changes {', '.join(facts.graphs)}"
+    )
+    if before is not None and (lost := [name for name in before.files if name not in facts.files]):
+        print(f"{options.bundle}: {options.name} is no longer there for {', '.join(lost)}")
+    return 0

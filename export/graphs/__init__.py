@@ -1,0 +1,1 @@
+"""The graphs, each written as the architecture reads."""

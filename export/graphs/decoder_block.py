@@ -1,0 +1,75 @@
+"""One layer of the decoder, as Gemma has it and as Gemma 2 has it.
+
+Gemma normalizes what each part of a layer reads, Gemma 2 also what it adds to the stream. Of the
+last layer the last position alone goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from paligemma_edge.export.checkpoint.text_config import TextConfig
+from paligemma_edge.export.graphs.decoder_attention import SharedAttention, attend
+from paligemma_edge.export.graphs.graph import FLOAT, Graph, lazy
+
+
+def block(
+    graph: Graph, config: TextConfig, layer: int, x: ir.Value, shared: SharedAttention
+) -> tuple[ir.Value, Sequence[ir.Value]]:
+    """The stream behind a layer, and the keys and values that the cache holds afterwards."""
+    prefix = f"decoder.layers.{layer}"
+    attended, *present = attend(
+        graph, config, layer, norm(graph, config, f"{prefix}.input_layernorm", x), shared
+    )
+    if layer == config.num_layers - 1:
+        x, attended = _last_position(graph, x), _last_position(graph, attended)
+    added = graph.linear(attended, f"{prefix}.o_proj")
+    behind = _behind_attention if config.gemma2 is None else _behind_attention_of_gemma2
+    return behind(graph, config, prefix, x, added), present
+
+
+def _behind_attention(
+    graph: Graph, config: TextConfig, prefix: str, x: ir.Value, added: ir.Value
+) -> ir.Value:
+    """Here `post_attention_layernorm` normalizes what the MLP reads."""
+    x = graph.op.Add(x, added)
+    normed = norm(graph, config, f"{prefix}.post_attention_layernorm", x)
+    return graph.op.Add(x, _mlp(graph, prefix, normed))
+
+
+def _behind_attention_of_gemma2(
+    graph: Graph, config: TextConfig, prefix: str, x: ir.Value, added: ir.Value
+) -> ir.Value:
+    """Here `post_attention_layernorm` normalizes what attention adds."""
+    x = graph.op.Add(x, norm(graph, config, f"{prefix}.post_attention_layernorm", added))
+    normed = norm(graph, config, f"{prefix}.pre_feedforward_layernorm", x)
+    added = _mlp(graph, prefix, normed)
+    return graph.op.Add(x, norm(graph, config, f"{prefix}.post_feedforward_layernorm", added))
+
+
+def norm(graph: Graph, config: TextConfig, name: str, x: ir.Value) -> ir.Value:
+    """RMSNorm with the gain `1 + w`, added in float32: bfloat16 would lose bits of w."""
+    weight = graph.tensors[f"{name}.weight"]
+    gain = lazy(
+        f"{name}.gain",
+        lambda: weight.numpy().astype(np.float32) + np.float32(1),
+        FLOAT,
+        [config.hidden_size],
+    )
+    return graph.op.RMSNormalization(
+        x, graph.initializer(f"{name}.gain", gain), axis=-1, epsilon=config.rms_norm_eps
+    )
+
+
+def _mlp(graph: Graph, prefix: str, x: ir.Value) -> ir.Value:
+    gate = graph.op.Gelu(graph.linear(x, f"{prefix}.gate_proj"), approximate="tanh")
+    return graph.linear(
+        graph.op.Mul(gate, graph.linear(x, f"{prefix}.up_proj")), f"{prefix}.down_proj"
+    )
+
+
+def _last_position(graph: Graph, x: ir.Value) -> ir.Value:
+    return graph.op.Slice(x, [-1], [np.iinfo(np.int64).max], [1])

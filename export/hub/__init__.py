@@ -1,0 +1,1 @@
+"""Names on the Hugging Face Hub, as folders on the disk."""

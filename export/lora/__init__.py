@@ -1,0 +1,1 @@
+"""LoRA adapters: read, merged into a checkpoint, or added to a bundle."""

@@ -1,0 +1,114 @@
+"""An adapter as the inputs of adapted graphs: A, B and shift of each layer that it changes.
+
+Layers that are one product in the graphs become one here: their A side by side, their B as blocks
+on a diagonal. What cannot be an input is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_edge.export.checkpoint.names import compact
+from paligemma_edge.export.checkpoint.tensors import CheckpointTensor
+from paligemma_edge.export.lora.adapter import Adapter, LowRank
+from paligemma_edge.export.lora.adapter_base import Base, BaseLayer
+from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.transforms.changes import Branch, Changes
+from paligemma_edge.runtime.contract import ComputeDtype, adapter_inputs
+from paligemma_edge.runtime.errors import CheckpointError, OptionError
+
+
+def branches_of(adapter: Adapter, base: Base) -> dict[str, Branch]:
+    """What an adapter adds to the layers of the graphs, by their names, its scale within B.
+
+    CheckpointError where it changes more than products, or holds values that are no numbers.
+    """
+    _refuse_others(adapter, base)
+    return {
+        name: _join(layer, changed, adapter)
+        for name, layer in base.layers.items()
+        if (changed := [part for part in layer.rows if part in adapter.layers])
+    }
+
+
+def inputs_of(
+    branches: Mapping[str, Branch], changes: Changes, dtype: ComputeDtype
+) -> dict[str, NDArray[Any]]:
+    """The arrays that adapted graphs take, by name, of a variant whose weights were changed so.
+
+    bfloat16 is given as uint16 words. OptionError where float16 does not reach.
+    """
+    inputs: dict[str, NDArray[Any]] = {}
+    for layer, branch in branches.items():
+        followed = branch.after(changes.get(layer, ()))
+        arrays = (followed.a.T, followed.b.T, followed.shift)
+        for name, array in zip(adapter_inputs(layer), arrays, strict=True):
+            if array is not None:
+                inputs[name] = _stored(name, array, dtype)
+    return inputs
+
+
+def _refuse_others(adapter: Adapter, base: Base) -> None:
+    products = {part for layer in base.layers.values() for part in layer.rows}
+    others = [name for name in adapter.layers if name not in products]
+    turned = [name for name, change in adapter.layers.items() if change.magnitude is not None]
+    if adapter.tensors:
+        _refuse(adapter, f"replaces whole tensors, which are {compact(adapter.tensors)}")
+    if others:
+        _refuse(adapter, f"changes {compact(others)}, wanted linear layers alone")
+    if turned:
+        _refuse(adapter, f"has DoRA on {compact(turned)}, which needs the weight itself")
+
+
+def _refuse(adapter: Adapter, found: str) -> NoReturn:
+    raise CheckpointError(
+        f"{adapter.directory} {found}; it cannot be switched at run time: merge it into a bundle "
+        "of its own with `paligemma-edge export --adapter`"
+    )
+
+
+def _join(layer: BaseLayer, changed: list[str], adapter: Adapter) -> Branch:
+    changes = {name: adapter.layers[name] for name in changed}
+    rank = sum(change.rank for change in changes.values())
+    a = np.concatenate([_numbers(change.a, adapter) for change in changes.values()])
+    b, row, column = np.zeros((layer.out_features, rank), np.float32), 0, 0
+    for name, rows in layer.rows.items():
+        if (change := changes.get(name)) is not None:
+            b[row : row + rows, column : column + change.rank] = _scaled(change, adapter)
+            column += change.rank
+        row += rows
+    return Branch(a, b)
+
+
+def _scaled(change: LowRank, adapter: Adapter) -> Float:
+    return _numbers(change.b, adapter) * np.float32(change.scale)
+
+
+def _numbers(tensor: CheckpointTensor, adapter: Adapter) -> Float:
+    array = np.asarray(tensor.array(), np.float32)
+    if not np.isfinite(array).all():
+        raise CheckpointError(
+            f"{adapter.directory} holds values in {tensor.name} that are no finite numbers; the "
+            "adapter is damaged: train or download it again"
+        )
+    return array
+
+
+def _stored(name: str, array: Float, dtype: ComputeDtype) -> NDArray[Any]:
+    if dtype == "float32":
+        return np.ascontiguousarray(array)
+    if dtype == "bfloat16":
+        return np.ascontiguousarray(array.astype(ml_dtypes.bfloat16)).view(np.uint16)
+    with np.errstate(over="ignore"):
+        halves = np.ascontiguousarray(array.astype(np.float16))
+    if not np.isfinite(halves).all():
+        raise OptionError(
+            f"{name} holds {np.abs(array).max():.6g}, float16 does not reach that far; name "
+            "variants with --variant that compute in bfloat16 or float32"
+        )
+    return halves

@@ -1,0 +1,1 @@
+"""The checkpoint's tokenizer as a sentencepiece model."""

@@ -1,0 +1,185 @@
+"""The tokenizer of a checkpoint, as the sentencepiece model and the ids that a bundle holds.
+
+`tokenizer.model` is taken as it is; a lone `tokenizer.json` is converted. Ids are read from the
+pieces and compared with config.json, never assumed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from sentencepiece import SentencePieceProcessor
+
+from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
+from paligemma_edge.export.tokenizer.tokenizer_corpus import LOC_PIECES, SEG_PIECES
+from paligemma_edge.export.tokenizer.tokenizer_json import (
+    CONTROL_PIECES,
+    IMAGE_PIECE,
+    convert_tokenizer,
+)
+from paligemma_edge.runtime.contract import TokenizerFacts
+from paligemma_edge.runtime.errors import TokenizerError
+from paligemma_edge.runtime.text.tokenizer import PromptEncoder
+
+MODEL_FILE = "tokenizer.model"
+JSON_FILE = "tokenizer.json"
+ADDED_FILE = "added_tokens.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerExport:
+    """What a bundle holds of a tokenizer."""
+
+    model_bytes: bytes  # a sentencepiece model, to be written as `facts.file`
+    facts: TokenizerFacts
+
+
+def read_tokenizer(source: Path, config: PaliGemmaConfig) -> TokenizerExport:
+    """Read the tokenizer of a checkpoint and check it against its config.
+
+    `source` is the checkpoint's directory, or a file: a sentencepiece model, or a tokenizer.json.
+    Raises TokenizerError when it is absent, damaged, not PaliGemma's or not of this checkpoint.
+    """
+    path = _find(source)
+    model = convert_tokenizer(path) if path.suffix == ".json" else _read_model(path)
+    try:
+        processor = SentencePieceProcessor(model_proto=model)
+    except RuntimeError:
+        _refuse(f"{path} is no sentencepiece model", "download it again")
+    facts = _facts(processor, config)
+    if path == source / MODEL_FILE:
+        _refuse_unknown_tokens(source, processor)
+    PromptEncoder(model, facts)  # the runtime's own checks
+    return TokenizerExport(model_bytes=model, facts=facts)
+
+
+def _find(source: Path) -> Path:
+    if os.path.isfile(source):  # noqa: PTH113 - Path raises where a name is too long
+        return source
+    for name in (MODEL_FILE, JSON_FILE):
+        if os.path.isfile(source / name):  # noqa: PTH113 - as above
+            return source / name
+    return _refuse(
+        f"{source} has neither {MODEL_FILE} nor {JSON_FILE}",
+        "put the tokenizer.model of the base PaliGemma there, or give it by --tokenizer",
+    )
+
+
+def _read_model(path: Path) -> bytes:
+    try:
+        # sentencepiece takes no bytes for "no model"
+        return path.read_bytes() or b"\0"
+    except OSError as error:
+        _refuse(f"{path} cannot be read ({error.strerror})", "download it again")
+
+
+def _refuse_unknown_tokens(directory: Path, processor: SentencePieceProcessor) -> None:
+    """A fine-tune's own tokens lie beside the sentencepiece model, which would not know them."""
+    size = processor.get_piece_size()
+    unknown = [
+        f"{piece!r} at id {token}"
+        for piece, token in dict(_added_tokens(directory)).items()
+        if piece != IMAGE_PIECE
+        and not (0 <= token < size and processor.id_to_piece(token) == piece)
+    ]
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        _refuse(
+            f"{directory} has added tokens that its {MODEL_FILE} has not: "
+            f"{', '.join(unknown[:5])}{more}",
+            "added tokens are not supported, use the tokenizer of a PaliGemma",
+        )
+
+
+def _added_tokens(directory: Path) -> Iterator[tuple[str, int]]:
+    """Pieces and ids in the files that transformers reads beside the sentencepiece model."""
+    for name in (JSON_FILE, ADDED_FILE):
+        path = directory / name
+        if not path.is_file():
+            continue
+        try:
+            data = json.loads(path.read_bytes())
+            if name == ADDED_FILE:
+                yield from [(str(piece), int(token)) for piece, token in data.items()]
+            else:
+                entries = data.get("added_tokens") or []
+                yield from [(str(entry["content"]), int(entry["id"])) for entry in entries]
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            _refuse(f"{path} is no tokenizer that can be read", "download it again")
+
+
+def _facts(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> TokenizerFacts:
+    size = processor.get_piece_size()
+    if size > config.text.vocab_size:
+        _refuse(
+            f"tokenizer has {size} pieces for an embedding of {config.text.vocab_size} rows",
+            "use the tokenizer that was saved with these weights",
+        )
+    facts = TokenizerFacts(
+        file=MODEL_FILE,
+        pad_id=_piece_id(processor, CONTROL_PIECES["pad"]),
+        eos_id=_piece_id(processor, CONTROL_PIECES["eos"]),
+        bos_id=_piece_id(processor, CONTROL_PIECES["bos"]),
+        newline_id=_piece_id(processor, "\n"),
+        first_loc_id=_first_id(processor, LOC_PIECES),
+        first_seg_id=_first_id(processor, SEG_PIECES),
+        image_id=_image_id(processor, config),
+    )
+    _require_whole(processor, (*LOC_PIECES, *SEG_PIECES, "\n"))
+    for name, said in (("eos", config.eos_token_id), ("bos", config.bos_token_id)):
+        if (found := _piece_id(processor, CONTROL_PIECES[name])) != said:
+            _refuse(
+                f"tokenizer has <{name}> at id {found}, config.json says {said}",
+                "use the tokenizer that was saved with these weights",
+            )
+    return facts
+
+
+def _piece_id(processor: SentencePieceProcessor, piece: str) -> int:
+    token: int = processor.piece_to_id(piece)
+    if processor.id_to_piece(token) != piece:
+        _refuse(f"tokenizer has no piece {piece!r}", "use the tokenizer of a PaliGemma")
+    return token
+
+
+def _first_id(processor: SentencePieceProcessor, pieces: tuple[str, ...]) -> int:
+    first = _piece_id(processor, pieces[0])
+    for token, piece in enumerate(pieces, start=first):
+        if (found := _piece_id(processor, piece)) != token:
+            _refuse(
+                f"tokenizer has {piece!r} at id {found}, wanted {token} by the order",
+                "use the tokenizer of a PaliGemma",
+            )
+    return first
+
+
+def _require_whole(processor: SentencePieceProcessor, pieces: tuple[str, ...]) -> None:
+    for piece in pieces:
+        if (ids := processor.encode(piece)) != [_piece_id(processor, piece)]:
+            _refuse(
+                f"tokenizer encodes {piece!r} as ids {ids}, wanted one",
+                "use the tokenizer of a PaliGemma",
+            )
+
+
+def _image_id(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> int:
+    """Return the first id that is never an answer: `<image>`, or the first without a piece."""
+    size: int = processor.get_piece_size()
+    token = config.image_token_id
+    last = token == size - 1 and processor.id_to_piece(token) == IMAGE_PIECE
+    if token < size and not last:
+        _refuse(
+            f"config.json has the image token at id {token}, which is "
+            f"{processor.id_to_piece(token)!r} in a tokenizer of {size} pieces",
+            "use the tokenizer that was saved with these weights",
+        )
+    return min(token, size)
+
+
+def _refuse(found: str, advice: str) -> NoReturn:
+    raise TokenizerError(f"{found}; {advice}")

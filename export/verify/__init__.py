@@ -1,0 +1,1 @@
+"""A bundle beside its original in transformers, stage by stage."""

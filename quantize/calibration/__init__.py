@@ -1,0 +1,1 @@
+"""Statistics of what each layer reads, from running questions through the graphs."""

@@ -1,0 +1,66 @@
+"""Questions as calibration asks them: pixels, ids, and the lossless variant's answers."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from paligemma_edge.quantize.calibration.calibrate import Asked
+from paligemma_edge.quantize.fidelity.answers import Asked as Answering
+from paligemma_edge.quantize.fidelity.questions import Question
+from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.runtime.contract import Manifest
+from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.text.tokenizer import PromptEncoder
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Pixel values [3, R, R] of each picture, and what is asked about them."""
+
+    pictures: tuple[Float, ...]
+    asked: tuple[Asked, ...]
+
+
+def with_answers(
+    bundle: Path,
+    lossless: str,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    progress: Progress,
+) -> Calibration:
+    """Ask the lossless variant first; it is gone from memory when this returns."""
+    model = PaliGemma(bundle, variant=lossless)
+    answers = []
+    for number, question in enumerate(questions):
+        progress("answering", number, len(questions))
+        asked = Answering.ask(model, question, max_new_tokens)
+        answers.append(tuple(token for token, _ in asked.answer()))
+    calibration = without_answers(model.bundle.manifest, model.encoder, questions, answers)
+    del model
+    gc.collect()
+    return calibration
+
+
+def without_answers(
+    manifest: Manifest,
+    encoder: PromptEncoder,
+    questions: Sequence[Question],
+    answers: Sequence[tuple[int, ...]] = (),
+) -> Calibration:
+    """The questions with answers that are known already, or with none."""
+    images = list(dict.fromkeys(question.image for question in questions))
+    pictures = tuple(pixel_values(load_image(image), manifest.image) for image in images)
+    known = answers or [()] * len(questions)
+    return Calibration(
+        pictures,
+        tuple(
+            Asked(images.index(question.image), encoder.encode(question.prompt, 1), answer)
+            for question, answer in zip(questions, known, strict=True)
+        ),
+    )

@@ -1,0 +1,1 @@
+"""How near a variant's answers are to those of the lossless one."""

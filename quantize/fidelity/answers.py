@@ -1,0 +1,126 @@
+"""What a variant says to a question: its greedy answer, the objects in it, and its logits.
+
+Knows one open model and one question at a time. Knows nothing of the other variant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_edge.quantize.fidelity.overlap import Object
+from paligemma_edge.quantize.fidelity.questions import Question
+from paligemma_edge.runtime.diagnostics.self_test import replay
+from paligemma_edge.runtime.errors import DeviceError, PromptError
+from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.results.mask import inside, paste_mask
+from paligemma_edge.runtime.text.parse_answer import Detection, parse
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+
+@dataclass(frozen=True, eq=False)
+class Said:
+    """A greedy answer. `masks` is float32 [objects with codes, 64, 64], as they were decoded."""
+
+    tokens: tuple[int, ...]
+    text: str
+    width: int  # of the picture, in pixels
+    height: int
+    detections: tuple[Detection, ...]
+    masks: NDArray[np.float32] | None  # None where the variant has no mask decoder
+
+    def objects(self, *, masked: bool = False) -> list[Object]:
+        """What was found, in pixels; `masked` for those alone that have a mask."""
+        decoded = iter(self.masks if self.masks is not None else ())
+        found = []
+        for detection in self.detections:
+            mask = None if detection.codes is None else next(decoded, None)
+            if mask is not None or not masked:
+                found.append(self._object(detection, mask))
+        return found
+
+    def _object(self, detection: Detection, mask: NDArray[np.float32] | None) -> Object:
+        box, width, height = detection.box, self.width, self.height
+        pixels = (box.y0 * height, box.x0 * width, box.y1 * height, box.x1 * width)
+        pasted = None if mask is None else inside(paste_mask(mask, box, width, height))
+        return Object(detection.label, pixels, pasted)
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A question as one open model sees it."""
+
+    model: PaliGemma
+    question: Question
+    size: tuple[int, int]  # width and height of the picture
+    features: ort.OrtValue  # [1, N, hidden]
+    ids: tuple[int, ...]
+    limit: int  # tokens of an answer
+
+    @classmethod
+    def ask(cls, model: PaliGemma, question: Question, max_new_tokens: int) -> Asked:
+        """Read the picture and encode it. ImageError or PromptError where that cannot be done."""
+        facts = model.bundle.manifest
+        ids = model.encoder.encode(question.prompt, 1)
+        room = facts.model.max_length - facts.model.image_tokens - len(ids)
+        if room < 1:
+            raise PromptError(
+                f"the prompt {question.prompt[:40]!r} leaves no room for an answer; shorten it"
+            )
+        picture = load_image(question.image)
+        hidden = model.engine.encode(pixel_values(picture, facts.image)[None])
+        features = model.engine.project(hidden)
+        return cls(model, question, picture.size, features, ids, min(room, max_new_tokens))
+
+    def answer(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The greedy answer: each token with the logits that it was chosen from.
+
+        They are float32 [spoken], valid until the next ones are asked for.
+        """
+        engine, eos = self.model.engine, self.model.bundle.manifest.tokenizer.eos_id
+        length = engine.facts.image_tokens + len(self.ids)
+        cache = engine.cache(1, length + self.limit)
+        row = self._spoken(engine.prefill(cache, 0, self.features, self.ids).whole)
+        stepper = engine.stepper(cache, 1)
+        for place in range(self.limit):
+            token = int(row.argmax())
+            yield token, row
+            if token == eos or place + 1 == self.limit:
+                return
+            row = self._spoken(stepper.step([token])[0].whole)
+
+    def forced(self, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
+        """The logits [spoken] before each token of a given answer, valid as in `answer`."""
+        return map(self._spoken, replay(self.model.engine, self.features, self.ids, tokens))
+
+    def said(self, tokens: Sequence[int]) -> Said:
+        """An answer of this model with the objects in it, masks decoded."""
+        text = self.model.encoder.decode(tokens)
+        detections = parse(text).detections
+        return Said(tuple(tokens), text, *self.size, detections, self._masks(detections))
+
+    def _masks(self, detections: Sequence[Detection]) -> NDArray[np.float32] | None:
+        if not self.model.engine.decodes_masks:
+            return None
+        codes = [d.codes for d in detections if d.codes is not None]
+        if not codes:
+            return np.zeros((0, 64, 64), np.float32)
+        return self.model.engine.decode_masks(np.asarray(codes, np.int64))
+
+    def _spoken(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The logits that may be an answer; DeviceError where one is no finite number."""
+        spoken = logits[: self.model.bundle.manifest.tokenizer.image_id]
+        if not np.isfinite(spoken).all():
+            raise DeviceError(
+                f"variant {self.model.variant} produced logits that are infinite or no numbers "
+                f"for {self.question.prompt[:40]!r} about {self.question.image.name}, wanted "
+                "finite ones; use a recipe that computes in float32"
+            )
+        return spoken

@@ -1,0 +1,172 @@
+"""How near is a variant to the lossless one? Both answer the same questions, one after the other.
+
+The lossless variant may take most of the memory, so the two are never open at once: what the
+reference said waits on disk.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_edge.quantize.fidelity import figures
+from paligemma_edge.quantize.fidelity.answers import Asked, Said
+from paligemma_edge.quantize.fidelity.overlap import box_iou, mask_iou
+from paligemma_edge.quantize.fidelity.questions import Question
+from paligemma_edge.quantize.fidelity.truth import score_tasks
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
+from paligemma_edge.runtime.diagnostics.memory_use import measure_memory
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.loading.variants import choose
+from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.validation import check_count
+
+DEFAULT_MAX_NEW_TOKENS = 96  # three objects with masks
+
+
+def measure_fidelity(
+    bundle: str | os.PathLike[str],
+    variant: str,
+    reference: str,
+    questions: Sequence[Question],
+    *,
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
+    recipe: str | None = None,
+    layer_errors: Sequence[LayerError] = (),
+    notes: Sequence[str] = (),
+    progress: Callable[[str], None] | None = None,
+) -> Fidelity:
+    """Ask both variants of a bundle every question and compare what they say.
+
+    `recipe` defaults to the name that the variant has for it. Nothing is written. OptionError
+    for an unknown variant or no question; DeviceError where a logit is no finite number;
+    ImageError, PromptError or BundleError say what cannot be read.
+    """
+    manifest = Bundle.open(bundle).manifest
+    for name in (reference, variant):
+        choose(manifest, "auto", name)
+    check_count("max_new_tokens", max_new_tokens)
+    if not questions:
+        raise OptionError("there is no question to compare the variants with, wanted at least one")
+    tell = progress or (lambda _: None)
+    compared = _Exam(bundle, questions, max_new_tokens, tell).compare(reference, variant)
+    tell(f"{variant}: memory")
+    found = manifest.variants[variant]
+    return _report(
+        compared,
+        questions,
+        variant=variant,
+        reference=reference,
+        recipe=found.recipe if recipe is None else recipe,
+        disk_bytes=sum(manifest.files[name].bytes for name in found.files),
+        memory=measure_memory(bundle, variant, questions[0].image, questions[0].prompt),
+        layers=tuple(layer_errors),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """The reference's answer, and where its logits lie: float32 [tokens, spoken]."""
+
+    said: Said
+    logits: Path
+
+
+@dataclass(frozen=True, eq=False)
+class _Compared:
+    """One question, answered by both. Arrays are [tokens of the reference's answer]."""
+
+    reference: Said
+    variant: Said
+    forced: NDArray[np.bool_]  # whether the token after the reference's own is the reference's
+    divergence: NDArray[np.float64]
+    logit_error: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Exam:
+    """The questions, asked of one variant of a bundle at a time."""
+
+    bundle: str | os.PathLike[str]
+    questions: Sequence[Question]
+    max_new_tokens: int
+    tell: Callable[[str], None]
+
+    def compare(self, reference: str, variant: str) -> list[_Compared]:
+        """Each model is gone before the next thing comes that takes memory."""
+        with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as spill:
+            known = self._ask_reference(reference, Path(spill))
+            gc.collect()
+            compared = self._ask_variant(variant, known)
+            gc.collect()
+        return compared
+
+    def _ask_reference(self, name: str, spill: Path) -> list[_Reference]:
+        model, known = PaliGemma(self.bundle, variant=name), []
+        for number, question in enumerate(self.questions):
+            self.tell(f"{name}: {number} of {len(self.questions)}")
+            asked, path = Asked.ask(model, question, self.max_new_tokens), spill / f"{number}.npy"
+            answer = [(token, row.copy()) for token, row in asked.answer()]
+            np.save(path, np.stack([row for _, row in answer]))
+            known.append(_Reference(asked.said([token for token, _ in answer]), path))
+        return known
+
+    def _ask_variant(self, name: str, known: Sequence[_Reference]) -> list[_Compared]:
+        model, compared = PaliGemma(self.bundle, variant=name), []
+        for number, question in enumerate(self.questions):
+            self.tell(f"{name}: {number} of {len(self.questions)}")
+            asked = Asked.ask(model, question, self.max_new_tokens)
+            compared.append(_compare(asked, known[number]))
+        return compared
+
+
+def _compare(asked: Asked, reference: _Reference) -> _Compared:
+    expected, tokens = np.load(reference.logits, mmap_mode="r"), reference.said.tokens
+    chosen, divergences, errors = [], [], []
+    for row, wanted in zip(asked.forced(tokens), expected, strict=True):
+        chosen.append(int(row.argmax()))
+        divergences.append(figures.divergence(wanted, row))
+        errors.append(figures.logit_error(wanted, row))
+    # After the same tokens it says the same, so that only another answer is worth a run.
+    same = tuple(chosen) == tokens
+    free = tokens if same else tuple(token for token, _ in asked.answer())
+    return _Compared(
+        reference.said,
+        asked.said(free),
+        np.equal(chosen, tokens),
+        np.array(divergences),
+        np.array(errors),
+    )
+
+
+def _report(
+    compared: Sequence[_Compared],
+    questions: Sequence[Question],
+    **known: Any,  # noqa: ANN401 - the report's fields that need no answer
+) -> Fidelity:
+    references, variants = [c.reference for c in compared], [c.variant for c in compared]
+    pairs = list(zip(references, variants, strict=True))
+    forced = np.concatenate([c.forced for c in compared])
+    return Fidelity(
+        questions=len(questions),
+        tokens=len(forced),
+        forced_agreement=float(forced.mean()),
+        free_agreement=figures.free_agreement(pairs),
+        same_answers=figures.same_answers(pairs),
+        divergence=figures.spread([c.divergence for c in compared]),
+        logit_error=figures.spread([c.logit_error for c in compared]),
+        box_iou=figures.mean_iou(pairs, box_iou),
+        mask_iou=figures.mean_iou(pairs, mask_iou, masked=True),
+        tasks=score_tasks(questions, references, variants),
+        **known,
+    )

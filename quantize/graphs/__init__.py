@@ -1,0 +1,1 @@
+"""Graphs in memory and on disk: linear layers, weights that are computed when they are read."""

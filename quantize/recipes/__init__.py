@@ -1,0 +1,1 @@
+"""Recipes: which scheme each layer gets, as data. The shipped ones lie here."""

@@ -1,0 +1,1 @@
+"""From weights to codes and scales, with the statistics that decide."""

@@ -1,0 +1,1 @@
+"""From lossless graphs to a variant's: transform, choose schemes, round, write."""

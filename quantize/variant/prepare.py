@@ -1,0 +1,61 @@
+"""A model's graphs made ready for a recipe: cured, calibrated, smoothed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from paligemma_edge.quantize.calibration.calibrate import calibrate
+from paligemma_edge.quantize.calibration.samples import Calibration
+from paligemma_edge.quantize.recipes.recipe import Recipe
+from paligemma_edge.quantize.variant.passes import Cured, Graphs, cure, prepare
+from paligemma_edge.runtime.contract import ModelFacts
+from paligemma_edge.runtime.errors import OptionError
+
+Progress = Callable[[str, int, int], None]  # stage, done, in all
+
+
+def require_distinct(names: Iterable[str]) -> None:
+    """OptionError where two variants would bear one name, as recipes of two folders may."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise OptionError(f"variant {name} is asked for {count} times, wanted each once")
+
+
+def require_layers(graphs: Graphs, recipe: Recipe) -> None:
+    """OptionError where a recipe names layers that the graphs do not have."""
+    cured = prepare(cure(graphs, recipe), dataclasses.replace(recipe, smooth=0), {})
+    recipe.require_names({name: layer.in_features for name, layer in cured.layers().items()})
+
+
+def cured_with(
+    graphs: Graphs,
+    facts: ModelFacts,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    tell: Progress,
+) -> Cured:
+    """The graphs ready to be rounded, calibrated if there is something to calibrate with."""
+    cured = cure(graphs, recipe)
+    moments = {}
+    if calibration is not None and recipe.layers:
+        second = any(scheme.rounding == "gptq" for scheme in recipe.schemes.values())
+        moments = calibrate(
+            cured.graphs,
+            facts,
+            calibration.pictures,
+            calibration.asked,
+            second=second,
+            progress=lambda stage, done, of: tell(f"calibrating {stage}", done, of),
+        )
+    return prepare(cured, recipe, moments)
+
+
+def without_calibration(recipe: Recipe) -> Recipe:
+    """The recipe with every weight rounded to its nearest code."""
+    schemes = {
+        name: dataclasses.replace(scheme, rounding="nearest")
+        for name, scheme in recipe.schemes.items()
+    }
+    return dataclasses.replace(recipe, schemes=schemes)

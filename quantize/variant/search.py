@@ -1,0 +1,141 @@
+"""The smallest variant that keeps enough of the answers: by measure, not by a list of names.
+
+Layers are given their next safer scheme in an order, first those that gain most for a byte; the
+search halves the number of such steps until the fewest are found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from paligemma_edge.quantize.calibration.samples import Calibration
+from paligemma_edge.quantize.recipes.recipe import Recipe, Scheme
+from paligemma_edge.quantize.variant.files import describe_variant, write_variant
+from paligemma_edge.quantize.variant.passes import Cured, Graphs, round_graphs
+from paligemma_edge.quantize.variant.sensitivity import Choice
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.writer import new_bundle
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.generation.loop import Request, Spoken, generate
+from paligemma_edge.runtime.generation.sampling import Greedy
+from paligemma_edge.runtime.model import PaliGemma
+
+Choices = Mapping[str, Choice]
+Progress = Callable[[str, int, int], None]
+
+
+def smallest_that_keeps(
+    bundle: Bundle,
+    recipe: Recipe,
+    cured: Cured,
+    choices: Choices,
+    known: Calibration,
+    *,
+    min_agreement: float,
+    tell: Progress,
+) -> dict[str, Choice]:
+    """The choices with the fewest safer schemes that keep `min_agreement` of the answers.
+
+    OptionError where even the safest do not.
+    """
+    sizes = {name: layer.in_features * layer.out_features for name, layer in cured.layers().items()}
+    steps = _steps(choices, recipe, sizes)
+    stages = [dict(choices)]
+    for step in steps:
+        stages.append({**stages[-1], step.layer: step})
+    measured: dict[int, float] = {}
+
+    def keeps(place: int) -> bool:
+        tell(f"searching {recipe.name}", place, len(stages))
+        graphs = round_graphs(cured, recipe, stages[place])
+        measured[place] = _agreement(bundle, recipe, graphs, known)
+        return measured[place] >= min_agreement
+
+    if not keeps(len(stages) - 1):
+        raise OptionError(
+            f"recipe {recipe.name} keeps {measured[len(stages) - 1]:.1%} of the answers with its "
+            f"safest schemes, wanted {min_agreement:.1%}; name safer ones in a recipe of "
+            "your own, or ask for less"
+        )
+    return stages[_first(keeps, len(stages) - 1)]
+
+
+def _first(keeps: Callable[[int], bool], last: int) -> int:
+    """The first place that keeps, by halving; `last` does."""
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) // 2
+        if keeps(middle):
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def _steps(choices: Choices, recipe: Recipe, sizes: Mapping[str, int]) -> list[Choice]:
+    """All moves to safer schemes: rank by rank, in each the largest gain for a byte first."""
+    steps: list[Choice] = []
+    current = [choice for choice in choices.values() if choice.safer() is not None]
+    while current:
+        moved = [(choice, safer) for choice in current if (safer := choice.safer()) is not None]
+        moved.sort(key=lambda pair: -_gain(pair[0], pair[1], recipe, sizes[pair[0].layer]))
+        steps += [safer for _, safer in moved]
+        current = [safer for _, safer in moved if safer.safer() is not None]
+    return steps
+
+
+def _gain(before: Choice, after: Choice, recipe: Recipe, size: int) -> float:
+    """How much of the squared error goes, for each byte that is added."""
+    schemes = recipe.schemes
+    added = size * (_bytes(schemes[after.scheme]) - _bytes(schemes[before.scheme]))
+    return (before.error**2 - after.error**2) / max(added, 1.0)
+
+
+def _bytes(scheme: Scheme) -> float:
+    return 4.0 if scheme.kind == "float" else scheme.bits / 8
+
+
+def _agreement(bundle: Bundle, recipe: Recipe, graphs: Graphs, known: Calibration) -> float:
+    """The share of answers that a variant gives as the lossless one did."""
+    with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as folder:
+        path = Path(folder) / "candidate.bundle"
+        _write(bundle, recipe, graphs, path)
+        return _same(PaliGemma(path), known)
+
+
+def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
+    tokenizer = bundle.manifest.tokenizer.file
+    with new_bundle(path) as writer:
+        writer.write(tokenizer, bundle.file(tokenizer).read_bytes())
+        write_variant(writer, recipe, graphs, {})
+        files = [name for name in writer.files() if name != tokenizer]
+        variant = describe_variant(recipe, graphs, files)
+        manifest = dataclasses.replace(
+            bundle.manifest,
+            variants={recipe.name: variant},
+            files={},
+            primed={},
+            adapted={},
+            adapters={},
+        )
+        writer.finish(manifest)
+
+
+def _same(model: PaliGemma, known: Calibration) -> float:
+    facts, engine = model.bundle.manifest, model.engine
+    same = 0
+    for asked in known.asked:
+        features = engine.project(engine.encode(known.pictures[asked.picture][None]))
+        request = Request(features, asked.ids, len(asked.answer), Greedy())
+        length = facts.model.image_tokens + len(asked.ids) + len(asked.answer)
+        cache = engine.cache(1, length)
+        said = generate(engine, facts.tokenizer, [request], cache)
+        same += _equal(said, asked.answer)
+    return same / len(known.asked)
+
+
+def _equal(said: Iterable[Spoken], answer: Sequence[int]) -> bool:
+    return tuple(spoken.token for spoken in said) == tuple(answer)

@@ -1,0 +1,1 @@
+"""The command `paligemma-edge`: arguments in, exit code out. The only room that prints."""

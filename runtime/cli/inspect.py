@@ -1,0 +1,107 @@
+"""What `inspect` and `check` do: call the library, print what it says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.contract import Manifest
+from paligemma_edge.runtime.engine.cache_plan import Plan
+from paligemma_edge.runtime.errors import BundleError, MissingExtraError
+from paligemma_edge.runtime.loading.memory_estimate import forecast
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Print the manifest, in words or as it is."""
+    bundle = Bundle.open(options.bundle)
+    plan = Plan.complete(bundle.manifest.model, options.max_batch, options.max_length)
+    if options.json:
+        print(json.dumps(bundle.manifest.to_json(), indent=2))
+    else:
+        print("\n".join(_describe(bundle, plan)))
+    return 0
+
+
+def check(options: argparse.Namespace) -> int:
+    """Check digests and the golden answer; 1 where they differ."""
+    from paligemma_edge.runtime.cli.device_options import opening
+    from paligemma_edge.runtime.diagnostics.self_test import self_test
+
+    result = self_test(options.bundle, options.device, options.variant, **opening(options))
+    print(result.summary())
+    for line in _primed(Bundle.open(options.bundle)):
+        print(f"primed: {line}")
+    return 0 if result.passed else 1
+
+
+def _describe(bundle: Bundle, plan: Plan) -> list[str]:
+    manifest = bundle.manifest
+    model, image = manifest.model, manifest.image
+    listed = set(manifest.files)
+    lines = [
+        f"bundle      {bundle.path}",
+        f"schema      {manifest.schema_version}, written by {manifest.created_by}",
+        *(f"{k:<11} {v}" for k, v in manifest.source.items()),
+        f"picture     {image.size}x{image.size}, {model.image_tokens} tokens",
+        f"decoder     {model.num_layers} layers of width {model.hidden_size}, "
+        f"{model.vocab_size} tokens, at most {model.max_length} in a sequence",
+        f"memory      told for {plan.max_batch} answers at once of {plan.max_length} tokens each",
+    ]
+    for name, variant in manifest.variants.items():
+        stored = sum(manifest.files[file].bytes for file in variant.files)
+        lines += [
+            f"variant     {name}: {variant.weight_dtype} weights, computes in "
+            f"{variant.compute_dtype}, {_size(stored)} on disk",
+            f"            {forecast(manifest, variant, plan).describe()}",
+            *(f"            {graph}: {file}" for graph, file in variant.graphs.items()),
+            *(f"            {line}" for line in _fidelity(bundle, name)),
+        ]
+    lines += [f"adapter     {line}" for line in _adapters(manifest)]
+    lines += [f"primed      {line}" for line in _primed(bundle)]
+    lines += [f"file        {r.sha256}  {r.bytes:>13,}  {n}" for n, r in manifest.files.items()]
+    others = (p.relative_to(bundle.path).as_posix() for p in bundle.path.rglob("*") if p.is_file())
+    unlisted = sorted(set(others) - listed - {"manifest.json"})
+    lines += [f"not listed  {name} (never read)" for name in unlisted]
+    return lines
+
+
+def _adapters(manifest: Manifest) -> Iterator[str]:
+    for name, facts in manifest.adapters.items():
+        sizes = [manifest.files[file].bytes for file in facts.files.values()]
+        yield (
+            f"{name}: from {facts.source}, rank {facts.rank}, changes {', '.join(facts.graphs)}; "
+            f"for {', '.join(facts.files)}; {_size(max(sizes))} each"
+        )
+
+
+def _fidelity(bundle: Bundle, variant: str) -> list[str]:
+    """What the variant's report says; a report that is damaged hides nothing else."""
+    from paligemma_edge.runtime.bundle.fidelity import Fidelity
+
+    try:
+        report = Fidelity.find(bundle, variant)
+    except BundleError as error:
+        return [f"fidelity report not readable: {error}"]
+    return [] if report is None else report.summary()
+
+
+def _primed(bundle: Bundle) -> list[str]:
+    """Which variants were primed, and where; without ONNX Runtime none of them is of use."""
+    if not bundle.manifest.primed:
+        return []
+    try:
+        from paligemma_edge.runtime.loading import prepacked as primed
+
+        return primed.describe(bundle)
+    except MissingExtraError:
+        return [f"{name}, not used: no ONNX Runtime is here" for name in bundle.manifest.primed]
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"

@@ -1,0 +1,183 @@
+"""The card, as NVIDIA's driver tells of it.
+
+Knows the driver's library, which every CUDA program goes through: what it hides, as
+CUDA_VISIBLE_DEVICES bids it, CUDA does not see either. Knows no ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from paligemma_edge.runtime.device.cuda.errors import meaning
+from paligemma_edge.runtime.errors import DeviceError
+from paligemma_edge.runtime.system.linux import available_memory
+
+_LIBRARY = "libcuda.so.1"
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
+# Values of cuda.h.
+_NO_MEMORY, _NO_DEVICE = 2, 100
+_INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card that CUDA sees, and the driver that it is reached through."""
+
+    name: str  # as its maker calls it
+    capability: tuple[int, int]  # its compute capability, such as (8, 9)
+    total_bytes: int
+    free_bytes: int  # when it was asked, beside what CUDA itself takes for a process
+    driver: tuple[int, int]  # the newest CUDA that the driver serves, such as (13, 0)
+
+
+def find_card(index: int = 0, *, library: ctypes.CDLL | None = None) -> Card:
+    """Ask the driver for the card at `index`, in CUDA's own order.
+
+    The free memory of a card that shares the system's is what the system calls available:
+    cuMemGetInfo leaves out what the system would give back when asked, such as read files.
+    `library` stands in for the driver's own, `libcuda.so.1`, opened by ctypes.
+
+    DeviceError says what is missing: the driver, a card, one at `index`, or memory for a start.
+    """
+    driver = _Driver(_open() if library is None else library)
+    driver.start()
+    device = driver.device(index)
+    name = driver.name(device)
+    return Card(
+        name=name,
+        capability=(driver.attribute(_MAJOR, device), driver.attribute(_MINOR, device)),
+        total_bytes=driver.total_bytes(device),
+        free_bytes=_free_bytes(driver, device, name),
+        driver=driver.version(),
+    )
+
+
+def card_is_there(*, library: ctypes.CDLL | None = None) -> bool:
+    """Whether CUDA sees any card. Only `find_card` says why not."""
+    try:
+        driver = _Driver(_open() if library is None else library)
+        driver.start()
+        return driver.count() > 0
+    except DeviceError:
+        return False
+
+
+def _open() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL(_LIBRARY)
+    except OSError as error:
+        raise DeviceError(
+            f"NVIDIA's driver is not here ({error}); install it, or give a container its card: "
+            "docker run --gpus all, on a Jetson --runtime nvidia"
+        ) from None
+
+
+def _free_bytes(driver: _Driver, device: int, name: str) -> int:
+    with driver.context(device, name):
+        free = driver.free_bytes()
+    shared = driver.attribute(_INTEGRATED, device)
+    return (available_memory() or free) if shared else free
+
+
+class _Driver:
+    """The few calls of cuda.h that are needed; each raises DeviceError where it fails."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+
+    def start(self) -> None:
+        self._call("cuInit", 0, told={_NO_DEVICE: f"CUDA sees no card; {_how_to_show()}"})
+
+    def version(self) -> tuple[int, int]:
+        number = self._int("cuDriverGetVersion")
+        return number // 1000, number % 1000 // 10
+
+    def count(self) -> int:
+        return self._int("cuDeviceGetCount")
+
+    def device(self, index: int) -> int:
+        count = self.count()
+        if count == 0:
+            raise DeviceError(f"CUDA sees no card; {_how_to_show()}")
+        if not 0 <= index < count:
+            seen = "card 0 alone" if count == 1 else f"cards 0 to {count - 1}"
+            raise DeviceError(f"card {index} was asked for, CUDA sees {seen}{_may_hide()}")
+        return self._int("cuDeviceGet", index)
+
+    def name(self, device: int) -> str:
+        room = ctypes.create_string_buffer(256)
+        self._call("cuDeviceGetName", room, len(room), device)
+        return room.value.decode(errors="replace")
+
+    def attribute(self, which: int, device: int) -> int:
+        return self._int("cuDeviceGetAttribute", which, device)
+
+    def total_bytes(self, device: int) -> int:
+        total = ctypes.c_size_t()
+        self._call("cuDeviceTotalMem_v2", ctypes.byref(total), device)
+        return total.value
+
+    def free_bytes(self) -> int:
+        """Of the context that is current."""
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        return free.value
+
+    @contextlib.contextmanager
+    def context(self, device: int, name: str) -> Iterator[None]:
+        """The context that CUDA's runtime uses too, current for as long as this lasts."""
+        full = f"{name} has not even the memory free that CUDA starts with; end what else uses it"
+        handle, popped = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call(
+            "cuDevicePrimaryCtxRetain", ctypes.byref(handle), device, told={_NO_MEMORY: full}
+        )
+        try:
+            self._call("cuCtxPushCurrent_v2", handle)
+            try:
+                yield
+            finally:
+                self._call("cuCtxPopCurrent_v2", ctypes.byref(popped))
+        finally:
+            self._call("cuDevicePrimaryCtxRelease_v2", device)
+
+    def _int(self, name: str, *rest: int) -> int:
+        """What a call writes to its first argument."""
+        value = ctypes.c_int()
+        self._call(name, ctypes.byref(value), *rest)
+        return value.value
+
+    def _call(self, name: str, *arguments: object, told: Mapping[int, str] = {}) -> None:
+        try:
+            code = getattr(self._library, name)(*arguments)
+        except AttributeError:
+            raise DeviceError(
+                f"NVIDIA's driver has no {name}; install a driver that is not so old"
+            ) from None
+        if code in told:
+            raise DeviceError(told[code])
+        if code != 0:
+            raise DeviceError(f"{name} of NVIDIA's driver failed: {self._text(code)}")
+
+    def _text(self, code: int) -> str:
+        text = ctypes.c_char_p()
+        self._library.cuGetErrorString(code, ctypes.byref(text))
+        found = f"CUDA error {code}, {(text.value or b'without a text').decode(errors='replace')}"
+        advice = meaning(found)
+        return found if advice is None else f"{found}; {advice}"
+
+
+def _how_to_show() -> str:
+    value = os.environ.get(_VISIBLE)
+    if value is None:
+        return "see whether nvidia-smi lists one; a container needs docker run --gpus all"
+    hides = "hides every card" if value.strip() in ("", "-1") else "may hide the card"
+    return f"{_VISIBLE} is {value!r} and {hides}: unset it"
+
+
+def _may_hide() -> str:
+    value = os.environ.get(_VISIBLE)
+    return "" if value is None else f"; {_VISIBLE} is {value!r} and may hide others"

@@ -1,0 +1,241 @@
+"""Where graphs run: a device that was asked for is honoured or it is an error.
+
+Knows providers, threads and session options. Knows no graph.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from paligemma_edge.runtime.device.cuda import check as cuda
+from paligemma_edge.runtime.device.cuda.errors import explain
+from paligemma_edge.runtime.device.failures import one_line
+from paligemma_edge.runtime.device.memory import DeviceKind, Memory
+from paligemma_edge.runtime.device.ort import ort
+from paligemma_edge.runtime.errors import DeviceError
+from paligemma_edge.runtime.system.linux import usable_cores
+from paligemma_edge.runtime.validation import check_count
+
+_Provider: TypeAlias = tuple[str, dict[str, str]]
+
+_PROVIDERS: Mapping[DeviceKind, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+}
+# GroupQueryAttention takes `causal=0` from this version on.
+_OLDEST_ONNXRUNTIME = (1, 30)
+_MAX_THREADS = 1024
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+_NAMED = 3  # of the nodes that an error could name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device that is present.
+
+    `threads` are those of the processor's part. `memory_limit` are bytes that ONNX Runtime may
+    take on a card beyond weights and caches; `captures` is whether steps are recorded as CUDA
+    graphs there.
+    """
+
+    name: DeviceKind
+    threads: int
+    index: int = 0
+    memory_limit: int | None = None
+    captures: bool = False
+    card: cuda.Card | None = None  # as it was before anything was opened
+
+    @property
+    def memory(self) -> Memory:
+        """Where its tensors lie."""
+        return Memory(self.name, self.index)
+
+    def open_session(
+        self,
+        path: Path,
+        *,
+        optimized: bool = False,
+        captures: bool = False,
+        weights: Path | None = None,
+    ) -> ort.InferenceSession:
+        """Open a graph with all of its nodes on this device; `optimized` is one as it saves it.
+
+        `weights` is the folder of the files that the graph names, where it does not lie among
+        them. DeviceError where that cannot be, with the nodes that would run elsewhere.
+        """
+        options = self._options()
+        if optimized:
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        if weights is not None:
+            folder = os.fspath(weights)
+            options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
+        remedy = "; run `paligemma-edge prime` again, or with --remove" if optimized else ""
+        graph = None if weights is None else path.read_bytes()
+        return self._open(path, options, remedy, captures=captures, graph=graph)
+
+    def save_session(self, path: Path, target: Path) -> None:
+        """Save a graph as this device optimizes it, packed weights included, in two files.
+
+        They are `target` and, beside it, what is named like it with `.data` at the end.
+        """
+        options = self._options()
+        options.optimized_model_filepath = os.fspath(target)
+        for key, value in (
+            ("session.optimized_model_external_initializers_file_name", f"{target.name}.data"),
+            ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
+            ("session.save_external_prepacked_constant_initializers", "1"),
+        ):
+            options.add_session_config_entry(key, value)
+        self._open(path, options)
+
+    def _options(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 4  # its errors come to us as exceptions, and we tell them
+        if self.name == "cuda":
+            for key, value in _CUDA_SESSION.items():
+                options.add_session_config_entry(key, value)
+        else:
+            # An arena keeps the largest prefill's memory for good, and each session has its own.
+            # Without it a run of 3B took 0.1 GB less and no longer.
+            options.enable_cpu_mem_arena = False
+        return options
+
+    def _provider(self, captures: bool) -> _Provider:
+        if self.name == "cpu":
+            return _PROVIDERS["cpu"], {}
+        given = {"device_id": str(self.index), "enable_cuda_graph": str(int(captures))}
+        if self.memory_limit is not None:
+            given["gpu_mem_limit"] = str(self.memory_limit)
+        return _PROVIDERS["cuda"], {**_CUDA_PROVIDER, **given}
+
+    def _open(
+        self,
+        path: Path,
+        options: ort.SessionOptions,
+        remedy: str = "",
+        *,
+        captures: bool = False,
+        graph: bytes | None = None,
+    ) -> ort.InferenceSession:
+        """Open a graph from its file, or from bytes where weights lie in another folder."""
+        provider = self._provider(captures)
+        try:
+            # Its fallback would print to standard output and lose what had gone wrong.
+            session = ort.InferenceSession(
+                graph or os.fspath(path), options, providers=[provider], enable_fallback=0
+            )
+        except Exception as error:  # ONNX Runtime raises a class of its own for each code
+            reason = (explain(error) if self.name == "cuda" else None) or one_line(error)
+            raise DeviceError(
+                f"ONNX Runtime {ort.__version__} cannot open {path} on {self.name}: "
+                f"{reason}{remedy}"
+            ) from None
+        if provider[0] not in session.get_providers():
+            raise DeviceError(
+                f"{path} was to run on {self.name}, but ONNX Runtime fell back to "
+                f"{', '.join(session.get_providers())}; check the driver "
+                "and the CUDA libraries, or ask for device cpu"
+            )
+        if self.name == "cuda":
+            require_placed(path, session, provider[0])
+        return session
+
+
+_CUDA_SESSION: Mapping[str, str] = {
+    "session.record_ep_graph_assignment_info": "1",  # for `require_placed`
+    # Weights lie beside the arena, which grows by more than is asked for.
+    "session.use_device_allocator_for_initializers": "1",
+    # The quick kernels for weights of 4 and 8 bits in blocks of 32.
+    "ep.cuda.fpa_intb_gemm": "1",
+}
+_CUDA_PROVIDER: Mapping[str, str] = {
+    "arena_extend_strategy": "kSameAsRequested",
+    "cudnn_conv_algo_search": "HEURISTIC",  # to try all would delay the first picture
+    "use_tf32": "0",  # what a recipe keeps in float32 is to be computed in float32
+}
+
+
+def require_placed(path: Path, session: ort.InferenceSession, provider: str) -> None:
+    """DeviceError that names nodes which another provider than the wanted one would run.
+
+    The session has to be opened with `session.record_ep_graph_assignment_info`.
+    """
+    elsewhere = [
+        f"{node.op_type} {node.name}".strip()
+        for part in session.get_provider_graph_assignment_info()
+        if part.ep_name != provider
+        for node in part.get_nodes()
+    ]
+    if elsewhere:
+        named = ", ".join(elsewhere[:_NAMED])
+        raise DeviceError(
+            f"{path} has {len(elsewhere)} nodes that {provider} cannot run, such as {named}; "
+            "quantize the bundle again with a recipe for this device"
+        )
+
+
+def open_device(
+    name: DeviceKind,
+    threads: int | None = None,
+    *,
+    index: int = 0,
+    memory_limit: int | None = None,
+    captures: bool = False,
+) -> Device:
+    """Check that a device is there and that this ONNX Runtime is recent enough.
+
+    Of CUDA the libraries, the driver and the card's architecture too: DeviceError says what is
+    missing and what to do.
+    """
+    if threads is not None:
+        threads = check_count("threads", threads, _MAX_THREADS)
+    version = tuple(int(part) for part in ort.__version__.split(".")[:2])
+    if version < _OLDEST_ONNXRUNTIME:
+        raise DeviceError(
+            f"ONNX Runtime is {ort.__version__}, wanted 1.30 or newer; "
+            f"run: pip install -U 'paligemma-edge[{name}]'"
+        )
+    check_present(name)
+    ort.disable_telemetry_events()
+    card = None
+    if name == "cuda":
+        ort.set_default_logger_severity(4)  # as of a session's own log
+        card = cuda.find_card(index)
+        cuda.check_card(card)
+        cuda.load_libraries()
+    return Device(
+        name=name,
+        threads=threads or usable_cores(),
+        index=index,
+        memory_limit=memory_limit,
+        captures=captures,
+        card=card,
+    )
+
+
+def describe_runtime() -> str:
+    """Version and build of ONNX Runtime."""
+    build = ort.get_build_info().removeprefix("ORT Build Info: ")
+    return f"ONNX Runtime {ort.__version__} ({build})"
+
+
+def check_present(name: DeviceKind) -> None:
+    """DeviceError where this ONNX Runtime was not built for a device."""
+    available = ort.get_available_providers()
+    if _PROVIDERS[name] not in available:
+        raise DeviceError(
+            f"device {name} was asked for, this ONNX Runtime has only {', '.join(available)}; "
+            f"{cuda.package_advice()}"
+        )
+
+
+def present() -> tuple[DeviceKind, ...]:
+    """The devices that are here, the faster one first."""
+    available = ort.get_available_providers()
+    with_card = _PROVIDERS["cuda"] in available and cuda.card_is_there()
+    return ("cuda", "cpu") if with_card else ("cpu",)

@@ -1,0 +1,27 @@
+"""A failure of ONNX Runtime as one line that says what happened and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from paligemma_edge.runtime.device.cuda.errors import explain
+from paligemma_edge.runtime.errors import DeviceError
+
+
+@contextmanager
+def told(what: str, device: str) -> Iterator[None]:
+    """DeviceError in place of what ONNX Runtime raises, which is a class for each code."""
+    try:
+        yield
+    except DeviceError:
+        raise
+    except Exception as error:  # as above
+        known = explain(error) if device == "cuda" else None
+        unknown = f"{one_line(error)}; ask for a shorter answer or fewer slots if memory ran out"
+        raise DeviceError(f"{what}: {known or unknown}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """A library's message without its line breaks, for the end of one of ours."""
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,66 @@
+"""An open graph, and how it is run.
+
+Knows ONNX Runtime's sessions and bindings. Knows nothing of what a graph computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import onnxruntime as ort
+
+from paligemma_edge.runtime.contract import LORA
+from paligemma_edge.runtime.device.failures import told
+from paligemma_edge.runtime.device.memory import Memory
+
+_NOT_CAPTURED = -1  # what ONNX Runtime reads as "neither record nor replay"
+
+
+@dataclass(frozen=True)
+class Session:
+    """An open graph on a device.
+
+    Where the device captures, a run with a number of its own is recorded once and then replayed:
+    shapes and addresses of all that is bound must stay as they are.
+    """
+
+    inference: ort.InferenceSession
+    memory: Memory
+    captures: bool = False
+
+    @cached_property
+    def lora_inputs(self) -> Mapping[str, tuple[int | None, ...]]:
+        """Shapes of what the graph takes of an adapter, by name; a rank is None."""
+        return {
+            found.name: tuple(size if isinstance(size, int) else None for size in found.shape)
+            for found in self.inference.get_inputs()
+            if LORA in found.name
+        }
+
+    @cached_property
+    def outputs(self) -> frozenset[str]:
+        """Names of what the graph gives."""
+        return frozenset(output.name for output in self.inference.get_outputs())
+
+    def binding(self) -> ort.IOBinding:
+        """A binding that holds nothing yet."""
+        return self.inference.io_binding()
+
+    def run(self, binding: ort.IOBinding, captured: int | None = None) -> None:
+        """Run over what is bound; DeviceError where that fails. The device is waited for."""
+        options = ort.RunOptions()
+        if self.captures:
+            number = _NOT_CAPTURED if captured is None else captured
+            options.add_run_config_entry("gpu_graph_id", str(number))
+        with told("ONNX Runtime failed while it ran a graph", self.memory.device):
+            self.inference.run_with_iobinding(binding, options)
+
+    def finish(self, binding: ort.IOBinding, *outputs: str) -> list[ort.OrtValue]:
+        """Run a binding to which outputs are still to be added, as new memory on the device."""
+        for name in outputs:
+            binding.bind_output(name, self.memory.device, self.memory.index)
+        self.run(binding)
+        found: list[ort.OrtValue] = binding.get_outputs()
+        return found

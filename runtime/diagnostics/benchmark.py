@@ -1,0 +1,174 @@
+"""How fast a variant is on this device, and how much memory it takes.
+
+Knows what is measured, and what a measurement tells. Knows nothing of how a graph is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+import onnxruntime as ort
+from PIL import Image
+
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.device.cuda.check import Card, find_card
+from paligemma_edge.runtime.device.device import check_present
+from paligemma_edge.runtime.diagnostics.measure import Repeated, measure_reading, measure_stepping
+from paligemma_edge.runtime.diagnostics.timings import StepTimings, Timings
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.loading.options import Opening
+from paligemma_edge.runtime.loading.variants import DeviceName, choose
+from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.system.linux import process_memory, processor_name
+from paligemma_edge.runtime.validation import check_count
+
+DEFAULT_PROMPT = "answer en what is this?"  # 8 tokens of PaliGemma's own tokenizer
+DEFAULT_STEPS = 32
+DEFAULT_RUNS = 5
+_MOST_SLOTS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What was measured, of what and where. Times are seconds, memory is bytes.
+
+    `memory` is the process's after the last run. On a card `card` is there too: by how much its
+    free memory shrank from before the variant was opened, whichever process took it; what CUDA
+    takes for any process at all is left out.
+    """
+
+    bundle: str
+    variant: str
+    adapter: str | None
+    device: str
+    threads: int
+    processor: str
+    onnxruntime: str
+    image: str
+    prompt: str
+    prompt_tokens: int  # with <bos> and the newline
+    image_tokens: int
+    steps: int
+    runs: int
+    load: float  # digests of the files and sessions of the graphs; no import
+    reading: Mapping[str, Timings]  # preprocess, vision, projector, prefill, first_token
+    stepping: tuple[StepTimings, ...]
+    memory: Mapping[str, int]  # resident, anonymous, file_backed, peak, card
+    card: str | None = None  # its name, where one was used
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain lists and dicts, in the order of the fields; no card where none was used."""
+        fields = {name: value for name, value in vars(self).items() if value is not None}
+        return {
+            **fields,
+            "load": round(self.load, 6),
+            "reading": {name: timings.to_json() for name, timings in self.reading.items()},
+            "stepping": [timings.to_json() for timings in self.stepping],
+            "memory": dict(self.memory),
+        }
+
+
+def benchmark(
+    bundle: str | os.PathLike[str],
+    device: DeviceName = "auto",
+    variant: str | None = None,
+    *,
+    image: str | os.PathLike[str] | None = None,
+    prompt: str = DEFAULT_PROMPT,
+    steps: int = DEFAULT_STEPS,
+    runs: int = DEFAULT_RUNS,
+    batches: Sequence[int] = (1,),
+    adapter: str | None = None,
+    **opening: Unpack[Opening],
+) -> Benchmark:
+    """Open a variant, answer `runs` times after a warm-up, and step in each of `batches` slots.
+
+    Without an `image` one is drawn. Call it in a fresh process where load time and peak memory
+    matter. OptionError, ImageError or PromptError say what cannot be measured.
+    """
+    steps, runs = check_count("steps", steps), check_count("runs", runs)
+    batches = [check_count("batch", slots, _MOST_SLOTS) for slots in dict.fromkeys(batches)]
+    if not batches:
+        raise OptionError("batch names no number of slots, wanted at least one")
+    _plan_for(batches, opening)
+    with _picture(image) as picture:
+        load_image(picture)  # one that cannot be read is told before the model is loaded
+        card = _card(bundle, device, variant)
+        start = time.perf_counter()
+        model = PaliGemma(bundle, device, variant, **opening)
+        load = time.perf_counter() - start
+        question = Repeated(model.adapted(adapter), picture, prompt, steps)
+        read, reading = measure_reading(question, runs)
+        stepping = measure_stepping(question, read, runs, batches)
+    return Benchmark(
+        bundle=os.fspath(bundle),
+        variant=model.variant,
+        adapter=adapter,
+        device=model.bundle.manifest.variants[model.variant].device,
+        threads=model.engine.threads,
+        processor=processor_name(),
+        onnxruntime=ort.__version__,
+        image="drawn" if image is None else os.fspath(image),
+        prompt=prompt,
+        prompt_tokens=len(read.ids),
+        image_tokens=model.engine.facts.image_tokens,
+        steps=steps,
+        runs=runs,
+        load=load,
+        reading=reading,
+        stepping=stepping,
+        memory=_memory(card),
+        card=card.name if card else None,
+    )
+
+
+def _plan_for(batches: Sequence[int], opening: Opening) -> None:
+    """Where anything is planned, plan for the largest batch; OptionError for less."""
+    most, planned = max(batches), opening.get("max_batch")
+    if planned is not None and most > planned:
+        raise OptionError(f"batch is {most} and max_batch {planned}, wanted it at least as large")
+    if opening.get("cuda_graph") or opening.get("max_length") is not None:
+        opening["max_batch"] = planned or most
+
+
+def draw_picture(path: Path) -> None:
+    """A PNG of 640 x 480 pixels that is as hard to decode as a photograph."""
+    rows, columns = np.mgrid[0:480, 0:640]
+    waves = 128 + 90 * np.sin(rows / 37)[..., None] * np.cos(columns[..., None] / (23, 31, 47))
+    noise = np.random.default_rng(0).normal(0, 4, waves.shape)
+    Image.fromarray((waves + noise).clip(0, 255).astype(np.uint8)).save(path, "PNG")
+
+
+def _card(bundle: str | os.PathLike[str], device: DeviceName, variant: str | None) -> Card | None:
+    """The card that a variant will run on, as it is before; None for a processor."""
+    _, chosen = choose(Bundle.open(bundle).manifest, device, variant)
+    if chosen.device == "cpu":
+        return None
+    check_present(chosen.device)
+    return find_card()
+
+
+def _memory(before: Card | None) -> dict[str, int]:
+    """Bytes of this process now, and those of a card that were free before and are not now."""
+    told = {str(part): size for part, size in process_memory().items()}
+    return told if before is None else {**told, "card": before.free_bytes - find_card().free_bytes}
+
+
+@contextlib.contextmanager
+def _picture(image: str | os.PathLike[str] | None) -> Iterator[Path]:
+    if image is not None:
+        yield Path(image)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "drawn.png")
+        draw_picture(path)
+        yield path

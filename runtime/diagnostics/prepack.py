@@ -1,0 +1,103 @@
+"""Primes a variant on the device that runs it: saves its graphs as ONNX Runtime laid them out.
+
+A primed graph is optimized already, and its packed weights are mapped from a file in place of
+memory of the process. It is made from verified files only and is of use on this device alone:
+ONNX Runtime packs the weights once more when it opens one, and refuses it where they differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bundle, remove_folder
+from paligemma_edge.runtime.contract import Manifest, Primed, Variant
+from paligemma_edge.runtime.device.device import Device, open_device
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.loading.prepacked import fingerprint
+from paligemma_edge.runtime.loading.variants import choose
+
+
+def prime(
+    bundle_path: str | os.PathLike[str],
+    variant: str | None = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> str:
+    """Prime a variant for this processor, in place of what it was primed with → its name.
+
+    By default the first variant for the processor. `progress` is told each graph's name.
+    BundleError where a file is damaged, OutputError where the disk is full, OptionError where
+    the variant is not for the processor: nothing is changed.
+    """
+    bundle = Bundle.open(bundle_path)
+    name, chosen = choose(bundle.manifest, "cpu" if variant is None else "auto", variant)
+    if chosen.device != "cpu":
+        raise OptionError(
+            f"variant {name} is made for {chosen.device}, weights are packed for the processor "
+            "alone; give a variant for cpu"
+        )
+    if name in bundle.manifest.adapted:
+        raise OptionError(
+            f"variant {name} has adapters, and its adapted graphs are opened in place of primed "
+            "ones; remove the adapters, or prime another variant"
+        )
+    sources = bundle.variant_files(chosen)
+    bundle.verify(sources)
+    folder = _folder(name)
+    with extend_bundle(bundle, folder, overwrite=True, made_from=sources) as writer:
+        writer.require_space(2 * chosen.memory_bytes)  # as they are, and packed
+        graphs = _save(bundle, chosen, folder, writer, progress)
+        writer.finish(_listing(name, graphs, tuple(writer.files())))
+    return name
+
+
+def unprime(bundle_path: str | os.PathLike[str], variant: str | None = None) -> list[str]:
+    """Remove what one variant, or each, was primed with → their names."""
+    bundle = Bundle.open(bundle_path)
+    primed = list(bundle.manifest.primed)
+    if variant is not None and variant not in primed:
+        raise OptionError(f"variant is {variant!r}, primed are {', '.join(primed) or 'none'}")
+    names = primed if variant is None else [variant]
+    for name in names:
+        remove_folder(bundle, _folder(name))
+    return names
+
+
+def _folder(variant: str) -> str:
+    return f"primed/{variant}"
+
+
+def _save(
+    bundle: Bundle,
+    variant: Variant,
+    folder: str,
+    writer: FolderWriter,
+    progress: Callable[[str], None] | None,
+) -> dict[str, str]:
+    device = open_device("cpu")
+    graphs = {graph: f"{folder}/{graph}.onnx" for graph in variant.graphs}
+    for graph, name in graphs.items():
+        if progress:
+            progress(graph)
+        _save_one(device, bundle, variant.graphs[graph], writer, name)
+    return graphs
+
+
+def _save_one(device: Device, bundle: Bundle, source: str, writer: FolderWriter, name: str) -> None:
+    target = writer.path(name)
+    device.save_session(bundle.file(source), target)
+    device.open_session(target, optimized=True)  # a disk that filled up is found here, not later
+
+
+def _listing(
+    variant: str, graphs: dict[str, str], files: tuple[str, ...]
+) -> Callable[[Manifest], Manifest]:
+    found = Primed(device=fingerprint(), graphs=graphs, files=files)
+
+    def listed(manifest: Manifest) -> Manifest:
+        return dataclasses.replace(manifest, primed={**manifest.primed, variant: found})
+
+    return listed

@@ -1,0 +1,204 @@
+"""A picture that was encoded once, to be asked any number of prompts.
+
+What is kept are the vision features. The decoder's keys and values cannot be kept: a PaliGemma
+prompt sees itself whole, picture included, so another prompt changes them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Self
+
+from PIL import Image
+
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.generation.pipeline import Asked, Options, Pipeline, Question
+from paligemma_edge.runtime.generation.sampling import Sampling
+from paligemma_edge.runtime.grammar.base import Grammar
+from paligemma_edge.runtime.grammar.choices import Choices
+from paligemma_edge.runtime.images.pixels import PictureEncoder, Pictures
+from paligemma_edge.runtime.results.build import DecodeMasks, object_result, text_result
+from paligemma_edge.runtime.results.generation import Generation
+from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
+from paligemma_edge.runtime.text.tasks import Task
+from paligemma_edge.runtime.timing import Stopwatch
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+
+class View:
+    """One picture, or several that a prompt is about together; features are made on first use."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        pictures: Pictures,
+        watch: Stopwatch | None = None,
+        picture: Image.Image | None = None,
+        encoder: PictureEncoder | None = None,
+    ) -> None:
+        """`picture` is what results show in a notebook; an encoder may know the features."""
+        self._pipeline = pipeline
+        self._encoder = encoder or PictureEncoder(pipeline.engine)
+        self._pictures: Pictures | None = pictures
+        self._watch = watch or Stopwatch()
+        self._picture = picture
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the features back; the view answers no more."""
+        self._pictures = None
+        self._encoder = PictureEncoder(self._pipeline.engine)
+        self.__dict__.pop("_features", None)
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        grammar: Grammar | None = None,
+    ) -> Generation:
+        """Answer any prompt; the text is not interpreted."""
+        options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
+        return self._answer(prompt, options)
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_new_tokens: int | None = None,
+        sampling: Sampling | None = None,
+        grammar: Grammar | None = None,
+    ) -> Iterator[str]:
+        """The text of `generate`, piece by piece; a character is never cut in two."""
+        options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
+        question = self._question(prompt, options)
+        asked = (Asked(question, self._features, Stopwatch()) for _ in range(1))
+        return self._pipeline.stream(asked, question.capacity)
+
+    def answer(
+        self,
+        prompt: str,
+        *,
+        grammar: bool = True,
+        any_label: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> TextResult | ObjectResult:
+        """The answer to a whole prompt: objects for "detect cat" and "segment cat", else words."""
+        task = Task.of(prompt)
+        if task.labels is None:
+            return self._words(task, max_new_tokens)
+        return self._objects(task, grammar, any_label, max_new_tokens)
+
+    def caption(self, language: str = "en", *, max_new_tokens: int | None = None) -> TextResult:
+        """What the picture shows."""
+        return self._words(Task.caption(language), max_new_tokens)
+
+    def ask(
+        self,
+        question: str,
+        language: str = "en",
+        *,
+        max_new_tokens: int | None = None,
+    ) -> TextResult:
+        """The answer to a question about the picture."""
+        return self._words(Task.ask(question, language), max_new_tokens)
+
+    def read(self, *, max_new_tokens: int | None = None) -> TextResult:
+        """What is written in the picture."""
+        return self._words(Task.read(), max_new_tokens)
+
+    def detect(
+        self,
+        what: str | Iterable[str],
+        *,
+        grammar: bool = True,
+        any_label: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> ObjectResult:
+        """Boxes of what "cat ; dog" or ["cat", "dog"] names.
+
+        With `grammar` only tokens that such an answer allows are chosen, so that it always
+        parses; `any_label` lets it hold labels that were not asked for. PromptError for a label
+        that an answer cannot hold.
+        """
+        return self._objects(Task.detect(what), grammar, any_label, max_new_tokens)
+
+    def segment(
+        self,
+        what: str | Iterable[str],
+        *,
+        grammar: bool = True,
+        any_label: bool = False,
+        max_new_tokens: int | None = None,
+    ) -> ObjectResult:
+        """Boxes and masks; as `detect`. Boxes alone, and a note, without a mask decoder."""
+        return self._objects(Task.segment(what), grammar, any_label, max_new_tokens)
+
+    def classify(self, prompt: str, choices: Iterable[str]) -> ChoiceResult:
+        """The most likely one of a closed set of answers, with the likelihood of each.
+
+        Beginnings that answers share are read once. PromptError or OptionError for a prompt or
+        a set that cannot be used.
+        """
+        allowed = Choices.of(choices)
+        longest = allowed.longest(self._pipeline.encoder)
+        question = self._question(prompt, Options(max_new_tokens=longest))
+        scores = self._pipeline.score(question, self._features, allowed)
+        best = max(scores, key=lambda choice: scores[choice])
+        return ChoiceResult(prompt=prompt, text=best, log_probs=scores, picture=self._picture)
+
+    def _words(self, task: Task, max_new_tokens: int | None) -> TextResult:
+        generation = self._answer(task.prompt, Options(max_new_tokens=max_new_tokens))
+        return text_result(generation, self._picture)
+
+    def _objects(
+        self, task: Task, grammar: bool, any_label: bool, max_new_tokens: int | None
+    ) -> ObjectResult:
+        if self._open.count > 1:
+            raise OptionError(
+                f"{self._open.count} pictures were given, wanted one: a box lies in one picture; "
+                "look at each of them alone"
+            )
+        rules = task.grammar(any_label=any_label) if grammar else None
+        options = Options(max_new_tokens=max_new_tokens, grammar=rules)
+        generation = self._answer(task.prompt, options)
+        return object_result(task, generation, self._size, self._decode_masks, self._picture)
+
+    def _answer(self, prompt: str, options: Options) -> Generation:
+        question = self._question(prompt, options)
+        watch = Stopwatch(dict(self._watch.seconds))
+        asked = Asked(question, self._features, watch)
+        pipeline = self._pipeline
+        ((_, generation),) = pipeline.answer([asked], slots=1, capacity=question.capacity)
+        return generation
+
+    def _question(self, prompt: str, options: Options) -> Question:
+        return self._pipeline.question(prompt, self._open.count, options)
+
+    @property
+    def _open(self) -> Pictures:
+        if self._pictures is None:
+            raise OptionError("the view was closed; look at the picture again")
+        return self._pictures
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self._open.width, self._open.height
+
+    @cached_property
+    def _features(self) -> ort.OrtValue:
+        return self._encoder.features(self._open, self._watch)
+
+    @property
+    def _decode_masks(self) -> DecodeMasks:
+        engine = self._pipeline.engine
+        return engine.decode_masks if engine.decodes_masks else None

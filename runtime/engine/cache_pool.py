@@ -1,0 +1,67 @@
+"""Who may use which slots: as many as a question needs, or those that were planned at load."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from paligemma_edge.runtime.engine.cache_plan import Plan
+from paligemma_edge.runtime.engine.engine import Engine
+from paligemma_edge.runtime.engine.kv_cache import Cache
+from paligemma_edge.runtime.errors import DeviceError, OptionError
+from paligemma_edge.runtime.validation import check_count
+
+
+class Caches:
+    """Lends slots: new ones for each question, or the planned ones to one user at a time."""
+
+    def __init__(self, engine: Engine, plan: Plan | None) -> None:
+        """Allocate what is planned; DeviceError where memory does not suffice."""
+        self.engine, self.plan = engine, plan
+        self._planned: Cache | None = None
+        if plan is not None:
+            self._planned = engine.cache(plan.max_batch, plan.max_length, captured=engine.captures)
+        self._free = threading.Lock()
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a sequence may have."""
+        return self.plan.max_length if self.plan else self.engine.facts.max_length
+
+    def slots(self, wanted: int | None, default: int) -> int:
+        """How many answers may be made at once; OptionError for more than were planned.
+
+        Those that were planned where nothing is wanted, or else a default.
+        """
+        if wanted is None:
+            return self.plan.max_batch if self.plan else default
+        slots = check_count("slots", wanted)
+        if self.plan and slots > self.plan.max_batch:
+            raise OptionError(
+                f"slots is {slots}, the model was opened with max_batch {self.plan.max_batch}; "
+                "open it with more, or ask for fewer"
+            )
+        return slots
+
+    @contextmanager
+    def lend(self, slots: int, capacity: int) -> Iterator[Cache]:
+        """At least so many free slots of at least so many tokens.
+
+        DeviceError where memory does not suffice, or where planned slots are in use.
+        """
+        if self._planned is None:
+            yield self.engine.cache(slots, capacity)
+            return
+        assert slots <= self._planned.slots and capacity <= self._planned.capacity, "checked before"
+        if not self._free.acquire(blocking=False):
+            raise DeviceError(
+                "the slots that were planned are in use by an answer that is not complete; "
+                "read its stream to the end or close it, or open the model without max_batch and "
+                "max_length"
+            )
+        try:
+            self._planned.lengths[:] = 0
+            yield self._planned
+        finally:
+            self._free.release()

@@ -1,0 +1,75 @@
+"""The decoder bound to memory that stays: ids and lengths in, keys, values and logits out.
+
+Knows addresses. Knows nothing of what a token means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.device.memory import Memory
+from paligemma_edge.runtime.device.session import Session
+from paligemma_edge.runtime.engine.logits import Logits, Outputs
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The decoder's ids and lengths, at addresses that stay."""
+
+    memory: Memory
+    ids: ort.OrtValue  # int64 [slots, text]
+    seqlens_k: ort.OrtValue  # int32 [slots]
+    total: NDArray[np.int32]  # []: on the host, where GroupQueryAttention reads it on any device
+
+    @classmethod
+    def of(cls, memory: Memory, ids: Sequence[Sequence[int]], keys: int) -> Inputs:
+        """New memory that holds ids [slots, text], with so many keys in each slot after the run."""
+        held, seqlens_k = np.array(ids, np.int64), np.full(len(ids), keys - 1, np.int32)
+        return cls(memory, memory.put(held), memory.put(seqlens_k), np.array(keys, np.int32))
+
+    def bind(self, binding: ort.IOBinding) -> None:
+        """Let the decoder read them."""
+        total = ort.OrtValue.ortvalue_from_numpy(self.total)
+        binding.bind_ortvalue_input(contract.INPUT_IDS, self.ids)
+        binding.bind_ortvalue_input(contract.SEQLENS_K, self.seqlens_k)
+        binding.bind_ortvalue_input(contract.TOTAL_SEQUENCE_LENGTH, total)
+
+    def write(self, ids: Sequence[Sequence[int]], seqlens_k: NDArray[np.int32], total: int) -> None:
+        """Copy ids [slots, text], keys after this run minus one, and the largest number of keys."""
+        self.memory.write(self.ids, np.asarray(ids, np.int64))
+        self.memory.write(self.seqlens_k, seqlens_k)
+        self.total[...] = total
+
+
+@dataclass(frozen=True)
+class Stepper:
+    """One token of each slot, again and again, over memory that was bound once."""
+
+    session: Session
+    binding: ort.IOBinding
+    inputs: Inputs
+    outputs: Outputs
+    lengths: NDArray[np.int32]  # of the slots that are stepped, a view into the cache's
+    capacity: int
+    held: tuple[ort.OrtValue, ...]  # what the binding points into
+    captured: int | None  # the number of the run that a device records and replays
+
+    def step(self, tokens: Sequence[int]) -> Logits:
+        """Append a token to each slot → logits of what follows, valid until the next step.
+
+        A free slot takes part with any token; what it computes is not used.
+        """
+        longest = int(self.lengths.max()) + 1
+        assert longest <= self.capacity, "an answer is kept within the capacity"
+        # A replayed run keeps the total that it was recorded with: one that holds for all steps.
+        total = longest if self.captured is None else self.capacity
+        self.inputs.write([[token] for token in tokens], self.lengths, total)
+        self.session.run(self.binding, self.captured)
+        self.lengths[self.lengths > 0] += 1
+        return self.outputs.read()

@@ -1,0 +1,159 @@
+"""Logits that stay on a card, with the tokens that the decoder chose from them itself.
+
+Small graphs pick out what a grammar or a policy wants to see, so that a row of 257,216 logits is
+copied to the host only where nothing less will do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.device.memory import Memory
+from paligemma_edge.runtime.device.session import Session
+from paligemma_edge.runtime.engine.logits import Shortlist
+from paligemma_edge.runtime.engine.scores import require_number
+
+
+@dataclass(frozen=True)
+class Pickers:
+    """The small graphs that look at a row of logits where it lies."""
+
+    pick: Session
+    shortlist: Session
+
+
+@dataclass(frozen=True)
+class DeviceOutputs:
+    """Logits on a card, and the tokens that the decoder chose from them itself."""
+
+    memory: Memory
+    pickers: Pickers
+    vocab: int
+    image_id: int
+    logits: ort.OrtValue  # float32 [slots, 1, vocab]
+    tokens: ort.OrtValue  # int64 [slots, 1]
+    log_probs: ort.OrtValue  # float32 [slots, 1]
+
+    @classmethod
+    def allocate(
+        cls, memory: Memory, pickers: Pickers, slots: int, vocab: int, image_id: int
+    ) -> DeviceOutputs:
+        """New memory for so many slots."""
+        return cls(
+            memory,
+            pickers,
+            vocab,
+            image_id,
+            memory.put(np.zeros((slots, 1, vocab), np.float32)),
+            memory.put(np.zeros((slots, 1), np.int64)),
+            memory.put(np.zeros((slots, 1), np.float32)),
+        )
+
+    def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
+        """Let the decoder write there."""
+        place = self.memory.place
+        place(self.logits, "float32", (count, 1, self.vocab), 4 * self.vocab * first).bind_output(
+            binding, contract.LOGITS
+        )
+        place(self.tokens, "int64", (count, 1), 8 * first).bind_output(binding, contract.NEXT_TOKEN)
+        place(self.log_probs, "float32", (count, 1), 4 * first).bind_output(
+            binding, contract.NEXT_LOG_PROB
+        )
+
+    def read(self) -> DeviceLogits:
+        """What the last run wrote."""
+        read = self.memory.read
+        return DeviceLogits(self, read(self.tokens), read(self.log_probs))
+
+    def pick(self, slot: int, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits of some tokens."""
+        binding = self._row(self.pickers.pick, slot)
+        binding.bind_ortvalue_input(contract.TOKENS, self.memory.put(tokens))
+        (picked,) = self.pickers.pick.finish(binding, contract.PICKED)
+        return self.memory.read(picked)
+
+    def shortlist(self, slot: int) -> Shortlist:
+        """The likeliest tokens."""
+        session = self.pickers.shortlist
+        outputs = (contract.TOP_TOKENS, contract.TOP_LOGITS)
+        tokens, logits = session.finish(self._row(session, slot), *outputs)
+        return Shortlist(self.memory.read(tokens), self.memory.read(logits))
+
+    def _row(self, session: Session, slot: int) -> ort.IOBinding:
+        binding, row = session.binding(), self.vocab * np.dtype(np.float32).itemsize
+        place = self.memory.place(self.logits, "float32", (1, 1, self.vocab), slot * row)
+        place.bind_input(binding, contract.LOGITS)
+        return binding
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceLogits:
+    """What one run wrote: choices on the host, logits where they are."""
+
+    outputs: DeviceOutputs
+    tokens: NDArray[np.int64]  # [slots, 1]
+    log_probs: NDArray[np.float32]  # [slots, 1]
+
+    def __getitem__(self, slot: int) -> DeviceRow:
+        return DeviceRow(self, slot)
+
+    @cached_property
+    def on_host(self) -> NDArray[np.float32]:
+        """All logits [slots, 1, vocab], copied once."""
+        return self.outputs.memory.read(self.outputs.logits)
+
+
+@dataclass(frozen=True, eq=False)
+class DeviceRow:
+    """One row of them."""
+
+    logits: DeviceLogits
+    slot: int
+
+    @property
+    def best(self) -> int:
+        """The most likely token."""
+        require_number(self._best_log_prob)
+        return int(self.logits.tokens[self.slot, 0])
+
+    @property
+    def whole(self) -> NDArray[np.float32]:
+        """All logits, copied to the host."""
+        row: NDArray[np.float32] = self.logits.on_host[self.slot, 0]
+        return row
+
+    @property
+    def spoken(self) -> NDArray[np.float32]:
+        """All that may be an answer."""
+        return self.whole[: self.logits.outputs.image_id]
+
+    @cached_property
+    def shortlist(self) -> Shortlist:
+        """The likeliest tokens."""
+        return self.logits.outputs.shortlist(self.slot)
+
+    def at(self, tokens: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Logits of some tokens."""
+        return self.logits.outputs.pick(self.slot, np.asarray(tokens, np.int64))
+
+    def log_prob(self, token: int) -> float:
+        """Log-probability of a token."""
+        if token == self.best:
+            return self._best_log_prob
+        return float(self.log_probs(np.array([token]))[0])
+
+    def log_probs(self, tokens: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Log-probabilities of some tokens."""
+        logits = self.at(np.append(tokens, self.best)).astype(np.float64)
+        found: NDArray[np.float64] = logits[:-1] - logits[-1] + self._best_log_prob
+        return found
+
+    @property
+    def _best_log_prob(self) -> float:
+        return float(self.logits.log_probs[self.slot, 0])

@@ -1,0 +1,202 @@
+"""Runs the graphs: encode a picture, prefill a slot, step all slots. The only file that does.
+
+Knows tensors and sessions. Knows no text, no policy and no end of an answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.contract import ComputeDtype, ModelFacts
+from paligemma_edge.runtime.device.failures import told
+from paligemma_edge.runtime.device.session import Session
+from paligemma_edge.runtime.engine.decode_step import Inputs, Stepper
+from paligemma_edge.runtime.engine.device_logits import DeviceOutputs, Pickers
+from paligemma_edge.runtime.engine.kv_cache import Cache
+from paligemma_edge.runtime.engine.logits import HostOutputs, Outputs, Row
+from paligemma_edge.runtime.engine.lora import Adapter
+from paligemma_edge.runtime.errors import BundleError
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from paligemma_edge.runtime.device.memory import Memory
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The open graphs of one variant."""
+
+    facts: ModelFacts
+    image_id: int  # ids from here on are never an answer
+    dtype: ComputeDtype  # of features, keys and values
+    memory: Memory
+    sessions: Mapping[str, Session]
+    adapter: Adapter
+
+    def adapted(self, adapter: Adapter) -> Engine:
+        """The same open graphs with another adapter."""
+        return dataclasses.replace(self, adapter=adapter)
+
+    @property
+    def captures(self) -> bool:
+        """Whether steps of a captured cache are recorded and replayed."""
+        return self.sessions[contract.DECODER].captures
+
+    @property
+    def lora_inputs(self) -> dict[str, tuple[int | None, ...]]:
+        """Shapes of what the graphs take of an adapter, by name; a rank is None."""
+        return {
+            name: shape
+            for session in self.sessions.values()
+            for name, shape in session.lora_inputs.items()
+        }
+
+    @property
+    def decodes_masks(self) -> bool:
+        """Whether segmentation codes can become masks."""
+        return contract.MASK_DECODER in self.sessions
+
+    @property
+    def threads(self) -> int:
+        """Threads of the processor that each graph may use."""
+        options = self.sessions[contract.DECODER].inference.get_session_options()
+        return int(options.intra_op_num_threads)
+
+    def encode(self, pixel_values: NDArray[np.float32]) -> ort.OrtValue:
+        """Pixels [pictures, 3, R, R] → the encoder's `last_hidden_state` [pictures, N, width]."""
+        return self._call(
+            contract.VISION_ENCODER,
+            {contract.PIXEL_VALUES: self.memory.put(pixel_values)},
+            contract.LAST_HIDDEN_STATE,
+        )
+
+    def project(self, last_hidden_state: ort.OrtValue) -> ort.OrtValue:
+        """[pictures, N, width] → `image_features` [pictures, N, hidden]."""
+        return self._call(
+            contract.PROJECTOR,
+            {contract.LAST_HIDDEN_STATE: last_hidden_state},
+            contract.IMAGE_FEATURES,
+        )
+
+    def cache(self, slots: int, capacity: int, *, captured: bool = False) -> Cache:
+        """New slots that hold so many tokens each; DeviceError where memory does not.
+
+        Steps of a `captured` cache are recorded once where the device does so, and replayed; an
+        engine has one such cache, for its records are told apart by slots and adapter.
+        """
+        needed = slots * self.facts.cache_bytes(capacity, self.dtype) / 1e9
+        with told(f"keys and values of {slots} slots need {needed:.2f} GB", self.memory.device):
+            return Cache.allocate(
+                self.memory,
+                self.facts,
+                self.dtype,
+                slots=slots,
+                capacity=capacity,
+                outputs=self._outputs(slots),
+                captured=captured,
+            )
+
+    def prefill(
+        self, cache: Cache, slot: int, image_features: ort.OrtValue, ids: Sequence[int]
+    ) -> Row:
+        """Read a whole prompt into a slot, its pictures in front → logits of what follows.
+
+        `image_features` is [pictures, N, hidden], `ids` the text. One run: a prompt sees itself
+        whole, so no part of it can be read before the rest.
+        """
+        pictures, tokens, _ = image_features.shape()
+        length = pictures * tokens + len(ids)
+        assert length <= cache.capacity, "a prompt is checked against the capacity before it is run"
+        reader = self.sessions.get(contract.PREFILL, self.sessions[contract.DECODER])
+        answers = contract.LOGITS in reader.outputs
+        inputs = Inputs.of(self.memory, [ids], length)
+        binding = reader.binding()
+        self._bind_features(binding, image_features, (1, pictures * tokens))
+        inputs.bind(binding)
+        self.adapter.bind(binding, reader)
+        if answers:
+            cache.outputs.bind(binding, slot, 1)
+        cache.bind(binding, slot, 1)
+        reader.run(binding)
+        cache.lengths[slot] = length
+        return cache.outputs.read()[slot] if answers else self._read_again(cache, slot, ids[-1])
+
+    def _read_again(self, cache: Cache, slot: int, token: int) -> Row:
+        """The last token of a prompt through the decoder → logits.
+
+        The last token sees the whole prompt, as a step does, so that a step over its own place
+        in the cache gives its logits: a prefill graph needs neither head nor last block.
+        """
+        cache.lengths[slot] -= 1
+        return self._stepper(cache, slot, 1).step([token])[slot]
+
+    def stepper(self, cache: Cache, slots: int) -> Stepper:
+        """The first `slots` slots, bound once for as many steps as wanted."""
+        return self._stepper(cache, 0, slots)
+
+    def _stepper(self, cache: Cache, first: int, slots: int) -> Stepper:
+        key = (first, slots, self.adapter.name)
+        if key not in cache.steppers:
+            cache.steppers[key] = self._bind(cache, first, slots)
+        return cache.steppers[key]
+
+    def _bind(self, cache: Cache, first: int, slots: int) -> Stepper:
+        decoder = self.sessions[contract.DECODER]
+        inputs, binding = Inputs.of(self.memory, [[0]] * slots, 1), decoder.binding()
+        nothing = self.memory.no_place(self.dtype, (slots, 0, self.facts.hidden_size))
+        nothing.bind_input(binding, contract.IMAGE_FEATURES)
+        inputs.bind(binding)
+        cache.outputs.bind(binding, first, slots)
+        self.adapter.bind(binding, decoder)
+        cache.bind(binding, first, slots)
+        return Stepper(
+            session=decoder,
+            binding=binding,
+            inputs=inputs,
+            outputs=cache.outputs,
+            lengths=cache.lengths[first : first + slots],
+            capacity=cache.capacity,
+            held=(cache.values, *self.adapter.values.values()),
+            captured=self.adapter.number * cache.slots + slots if cache.captured else None,
+        )
+
+    def decode_masks(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Segmentation codes [masks, 16], each 0..127 → masks [masks, 64, 64], about -1..1."""
+        if not self.decodes_masks:
+            raise BundleError(
+                "the bundle has no mask decoder, so <seg> tokens stay codes; "
+                "export it with --mask-decoder vae-oid.npz"
+            )
+        inputs = {contract.SEGMENTATION_CODES: self.memory.put(codes)}
+        return self.memory.read(self._call(contract.MASK_DECODER, inputs, contract.MASK))
+
+    def _call(self, graph: str, inputs: Mapping[str, ort.OrtValue], output: str) -> ort.OrtValue:
+        session = self.sessions[graph]
+        binding = session.binding()
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        self.adapter.bind(binding, session)
+        (found,) = session.finish(binding, output)
+        return found
+
+    def _outputs(self, slots: int) -> Outputs:
+        """New memory for what the decoder says of so many slots."""
+        vocab = self.facts.vocab_size
+        if contract.NEXT_TOKEN not in self.sessions[contract.DECODER].outputs:
+            return HostOutputs(np.empty((slots, 1, vocab), np.float32), self.image_id)
+        pickers = Pickers(self.sessions[contract.PICK], self.sessions[contract.SHORTLIST])
+        return DeviceOutputs.allocate(self.memory, pickers, slots, vocab, self.image_id)
+
+    def _bind_features(
+        self, binding: ort.IOBinding, features: ort.OrtValue, shape: tuple[int, int]
+    ) -> None:
+        place = self.memory.place(features, self.dtype, (*shape, self.facts.hidden_size))
+        place.bind_input(binding, contract.IMAGE_FEATURES)

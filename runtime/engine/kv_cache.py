@@ -1,0 +1,82 @@
+"""Slots of keys and values: one piece of memory, written in place by the decoder.
+
+A slot is one row of every layer's keys and values. The same memory is bound as past and as
+present, so nothing is copied between tokens; a prefill binds the one row of its slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.contract import ComputeDtype, ModelFacts, itemsize
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from paligemma_edge.runtime.device.memory import Memory
+    from paligemma_edge.runtime.engine.decode_step import Stepper
+    from paligemma_edge.runtime.engine.logits import Outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """Keys and values of `slots` sequences of at most `capacity` tokens each.
+
+    `lengths` int32 [slots] holds the tokens that each slot has seen; 0 is a free slot. Whoever
+    steps slots keeps what was bound in `steppers`, by the first slot, their number and the
+    adapter.
+    """
+
+    memory: Memory
+    values: ort.OrtValue  # bytes: of each layer its keys, then its values
+    dtype: ComputeDtype
+    layers: int
+    row_shape: tuple[int, int, int]  # kv_heads, capacity, head_dim
+    lengths: NDArray[np.int32]
+    outputs: Outputs  # where the decoder writes what follows each slot
+    captured: bool = False  # its steps may be recorded: it lives as long as the graphs
+    steppers: dict[tuple[int, int, str], Stepper] = field(default_factory=dict)
+
+    @classmethod
+    def allocate(
+        cls,
+        memory: Memory,
+        facts: ModelFacts,
+        dtype: ComputeDtype,
+        *,
+        slots: int,
+        capacity: int,
+        outputs: Outputs,
+        captured: bool = False,
+    ) -> Cache:
+        """Zeros on the device; on the host their pages are taken when they are first written."""
+        values = memory.put(np.zeros(slots * facts.cache_bytes(capacity, dtype), np.uint8))
+        row = (facts.num_kv_heads, capacity, facts.head_dim)
+        lengths = np.zeros(slots, np.int32)
+        return cls(memory, values, dtype, facts.num_layers, row, lengths, outputs, captured)
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that one slot can hold."""
+        return self.row_shape[1]
+
+    @property
+    def slots(self) -> int:
+        """Sequences that the cache can hold."""
+        return len(self.lengths)
+
+    def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
+        """Bind slots `first` to `first + count` as the decoder's past and present."""
+        shape = (count, *self.row_shape)
+        row = int(np.prod(self.row_shape)) * itemsize(self.dtype)
+        for index in range(2 * self.layers):
+            layer, part = divmod(index, 2)
+            offset = (index * self.slots + first) * row
+            place = self.memory.place(self.values, self.dtype, shape, offset)
+            place.bind_input(binding, contract.past_names(layer)[part])
+            place.bind_output(binding, contract.present_names(layer)[part])

@@ -1,0 +1,40 @@
+"""The weights of one LoRA adapter on a device, given to graphs by binding them.
+
+Knows names and shapes. Knows nothing of files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from paligemma_edge.runtime.contract import ComputeDtype
+from paligemma_edge.runtime.device.memory import Memory, Place
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+
+    from paligemma_edge.runtime.device.session import Session
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """An adapter's weights on a device; without any, the base as it is."""
+
+    name: str
+    number: int  # 0 is the base
+    memory: Memory
+    dtype: ComputeDtype
+    values: Mapping[str, ort.OrtValue] = field(default_factory=dict)
+
+    def bind(self, binding: ort.IOBinding, session: Session) -> None:
+        """Give a graph its inputs: what the adapter does not change has rank 0."""
+        for name, shape in session.lora_inputs.items():
+            self._place(name, shape).bind_input(binding, name)
+
+    def _place(self, name: str, shape: tuple[int | None, ...]) -> Place:
+        if name in self.values:
+            value = self.values[name]
+            return self.memory.place(value, self.dtype, tuple(value.shape()))
+        return self.memory.no_place(self.dtype, tuple(size or 0 for size in shape))

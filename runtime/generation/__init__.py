@@ -1,0 +1,1 @@
+"""From a request to an answer: validation, prefill, steps, and the choice of each token."""

@@ -1,0 +1,116 @@
+"""A closed set of answers: one of them is said, or all of them are scored.
+
+Answers are read as a trie of tokens, so what two of them share at their start is read once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+from paligemma_edge.runtime.engine.logits import Row
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.grammar.base import Allowed, Ended, State, spelled
+from paligemma_edge.runtime.grammar.trie import TokenTrie
+from paligemma_edge.runtime.text.tokenizer import PromptEncoder
+
+MAX_CHOICES = 10_000
+
+# Depth behind the prompt and a token → the logits that follow.
+Read: TypeAlias = Callable[[int, int], Row]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """A grammar of answers that are one of a set, blanks around them left out.
+
+    OptionError where there is none, more than MAX_CHOICES, an empty one or one twice.
+    """
+
+    answers: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "answers", _checked(self.answers))
+
+    @classmethod
+    def of(cls, answers: Iterable[str]) -> Self:
+        """Of any iterable but a text, whose letters nobody means."""
+        listed = isinstance(answers, Iterable) and not isinstance(answers, str)
+        return cls(tuple(answers) if listed else answers)  # type: ignore[arg-type]
+
+    def start(self, encoder: PromptEncoder) -> State:
+        """The place before an answer; PromptError where the tokenizer cannot write one."""
+        return _Place(self.trie(encoder), 0, Ended(encoder.facts.eos_id))
+
+    def trie(self, encoder: PromptEncoder) -> TokenTrie:
+        """The tokens of the answers, in order, each with the end; PromptError as above."""
+        eos_id = encoder.facts.eos_id
+        return TokenTrie.of((*spelled(encoder, answer), eos_id) for answer in self.answers)
+
+    def longest(self, encoder: PromptEncoder) -> int:
+        """Tokens of the longest answer, its end included."""
+        return 1 + max(len(spelled(encoder, answer)) for answer in self.answers)
+
+
+@dataclass(frozen=True)
+class _Place:
+    trie: TokenTrie
+    place: int
+    ended: Ended
+
+    @property
+    def allowed(self) -> Allowed:
+        return self.trie.tokens[self.place]
+
+    def after(self, token: int) -> State:
+        place = self.trie.next[self.place][token]
+        return self.ended if self.trie.is_end(place) else _Place(self.trie, place, self.ended)
+
+
+def score_choices(
+    choices: Choices, encoder: PromptEncoder, first: Row, read: Read
+) -> dict[str, float]:
+    """Log-probability of each answer, its end included, in the order of the answers.
+
+    The logits `first` follow the prompt. `read(depth, token)` puts a token `depth` places behind
+    the prompt, over what was there and behind it, and returns the logits that follow, valid until
+    it is called again. It is called once for each beginning that answers share.
+    """
+    trie = choices.trie(encoder)
+    totals = _totals(trie, first, read)
+    return {answer: totals[end] for answer, end in zip(choices.answers, trie.ends, strict=True)}
+
+
+def _totals(trie: TokenTrie, first: Row, read: Read) -> dict[int, float]:
+    """The sum of log-probabilities up to each place, deepest first so that a cache can follow."""
+    totals = {0: 0.0}
+    waiting = [(0, 0, -1)]  # place, its depth, the token that leads there
+    while waiting:
+        place, depth, token = waiting.pop()
+        if trie.is_end(place):
+            continue
+        row = read(depth - 1, token) if depth else first
+        following = trie.tokens[place]
+        scores = row.log_probs(following).tolist()
+        for follower, score in zip(following.tolist(), scores, strict=True):
+            behind = trie.next[place][follower]
+            totals[behind] = totals[place] + score
+            waiting.append((behind, depth + 1, follower))
+    return totals
+
+
+def _checked(answers: object) -> tuple[str, ...]:
+    wanted = "wanted answers such as ('yes', 'no')"
+    if not isinstance(answers, tuple | list) or not answers:
+        raise OptionError(f"the choices are {answers!r}, {wanted}")
+    if len(answers) > MAX_CHOICES:
+        raise OptionError(f"there are {len(answers)} choices, wanted at most {MAX_CHOICES}")
+    found: dict[str, None] = {}
+    for answer in answers:
+        if not isinstance(answer, str) or not answer.strip():
+            raise OptionError(f"a choice is {answer!r}, {wanted}")
+        if answer.strip() in found:
+            raise OptionError(f"the choice {answer.strip()!r} is there twice; give each once")
+        found[answer.strip()] = None
+    return tuple(found)

@@ -1,0 +1,147 @@
+"""Answers that match a regular expression, which llguidance reads.
+
+Knows how llguidance is asked, and what it says of patterns that it does not take. Knows nothing
+of patterns themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+from weakref import ReferenceType, ref
+
+import numpy as np
+
+from paligemma_edge.runtime.errors import MissingExtraError, OptionError
+from paligemma_edge.runtime.grammar.base import Allowed, Ended, State
+from paligemma_edge.runtime.text.tokenizer import PromptEncoder
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+MAX_PATTERN = 10_000  # characters
+_FEW = 16  # where fewer than one token in so many is allowed, ids are quicker than flags
+_HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate: half a character
+
+
+@dataclass(frozen=True)
+class Regex:
+    r"""A grammar of answers that match a pattern from their first character to their last.
+
+    Patterns are those of Rust's regex crate: most of Python's, without look-around and
+    back-references; `.` is anything but a line break. OptionError where it is not a text of at
+    most MAX_PATTERN characters.
+    """
+
+    pattern: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str) or _HALF.search(self.pattern):
+            raise OptionError(
+                f"the pattern is {self.pattern!r}, wanted a regular expression such as '[0-9]+'"
+            )
+        if len(self.pattern) > MAX_PATTERN:
+            raise OptionError(
+                f"the pattern has {len(self.pattern)} characters, wanted at most {MAX_PATTERN}; "
+                "shorten it"
+            )
+
+    def start(self, encoder: PromptEncoder) -> State:
+        """The place before an answer.
+
+        OptionError where llguidance cannot read the pattern, nothing matches it but the empty
+        text, or it grows too large; MissingExtraError where llguidance is not installed.
+        """
+        start = _Place(self.pattern, encoder, _matcher(self.pattern, encoder))
+        ids = np.flatnonzero(start.allowed) if start.allowed.dtype == np.bool_ else start.allowed
+        first = ids[ids != encoder.facts.eos_id]
+        if not len(first):
+            raise _refused(self.pattern, "nothing but the empty text matches it")
+        # What grows too large does so behind the first token: it is told here, not midway.
+        _ = start.after(int(first[0])).allowed
+        return start
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """What was said begins a match. Holds the tokenizer, to which llguidance comes back."""
+
+    pattern: str
+    encoder: PromptEncoder
+    matcher: LLMatcher
+
+    @cached_property
+    def allowed(self) -> Allowed:
+        bits = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
+        if self.matcher.is_error():
+            raise _refused(self.pattern, _reason(self.matcher.get_error()))
+        image_id = self.encoder.facts.image_id
+        flags = np.unpackbits(bits, count=image_id, bitorder="little").view(np.bool_)
+        few = np.count_nonzero(flags) * _FEW < image_id
+        return np.flatnonzero(flags) if few else flags
+
+    def after(self, token: int) -> State:
+        eos_id = self.encoder.facts.eos_id
+        if token == eos_id:
+            return Ended(eos_id)
+        matcher = self.matcher.deep_copy()
+        matcher.consume_token(token)
+        return _Place(self.pattern, self.encoder, matcher)
+
+
+class _Spelling:
+    """A tokenizer as llguidance wants to see it; does not keep it alive."""
+
+    def __init__(self, encoder: PromptEncoder) -> None:
+        facts = encoder.facts
+        self.eos_token_id = facts.eos_id
+        self.bos_token_id = facts.bos_id
+        self.tokens = encoder.vocabulary
+        self._encoder: ReferenceType[PromptEncoder] = ref(encoder)
+
+    def __call__(self, text: bytes) -> list[int]:
+        encoder = self._encoder()
+        assert encoder is not None, "whoever holds a matcher holds its tokenizer"
+        return list(encoder.continuation(text.decode()))
+
+
+def _tokenizer(encoder: PromptEncoder) -> LLTokenizer:
+    """llguidance's tree of the vocabulary: a real one takes it a third of a second."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(_Spelling(encoder)))
+
+
+def _matcher(pattern: str, encoder: PromptEncoder) -> LLMatcher:
+    try:
+        from llguidance import LLMatcher
+    except ModuleNotFoundError as missing:
+        if missing.name != "llguidance":
+            raise
+        raise MissingExtraError(
+            "a regular expression needs the package llguidance, which is not installed; "
+            "run: pip install 'paligemma-edge[grammar]'"
+        ) from None
+    grammar = LLMatcher.grammar_from_regex(pattern)
+    return LLMatcher(encoder.once(_tokenizer), grammar, log_level=0)
+
+
+def _refused(pattern: str, reason: str) -> OptionError:
+    return OptionError(
+        f"the pattern {pattern[:60]!r} cannot be used: {reason}; wanted a regular expression such "
+        "as '[0-9]+', without look-around and back-references"
+    )
+
+
+def _reason(error: str) -> str:
+    """The one line that matters of what llguidance says."""
+    if error.startswith("NoExtension"):
+        return "no text matches it"
+    if error.startswith("panic"):
+        return "it is too large"
+    if found := re.search(r"^error: (.*)$", error, re.MULTILINE):
+        return found[1]
+    line = error.partition("\n")[0].rpartition("(in regex): ")[2]
+    return line.partition(" in regex /")[0][:200]

@@ -1,0 +1,1 @@
+"""Images, however they are given, to pixel values."""

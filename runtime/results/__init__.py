@@ -1,0 +1,1 @@
+"""What a user holds: answers, objects and masks, and the forms in which they leave."""

@@ -1,0 +1,105 @@
+"""A generation as the result that its task promises.
+
+Knows how an answer's text maps to words and objects. Knows nothing of how it was generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from paligemma_edge.runtime.results.generation import Generation
+from paligemma_edge.runtime.results.result import Found, ObjectResult, TextResult
+from paligemma_edge.runtime.text.parse_answer import Answer, Detection
+from paligemma_edge.runtime.text.tasks import Task
+
+# Codes int64 [masks, 16] → float32 [masks, 64, 64]; None where the bundle has no mask decoder.
+DecodeMasks: TypeAlias = Callable[[NDArray[np.int64]], NDArray[np.float32]] | None
+
+WITHOUT_MASKS = (
+    "the bundle has no mask decoder, so boxes are given without masks; "
+    "export it with --mask-decoder vae-oid.npz"
+)
+
+
+def typed_result(
+    task: Task,
+    generation: Generation,
+    size: tuple[int, int],
+    decode_masks: DecodeMasks,
+) -> TextResult | ObjectResult:
+    """Words or objects, as the task asks; `size` is the picture's width and height."""
+    if task.labels is None:
+        return text_result(generation)
+    return object_result(task, generation, size, decode_masks)
+
+
+def text_result(generation: Generation, picture: Image.Image | None = None) -> TextResult:
+    """The words of an answer."""
+    return TextResult(
+        prompt=generation.prompt,
+        text=generation.text,
+        score=generation.score,
+        truncated=generation.truncated,
+        picture=picture,
+    )
+
+
+def object_result(
+    task: Task,
+    generation: Generation,
+    size: tuple[int, int],
+    decode_masks: DecodeMasks,
+    picture: Image.Image | None = None,
+) -> ObjectResult:
+    """The objects of an answer, masks decoded; one that the token limit cut is left out."""
+    answer = generation.answer
+    whole = len(answer.detections) - (generation.truncated and _last_is_cut(task, answer))
+    detections, spans = answer.detections[:whole], answer.spans[:whole]
+    decoded = decoded_masks(detections, decode_masks)
+    objects = tuple(
+        Found(
+            detection=detection,
+            score=generation.score_of(span),
+            width=size[0],
+            height=size[1],
+            decoded=mask,
+        )
+        for detection, span, mask in zip(detections, spans, decoded, strict=True)
+    )
+    lacking = any(f.detection.codes is not None and f.decoded is None for f in objects)
+    return ObjectResult(
+        prompt=generation.prompt,
+        text=generation.text,
+        objects=objects,
+        score=generation.score,
+        truncated=generation.truncated,
+        width=size[0],
+        height=size[1],
+        notes=(WITHOUT_MASKS,) if lacking else (),
+        picture=picture,
+    )
+
+
+def _last_is_cut(task: Task, answer: Answer) -> bool:
+    """Whether the last object may lack a part: nothing parts it from what would have come."""
+    if not answer.detections or answer.text[answer.spans[-1][1] :].lstrip().startswith(";"):
+        return False
+    last = answer.detections[-1]
+    named = task.labels is not None and last.label in task.labels
+    return not named or (task.masks and last.codes is None)
+
+
+def decoded_masks(
+    detections: Sequence[Detection], decode_masks: DecodeMasks
+) -> list[NDArray[np.float32] | None]:
+    """Each detection's mask float32 [64, 64], None where it has no codes or none can be decoded."""
+    codes = [d.codes for d in detections if d.codes is not None]
+    if not codes or decode_masks is None:
+        return [None] * len(detections)
+    decoded = iter(decode_masks(np.asarray(codes, np.int64)))
+    return [None if d.codes is None else next(decoded) for d in detections]

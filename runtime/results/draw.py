@@ -1,0 +1,254 @@
+"""Boxes, masks and labels over a picture.
+
+A label has one colour in every picture. Sizes follow the picture, from a thumbnail to 40
+megapixels. Knows pixels; knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import unicodedata
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFilter, ImageFont
+
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.results.mask import inside
+from paligemma_edge.runtime.text.parse_answer import Detection
+
+Mask: TypeAlias = NDArray[np.float32]  # [height, width], 0..1
+Colour: TypeAlias = tuple[int, int, int]
+Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+Corners: TypeAlias = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; the last two outside
+
+PALETTE: tuple[Colour, ...] = (
+    (230, 25, 75),
+    (60, 180, 75),
+    (255, 215, 25),
+    (30, 110, 240),
+    (245, 130, 48),
+    (145, 50, 200),
+    (70, 215, 235),
+    (240, 80, 230),
+    (190, 235, 60),
+    (0, 128, 128),
+    (160, 95, 30),
+    (250, 170, 190),
+)
+_BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
+_VEIL = 0.5  # how much of a mask's colour lies over the picture
+_LONGEST = 200  # characters of a label
+_MOST_HIDDEN = 0.3  # of a label's plate, by the label of another object
+_STEPS = 6  # places for a label, one under the other, that are tried in a crowd
+_HALO = 130  # of 255: how dark or light the rim of a line is
+
+
+@dataclass(frozen=True)
+class _Style:
+    """Sizes in pixels that suit a picture."""
+
+    line: int
+    pad: int  # between a label and the rim of its plate
+    font: Font
+    ascii_only: bool
+
+    @classmethod
+    def for_picture(cls, width: int, height: int, font: str | os.PathLike[str] | None) -> Self:
+        side = math.sqrt(width * height)
+        size = max(9, round(side / 38))
+        return cls(max(1, round(side / 250)), max(1, size // 5), _font(font, size), font is None)
+
+
+def draw(
+    image: Image.Image,
+    detections: Sequence[Detection],
+    masks: Iterable[Mask | None] | None = None,
+    *,
+    font: str | os.PathLike[str] | None = None,
+) -> Image.Image:
+    """Copy of a picture as RGB, with translucent masks, boxes and labels.
+
+    `masks` gives a soft mask [height, width] or None for each detection, and may make them one
+    by one, for they are large; a box without pixels is left out, and so is a label that would
+    hide another. Pillow's own font knows ASCII alone: accents are dropped, and `font` names a
+    TrueType file for other scripts. OptionError if masks or font cannot be used.
+    """
+    picture = image.convert("RGB")
+    style = _Style.for_picture(*picture.size, font)
+    objects = [(colour_of(d.label), d.label, _corners(d, picture)) for d in detections]
+    if masks is not None:
+        _draw_masks(picture, [colour for colour, _, _ in objects], masks, style.line)
+    pen = ImageDraw.Draw(picture, "RGBA")
+    shown = [item for item in objects if _has_pixels(item[2])]
+    for colour, _, corners in shown:
+        _draw_box(pen, corners, colour, style.line)
+    taken: list[Corners] = []
+    for colour, label, corners in shown:
+        if text := _fitted(label, style, picture.width):
+            plate = _place(corners, _plate_size(text, style), picture.size, taken)
+            if plate:
+                _draw_label(pen, text, plate, colour, style)
+                taken.append(plate)
+    return picture
+
+
+def colour_of(label: str) -> Colour:
+    """Colour of a label, the same in every picture, process and release."""
+    name = label.strip().casefold().encode("utf-8", "replace")
+    return PALETTE[zlib.crc32(name) % len(PALETTE)]
+
+
+def text_colour(plate: Colour) -> Colour:
+    """Black or white, whichever reads better on a plate; the contrast is at least 4.5 to 1."""
+    return max(_BLACK, _WHITE, key=lambda text: contrast(text, plate))
+
+
+def contrast(one: Colour, other: Colour) -> float:
+    """Contrast ratio 1..21 of two sRGB colours, as WCAG 2 defines it."""
+    darker, lighter = sorted([_luminance(one), _luminance(other)])
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def _luminance(colour: Colour) -> float:
+    shares = [value / 255 for value in colour]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _font(path: str | os.PathLike[str] | None, size: int) -> Font:
+    try:
+        return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
+    except OSError:
+        raise OptionError(f"{os.fspath(path or '')}: no font, wanted a TrueType file") from None
+
+
+def _corners(detection: Detection, picture: Image.Image) -> Corners:
+    y0, x0, y1, x1 = detection.box.pixels(*picture.size)
+    return x0, y0, x1, y1
+
+
+def _has_pixels(corners: Corners) -> bool:
+    x0, y0, x1, y1 = corners
+    return x1 > x0 and y1 > y0
+
+
+def _draw_masks(
+    picture: Image.Image, colours: Sequence[Colour], masks: Iterable[Mask | None], line: int
+) -> None:
+    """Veils of the soft masks, and over all of them a line along the rim of what is inside."""
+    rims = []
+    for colour, mask in _paired(colours, masks):
+        if mask is not None and (found := _cropped(mask, picture)):
+            part, x0, y0 = found
+            veil = Image.fromarray((part * (_VEIL * 255)).astype(np.uint8))
+            picture.paste(colour, (x0, y0), veil)
+            rims.append((colour, (x0 - line, y0 - line), _rim(inside(part), line)))
+    for colour, corner, rim in rims:
+        picture.paste(colour, corner, rim)
+
+
+def _paired(
+    colours: Sequence[Colour], masks: Iterable[Mask | None]
+) -> Iterator[tuple[Colour, Mask | None]]:
+    try:
+        yield from zip(colours, masks, strict=True)
+    except ValueError:
+        raise OptionError(
+            f"the masks are not as many as the {len(colours)} detections; "
+            "give one for each, or None"
+        ) from None
+
+
+def _cropped(mask: Mask, picture: Image.Image) -> tuple[Mask, int, int] | None:
+    """The part of a mask that is not zero, and where it begins; None where all is zero."""
+    wanted = (picture.height, picture.width)
+    if mask.shape != wanted:
+        raise OptionError(f"a mask is {list(mask.shape)}, wanted the picture's {list(wanted)}")
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return None
+    y0, x0 = int(rows[0]), int(columns[0])
+    return mask[y0 : rows[-1] + 1, x0 : columns[-1] + 1], x0, y0
+
+
+def _rim(within: NDArray[np.bool_], line: int) -> Image.Image:
+    """The outermost `line` pixels of an area, 0 or 255, with `line` pixels of room around."""
+    solid = np.pad(within, line)
+    blurred = Image.fromarray(solid.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(line))
+    return Image.fromarray((solid & (np.asarray(blurred) < 255)).astype(np.uint8) * 255)
+
+
+def _draw_box(pen: ImageDraw.ImageDraw, corners: Corners, colour: Colour, line: int) -> None:
+    """Rectangle along the inside of a box, with a rim that parts it from what it lies on."""
+    x0, y0, x1, y1 = corners
+    rim = max(1, line // 2)
+    halo = (*text_colour(colour), _HALO)
+    pen.rectangle((x0 - rim, y0 - rim, x1 - 1 + rim, y1 - 1 + rim), outline=halo, width=rim)
+    pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=line)
+
+
+def _fitted(label: str, style: _Style, width: int) -> str:
+    """The label in one line, cut with dots where it is wider than the picture."""
+    text = " ".join(label.split())
+    if style.ascii_only:
+        text = "".join(c for c in unicodedata.normalize("NFKD", text) if not _is_accent(c))
+    room = width - 2 * style.pad
+    short = text[:_LONGEST]
+    if short == text and style.font.getlength(text) <= room:
+        return text
+    while short and style.font.getlength(f"{short}...") > room:
+        short = short[:-1]
+    return f"{short}..." if short else ""
+
+
+def _is_accent(character: str) -> bool:
+    return unicodedata.combining(character) > 0
+
+
+def _plate_size(text: str, style: _Style) -> tuple[int, int]:
+    left, _, right, _ = style.font.getbbox(text)
+    _, top, _, bottom = style.font.getbbox("lgj")
+    return math.ceil(right - left) + 2 * style.pad, math.ceil(bottom - top) + 2 * style.pad
+
+
+def _place(
+    corners: Corners, plate: tuple[int, int], size: tuple[int, int], taken: Sequence[Corners]
+) -> Corners | None:
+    """Corners of a plate at its box: above, else within, else below; as free as possible.
+
+    None where it would hide another one: a heap of labels tells nothing.
+    """
+    x0, y0, x1, y1 = corners
+    width, height = plate
+    furthest = max(size[0] - width, 0)
+    lefts = [min(max(x, 0), furthest) for x in (x0, x1 - width)]
+    further_down = [y0 + step * height for step in range(1, _STEPS)]
+    heights = [y0 - height, y0, y1, y1 - height, *(y for y in further_down if y < y1)]
+    tops = [y for y in heights if 0 <= y <= size[1] - height] or [0]
+    places = [(x, y, x + width, y + height) for y in tops for x in lefts]
+    hidden = {place: max((_hidden(t, place) for t in taken), default=0) for place in places}
+    best = min(places, key=lambda place: hidden[place])
+    return best if hidden[best] <= _MOST_HIDDEN else None
+
+
+def _hidden(plate: Corners, over: Corners) -> float:
+    """Share of a plate that another one would lie over."""
+    width = min(plate[2], over[2]) - max(plate[0], over[0])
+    height = min(plate[3], over[3]) - max(plate[1], over[1])
+    whole = (plate[2] - plate[0]) * (plate[3] - plate[1])
+    return max(width, 0) * max(height, 0) / whole
+
+
+def _draw_label(
+    pen: ImageDraw.ImageDraw, text: str, plate: Corners, colour: Colour, style: _Style
+) -> None:
+    x0, y0, x1, y1 = plate
+    left, top = style.font.getbbox(text)[0], style.font.getbbox("lgj")[1]
+    pen.rectangle((x0, y0, x1 - 1, y1 - 1), fill=colour)
+    pen.text((x0 + style.pad - left, y0 + style.pad - top), text, text_colour(colour), style.font)

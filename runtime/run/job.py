@@ -1,0 +1,246 @@
+"""What `run` does: find pictures, ask about them, print or write what is answered.
+
+Reads in the order of the data. What can be found wrong is found before the model is opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+from paligemma_edge.runtime.cli import run as run_options
+from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH
+from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.images.pixels import Pictures, read_pictures
+from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.results.build import WITHOUT_MASKS, DecodeMasks
+from paligemma_edge.runtime.run import answer as answering
+from paligemma_edge.runtime.run.identity import run_identity
+from paligemma_edge.runtime.run.journal import Journal
+from paligemma_edge.runtime.run.loop import Answer, Answered, answer_sources
+from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays
+from paligemma_edge.runtime.run.progress import Progress
+from paligemma_edge.runtime.run.report import Report, Style
+from paligemma_edge.runtime.run.single import run_at_once
+from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
+from paligemma_edge.runtime.run.writers import check_out, finish
+from paligemma_edge.runtime.timing import Stopwatch
+
+_READ_AHEAD = 2  # pictures for each slot
+
+
+def run(options: argparse.Namespace) -> int:
+    """Answer each prompt about each picture; 1 where one of the pictures could not be read.
+
+    A run with --out that is interrupted leaves a journal, and its KeyboardInterrupt says so;
+    a camera's run ends that way, and is finished.
+    """
+    place = None
+    if options.out is not None:
+        place = check_out(Path(options.out), overwrite=options.overwrite)
+    sources = find_sources(options.paths, _stdin(), options.every)
+    if options.stream or options.together:
+        return run_at_once(options, sources)
+    with contextlib.ExitStack() as stack:
+        journal = None
+        if place is not None:
+            journal = Journal.open(Path(options.out), run_identity(options))
+            stack.enter_context(journal)
+        job = _Job(options, sources, journal, place, _overlays(options, sources, journal))
+        with _keeping(journal):
+            return job.run()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run, and where its answers go."""
+
+    options: argparse.Namespace
+    sources: Sources
+    journal: Journal | None
+    place: Path | None  # of the file that the journal becomes
+    overlays: Overlays | None
+    names: list[str] = field(default_factory=list)  # of the journal's pictures, in order
+
+    def run(self) -> int:
+        """Answer what was not answered yet, then write the file of --out."""
+        failures = 0
+        if self._is_done():
+            self.names.extend(self.sources.names)
+        else:
+            failures = self._answer(run_options.open_model(self.options))
+        if self.journal is not None and self.place is not None:
+            failures = self._finish(self.journal, self.place)
+        return 1 if failures else 0
+
+    def _answer(self, model: PaliGemma) -> int:
+        """How many of the answers failed."""
+        slots = _slots(self.options, self.sources, model)
+        answer = _answer(model, self.options, slots)
+        report = _report(self.options, self.sources, self.journal)
+        engine = model.engine
+        decode_masks = engine.decode_masks if engine.decodes_masks else None
+        with contextlib.closing(report), _ended_by_interrupt(self.sources.live):
+            answer_sources(
+                self._passing(),
+                run_options.prompts(self.options),
+                read=lambda source: _read(model, source),
+                answer=answer,
+                take=lambda answered: self._take(answered, report, decode_masks),
+                done=frozenset() if self.journal is None else self.journal,
+                # What a camera shows is not to be old when it is answered, and a name of a slow
+                # list is answered before the next one is waited for.
+                depth=0 if self._is_paced else _READ_AHEAD * slots,
+                adapter=self.options.adapter,
+            )
+        return report.failures
+
+    def _finish(self, journal: Journal, place: Path) -> int:
+        """Write the file; how many of its answers failed."""
+        prompts = run_options.prompts(self.options)
+        order = [(name, prompt) for name in tuple(self.names) for prompt in prompts]
+        if self.sources.live:  # what an earlier run saw is not seen again
+            order = list(dict.fromkeys((*journal.keys, *order)))
+        elif self.sources.count is None:  # a list or a video may have ended early this time
+            order = list(dict.fromkeys((*order, *journal.keys)))
+        journal.keep_only(order)
+        count, failures = journal.answers, journal.failures
+        finish(journal, order, place)
+        if not self.options.json:
+            failed = f", {failures:,} failed" if failures else ""
+            print(f"{self.options.out}: {count:,} answers{failed}", flush=True)
+        return failures
+
+    @property
+    def _is_paced(self) -> bool:
+        """Whether each picture is answered before the next one is read."""
+        return self.sources.live or (self.sources.paced and self.options.slots is None)
+
+    def _passing(self) -> Iterator[Source]:
+        sources = self.sources if self.overlays is None else self.overlays.claim(self.sources)
+        for source in sources:
+            if self.journal is not None:
+                self.names.append(source.name)
+            yield source
+
+    def _take(self, answered: Answered, report: Report, decode_masks: DecodeMasks) -> None:
+        """Draw, keep, show: what is kept is not asked again, so its drawing must be there."""
+        try:
+            self._draw(answered, report, decode_masks)
+            record = answered.record
+        except ImageError as error:  # such as of a picture that has gone since it was read
+            answered = dataclasses.replace(answered, outcome=error)
+            record = answered.record
+        if self.journal is not None:
+            self.journal.append(record)
+        report(answered)
+
+    def _draw(self, answered: Answered, report: Report, decode_masks: DecodeMasks) -> None:
+        if self.overlays is None or isinstance(answered.outcome, ImageError):
+            return
+        if lacks_masks(answered.outcome, decode_masks):
+            report.note(WITHOUT_MASKS)
+        self.overlays.write(answered.source, answered.prompt, answered.outcome, decode_masks)
+
+    def _is_done(self) -> bool:
+        return (
+            self.journal is not None
+            and self.sources.count is not None
+            and _count_done(self.options, self.sources, self.journal) == self.sources.count
+        )
+
+
+def _answer(model: PaliGemma, options: argparse.Namespace, slots: int) -> Answer:
+    prompts, choices = run_options.prompts(options), run_options.choices(options)
+    pipeline = model.adapted(options.adapter)
+    if choices is not None:
+        return answering.among_choices(pipeline, prompts, choices)
+    return answering.in_slots(
+        pipeline,
+        prompts,
+        slots=slots,
+        max_new_tokens=options.max_new_tokens,
+        sampling=run_options.sampling(options),
+        grammar=run_options.pattern(options) or not options.no_grammar,
+        any_label=options.any_label,
+    )
+
+
+def _read(model: PaliGemma, source: Source) -> Pictures:
+    return read_pictures([source.load()], model.bundle.manifest.image, Stopwatch())
+
+
+def _slots(options: argparse.Namespace, sources: Sources, model: PaliGemma) -> int:
+    """As many as were asked for, as can be used, and one where pictures come one by one."""
+    wanted = 1 if sources.paced and options.slots is None else options.slots
+    slots = model.caches.slots(wanted, DEFAULT_MAX_BATCH)
+    queries = None if sources.count is None else sources.count * len(run_options.prompts(options))
+    return slots if queries is None else min(slots, queries)
+
+
+def _overlays(
+    options: argparse.Namespace, sources: Sources, journal: Journal | None
+) -> Overlays | None:
+    if options.draw is None:
+        return None
+    return open_overlays(
+        Path(options.draw),
+        run_options.prompts(options),
+        sources,
+        reuse=options.overwrite or (journal is not None and len(journal) > 0),
+    )
+
+
+def _report(options: argparse.Namespace, sources: Sources, journal: Journal | None) -> Report:
+    style: Style = "json" if options.json else "text" if journal is None else "none"
+    many = sources.count != 1
+    progress = None
+    if many and (journal is not None or sys.stderr.isatty()):
+        resumed = 0 if journal is None else _count_done(options, sources, journal)
+        progress = Progress(sys.stderr, sources.count, resumed=resumed)
+    return Report(style, many, bool(options.also), progress)
+
+
+def _count_done(options: argparse.Namespace, sources: Sources, journal: Journal) -> int:
+    """Pictures about which every prompt was asked already."""
+    prompts = run_options.prompts(options)
+    if sources.count is None:
+        return journal.answers // len(prompts)
+    return sum(all((name, prompt) in journal for prompt in prompts) for name in sources.names)
+
+
+@contextlib.contextmanager
+def _keeping(journal: Journal | None) -> Iterator[None]:
+    """Let an interrupt say that the answers so far are kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if journal is None or not journal.answers:
+            raise
+        raise KeyboardInterrupt(
+            f"{journal.path} keeps {journal.answers:,} answers, and the same command goes on"
+        ) from None
+
+
+@contextlib.contextmanager
+def _ended_by_interrupt(live: bool) -> Iterator[None]:
+    """An interrupt is how a run ends that would go on for ever."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not live:
+            raise
+
+
+def _stdin() -> TextIO:
+    """Standard input, for names of files of any bytes."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin

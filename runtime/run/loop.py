@@ -1,0 +1,131 @@
+"""Many pictures, each asked some prompts: read ahead, answered as slots are free, handed on.
+
+Knows order, what was done before, and that a picture may be broken. Knows nothing of a model: it
+is given what answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeAlias
+
+from paligemma_edge.runtime.errors import DeviceError, ImageError
+from paligemma_edge.runtime.images.load import image_label
+from paligemma_edge.runtime.images.pixels import Pictures
+from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
+from paligemma_edge.runtime.run.journal import Key
+from paligemma_edge.runtime.run.prefetch import Outcome, ahead
+from paligemma_edge.runtime.run.sources import Source
+
+Result: TypeAlias = TextResult | ChoiceResult | ObjectResult
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A prompt about a picture that was read; `number` counts them in order."""
+
+    number: int
+    source: Source
+    pictures: Pictures
+    prompt: str
+    siblings: int  # queries about this picture
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What came of a prompt about a picture: a result, or why there is none."""
+
+    number: int
+    source: Source
+    prompt: str
+    siblings: int
+    outcome: Outcome[Result]
+    size: tuple[int, int] | None  # width and height
+    adapter: str | None = None  # that answered
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """It as plain JSON, under the prompt as it was given.
+
+        ImageError where the masks that were found in this picture are no numbers.
+        """
+        named = {"image": self.source.name, "prompt": self.prompt}
+        if self.adapter is not None:
+            named["adapter"] = self.adapter
+        if isinstance(self.outcome, ImageError):
+            return named | {"error": str(self.outcome)}
+        sizes = {} if self.size is None else dict(zip(("width", "height"), self.size, strict=True))
+        try:
+            return {**named, **sizes, **self.outcome.to_json(), "prompt": self.prompt}
+        except DeviceError as error:
+            raise ImageError(f"{image_label(self.source.name)}: {error}") from None
+
+
+# Takes queries only as it can begin them, gives results as they are complete, in any order.
+Answer: TypeAlias = Callable[[Iterable[Query]], Iterator[tuple[Query, Result]]]
+
+
+def answer_sources(
+    sources: Iterable[Source],
+    prompts: Sequence[str],
+    *,
+    read: Callable[[Source], Pictures],
+    answer: Answer,
+    take: Callable[[Answered], None],
+    done: Container[Key] = frozenset(),
+    depth: int,
+    adapter: str | None = None,
+) -> None:
+    """Ask every prompt about every picture but those that are done; `take` what comes of it.
+
+    Pictures are read in a thread, at most `depth` of them early. A picture for which `read`
+    raises an ImageError is taken with that error, once for each prompt, and holds up no other.
+    What is taken bears the name of the `adapter` that answers.
+    """
+
+    def waiting() -> Iterator[tuple[Source, list[str]]]:
+        for source in sources:
+            if left := [prompt for prompt in prompts if (source.name, prompt) not in done]:
+                yield source, left
+
+    def queries() -> Generator[Query, None, None]:
+        number = 0
+        with closing(ahead(waiting(), lambda entry: read(entry[0]), depth)) as outcomes:
+            for (source, left), pictures in outcomes:
+                for prompt in left:
+                    if isinstance(pictures, ImageError):
+                        failed = (number, source, prompt, len(left), pictures, None)
+                        take(Answered(*failed, adapter))
+                    else:
+                        yield Query(number, source, pictures, prompt, len(left))
+                    number += 1
+
+    with closing(queries()) as asked:
+        for query, result in answer(asked):
+            size = query.pictures.width, query.pictures.height
+            told = (query.number, query.source, query.prompt, query.siblings, result, size)
+            take(Answered(*told, adapter))
+
+
+@dataclass
+class InOrder:
+    """Hands on what was answered in the order of the queries, as soon as that is possible."""
+
+    take: Callable[[Answered], None]
+    _next: int = 0
+    _held: dict[int, Answered] = field(default_factory=dict)
+
+    def __call__(self, answered: Answered) -> None:
+        """Take one, in any order."""
+        self._held[answered.number] = answered
+        while (found := self._held.pop(self._next, None)) is not None:
+            self._next += 1
+            self.take(found)
+
+    def flush(self) -> None:
+        """Hand on all that is left, where some in between never came."""
+        for number in sorted(self._held):
+            self.take(self._held.pop(number))

@@ -1,0 +1,200 @@
+"""Records as a file that other programs read: JSON Lines, CSV or COCO.
+
+Knows what records hold, and reads them one by one, so that a hundred thousand fit. Knows nothing
+of a model.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TextIO, TypeAlias
+
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.results.formats import coco_annotation, share
+from paligemma_edge.runtime.run.journal import Journal, Key, Record
+from paligemma_edge.runtime.system.atomic_file import check_file_target, check_new, drafted
+from paligemma_edge.runtime.text.tasks import Task
+
+# Records that can be read more than once, always in the same order.
+Records: TypeAlias = Callable[[], Iterator[Record]]
+Write: TypeAlias = Callable[[Records, TextIO], None]
+
+COLUMNS = (
+    *("image", "prompt", "text", "label", "score", "x0", "y0", "x1", "y1", "truncated", "error"),
+)
+_OPTION = "--out"
+
+
+def check_out(target: Path, *, overwrite: bool) -> Path:
+    """Find before the model is opened what would fail after its answers.
+
+    Returns the file that will be written, which is elsewhere where `target` is a link.
+    OptionError for a suffix that stands for no format, OutputError for a file that exists
+    already or cannot be written.
+    """
+    _writer(target)
+    check_file_target(target, _OPTION)
+    place = Path(os.path.realpath(target))
+    check_file_target(place, _OPTION)
+    if not overwrite:
+        check_new(target, _OPTION)
+    return place
+
+
+def finish(journal: Journal, order: Iterable[Key], place: Path) -> None:
+    """Write these records of a journal, in this order, whole or not at all; then remove it.
+
+    `place` is what `check_out` returned for the journal's target, whose suffix names the format.
+    """
+    keys, write = list(order), _writer(journal.target)
+    with drafted(place, _OPTION) as file:
+        text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
+        write(lambda: journal.records(keys), text)
+        text.detach()
+    journal.remove()
+
+
+def write_jsonl(records: Records, file: TextIO) -> None:
+    """One object a line, in ASCII."""
+    for record in records():
+        file.write(json.dumps(record) + "\n")
+
+
+def write_csv(records: Records, file: TextIO) -> None:
+    """One row for each object; one for an answer without objects, and one for an error.
+
+    Lines end in CR LF, so that a line break within a text is quoted, whichever it is, and is read
+    as it was. Texts are written as they are: in a spreadsheet import the columns as text, for an
+    answer that begins with "=" would be a formula there.
+    """
+    rows = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\r\n")
+    rows.writeheader()
+    for record in records():
+        for found in record.get("objects") or [{}]:
+            rows.writerow(_printable(_row(record, found)))
+
+
+def write_coco(records: Records, file: TextIO) -> None:
+    """COCO: objects as `annotations`, with boxes, RLE masks and scores.
+
+    Captions and other texts are `annotations` where no answer has objects, as in COCO's caption
+    files, and else `captions`. Pictures without an answer are `errors`. A category is a label
+    that was asked for, in the order in which it was, or that an answer names.
+    """
+    images, categories = _surveyed(records())
+    parts: dict[str, Iterable[Any]] = {
+        "images": (_image(number, r) for number, r in images.values())
+    }
+    numbers = {name: number for name, (number, _) in images.items()}
+    if categories is None:
+        parts["annotations"] = _captions(records(), numbers)
+    else:
+        parts["categories"] = [{"id": n, "name": name} for name, n in categories.items()]
+        parts["annotations"] = _annotations(records(), numbers, categories)
+        parts["captions"] = _captions(records(), numbers)
+    parts["errors"] = _errors(records())
+    _write_lists(parts, file)
+
+
+_WRITERS: Mapping[str, Write] = {".jsonl": write_jsonl, ".csv": write_csv, ".json": write_coco}
+
+
+def _writer(target: Path) -> Write:
+    if target.suffix.lower() not in _WRITERS:
+        raise OptionError(
+            f"{_OPTION} {target}: wanted a name that ends in .jsonl (one object a line), "
+            ".csv (one row an object) or .json (COCO)"
+        )
+    return _WRITERS[target.suffix.lower()]
+
+
+def _row(record: Record, found: Mapping[str, Any]) -> dict[str, Any]:
+    corners = dict(zip(("x0", "y0", "x1", "y1"), found.get("box", ()), strict=False))
+    whole = {} if "error" in record else {"truncated": False}  # a choice is never cut
+    return {**whole, **record, **found, **corners}
+
+
+def _printable(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _cell(value) for name, value in row.items() if name in COLUMNS}
+
+
+def _cell(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _surveyed(
+    records: Iterable[Record],
+) -> tuple[dict[str, tuple[int, Record]], dict[str, int] | None]:
+    """Each picture's number and size, and each label's number; None where no answer has objects."""
+    images: dict[str, tuple[int, Record]] = {}
+    categories: dict[str, int] | None = None
+    for record in records:
+        if "error" in record:
+            continue
+        if record["image"] not in images:
+            kept = {name: record[name] for name in ("image", "width", "height") if name in record}
+            images[record["image"]] = len(images) + 1, kept
+        if "objects" in record:
+            categories = {} if categories is None else categories
+            asked = Task.of(record["prompt"]).labels or ()
+            for label in (*asked, *(found["label"] for found in record["objects"])):
+                categories.setdefault(label, len(categories) + 1)
+    return images, categories
+
+
+def _image(number: int, record: Record) -> dict[str, Any]:
+    sizes = {name: record[name] for name in ("width", "height") if name in record}
+    return {"id": number, "file_name": record["image"], **sizes}
+
+
+def _annotations(
+    records: Iterable[Record], images: Mapping[str, int], categories: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
+    """One for each object that has pixels: COCO has no place for the others."""
+    number = 0
+    for record in records:
+        for found in record.get("objects", ()):
+            x0, y0, x1, y1 = found["box"]
+            if x1 > x0 and y1 > y0:
+                number += 1
+                image_id, category_id = images[record["image"]], categories[found["label"]]
+                fields = coco_annotation(found, image_id=image_id, category_id=category_id)
+                yield {"id": number, **fields}
+
+
+def _captions(records: Iterable[Record], images: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    texts = (record for record in records if "error" not in record and "objects" not in record)
+    for number, record in enumerate(texts, 1):
+        yield {
+            "id": number,
+            "image_id": images[record["image"]],
+            "caption": record["text"],
+            "prompt": record["prompt"],
+            "score": share(record["score"]),
+        }
+
+
+def _errors(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
+    for record in records:
+        if "error" in record:
+            yield {
+                "file_name": record["image"],
+                "prompt": record["prompt"],
+                "error": record["error"],
+            }
+
+
+def _write_lists(parts: Mapping[str, Iterable[Any]], file: TextIO) -> None:
+    """One object of lists, an entry a line, none of it held in memory."""
+    file.write("{")
+    for number, (name, entries) in enumerate(parts.items()):
+        file.write(f"{',' if number else ''}\n{json.dumps(name)}: [")
+        for place, entry in enumerate(entries):
+            file.write(f"{',' if place else ''}\n{json.dumps(entry)}")
+        file.write("]")
+    file.write("\n}\n")

@@ -1,0 +1,1 @@
+"""Prompts and answers as text: the tokenizer, what a prompt asks for, what an answer holds."""

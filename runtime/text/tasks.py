@@ -1,0 +1,101 @@
+"""What a prompt asks for: words, boxes or masks, and the prompts of each task.
+
+The forms are those that PaliGemma was trained with: `caption en`, `answer en where is it?`,
+`ocr`, `detect cat ; dog`, `segment cat`. Knows prompts. Knows nothing of answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from paligemma_edge.runtime.errors import PromptError
+from paligemma_edge.runtime.grammar.objects import ObjectGrammar, checked_labels
+from paligemma_edge.runtime.text.tokenizer import IMAGE_MARKER
+
+_SEPARATOR = ";"
+_EVERYTHING = ("all classes",)  # PaliGemma 2 was trained to answer this with any labels
+_OBJECTS = re.compile(r"(detect|segment)(?:\s+(.*))?", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A prompt, and whether its answer is words or objects.
+
+    `labels` are the objects that the prompt asks for, None where words are wanted.
+    """
+
+    prompt: str
+    labels: tuple[str, ...] | None = None
+    masks: bool = False
+
+    @classmethod
+    def of(cls, prompt: str) -> Self:
+        """The task of a whole prompt, told by its first word.
+
+        What "Detect cat;dog" asks for is asked as the training did, "detect cat ; dog".
+        """
+        text = prompt.strip() if isinstance(prompt, str) else ""
+        while text.startswith(IMAGE_MARKER):
+            text = text.removeprefix(IMAGE_MARKER).lstrip()
+        found = _OBJECTS.fullmatch(text)
+        return cls(prompt) if found is None else cls._objects(found[1].lower(), found[2] or "")
+
+    @classmethod
+    def caption(cls, language: str) -> Self:
+        """What the picture shows, in a language such as "en"."""
+        return cls(f"caption {_language(language)}")
+
+    @classmethod
+    def ask(cls, question: str, language: str) -> Self:
+        """A question about the picture."""
+        if not isinstance(question, str) or not question.strip():
+            raise PromptError(f"the question is {question!r}, wanted a text such as 'how many?'")
+        return cls(f"answer {_language(language)} {question}")
+
+    @classmethod
+    def read(cls) -> Self:
+        """What is written in the picture."""
+        return cls("ocr")
+
+    @classmethod
+    def detect(cls, what: str | Iterable[str]) -> Self:
+        """Boxes of the objects that "cat ; dog" or ["cat", "dog"] names."""
+        return cls._objects("detect", what)
+
+    @classmethod
+    def segment(cls, what: str | Iterable[str]) -> Self:
+        """Boxes and masks of the objects that "cat ; dog" or ["cat", "dog"] names."""
+        return cls._objects("segment", what)
+
+    @classmethod
+    def _objects(cls, verb: str, what: str | Iterable[str]) -> Self:
+        labels = _labels(verb, what)
+        return cls(f"{verb} {' ; '.join(labels)}", labels, verb == "segment")
+
+    def grammar(self, *, any_label: bool = False) -> ObjectGrammar | None:
+        """What an answer may be; `any_label` lets objects have labels that were not asked for."""
+        if self.labels is None:
+            return None
+        free = any_label or self.labels == _EVERYTHING
+        return ObjectGrammar(None if free else self.labels, self.masks)
+
+
+def _language(language: str) -> str:
+    if not isinstance(language, str) or not language.isalpha():
+        raise PromptError(f"the language is {language!r}, wanted a code such as 'en' or 'de'")
+    return language
+
+
+def _labels(verb: str, what: str | Iterable[str]) -> tuple[str, ...]:
+    """The labels, each once; PromptError where there is none or one cannot be an answer."""
+    parts = what.split(_SEPARATOR) if isinstance(what, str) else what
+    if isinstance(parts, Iterable):
+        parts = [part for part in parts if not isinstance(part, str) or part.strip()]
+        if not parts:
+            raise PromptError(
+                f"the prompt asks for nothing, wanted what to {verb}, such as 'cat ; dog'"
+            )
+    return checked_labels(parts)

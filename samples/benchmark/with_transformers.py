@@ -1,0 +1,158 @@
+"""Measures transformers on a checkpoint, by the stages that `paligemma-edge bench` measures.
+
+    python -m samples.benchmark.with_transformers CHECKPOINT --dtype bfloat16 --image photo.png
+    python -m samples.benchmark.with_transformers CHECKPOINT --device cuda --mode compiled \
+        --batch 1,8,32 --image photo.png
+
+One line of JSON comes out. The model is called as a user calls it, whole; hooks tell the time of
+the vision tower and of the projector, and prefill is what remains of the call, with the choice of
+the first token. A step is one call with the tokens before it and the cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from paligemma_edge.runtime.device.cuda.driver import Card, find_card
+from paligemma_edge.runtime.diagnostics.timings import StepTimings, Timings, until_first_token
+from paligemma_edge.runtime.errors import DeviceError
+from paligemma_edge.runtime.system.linux import available_memory, process_memory, processor_name
+from paligemma_edge.runtime.timing import Stopwatch
+from samples.benchmark.original import Original
+
+ITEMSIZES = {"bfloat16": 2, "float16": 2, "float32": 4}
+MODES = ("eager", "compiled")
+
+
+def measure(options: argparse.Namespace, card: Card | None) -> dict[str, Any]:
+    """Read and step `runs` times after a warm-up; `card` as it was before, None for a processor."""
+    start = time.perf_counter()
+    import torch
+    import transformers
+    from transformers import PaliGemmaForConditionalGeneration  # noqa: F401 - found lazily
+
+    imported = time.perf_counter() - start
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    start = time.perf_counter()
+    original = Original.load(
+        options.checkpoint, options.dtype, options.device, compiled=options.mode == "compiled"
+    )
+    load = time.perf_counter() - start
+    watches: list[Stopwatch] = []
+    steps: dict[int, list[float]] = {slots: [] for slots in options.batch}
+    with original.calm():
+        for _ in range(options.runs + 1):
+            original.watch = Stopwatch()
+            read = original.read(options.image, options.prompt, options.steps)
+            watches.append(original.watch)
+            for slots, seconds in steps.items():
+                seconds.append(original.step_seconds(read, slots, options.steps))
+    stepping = [StepTimings(slots, Timings(tuple(each[1:]))) for slots, each in steps.items()]
+    return {
+        "import": round(imported, 6),
+        "checkpoint": str(options.checkpoint),
+        "dtype": options.dtype,
+        "mode": options.mode,
+        "attention": original.model.config._attn_implementation,
+        "device": options.device,
+        "threads": torch.get_num_threads(),
+        "processor": processor_name(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "image": str(options.image),
+        "prompt": options.prompt,
+        "prompt_tokens": read.prompt_tokens,
+        "steps": options.steps,
+        "runs": options.runs,
+        "load": round(load, 6),
+        "reading": {k: v.to_json() for k, v in until_first_token(watches[1:]).items()},
+        "stepping": [timings.to_json() for timings in stepping],
+        "memory": {**process_memory(), **({} if card is None else card_memory(card))},
+        **({} if card is None else {"card": card.name}),
+    }
+
+
+def card_memory(before: Card) -> dict[str, int]:
+    """Bytes: `card` as `paligemma-edge bench` counts it, and torch's own peak within."""
+    import torch
+
+    return {
+        "card": before.free_bytes - find_card().free_bytes,
+        "card_allocated_peak": torch.cuda.max_memory_allocated(),
+    }
+
+
+def shortage(parameters: int, dtype: str, available: int | None) -> str | None:
+    """Why a model does not fit into memory; None where it does, or where nobody can tell."""
+    needed = parameters * ITEMSIZES[dtype]
+    if available is None or needed <= available:
+        return None
+    return (
+        f"{parameters / 1e9:.2f} billion parameters in {dtype} take {needed / 1e9:.1f} GB, "
+        f"{available / 1e9:.1f} GB are free"
+    )
+
+
+def count_parameters(checkpoint: Path) -> int:
+    """Parameters that are stored; no tensor is read."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in checkpoint.glob("*.safetensors"):
+        with safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118 - a handle, not a mapping
+                size = 1
+                for side in file.get_slice(name).get_shape():
+                    size *= side
+                total += size
+    return total
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers of sequences with commas between, each once; ValueError for anything else."""
+    found = [int(part) for part in text.split(",")]
+    if min(found) < 1:
+        raise ValueError(f"{text!r} has a number below 1")
+    return list(dict.fromkeys(found))
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m samples.benchmark.with_transformers", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--dtype", choices=ITEMSIZES, default="bfloat16")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--mode", choices=MODES, default="eager")
+    parser.add_argument("--batch", type=numbers, default=[1], help="sequences, such as 1,8,32")
+    parser.add_argument("--image", type=Path, required=True)
+    parser.add_argument("--prompt", default="answer en what is this?")
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--threads", type=int, help="default: as torch chooses")
+    options = parser.parse_args(arguments)
+    for name in ("steps", "runs", "threads"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            parser.error(f"--{name} is {value}, wanted 1 or more")
+    return options
+
+
+def main() -> None:
+    options = parse_args()
+    try:
+        card = find_card() if options.device == "cuda" else None
+    except DeviceError as error:
+        raise SystemExit(str(error)) from None
+    free = available_memory() if card is None else card.free_bytes
+    reason = shortage(count_parameters(options.checkpoint), options.dtype, free)
+    print(json.dumps({"skipped": reason} if reason else measure(options, card)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A LoRA for a new task, trained and shipped."""

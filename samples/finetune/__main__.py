@@ -1,0 +1,5 @@
+"""`python -m samples.finetune`."""
+
+from samples.finetune.ship import main
+
+main()

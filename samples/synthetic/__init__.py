@@ -1,0 +1,1 @@
+"""Checkpoints of any size with random weights."""

@@ -1,0 +1,79 @@
+"""preprocessor_config.json, as transformers writes it and as it may be broken."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_config
+from paligemma_edge.export.checkpoint.preprocessor import read_image_facts
+from paligemma_edge.runtime.contract import ImageFacts
+from paligemma_edge.runtime.errors import CheckpointError
+
+SIDE = 56
+FACTS = ImageFacts(
+    size=SIDE, resample="bicubic", rescale_factor=1 / 255, mean=(0.5,) * 3, std=(0.5,) * 3
+)
+
+
+@pytest.fixture(scope="module")
+def config(make_checkpoint: Callable[..., Path]) -> PaliGemmaConfig:
+    return read_config(make_checkpoint(vision={"image_size": SIDE}))
+
+
+def write(folder: Path, name: str = "preprocessor_config.json", **values: Any) -> Path:  # noqa: ANN401
+    (folder / name).write_text(json.dumps(values))
+    return folder
+
+
+def test_what_transformers_saves(tmp_path: Path, config: PaliGemmaConfig) -> None:
+    processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=2)
+    processor.save_pretrained(tmp_path)
+    facts = read_image_facts(tmp_path, config)
+    assert facts.resample == "bilinear"
+    assert facts.rescale_factor == pytest.approx(FACTS.rescale_factor)
+    assert (facts.size, facts.mean, facts.std) == (FACTS.size, FACTS.mean, FACTS.std)
+
+
+def test_absent_things_mean_the_defaults(tmp_path: Path, config: PaliGemmaConfig) -> None:
+    assert read_image_facts(tmp_path, config) == FACTS
+    assert read_image_facts(write(tmp_path, do_convert_rgb=None, size=None), config) == FACTS
+
+
+def test_processor_config_comes_first(tmp_path: Path, config: PaliGemmaConfig) -> None:
+    write(tmp_path, size={"height": 1, "width": 1})
+    inner = {"size": {"height": SIDE, "width": SIDE}, "resample": 0, "image_std": 0.25}
+    write(tmp_path, "processor_config.json", image_processor=inner)
+    facts = read_image_facts(tmp_path, config)
+    assert (facts.resample, facts.std) == ("nearest", (0.25,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"size": {"height": 224, "width": 224}}, "56 x 56"),
+        ({"size": {"height": SIDE, "width": 1}}, "56 x 56"),
+        ({"size": {"shortest_edge": SIDE}}, "56 x 56"),
+        ({"do_resize": False}, "do_resize False, wanted true"),
+        ({"do_rescale": False}, "do_rescale"),
+        ({"do_normalize": False}, "do_normalize"),
+        ({"do_center_crop": True}, "do_center_crop True, wanted false"),
+        ({"do_pad": True}, "do_pad"),
+        ({"resample": 9}, "resample 9"),
+        ({"resample": [3]}, "resample [3]"),
+        ({"image_mean": [0.5]}, "image_mean"),
+        ({"image_std": [0.5, 0.5, 0]}, "image_std 0"),
+        ({"rescale_factor": "1/255"}, "rescale_factor '1/255'"),
+    ],
+)
+def test_other_steps_are_refused(
+    tmp_path: Path, config: PaliGemmaConfig, values: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        read_image_facts(write(tmp_path, **values), config)
+    assert words in str(caught.value)

@@ -1,0 +1,67 @@
+"""A bundle's graphs tell as much of the base as its checkpoint does, whatever they were made to."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
+from paligemma_edge.export.checkpoint.names import expected_shapes
+from paligemma_edge.export.lora.adapter import read_adapter
+from paligemma_edge.export.lora.adapter_base import Base, read_base
+from paligemma_edge.export.lora.adapter_inputs import branches_of
+from paligemma_edge.export.lora.lora_graphs import AdaptedVariant
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from tests.helpers.adapted_models import Model
+
+
+def bases(model: Model) -> dict[str, Base]:
+    bundle = Bundle.open(model.bundle)
+    facts = bundle.manifest.model
+    return {
+        name: read_base(AdaptedVariant.read(bundle, name).graphs, facts)
+        for name in bundle.manifest.variants
+    }
+
+
+def check_shapes(model: Model) -> None:
+    found, wanted = bases(model), expected_shapes(open_checkpoint(model.base).config)
+    assert len(found) >= 3
+    for name, base in found.items():
+        assert base.shapes == wanted, name
+
+
+def test_every_variant_has_the_shapes_of_the_checkpoint(model: Model) -> None:
+    check_shapes(model)
+
+
+def test_every_variant_of_a_paligemma2_has_them_too(second: Model) -> None:
+    check_shapes(second)
+
+
+def test_layers_that_are_one_product_are_told_apart(model: Model) -> None:
+    for base in bases(model).values():
+        layer = base.layers["decoder.layers.0.qkv_proj"]
+        sizes = zip("qkv", (32, 16, 16), strict=True)
+        rows = {f"decoder.layers.0.{part}_proj": size for part, size in sizes}
+        assert (layer.in_features, layer.rows, layer.out_features) == (64, rows, 64)
+        assert list(layer.rows) == list(rows)
+        assert base.layers["vision.layers.1.qkv_proj"].rows == {
+            f"vision.layers.1.{part}_proj": 32 for part in "qkv"
+        }
+        assert base.layers["projector"].rows == {"projector": 64}
+        assert not [name for name in base.layers if "lm_head" in name or "embed" in name]
+
+
+def test_branches_are_what_the_adapter_adds_to_each_layer(model: Model) -> None:
+    base = bases(model)["cpu-int8"]
+    adapter = read_adapter(model.adapter, base.shapes)
+    branches = branches_of(adapter, base)
+    assert list(branches) == list(base.layers)
+    for name, layer in base.layers.items():
+        added, start = branches[name].b @ branches[name].a, 0
+        for part, rows in layer.rows.items():
+            change = adapter.layers[part]
+            wanted = change.scale * (change.b.numpy() @ change.a.numpy())
+            np.testing.assert_allclose(added[start : start + rows], wanted, rtol=0, atol=1e-6)
+            start += rows
+        assert start == len(added)

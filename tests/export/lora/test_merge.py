@@ -1,0 +1,248 @@
+"""Adapters merged at export, beside PEFT's `merge_and_unload` of the same base and adapters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
+from paligemma_edge.export.checkpoint.names import EMBEDDING, expected_shapes, source_key
+from paligemma_edge.export.checkpoint.tensors import CheckpointTensor
+from paligemma_edge.export.exporter import export
+from paligemma_edge.export.lora.adapter import read_adapter
+from paligemma_edge.export.lora.merge import merge_adapters
+from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime.errors import CheckpointError
+from tests.helpers import adapters as peft
+from tests.helpers.adapters import WEIGHTS, edit
+from tests.helpers.big_vision_file import as_big_vision, save
+
+MakeCheckpoint = Callable[..., Path]
+ATTENTION = ["q_proj", "k_proj", "v_proj"]
+LINEAR = [*ATTENTION, "o_proj", "out_proj", "gate_proj", "up_proj", "down_proj", "fc1", "fc2"]
+DTYPES = {
+    torch.float32: ir.DataType.FLOAT,
+    torch.bfloat16: ir.DataType.BFLOAT16,
+    torch.float16: ir.DataType.FLOAT16,
+}
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "attention of both towers": {"target_modules": ["q_proj", "v_proj"]},
+    "rslora": {"target_modules": "all-linear", "use_rslora": True},
+    "patterns": {
+        "target_modules": "all-linear",
+        "rank_pattern": {
+            r"^model.language_model.layers.0.self_attn.q_proj": 2,
+            r"layers.\d+.mlp.(gate|up)_proj": 7,
+            # The first that fits counts; peft saves them sorted.
+            "language_model.layers.1.self_attn.v_proj": 5,
+            "v_proj": 3,
+        },
+        "alpha_pattern": {"_proj": 99, "layers.0.*.k_proj": 4, "q_proj": 9, "vision.*.fc1": 2.5},
+    },
+    "patches and positions": {"target_modules": ["patch_embedding", "position_embedding"]},
+    "projector and biases": {
+        "target_modules": ["o_proj", "out_proj"],
+        "modules_to_save": ["multi_modal_projector"],
+        "bias": "all",
+    },
+    "own biases": {"target_modules": ATTENTION, "bias": "lora_only"},
+    "one layer": {"target_modules": ATTENTION, "layers_to_transform": [1]},
+    "tied tables": {
+        "target_modules": ["down_proj"],
+        "modules_to_save": ["embed_tokens"],
+        "ensure_weight_tying": True,
+    },
+    "dora": {"target_modules": "all-linear", "use_dora": True},
+}
+
+
+def merged(base: Path, adapters: Sequence[Path]) -> dict[str, CheckpointTensor]:
+    checkpoint = open_checkpoint(base)
+    shapes = expected_shapes(checkpoint.config)
+    return merge_adapters(checkpoint.tensors, [read_adapter(path, shapes) for path in adapters])
+
+
+def require_close(ours: Mapping[str, CheckpointTensor], theirs: Mapping[str, Any]) -> float:
+    """At most one step of the weight's dtype apart; the share that is equal in every bit."""
+    equal = total = 0
+    for name, tensor in ours.items():
+        wanted = theirs[source_key(name, "C")]
+        assert tensor.dtype == DTYPES[wanted.dtype], name
+        found = torch.from_numpy(tensor.numpy().astype(np.float32))
+        apart = (found - wanted.float()).abs()
+        step = torch.finfo(wanted.dtype).eps
+        assert bool((apart <= step * (wanted.float().abs() + 0.1)).all()), name
+        equal += int((apart == 0).sum())
+        total += apart.numel()
+    return equal / total
+
+
+@pytest.fixture(scope="module")
+def bases(make_checkpoint: MakeCheckpoint) -> dict[str, Path]:
+    return {dtype: make_checkpoint(dtype=dtype) for dtype in ("float32", "bfloat16", "float16")}
+
+
+@pytest.fixture(scope="module")
+def adapter(bases: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """On every linear layer, with a projector that was trained as a whole."""
+    folder = tmp_path_factory.mktemp("lora") / "parts-lora"
+    whole = ["multi_modal_projector"]
+    return peft.train(bases["bfloat16"], folder, target_modules=LINEAR, modules_to_save=whole)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("options", CONFIGS.values(), ids=CONFIGS)
+def test_merged_weights_are_those_of_peft(
+    options: dict[str, Any], dtype: str, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    base = bases[dtype]
+    folder = peft.train(base, tmp_path / "lora", **options)
+    if "bias" in options:  # which nn.Linear ignores
+        edit(folder, fan_in_fan_out=True)
+    ours, theirs = merged(base, [folder]), peft.merge(base, [folder])
+    # peft merges a convolution by a convolution, where we take the product of two matrices.
+    exact = "patch_embedding" not in options["target_modules"]
+    assert require_close(ours, theirs) >= (1 if exact else 0.99)
+    before = open_checkpoint(base).tensors
+    assert any(ours[name].tobytes() != before[name].tobytes() for name in before)
+
+
+def test_a_gemma_2(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
+    base = make_checkpoint(dtype="bfloat16", text={"model_type": "gemma2"})
+    folder = peft.train(base, tmp_path / "lora", target_modules="all-linear")
+    assert require_close(merged(base, [folder]), peft.merge(base, [folder])) == 1
+
+
+def test_adapters_count_in_their_order(bases: dict[str, Path], tmp_path: Path) -> None:
+    """A DoRA gives each row a length, so that what is added before it counts otherwise."""
+    base = bases["bfloat16"]
+    plain = peft.train(base, tmp_path / "plain", target_modules=ATTENTION)
+    dora = peft.train(base, tmp_path / "dora", target_modules=ATTENTION, use_dora=True, seed=1)
+    results = []
+    for order in ([plain, dora], [dora, plain]):
+        results.append(merged(base, order))
+        assert require_close(results[-1], peft.merge(base, order)) == 1
+    name = "decoder.layers.0.q_proj.weight"
+    assert results[0][name].tobytes() != results[1][name].tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_adapter_of_another_dtype(dtype: str, adapter: Path, bases: dict[str, Path]) -> None:
+    """Trained on bfloat16. What it holds as a whole takes the base's dtype, too."""
+    assert require_close(merged(bases[dtype], [adapter]), peft.merge(bases[dtype], [adapter])) == 1
+
+
+def test_values_in_the_dtype_of_the_file(
+    adapter: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    halves = peft.rename(adapter, tmp_path / "halves", lambda key: key)
+    tensors = {key: tensor.half() for key, tensor in load_file(halves / WEIGHTS).items()}
+    save_file(tensors, halves / WEIGHTS)
+    base = bases["bfloat16"]
+    assert require_close(merged(base, [halves]), peft.merge(base, [halves])) == 1
+
+
+# How the same adapter's keys look in other releases of transformers, and to other programs.
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "A": lambda key: respell(key, "A"),
+    "B": lambda key: respell(key, "B"),
+    "D": lambda key: respell(key, "D"),
+    "no prefix": lambda key: key.removeprefix("base_model.model."),
+    "a name": lambda key: re.sub(r"(lora_[AB])(?=\.)", r"\1.default", key),
+    "a wrapped module": lambda key: key.replace("projector.", "projector.modules_to_save.default."),
+}
+MODULES = {  # of layout C
+    "A": {
+        "model.vision_tower.": "vision_tower.vision_model.",
+        "model.language_model.": "language_model.model.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+    },
+    "B": {"model.vision_tower.": "model.vision_tower.vision_model."},
+    "D": {
+        "model.vision_tower.": "vision_tower.",
+        "model.language_model.": "language_model.model.",
+        "model.multi_modal_projector.": "multi_modal_projector.",
+    },
+}
+
+
+def respell(key: str, layout: str) -> str:
+    path = key.removeprefix("base_model.model.")
+    for ours, theirs in MODULES[layout].items():
+        if path.startswith(ours):
+            return f"base_model.model.{theirs}{path.removeprefix(ours)}"
+    return key
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_the_keys(
+    spelling: str, adapter: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    wanted = merged(bases["bfloat16"], [adapter])
+    other = peft.rename(adapter, tmp_path / "other", SPELLINGS[spelling])
+    assert set(load_file(other / WEIGHTS)) != set(load_file(adapter / WEIGHTS))
+    found = merged(bases["bfloat16"], [other])
+    for name, tensor in wanted.items():
+        assert found[name].tobytes() == tensor.tobytes(), name
+
+
+def test_reading_a_part_and_all_are_the_same(adapter: Path, bases: dict[str, Path]) -> None:
+    tensor = merged(bases["bfloat16"], [adapter])["decoder.layers.1.gate_proj.weight"]
+    whole = tensor.numpy()
+    assert b"".join(chunk.tobytes() for chunk in tensor.chunks()) == whole.tobytes()
+    assert tensor.read(5, 90).tobytes() == whole.reshape(-1)[5:90].tobytes()
+
+
+@pytest.mark.parametrize(("factor", "dtype"), [(1e6, "float16"), (float("nan"), "float32")])
+def test_sums_that_are_no_numbers(
+    factor: float, dtype: str, adapter: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    loud = peft.rename(adapter, tmp_path / "loud", lambda key: key)
+    tensors = {
+        k: t * (factor if "lora_B" in k else 1) for k, t in load_file(loud / WEIGHTS).items()
+    }
+    save_file(tensors, loud / WEIGHTS)
+    with pytest.raises(CheckpointError, match=rf"of .*loud gives numbers that {dtype} cannot hold"):
+        export(bases[dtype], tmp_path / "x.bundle", adapters=[loud])
+    assert not (tmp_path / "x.bundle").exists()
+
+
+def test_a_bundle_answers_as_the_merged_model(
+    adapter: Path, bases: dict[str, Path], shapes_pictures: Path, tmp_path: Path
+) -> None:
+    """Merged at export, or by PEFT before it: the same bundle, but for where it comes from."""
+    base = bases["bfloat16"]
+    model = peft.load(base)
+    model.load_state_dict(peft.merge(base, [adapter]))
+    model.save_pretrained(tmp_path / "merged")
+    for path in base.glob("*token*"):
+        (tmp_path / "merged" / path.name).write_bytes(path.read_bytes())
+    export(tmp_path / "merged", tmp_path / "a.bundle")
+    manifest = export(base, tmp_path / "b.bundle", adapters=[adapter])
+    size = (adapter / WEIGHTS).stat().st_size
+    assert manifest.source["adapters"].startswith(f"parts-lora ({size} bytes, sha256 ")
+    models = [PaliGemma(tmp_path / name, device="cpu") for name in ("a.bundle", "b.bundle")]
+    export(base, tmp_path / "c.bundle")
+    models.append(PaliGemma(tmp_path / "c.bundle", device="cpu"))
+    picture = shapes_pictures / "00.png"
+    first, second, bare = (
+        model.generate(picture, "caption en", max_new_tokens=12).token_ids for model in models
+    )
+    assert first == second != bare
+
+
+def test_an_npz_takes_adapters_too(adapter: Path, bases: dict[str, Path], tmp_path: Path) -> None:
+    path = save(tmp_path / "x.npz", as_big_vision(bases["bfloat16"]))
+    wanted, found = merged(bases["bfloat16"], [adapter]), merged(path, [adapter])
+    for name, tensor in wanted.items():
+        if name != EMBEDDING:
+            assert found[name].tobytes() == tensor.tobytes(), name

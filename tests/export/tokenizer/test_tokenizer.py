@@ -1,0 +1,243 @@
+"""The tokenizer of a bundle: taken as it is, or converted and equal to the original."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
+from tokenizers import Tokenizer
+
+from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_config
+from paligemma_edge.export.tokenizer.tokenizer import read_tokenizer
+from paligemma_edge.export.tokenizer.tokenizer_corpus import texts
+from paligemma_edge.export.tokenizer.tokenizer_json import convert_tokenizer
+from paligemma_edge.runtime.errors import TokenizerError
+
+MODEL: Any = sentencepiece_model_pb2
+CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
+
+
+@pytest.fixture(scope="module")
+def config(shapes_checkpoint: Path) -> PaliGemmaConfig:
+    return read_config(shapes_checkpoint)
+
+
+@pytest.fixture
+def folder(shapes_checkpoint: Path, tmp_path: Path) -> Path:
+    for name in ("tokenizer.model", "tokenizer.json"):
+        shutil.copy(shapes_checkpoint / name, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def pair(shapes_checkpoint: Path) -> tuple[Tokenizer, SentencePieceProcessor]:
+    path = shapes_checkpoint / "tokenizer.json"
+    converted = SentencePieceProcessor(model_proto=convert_tokenizer(path))
+    return Tokenizer.from_file(str(path)), converted
+
+
+def edit_json(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    (folder / "tokenizer.model").unlink(missing_ok=True)
+    path = folder / "tokenizer.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def edit_pieces(folder: Path, change: Callable[[Any], object]) -> None:
+    path = folder / "tokenizer.model"
+    proto = MODEL.ModelProto.FromString(path.read_bytes())
+    change(proto.pieces)
+    path.write_bytes(proto.SerializeToString())
+
+
+def refused(folder: Path, config: PaliGemmaConfig) -> str:
+    with pytest.raises(TokenizerError) as caught:
+        read_tokenizer(folder, config)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_model_is_taken_as_it_is(folder: Path, config: PaliGemmaConfig) -> None:
+    (folder / "tokenizer.json").unlink()
+    export = read_tokenizer(folder, config)
+    assert export.model_bytes == (folder / "tokenizer.model").read_bytes()
+    facts = export.facts
+    assert (facts.first_loc_id, facts.first_seg_id, facts.image_id) == (1000, 2024, 2152)
+    assert (facts.pad_id, facts.eos_id, facts.bos_id, facts.newline_id) == (0, 1, 2, 5)
+
+
+def add_token(folder: Path, name: str, piece: str, token: int) -> None:
+    path = folder / name
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if name == "tokenizer.json":
+        data["added_tokens"].append({"content": piece, "id": token})
+    else:
+        data[piece] = token
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "added_tokens.json"])
+@pytest.mark.parametrize(("piece", "token"), [("<answer>", 2153), ("<answer>", 300), ("\n", 6)])
+def test_tokens_that_the_model_does_not_know_are_refused(
+    name: str, piece: str, token: int, folder: Path, config: PaliGemmaConfig
+) -> None:
+    add_token(folder, name, "<image>", 2152)
+    add_token(folder, name, "<loc0003>", 1003)
+    read_tokenizer(folder, config)
+    add_token(folder, name, piece, token)
+    assert f"{piece!r} at id {token}" in refused(folder, config)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"added_tokens": [1]}', "[" * 99999])
+def test_a_json_beside_the_model_that_cannot_be_read(
+    text: str, folder: Path, config: PaliGemmaConfig
+) -> None:
+    (folder / "tokenizer.json").write_text(text)
+    assert "can be read" in refused(folder, config)
+
+
+def test_a_lone_json_gives_the_same(folder: Path, config: PaliGemmaConfig) -> None:
+    wanted = read_tokenizer(folder, config)
+    (folder / "tokenizer.model").unlink()
+    found = read_tokenizer(folder, config)
+    assert found.facts == wanted.facts
+    original = SentencePieceProcessor(model_proto=wanted.model_bytes)
+    converted = SentencePieceProcessor(model_proto=found.model_bytes)
+    for text in texts():
+        assert converted.encode(text) == original.encode(text), text
+
+
+def test_loc_and_seg_need_not_be_registered(folder: Path, config: PaliGemmaConfig) -> None:
+    wanted = read_tokenizer(folder, config).facts
+
+    def unregister(data: dict[str, Any]) -> None:
+        data["added_tokens"] = [
+            token for token in data["added_tokens"] if token["content"][:4] not in ("<loc", "<seg")
+        ]
+
+    edit_json(folder, unregister)
+    assert read_tokenizer(folder, config).facts == wanted
+
+
+ALPHABET = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
+    [" ", "  ", "\n", "▁", "<loc0001>", "<seg127>", "detect", " ; ", "cat"]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(ALPHABET, max_size=30).map("".join))
+def test_any_text_is_encoded_alike(
+    pair: tuple[Tokenizer, SentencePieceProcessor], text: str
+) -> None:
+    original, converted = pair
+    if any(piece in text for piece in CONTROL):
+        return
+    ids = converted.encode(text)
+    assert ids == original.encode(text, add_special_tokens=False).ids
+    assert converted.decode(ids) == original.decode(ids, skip_special_tokens=False)
+
+
+def lowercase(data: dict[str, Any]) -> None:
+    data["normalizer"] = {"type": "Lowercase"}
+
+
+def thin_out(data: dict[str, Any]) -> None:
+    """Leave pieces that sentencepiece would merge and this tokenizer does not."""
+    data["model"]["merges"] = data["model"]["merges"][::2]
+
+
+def drop_piece(data: dict[str, Any]) -> None:
+    data["model"]["vocab"] = {"a": 0, "b": 5}
+    data["model"]["merges"] = []
+
+
+def other_model(data: dict[str, Any]) -> None:
+    data["model"] = {"type": "WordLevel", "vocab": {"<unk>": 0}, "unk_token": "<unk>"}
+    data["added_tokens"] = []
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lowercase, "its sentencepiece model as"),
+        (thin_out, "its sentencepiece model as"),
+        (drop_piece, "has no piece for"),
+        (other_model, "WordLevel model, wanted BPE"),
+        (lambda data: data.pop("model"), "is no tokenizer that can be read"),
+    ],
+)
+def test_what_does_not_convert_is_refused(
+    folder: Path, config: PaliGemmaConfig, change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    edit_json(folder, change)
+    message = refused(folder, config)
+    assert words in message
+    assert "tokenizer.model" in message
+
+
+def rename(index: int, piece: str) -> Callable[[Any], None]:
+    return lambda pieces: setattr(pieces[index], "piece", piece)
+
+
+def swap(pieces: Any) -> None:  # noqa: ANN401
+    pieces[1003].piece, pieces[1004].piece = pieces[1004].piece, pieces[1003].piece
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (rename(1000, "<loc>"), "no piece '<loc0000>'"),
+        (rename(2151, "<seg>"), "no piece '<seg127>'"),
+        (rename(5, "newline"), r"no piece '\n'"),
+        (swap, "'<loc0003>' at id 1004, wanted 1003"),
+        (lambda pieces: setattr(pieces[1500], "type", 5), "encodes '<loc0500>' as ids"),
+        (lambda pieces: pieces.add(piece="more"), "the image token at id 2152"),
+        (lambda pieces: pieces.extend([pieces[9]] * 30), "no sentencepiece model"),
+    ],
+)
+def test_pieces_that_are_not_paligemmas(
+    folder: Path, config: PaliGemmaConfig, change: Callable[[Any], object], words: str
+) -> None:
+    edit_pieces(folder, change)
+    assert words in refused(folder, config)
+
+
+def test_a_config_of_another_tokenizer(folder: Path, config: PaliGemmaConfig) -> None:
+    text = dataclasses.replace(config.text, vocab_size=2151)
+    assert "2152 pieces for an embedding of 2151 rows" in refused(
+        folder, dataclasses.replace(config, text=text)
+    )
+    for other in (
+        dataclasses.replace(config, eos_token_id=107),
+        dataclasses.replace(config, bos_token_id=107),
+    ):
+        assert "config.json says 107" in refused(folder, other)
+    assert "id 300" in refused(folder, dataclasses.replace(config, image_token_id=300))
+
+
+def test_image_may_be_a_piece_or_lie_beyond(folder: Path, config: PaliGemmaConfig) -> None:
+    beyond = dataclasses.replace(config, image_token_id=2160)
+    assert read_tokenizer(folder, beyond).facts.image_id == 2152
+    edit_pieces(folder, lambda pieces: pieces.add(piece="<image>", type=3))
+    assert read_tokenizer(folder, config).facts.image_id == 2152
+
+
+def test_files_that_are_absent_or_broken(folder: Path, config: PaliGemmaConfig) -> None:
+    (folder / "tokenizer.model").write_bytes(b"")
+    assert "no sentencepiece model" in refused(folder, config)
+    (folder / "tokenizer.model").write_bytes(b"no protobuf")
+    assert "no sentencepiece model" in refused(folder, config)
+    (folder / "tokenizer.model").unlink()
+    (folder / "tokenizer.json").write_bytes(b"\xff{")
+    assert "can be read" in refused(folder, config)
+    (folder / "tokenizer.json").unlink()
+    assert "neither tokenizer.model nor tokenizer.json" in refused(folder, config)

@@ -1,0 +1,74 @@
+"""A card that is none: variants for CUDA over ONNX Runtime's processor, by the same code.
+
+The graphs in float16 open there. What goes between host and "card" is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime import model as models
+from paligemma_edge.runtime.device.device import Device
+from paligemma_edge.runtime.device.memory import Memory
+
+
+@dataclass
+class Copies:
+    """Bytes that went each way."""
+
+    to_card: int = 0
+    to_host: int = 0
+
+    def take(self) -> tuple[int, int]:
+        """What went to the card and back since it was last asked."""
+        found = (self.to_card, self.to_host)
+        self.to_card = self.to_host = 0
+        return found
+
+
+@dataclass(frozen=True)
+class CountedMemory(Memory):
+    copies: Copies = field(default_factory=Copies)
+
+    def put(self, array: NDArray[Any]) -> ort.OrtValue:
+        self.copies.to_card += array.nbytes
+        return super().put(array)
+
+    def write(self, value: ort.OrtValue, array: NDArray[Any]) -> None:
+        self.copies.to_card += array.nbytes
+        super().write(value, array)
+
+    def read(self, value: ort.OrtValue) -> NDArray[Any]:
+        array = super().read(value)
+        self.copies.to_host += array.nbytes
+        return array
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardOnHost(Device):
+    counted: CountedMemory = field(default_factory=CountedMemory)
+
+    @property
+    def memory(self) -> CountedMemory:
+        return self.counted
+
+
+def open_on_host(
+    bundle: Path,
+    variant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    **opening: Any,  # noqa: ANN401 - those of PaliGemma
+) -> tuple[PaliGemma, Copies]:
+    """Open a variant for CUDA on the processor."""
+    card = CardOnHost(name="cpu", threads=2, captures=opening.get("cuda_graph", False))
+    with monkeypatch.context() as patched:
+        patched.setattr(models, "device_for", lambda *_, **__: card)
+        model = PaliGemma(bundle, variant=variant, **opening)
+    return model, card.counted.copies

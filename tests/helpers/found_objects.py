@@ -1,0 +1,62 @@
+"""Results that no model gave, for the tests of what is made of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime.results.result import Found, ObjectResult
+from paligemma_edge.runtime.text.parse_answer import Box, Detection
+
+WIDTH, HEIGHT = 60, 40
+BOX = Box(0.25, 0.1, 0.75, 0.6)  # rows 10..30, columns 6..36
+NO_PIXELS = Box(0.5, 0.9, 0.2, 0.1)
+
+
+def disc(radius: float = 0.8) -> NDArray[np.float32]:
+    """What a mask decoder says of a round thing: float32 [64, 64] in -1..1."""
+    line = np.linspace(-1, 1, 64)
+    distance = np.hypot(line[:, None], line)
+    return np.tanh(8 * (radius - distance)).astype(np.float32)
+
+
+def found(
+    label: str = "cat",
+    box: Box = BOX,
+    decoded: NDArray[np.float32] | None = None,
+    score: float = -0.5,
+) -> Found:
+    detection = Detection(label, box, None if decoded is None else (0,) * 16)
+    return Found(detection=detection, score=score, width=WIDTH, height=HEIGHT, decoded=decoded)
+
+
+def result(objects: Sequence[Found] = (), **fields: Any) -> ObjectResult:  # noqa: ANN401
+    whole: dict[str, Any] = {
+        "prompt": "detect cat ; dog",
+        "text": "<loc0256> cat",
+        "score": -0.25,
+        "truncated": False,
+        "width": WIDTH,
+        "height": HEIGHT,
+        **fields,
+    }
+    return ObjectResult(objects=tuple(objects), **whole)
+
+
+@st.composite
+def results(draw: st.DrawFn) -> ObjectResult:
+    """Any objects: with and without masks, labels and pixels."""
+    locations = st.tuples(*[st.integers(0, 1023)] * 4)
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    objects = [
+        found(
+            draw(st.sampled_from(["cat", "dog", "", "日本"])),
+            Box.from_locations(*draw(locations)),
+            random.uniform(-1.5, 1.5, (64, 64)).astype(np.float32) if draw(st.booleans()) else None,
+            draw(st.floats(-50, 0)),
+        )
+        for _ in range(draw(st.integers(0, 4)))
+    ]
+    return result(objects)

@@ -1,0 +1,41 @@
+"""The sample model's tokenizer, and what a grammar allows in its ids."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from paligemma_edge.runtime.contract import TokenizerFacts
+from paligemma_edge.runtime.grammar.base import State
+from paligemma_edge.runtime.text.tokenizer import PromptEncoder
+
+MODEL = Path(__file__).parents[2] / "samples/shapes/checkpoint/tokenizer.model"
+EOS, LOC, SEG, IMAGE = 1, 1000, 2024, 2152
+FACTS = TokenizerFacts(
+    file="",
+    pad_id=0,
+    eos_id=EOS,
+    bos_id=2,
+    newline_id=5,
+    first_loc_id=LOC,
+    first_seg_id=SEG,
+    image_id=IMAGE,
+)
+
+
+@cache
+def encoder() -> PromptEncoder:
+    return PromptEncoder(MODEL, FACTS)
+
+
+def ids(state: State) -> list[int]:
+    """What a state allows, which is never nothing."""
+    allowed = state.allowed
+    if allowed.dtype == np.bool_:
+        assert allowed.shape == (IMAGE,)
+        allowed = np.flatnonzero(allowed)
+    found: list[int] = allowed.tolist()
+    assert found and found == sorted(set(found))
+    return found

@@ -1,0 +1,50 @@
+"""Journeys from a name on the Hub, through the command line, as huggingface_hub is set up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.fake_hub import keep
+from tests.helpers.journey import call, refused
+
+NAME = "google/paligemma-shapes"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    for name in ("HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path / "home"
+
+
+def test_from_what_was_fetched_before_without_a_network(
+    home: Path, shapes_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "hub.bundle"
+    assert str(home / "hub") in refused("export", NAME, bundle, "--from-cache")
+    keep(home / "hub", NAME, shapes_checkpoint)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE is set" in refused("export", "google/other", bundle)
+    exported = call("export", NAME, bundle)
+    assert (exported.returncode, exported.stderr) == (0, "")
+    assert f"{NAME}@{'0' * 40}" in call("inspect", bundle, light=True).stdout
+
+
+def test_a_hub_that_cannot_be_reached(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nothing answers
+    line = refused("export", NAME, tmp_path / "x.bundle")
+    assert f"{NAME} is no path here, and cannot be fetched from the Hub" in line
+    assert not (tmp_path / "x.bundle").exists()
+
+
+@pytest.mark.parametrize("command", ["export", "verify", "adapter", "quantize"])
+def test_help_needs_no_package_of_the_extra(command: str) -> None:
+    shown = call(command, "--help", light=True)
+    assert shown.returncode == 0, shown.stderr
+    assert f"usage: paligemma-edge {command} " in shown.stdout
+    assert f"\n  paligemma-edge {command} " in shown.stdout

@@ -1,0 +1,587 @@
+"""Journeys of `run`: pictures of all kinds in, answers out, and what comes in between."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime.cli import main as cli
+from paligemma_edge.runtime.run import video as frames
+from paligemma_edge.runtime.run.journal import journal_of
+from tests.helpers.journey import call, refused
+
+PICTURES = Path("samples/pictures")
+FORMATS = (".jsonl", ".csv", ".json")
+SHORT = ("--max-new-tokens", "2")
+SEGMENT = "segment star ; triangle"  # the first picture has stars, the second a triangle
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    return tmp_path / "noise.png"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two pictures with shapes, and between them one that is broken."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    shutil.copy(PICTURES / "00.png", folder / "a.png")
+    (folder / "b.png").write_text("no picture")
+    shutil.copy(PICTURES / "01.png", folder / "more" / "c.png")
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def images(path: Path) -> list[str]:
+    return [record["image"] for record in lines(path)]
+
+
+@contextmanager
+def started(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401
+    """The command, while it runs; killed where the test ends first."""
+    command = [sys.executable, "-m", "paligemma_edge.runtime.cli.main", *map(str, arguments)]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def read_lines(process: subprocess.Popen[str], count: int) -> list[str]:
+    """Wait until so many lines were printed."""
+    assert process.stdout is not None
+    return [process.stdout.readline() for _ in range(count)]
+
+
+def test_streamed_text_is_the_answer(shapes_bundle: Path, picture: Path) -> None:
+    options = (shapes_bundle, "caption en", picture, "--max-new-tokens", "8")
+    whole = json.loads(call("run", *options, "--json").stdout)["text"]
+    assert call("run", *options, "--stream").stdout == whole + "\n"
+
+
+def test_json_is_one_object_a_picture_in_their_order(
+    shapes_bundle: Path, folder: Path, shapes_model: PaliGemma
+) -> None:
+    done = call("run", shapes_bundle, "detect star", folder, folder / "a.png", "--json")
+    first, broken, last = map(json.loads, done.stdout.splitlines())
+    assert (done.returncode, done.stderr) == (1, "")
+    result = shapes_model.detect(folder / "a.png", "star")
+    assert len(result) > 1
+    assert first["text"] == result.text
+    assert [found["box"] for found in first["objects"]] == [list(found.xyxy) for found in result]
+    # In a batch, sums of floats may come in another order.
+    assert first["score"] == pytest.approx(result.score, abs=1e-3)
+    assert (first["image"], first["width"], first["height"]) == (
+        str(folder / "a.png"),
+        result.width,
+        result.height,
+    )
+    assert broken["image"] == str(folder / "b.png")
+    assert "b.png: no picture that can be read" in broken["error"]
+    assert last["image"] == str(folder / "more/c.png")
+
+
+def test_several_prompts_about_each_picture(shapes_bundle: Path, folder: Path) -> None:
+    asked = ("caption en", "--also", "detect red circle", "--also", "answer en how many shapes?")
+    done = call("run", shapes_bundle, asked[0], folder / "a.png", *asked[1:], *SHORT)
+    prompts = [line.split(": ")[0] for line in done.stdout.splitlines()]
+    assert prompts == ["caption en", "detect red circle", "answer en how many shapes?"]
+    done = call("run", shapes_bundle, asked[0], folder, *asked[1:], *SHORT, "--json")
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(record["image"]).name[0] for record in records] == list("aaabbbccc")
+    assert [record["prompt"] for record in records] == prompts * 3
+
+
+def test_a_file_in_each_format(shapes_bundle: Path, folder: Path, tmp_path: Path) -> None:
+    for suffix in FORMATS:
+        out = tmp_path / f"out{suffix}"
+        done = call("run", shapes_bundle, SEGMENT, folder, "--out", out)
+        assert done.returncode == 1
+        assert done.stdout == f"{out}: 2 answers, 1 failed\n"
+        assert "b.png" in done.stderr
+        assert "Traceback" not in done.stderr
+    names = [str(folder / name) for name in ("a.png", "b.png", "more/c.png")]
+    assert images(tmp_path / "out.jsonl") == names
+    with (tmp_path / "out.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(dict.fromkeys(row["image"] for row in rows)) == names
+    assert [bool(row["error"]) for row in rows].count(True) == 1
+    coco = json.loads((tmp_path / "out.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == [names[0], names[2]]
+    assert [category["name"] for category in coco["categories"]] == ["star", "triangle"]
+    assert all("segmentation" in found for found in coco["annotations"])
+    assert coco["annotations"]
+    assert [error["file_name"] for error in coco["errors"]] == [names[1]]
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", *(f"out{s}" for s in FORMATS)}
+
+
+def test_a_list_on_standard_input_and_globs(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    ask = ("run", shapes_bundle, "caption en", *SHORT, "--json")
+    listed = call(*ask, "-", stdin=f"{folder}/more/c.png\n\n{folder}/a.png\n{folder}/gone.png\n")
+    names = [json.loads(line)["image"] for line in listed.stdout.splitlines()]
+    assert names == [f"{folder}/more/c.png", f"{folder}/a.png", f"{folder}/gone.png"]
+    assert "no such file" in json.loads(listed.stdout.splitlines()[-1])["error"]
+    found = call(*ask, f"{folder}/**/[ac].png")
+    names = [json.loads(line)["image"] for line in found.stdout.splitlines()]
+    assert names == [f"{folder}/a.png", f"{folder}/more/c.png"]
+
+
+def test_a_run_that_waits_for_a_list_can_be_interrupted(shapes_bundle: Path, folder: Path) -> None:
+    ask = ("run", shapes_bundle, "caption en", "-", *SHORT)
+    with started(*ask, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write(f"{folder}/a.png\n")
+        process.stdin.flush()
+        (line,) = read_lines(process, 1)
+        assert line.startswith(f"{folder}/a.png: ")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == "paligemma-edge: interrupted\n"
+
+
+def test_drawing_writes_a_picture_of_the_same_size(
+    shapes_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "drawn.png"
+    done = call("run", shapes_bundle, "detect red circle", picture, "--draw", target)
+    assert done.returncode == 0, done.stderr
+    with Image.open(target) as drawn, Image.open(picture) as original:
+        assert drawn.size == original.size
+
+
+def test_drawing_a_folder(shapes_bundle: Path, folder: Path, tmp_path: Path) -> None:
+    ask = ("run", shapes_bundle, SEGMENT, folder, "--draw", tmp_path / "drawn")
+    done = call(*ask)
+    assert done.returncode == 1
+    drawn = sorted(path for path in (tmp_path / "drawn").rglob("*") if path.is_file())
+    root = tmp_path / "drawn" / folder.relative_to("/")
+    assert drawn == [root / "a.png", root / "more" / "c.png"]
+    for path in drawn:
+        with Image.open(path) as overlay, Image.open(folder / path.relative_to(root)) as original:
+            assert overlay.size == original.size
+            assert np.asarray(overlay).tobytes() != np.asarray(original.convert("RGB")).tobytes()
+    assert "holds files already" in refused(*ask)
+    assert call(*ask, "--overwrite").returncode == 1
+
+
+def test_what_is_wrong_is_said_in_one_line(
+    shapes_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    ask = ("run", shapes_bundle, "caption en")
+    assert "does not exist" in refused("run", tmp_path / "no.bundle", "caption en", picture)
+    assert "text.png" in refused(*ask, tmp_path / "text.png")
+    assert "missing.png" in refused(*ask, tmp_path / "missing.png")
+    assert "prompt" in refused("run", shapes_bundle, "", picture, code=2)
+    long = ("run", shapes_bundle, "word " * 999, picture)
+    assert "shorten the prompt" in refused(*long, code=2)
+    out = ("--out", tmp_path / "out.csv")
+    assert "shorten the prompt" in refused(*long, *out, code=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"noise.png", "text.png"}
+
+
+def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
+    shapes_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    ask = ("run", tmp_path / "no.bundle", "caption en", picture)
+    assert "--max-new-tokens is 0" in refused(*ask, "--max-new-tokens", "0", code=2)
+    assert "--slots is -1" in refused(*ask, "--slots", "-1", code=2)
+    assert "--temperature" in refused(*ask, "--top-k", "3", code=2)
+    assert "temperature is -1.0" in refused(*ask, "--temperature", "-1", code=2)
+    assert "drawn.xyz" in refused(*ask, "--draw", tmp_path / "drawn.xyz", code=2)
+    assert "out.xml" in refused(*ask, "--out", tmp_path / "out.xml", code=2)
+    assert "there is no folder" in refused(*ask, "--out", tmp_path / "no" / "out.csv")
+    assert "given twice" in refused(*ask, "--also", "caption en", code=2)
+    assert "--every is 0.0" in refused(*ask, "--every", "0", code=2)
+    (tmp_path / "empty").mkdir()
+    assert "without pictures" in refused(*ask, tmp_path / "empty", code=2)
+    assert "matches no picture" in refused(*ask, f"{tmp_path}/*.gif", code=2)
+    for pair in (
+        ("--stream", "--json"),
+        ("--stream", "--also", "x"),
+        ("--together", "--out", "x.csv"),
+        ("--choices", "a,b", "--regex", "a"),
+        ("--regex", "a", "--no-grammar"),
+        ("--any-label", "--no-grammar"),
+        ("--choices", "a,b", "--also", "detect cat"),
+    ):
+        assert "does not go with" in refused(*ask, *pair, code=2)
+    assert "is there twice" in refused(*ask, "--choices", "a,a", code=2)
+    assert "asks for nothing" in refused(*ask, "--also", "detect ;", code=2)
+    assert "one picture" in refused(*ask, "missing.png", "--stream", code=2)
+    assert "threads is 0" in refused("run", shapes_bundle, *ask[2:], "--threads", "0", code=2)
+    named = ("run", shapes_bundle, *ask[2:], "--variant", "cpu-int3")
+    assert "variant is 'cpu-int3'" in refused(*named, code=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"noise.png", "empty"}
+
+
+def test_drawing_never_harms_what_is_there(
+    shapes_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    ask = ("run", shapes_bundle, "detect red circle", picture, "--max-new-tokens", "2", "--draw")
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "notes.txt" in refused(*ask, tmp_path / "notes.txt", code=2)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    (tmp_path / "folder.png").mkdir()
+    assert "folder.png: Is a directory" in refused(*ask, tmp_path / "folder.png")
+    assert "there is no folder" in refused(*ask, tmp_path / "notes.txt" / "x.png")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    before = picture.read_bytes()
+    assert "write over the picture" in refused(*ask, picture, "--overwrite")
+    assert "exists already" in refused(*ask, picture)
+    assert "write over the picture" in refused(*ask, "/", "--overwrite")
+    assert picture.read_bytes() == before
+
+
+def test_one_broken_picture_does_not_keep_the_others_from_an_answer(
+    shapes_bundle: Path, folder: Path
+) -> None:
+    missing = folder / "missing.png"
+    pictures = (folder / "a.png", missing, folder / "more" / "c.png")
+    done = call("run", shapes_bundle, "caption en", *pictures, *SHORT)
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) == 2
+    (line,) = done.stderr.splitlines()
+    assert "missing.png" in line
+    together = call("run", shapes_bundle, "caption en", *pictures, *SHORT, "--together", "--json")
+    assert together.returncode == 1
+    record = json.loads(together.stdout)
+    assert record["image"] == list(map(str, pictures))
+    assert "missing.png" in record["error"]
+
+
+def test_several_pictures_have_one_answer_together(shapes_bundle: Path, folder: Path) -> None:
+    pictures = (folder / "a.png", folder / "more" / "c.png")
+    done = call("run", shapes_bundle, "caption en", *pictures, *SHORT, "--together")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"{pictures[0]}, {pictures[1]}: ")
+    assert line.endswith(" [cut by --max-new-tokens]")
+
+
+def test_any_name_can_be_printed_anywhere(
+    shapes_bundle: Path, picture: Path, tmp_path: Path
+) -> None:
+    name = os.fsencode(picture.parent) + b"/\xe9\xff.png"
+    shutil.copy(os.fsencode(picture), name)
+    command: list[str | bytes | Path] = [sys.executable, "-m", "paligemma_edge.runtime.cli.main"]
+    command += ["run", shapes_bundle]
+    options: list[list[str | Path]] = [[], ["--json"], ["--draw", tmp_path / "drawn"]]
+    options += [["--out", tmp_path / f"out{suffix}"] for suffix in FORMATS]
+    for more in options:
+        done = subprocess.run(
+            [*command, "caption en", "-", picture, *SHORT, *more],
+            capture_output=True,
+            check=False,
+            input=name,
+            env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        )
+        assert done.returncode == 0, done.stderr
+        if "--json" in more:
+            first = json.loads(done.stdout.splitlines()[0])
+            assert os.fsencode(first["image"]) == name
+    assert os.fsencode(images(tmp_path / "out.jsonl")[0]) == name
+    coco = json.loads((tmp_path / "out.json").read_text("ascii"))
+    assert os.fsencode(coco["images"][0]["file_name"]) == name
+    assert r"/\udce9\udcff.png" in (tmp_path / "out.csv").read_text("utf-8")
+
+
+def test_masks_that_cannot_be_decoded_are_told_once(
+    shapes_copy: Path, folder: Path, tmp_path: Path
+) -> None:
+    manifest = json.loads((shapes_copy / "manifest.json").read_text())
+    (variant,) = manifest["variants"].values()
+    graph = variant["graphs"].pop("mask_decoder")
+    for name in [name for name in manifest["files"] if name.startswith(graph)]:
+        del manifest["files"][name]
+        (shapes_copy / name).unlink()
+    variant["files"] = [name for name in variant["files"] if not name.startswith(graph)]
+    (shapes_copy / "manifest.json").write_text(json.dumps(manifest))
+    target = tmp_path / "drawn"
+    pictures = (folder / "a.png", folder / "more" / "c.png")
+    done = call("run", shapes_copy, SEGMENT, *pictures, "--draw", target, "--json")
+    assert done.returncode == 0, done.stderr
+    (note,) = done.stderr.splitlines()
+    assert "--mask-decoder" in note
+    for line in done.stdout.splitlines():
+        record = json.loads(line)
+        assert all("mask" not in found for found in record["objects"])
+    assert len(list(target.rglob("*.png"))) == 2
+
+
+def test_a_closed_set_of_answers(shapes_bundle: Path, folder: Path) -> None:
+    ask = ("run", shapes_bundle, "answer en is there a circle?", folder, "--choices", "yes, no")
+    done = call(*ask, "--json", "--also", "caption en")
+    assert done.returncode == 1
+    for record in map(json.loads, done.stdout.splitlines()):
+        if "error" not in record:
+            assert record["text"] in ("yes", "no")
+            assert sum(record["probabilities"].values()) == pytest.approx(1)
+            assert record["width"]
+    assert "twice" in refused(*ask[:4], "--choices", "a,a", code=2)
+
+
+def test_a_pattern_for_answers(shapes_bundle: Path, folder: Path) -> None:
+    pytest.importorskip("llguidance")
+    ask = ("run", shapes_bundle, "answer en how many?", folder / "a.png", "--regex", "[0-9]{2}")
+    assert re.fullmatch("[0-9]{2}\n", call(*ask).stdout)
+    assert re.fullmatch("[0-9]{2}\n", call(*ask, "--stream").stdout)
+    refused(*ask[:4], "--regex", "[", code=2)
+
+
+def test_without_a_grammar_anything_may_be_said(shapes_bundle: Path, folder: Path) -> None:
+    ask = ("run", shapes_bundle, "detect zebra", folder / "a.png", "--json")
+    free = json.loads(call(*ask, "--no-grammar").stdout)
+    kept = json.loads(call(*ask).stdout)
+    assert all(found["label"] in ("zebra", "") for found in kept["objects"])
+    assert free["text"] != kept["text"]
+
+
+def test_a_video(shapes_bundle: Path, folder: Path, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    clip = tmp_path / "clip.mp4"
+    with av.open(str(clip), "w") as container, Image.open(folder / "a.png") as image:
+        stream = container.add_stream("mpeg4", rate=4)
+        stream.width, stream.height, stream.pix_fmt = 224, 224, "yuv420p"
+        frame = image.convert("RGB").resize((224, 224))
+        for _ in range(10):
+            container.mux(stream.encode(av.VideoFrame.from_image(frame)))
+        container.mux(stream.encode())
+    drawn, out = tmp_path / "drawn", tmp_path / "out.jsonl"
+    ask = ("run", shapes_bundle, "detect red circle", clip, "--every", "1")
+    done = call(*ask, "--out", out, "--draw", drawn)
+    assert done.returncode == 0, done.stderr
+    assert images(out) == [f"{clip}@{second}.000s" for second in range(3)]
+    assert len(list(drawn.rglob("*.jpg"))) == 3
+    clip.write_text("no video")
+    assert "clip.mp4: cannot be read" in refused(*ask)
+
+
+def test_a_camera_s_run_ends_well_when_it_is_interrupted(
+    shapes_bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("av")
+    with Image.open(folder / "a.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+
+    def filmed(number: int, every: float) -> Iterator[frames.Frame]:
+        for second in range(3):
+            yield float(second), pixels
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(frames, "camera_frames", filmed)
+    monkeypatch.setattr(frames, "camera_device", lambda number: tmp_path)
+    out = tmp_path / "out.jsonl"
+    ask = ["run", str(shapes_bundle), "caption en", "camera:0", *SHORT, "--out", str(out)]
+    assert cli.main(ask) == 0
+    assert images(out) == [f"camera:0@{second}.000s" for second in range(3)]
+    assert not journal_of(out).exists()
+
+
+@pytest.fixture
+def thousand(tmp_path: Path) -> Path:
+    """Pictures of one colour each, cheap to make and to read."""
+    folder = tmp_path / "thousand"
+    folder.mkdir()
+    for number in range(1000):
+        colour = (number % 256, 50 * (number // 256), 100)
+        Image.new("RGB", (16, 16), colour).save(folder / f"{number:03}.bmp")
+    (folder / "500.bmp").write_bytes(b"BM")
+    return folder
+
+
+def test_a_thousand_pictures_killed_twice_end_complete_and_without_a_duplicate(
+    shapes_bundle: Path, thousand: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    ask = ("run", shapes_bundle, "caption en", thousand, *SHORT, "--out", out, "--json")
+    shown: list[str] = []
+    for _ in range(2):
+        with started(*ask) as process:
+            shown += read_lines(process, 150)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait(60) == -signal.SIGKILL
+            assert process.stdout is not None
+            # What was printed before it was killed; the last line may be cut.
+            shown += [line for line in process.stdout.read().splitlines(True) if line[-1] == "\n"]
+        assert journal_of(out).exists()
+        assert not out.exists()
+    done = call(*ask)
+    assert done.returncode == 1  # of the one that is broken
+    shown += done.stdout.splitlines()
+    names = [str(path) for path in sorted(thousand.iterdir())]
+    assert images(out) == names
+    assert [bool("error" in record) for record in lines(out)].count(True) == 1
+    answers = [record for record in map(json.loads, shown) if "error" not in record]
+    again = [record["image"] for record in answers]
+    assert len(again) == len(set(again))  # none was answered twice
+    assert not journal_of(out).exists()
+    assert "exists already" in refused(*ask)
+    assert images(out) == names
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_its_answers_and_goes_on(
+    shapes_bundle: Path, thousand: Path, tmp_path: Path, sign: signal.Signals
+) -> None:
+    out = tmp_path / "out.jsonl"
+    names = [str(path) for path in sorted(thousand.iterdir())[:60]]
+    ask = ("run", shapes_bundle, "caption en", "-", *SHORT, "--out", out, "--json", "--slots", "1")
+    with started(*ask, stdin=subprocess.PIPE, preexec_fn=hears_interrupts) as process:
+        assert process.stdin is not None
+        process.stdin.writelines(f"{name}\n" for name in names[:20])
+        process.stdin.flush()
+        read_lines(process, 20)  # now it waits for more
+        assert "another run is writing" in refused(*ask)
+        process.send_signal(sign)
+        assert process.wait(60) == 130
+        assert process.stderr is not None
+        assert process.stderr.read().endswith(
+            f"paligemma-edge: interrupted; {journal_of(out)} keeps 20 answers, "
+            "and the same command goes on\n"
+        )
+    other = refused(*ask[:2], "caption de", *ask[3:], code=2)
+    assert 'prompts ["caption en"]' in other
+    other = refused(*ask[:4], "x.png", *ask[4:], "--draw", tmp_path / "drawn", code=2)
+    assert 'with paths ["-"], draw null, now paths ["-", ' in other
+    done = call(*ask, stdin="\n".join(names[10:]))  # a list may be shorter this time
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["image"] for line in done.stdout.splitlines()] == names[20:]
+    assert images(out) == [*names[10:], *names[:10]]
+
+
+def hears_interrupts() -> None:
+    """A parent that runs us in the background has SIGINT ignored, and a child keeps that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_what_is_there_is_written_over_only_when_asked(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("mine")
+    ask = ("run", shapes_bundle, "caption en", folder / "a.png", *SHORT, "--out", out)
+    assert "out.csv exists already" in refused(*ask)
+    assert out.read_text() == "mine"
+    assert call(*ask, "--overwrite").returncode == 0
+    assert out.read_text().startswith("image,prompt,")
+
+
+def test_a_run_whose_answers_are_all_there_is_finished_without_the_model(
+    shapes_copy: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    shutil.copy(folder / "a.png", folder / "b.png")
+    ask = ("run", shapes_copy, "caption en", folder, *SHORT, "--out", out)
+    assert call(*ask).returncode == 0
+    whole = out.read_bytes()
+    # As if the machine had failed before the file took its name.
+    code = (
+        "import sys\n"
+        "from paligemma_edge.runtime import model\n"
+        "from paligemma_edge.runtime.run import command as run_command\n"
+        "from paligemma_edge.runtime.cli.main import main\n"
+        "keep = run_command.finish\n"
+        "def stop(*arguments): raise KeyboardInterrupt\n"
+        "run_command.finish = stop\n"
+        "assert main(sys.argv[1:]) == 130\n"
+        "run_command.finish = keep\n"
+        "run_command.PaliGemma = None\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    out.unlink()
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, ask)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "keeps 3 answers" in done.stderr
+    assert out.read_bytes() == whole
+
+
+def test_one_picture_that_cannot_be_drawn_ends_no_run(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    Image.new("L", (16_400, 600)).save(folder / "b.webp.png")
+    (folder / "b.webp.png").rename(folder / "b.webp")
+    out = tmp_path / "out.jsonl"
+    ask = ("run", shapes_bundle, "detect star", folder, "--out", out, "--draw", tmp_path / "drawn")
+    done = call(*ask)
+    assert (done.returncode, done.stdout) == (1, f"{out}: 2 answers, 2 failed\n"), done.stderr
+    broken = [Path(record["image"]).name for record in lines(out) if "error" in record]
+    assert broken == ["b.png", "b.webp"]
+    assert "too large for WEBP" in done.stderr
+
+
+def test_what_failed_is_asked_again_and_what_vanished_is_left_out(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    (folder / "d.png").write_text("no picture")
+    ask = ("run", shapes_bundle, "caption en", folder, *SHORT, "--out", out)
+    command = "from paligemma_edge.runtime.run import command as c, journal; import sys\n"
+    command += "from paligemma_edge.runtime.cli.main import main\n"
+    command += "def stop(*_): raise KeyboardInterrupt\n"
+    command += "c.finish = stop\nsys.exit(main(sys.argv[1:]))\n"
+    stopped = [sys.executable, "-c", command, *map(str, ask)]
+    assert subprocess.run(stopped, check=False, capture_output=True).returncode == 130
+    shutil.copy(folder / "a.png", folder / "b.png")
+    (folder / "a.png").unlink()
+    (folder / "d.png").unlink()
+    done = call(*ask)
+    assert (done.returncode, done.stdout) == (0, f"{out}: 2 answers\n"), done.stderr
+    assert images(out) == [str(folder / "b.png"), str(folder / "more" / "c.png")]
+
+
+@pytest.mark.parametrize("more", [(), ("--json",), ("--stream",), ("--help",)])
+def test_output_that_cannot_be_written_is_told_in_one_line(
+    shapes_bundle: Path, picture: Path, more: tuple[str, ...]
+) -> None:
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "paligemma_edge.runtime.cli.main", "run", str(shapes_bundle)]
+    command += ["caption en", str(picture), *SHORT, *more]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, env=buffered, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (
+        3,
+        "paligemma-edge: cannot write standard output: No space left on device; free some space\n",
+    )
+
+
+def test_a_list_with_no_end_is_not_read_to_it(shapes_bundle: Path, picture: Path) -> None:
+    ask = ("run", shapes_bundle, "caption en", "-", "--together")
+    with started(*ask, stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.writelines(f"{number}.png\n" for number in range(3000))
+        process.stdin.flush()  # and more to come
+        assert process.wait(60) == 2
+        assert process.stderr is not None
+        assert "pictures" in process.stderr.read()

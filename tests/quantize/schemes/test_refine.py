@@ -1,0 +1,124 @@
+"""A rounded head finds the candidates, and the best logits are exact again; so are answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from paligemma_edge.quantize.fidelity.questions import sample_questions
+from paligemma_edge.quantize.graphs.linear import HEAD
+from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme
+from paligemma_edge.quantize.variant.passes import cure, prepare, round_graphs
+from paligemma_edge.quantize.variant.sensitivity import Choice
+from paligemma_edge.runtime import PaliGemma
+from tests.helpers.half_graphs import Array, answers
+from tests.helpers.watched import AssertSame, Case
+
+CLOSE = 1e-4  # of the largest logit
+COUNT = 64
+SCHEMES = {
+    "coarse": Scheme(kind="blockwise", bits=4, block=256, pad=True, rounding="nearest"),
+    "float": Scheme(kind="float"),
+}
+CURES: Mapping[str, dict[str, Any]] = {
+    "plain": {"fold": False},
+    "folded": {},
+    "rotated": {"rotate": True},
+    "smoothed": {"smooth": 0.5},
+}
+
+
+def recipe(cures: str, *, refine: int) -> Recipe:
+    """Nothing is rounded but the head."""
+    base = Recipe(
+        about="a test",
+        weights="int4",
+        schemes=SCHEMES,
+        layers=(Assignment(match=HEAD, scheme="coarse"),),
+        refine=refine,
+        name=f"cpu-{'refined' if refine else 'rough'}",
+    )
+    return dataclasses.replace(base, **CURES[cures])
+
+
+def headed(case: Case, made_by: Recipe, scheme: str) -> dict[str, ir.Model]:
+    cured = cure(case.graphs(), made_by)
+    cured = prepare(cured, made_by, case.moments(cured.graphs) if made_by.smooth else {})
+    return round_graphs(cured, made_by, {HEAD: Choice(HEAD, scheme, {scheme: 0.0})})
+
+
+@pytest.mark.parametrize("cures", list(CURES))
+def test_refining_a_float_head_changes_nothing(
+    cures: str, case: Case, assert_same: AssertSame
+) -> None:
+    graphs = headed(case, recipe(cures, refine=COUNT), "float")
+    kinds = [node.op_type for node in graphs["decoder"].graph]
+    assert kinds.count("ScatterElements") == kinds.count("TopK") == 1
+    assert_same(graphs)
+
+
+@pytest.mark.parametrize("cures", list(CURES))
+def test_the_best_logits_of_a_rounded_head_are_exact(
+    cures: str, case: Case, exact: Array, tmp_path: Path
+) -> None:
+    refined, rough = (
+        answers(
+            headed(case, recipe(cures, refine=count), "coarse"),
+            case.facts,
+            case.pixels[:1],
+            tmp_path / str(count),
+        )
+        for count in (COUNT, 0)
+    )
+    close = CLOSE * np.abs(exact).max()
+    for row, expected, without in zip(refined, exact, rough, strict=True):
+        best = np.argsort(-expected)[:3]
+        np.testing.assert_allclose(row[best], expected[best], rtol=0, atol=close)
+        assert row.argmax() == best[0]
+        assert np.abs(without[best] - expected[best]).max() > 10 * close
+        candidates = np.argsort(-without)[:COUNT]
+        np.testing.assert_allclose(row[candidates], expected[candidates], rtol=0, atol=close)
+        others = np.delete(np.arange(len(row)), candidates)
+        np.testing.assert_array_equal(row[others], without[others])
+
+
+@pytest.fixture(scope="module")
+def bundle(shapes_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy = Path(shutil.copytree(shapes_bundle, tmp_path_factory.mktemp("head") / "copy.bundle"))
+    prefill = Recipe(about="a test", weights="bfloat16", prefill=True, name="cpu-prefill")
+    recipes = [recipe("rotated", refine=COUNT), recipe("rotated", refine=0), prefill]
+    quantize(copy, recipes, Options(calibrate=False, report=False))
+    return copy
+
+
+@pytest.fixture(scope="module")
+def lossless(bundle: Path) -> list[tuple[int, ...]]:
+    return said(bundle, "cpu-fp32")
+
+
+def said(bundle: Path, variant: str) -> list[tuple[int, ...]]:
+    model = PaliGemma(bundle, variant=variant)
+    assert ("prefill" in model.engine.sessions) == (variant == "cpu-prefill")
+    requests = [(question.image, question.prompt) for question in sample_questions()[::2]]
+    return [found.token_ids for found in model.generate_batch(requests, max_new_tokens=24)]
+
+
+def test_answers_of_a_refined_head_are_the_lossless_ones(
+    bundle: Path, lossless: list[tuple[int, ...]]
+) -> None:
+    assert said(bundle, "cpu-refined") == lossless
+    assert said(bundle, "cpu-rough") != lossless
+
+
+def test_a_prompt_that_a_graph_of_its_own_reads_is_answered_alike(
+    bundle: Path, lossless: list[tuple[int, ...]]
+) -> None:
+    assert said(bundle, "cpu-prefill") == lossless

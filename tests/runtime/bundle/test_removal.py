@@ -1,0 +1,92 @@
+"""What goes with a folder of a bundle, and what stays."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.folder_writer import extend_bundle, remove_folder
+from paligemma_edge.runtime.bundle.removal import without_folder
+from paligemma_edge.runtime.contract import Adapted, AdapterFacts, Manifest, Primed
+from tests.helpers.small_bundle import write
+from tests.runtime.bundle.test_folder_writer import check_whole, contents, variant
+
+VARIANTS = ("cpu-fp32", "cpu-int4")
+
+
+def add(path: Path, folder: str, files: list[str], change: Manifest) -> None:
+    with extend_bundle(Bundle.open(path), folder) as writer:
+        for file in files:
+            writer.write(file, file.encode())
+        writer.finish(
+            lambda m: dataclasses.replace(
+                m,
+                variants={**m.variants, **change.variants},
+                primed={**m.primed, **change.primed},
+                adapted={**m.adapted, **change.adapted},
+                adapters={**m.adapters, **change.adapters},
+            )
+        )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Two variants, both primed and adapted, and two adapters, one of them for one variant."""
+    path = tmp_path / "a.bundle"
+    write(path)
+    none = dataclasses.replace(Bundle.open(path).manifest, variants={})
+    add(path, "cpu-int4", ["cpu-int4/decoder.onnx"], variant("cpu-int4")(none))
+    for name in VARIANTS:
+        primed, adapted = f"primed/{name}/decoder.onnx", f"adapted/{name}/decoder.onnx"
+        made = Primed(device="here", graphs={"decoder": primed}, files=(primed,))
+        add(path, f"primed/{name}", [primed], dataclasses.replace(none, primed={name: made}))
+        graphs = Adapted(graphs={"decoder": adapted}, files=(adapted,))
+        add(path, f"adapted/{name}", [adapted], dataclasses.replace(none, adapted={name: graphs}))
+    for name, variants in (("both", VARIANTS), ("small", VARIANTS[1:])):
+        files = {of: f"adapters/{name}/{of}.npz" for of in variants}
+        facts = AdapterFacts(source="lora", rank=8, graphs=(contract.DECODER,), files=files)
+        change = dataclasses.replace(none, adapters={name: facts})
+        add(path, f"adapters/{name}", list(files.values()), change)
+    check_whole(path)
+    return path
+
+
+def test_a_variant_takes_with_it_what_was_made_from_it(path: Path) -> None:
+    before = contents(path)
+    found = remove_folder(Bundle.open(path), "cpu-int4")
+    assert check_whole(path).manifest == found
+    for kept in (found.variants, found.primed, found.adapted):
+        assert list(kept) == ["cpu-fp32"]
+    assert list(found.adapters) == ["both"]
+    assert found.adapters["both"].files == {"cpu-fp32": "adapters/both/cpu-fp32.npz"}
+    gone = set(before) - set(contents(path))
+    assert gone == {name for name in before if "int4" in name}
+    assert not (path / "adapters" / "small").exists()
+    assert not (path / "adapted" / "cpu-int4").exists()
+
+
+def test_an_adapter_goes_alone(path: Path) -> None:
+    before = contents(path)
+    found = remove_folder(Bundle.open(path), "adapters/both")
+    assert list(found.adapters) == ["small"]
+    assert list(found.adapted) == list(found.primed) == list(VARIANTS)
+    gone = set(before) - set(contents(check_whole(path).path))
+    assert gone == {f"adapters/both/{name}.npz" for name in VARIANTS}
+
+
+def test_adapted_graphs_go_alone(path: Path) -> None:
+    found = remove_folder(Bundle.open(path), "adapted/cpu-fp32")
+    assert list(found.adapted) == ["cpu-int4"]
+    assert list(found.adapters) == ["both", "small"]
+    assert list(found.primed) == list(VARIANTS)
+    check_whole(path)
+
+
+def test_a_name_that_begins_alike_is_another_folder(path: Path) -> None:
+    bundle = Bundle.open(path)
+    for folder in ("adapters/bot", "adapters/both-more", "adapted/cpu-int", "cpu-int"):
+        assert without_folder(bundle, PurePosixPath(folder), overwrite=True) == bundle.manifest

@@ -1,0 +1,223 @@
+"""Devices: what was asked for is honoured or it is an error."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+
+from paligemma_edge.runtime.contract import Manifest, Variant
+from paligemma_edge.runtime.device.cuda import check as cuda
+from paligemma_edge.runtime.device.cuda.check import Card
+from paligemma_edge.runtime.device.device import Device, open_device, require_placed
+from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
+from paligemma_edge.runtime.loading.variants import choose
+from paligemma_edge.runtime.system.linux import usable_cores
+
+
+@pytest.fixture
+def manifest() -> Manifest:
+    variant = Variant(
+        device="cpu",
+        recipe="fp32",
+        graphs={},
+        weight_dtype="float32",
+        compute_dtype="float32",
+        memory_bytes=0,
+        files=(),
+    )
+    anything: Any = SimpleNamespace(image_id=0, vocab_size=1)
+    return Manifest(
+        schema_version="1.0",
+        created_by="",
+        source={},
+        model=anything,
+        tokenizer=anything,
+        image=anything,
+        variants={
+            "cpu-fp32": variant,
+            "cpu-int8": variant,
+            "cuda-fp16": dataclasses.replace(variant, device="cuda"),
+        },
+    )
+
+
+def _providers(monkeypatch: pytest.MonkeyPatch, *names: str, card: bool = True) -> None:
+    monkeypatch.setattr(ort, "get_available_providers", lambda: list(names))
+    monkeypatch.setattr(cuda, "card_is_there", lambda: card)
+    monkeypatch.setattr(cuda, "find_card", lambda index=0: CARD if card else _no_card())
+
+
+def _no_card() -> Card:
+    raise DeviceError("there is no card")
+
+
+CARD = Card("a card", (9, 0), 80 << 30, 79 << 30, (13, 0))
+
+
+def test_auto_takes_cuda_where_it_is_present(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
+    assert choose(manifest)[0] == "cuda-fp16"
+    _providers(monkeypatch, "CPUExecutionProvider")
+    assert choose(manifest)[0] == "cpu-fp32"
+
+
+def test_auto_takes_the_processor_where_no_card_is(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider", card=False)
+    assert choose(manifest)[0] == "cpu-fp32"
+    with pytest.raises(DeviceError, match="there is no card"):
+        open_device("cuda")
+
+
+def test_auto_stays_on_the_processor_without_a_cuda_variant(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
+    cpu_only = {k: v for k, v in manifest.variants.items() if v.device == "cpu"}
+    assert choose(dataclasses.replace(manifest, variants=cpu_only))[0] == "cpu-fp32"
+
+
+def test_a_named_variant_is_taken(manifest: Manifest) -> None:
+    assert choose(manifest, variant="cpu-int8")[0] == "cpu-int8"
+
+
+def test_what_cannot_be_had_is_said(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
+    unknown: Any = "tpu"
+    with pytest.raises(OptionError, match="device is 'tpu', wanted one of auto, cpu, cuda"):
+        choose(manifest, unknown)
+    with pytest.raises(OptionError, match="has cpu-fp32, cpu-int8, cuda-fp16"):
+        choose(manifest, variant="cpu-int3")
+    with pytest.raises(OptionError, match="made for cpu, device cuda"):
+        choose(manifest, "cuda", "cpu-int8")
+    cpu_only = {"cpu-fp32": manifest.variants["cpu-fp32"]}
+    with pytest.raises(BundleError, match="no variant for cuda, only cpu-fp32 for cpu") as caught:
+        choose(dataclasses.replace(manifest, variants=cpu_only), "cuda")
+    assert "quantize" not in str(caught.value)  # which is no command
+    unhashable: Any = []
+    with pytest.raises(OptionError, match="variant is "):
+        choose(manifest, variant=unhashable)
+
+
+def test_cuda_without_cuda_is_an_error_and_no_run_on_the_processor(
+    manifest: Manifest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _providers(monkeypatch, "CPUExecutionProvider")
+    with pytest.raises(DeviceError, match="device cuda was asked for"):
+        open_device("cuda")
+    # The device is looked for before the bundle's variants are.
+    with pytest.raises(DeviceError, match="device cuda was asked for"):
+        choose(dataclasses.replace(manifest, variants={}), "cuda")
+
+
+def test_an_old_onnxruntime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ort, "__version__", "1.29.2")
+    with pytest.raises(DeviceError, match=r"1\.29\.2, wanted 1\.30 or newer"):
+        open_device("cpu")
+
+
+def test_a_file_that_is_no_graph_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"no graph")
+    with pytest.raises(DeviceError, match="cannot open") as error:
+        open_device("cpu").open_session(tmp_path / "x.onnx")
+    assert "\n" not in str(error.value)
+    assert not capfd.readouterr().err  # ONNX Runtime says nothing of its own
+
+
+def test_threads_are_the_usable_cores(tmp_path: Path) -> None:
+    assert open_device("cpu").threads == usable_cores() <= len(os.sched_getaffinity(0))
+    assert open_device("cpu", 3).threads == 3
+    wrong: list[Any] = [0, -1, "2", 1.5, True, 10**12]
+    for threads in wrong:
+        with pytest.raises(OptionError, match=r"threads is .*, wanted a whole number"):
+            open_device("cpu", threads)
+
+
+def test_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(ort, "disable_telemetry_events", lambda: calls.append("off"))
+    open_device("cpu")
+    assert calls == ["off"]
+
+
+def test_nodes_that_would_run_elsewhere_are_named(shapes_bundle: Path) -> None:
+    path = shapes_bundle / "cpu-fp32/projector.onnx"
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    require_placed(path, session, "CPUExecutionProvider")
+    with pytest.raises(DeviceError, match=r"nodes that CUDAExecutionProvider cannot run, such as"):
+        require_placed(path, session, "CUDAExecutionProvider")
+
+
+def test_a_card_is_asked_for_with_what_keeps_it_exact_and_small(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: dict[str, Any] = {}
+
+    class Session:
+        def __init__(self, path: str, options: ort.SessionOptions, **given: object) -> None:
+            seen.update(given)
+            key = "session.use_device_allocator_for_initializers"
+            seen["initializers"] = options.get_session_config_entry(key)
+
+        def get_providers(self) -> list[str]:
+            return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+
+        def get_provider_graph_assignment_info(self) -> list[Any]:
+            return []
+
+    monkeypatch.setattr(ort, "InferenceSession", Session)
+    device = Device(name="cuda", threads=1, index=2, memory_limit=123, captures=True)
+    device.open_session(tmp_path / "decoder.onnx", captures=True)
+    ((name, options),) = seen["providers"]
+    assert name == "CUDAExecutionProvider"
+    assert options["device_id"] == "2"
+    assert options["gpu_mem_limit"] == "123"
+    assert options["enable_cuda_graph"] == "1"
+    assert options["arena_extend_strategy"] == "kSameAsRequested"
+    assert options["use_tf32"] == "0"
+    assert seen["initializers"] == "1"
+    assert seen["enable_fallback"] == 0
+    device.open_session(tmp_path / "vision_encoder.onnx")
+    assert seen["providers"][0][1]["enable_cuda_graph"] == "0"
+
+
+def test_memory_of_a_card_that_ran_out_is_one_clear_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("Available memory of 12 is smaller than requested bytes of 4096")
+
+    monkeypatch.setattr(ort, "InferenceSession", full)
+    with pytest.raises(DeviceError, match="the card has not enough free memory"):
+        Device(name="cuda", threads=1).open_session(tmp_path / "decoder.onnx")
+
+
+def test_without_onnxruntime_it_is_said_how_to_get_it() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['onnxruntime'] = None\n"
+        "from paligemma_edge.runtime.errors import MissingExtraError\n"
+        "try:\n"
+        "    from paligemma_edge.runtime import PaliGemma\n"
+        "except MissingExtraError as error:\n"
+        "    print(error)\n"
+    )
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "run: pip install 'paligemma-edge[cpu]'" in done.stdout, done.stderr

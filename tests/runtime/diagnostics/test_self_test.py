@@ -1,0 +1,233 @@
+"""The check on a device: digests, and a question whose answer is known."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.writer import amend_bundle
+from paligemma_edge.runtime.contract import Variant
+from paligemma_edge.runtime.diagnostics.self_test import (
+    Golden,
+    SelfTest,
+    replay,
+    required_agreement,
+    self_test,
+)
+from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.images.load import load_image, pixel_values
+
+PROMPT = "caption en"
+Answer = Callable[[tuple[int, ...]], tuple[int, ...]]
+
+
+@pytest.fixture
+def picture() -> bytes:
+    pixels = np.random.default_rng(3).integers(0, 256, (70, 90, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture
+def give_golden(
+    shapes_copy: Path, shapes_model: PaliGemma, picture: bytes
+) -> Callable[[Answer], Path]:
+    """Make the bundle's own answer, changed, its golden one."""
+    said = shapes_model.generate(picture, PROMPT, max_new_tokens=8)
+
+    def give(change: Answer) -> Path:
+        tokens = change(said.token_ids)
+        golden = Golden(image="golden.png", prompt=PROMPT, token_ids=tokens, text="the original's")
+        files = {"golden.json": golden.to_json(), "golden.png": picture}
+        amend_bundle(Bundle.open(shapes_copy), files, lambda manifest: manifest)
+        return shapes_copy
+
+    return give
+
+
+def test_a_bundle_that_answers_as_the_original_passes(
+    give_golden: Callable[[Answer], Path],
+) -> None:
+    bundle = give_golden(lambda tokens: tokens)
+    result = self_test(bundle, device="cpu", variant="cpu-fp32")
+    assert result.passed
+    assert result.agreement == result.required == 1
+    assert result.files == len(Bundle.open(bundle).manifest.files)
+    assert result.summary().startswith("passed: ")
+    assert "\n" not in result.summary()
+
+
+def test_one_other_token_fails_and_both_answers_are_shown(
+    give_golden: Callable[[Answer], Path],
+) -> None:
+    result = self_test(give_golden(lambda tokens: (*tokens[:-1], tokens[-1] ^ 1)))
+    assert not result.passed
+    assert result.agreement == 1 - 1 / len(result.golden.token_ids)
+    first, original, here = result.summary().splitlines()
+    assert first.startswith("FAILED: ")
+    assert "the original's" in original
+    assert repr(result.text) in here
+
+
+def test_an_early_difference_does_not_grow_into_others(
+    give_golden: Callable[[Answer], Path], shapes_model: PaliGemma, picture: bytes
+) -> None:
+    def after_another_start(tokens: tuple[int, ...]) -> tuple[int, ...]:
+        """An original that starts with another token and goes on as the model then would."""
+        facts = shapes_model.bundle.manifest
+        pixels = pixel_values(load_image(picture), facts.image)[None]
+        features = shapes_model.engine.project(shapes_model.engine.encode(pixels))
+        ids = shapes_model.encoder.encode(PROMPT, 1)
+        said = [tokens[0] ^ 1]
+        while len(said) < 6:
+            *_, row = (r.copy() for r in replay(shapes_model.engine, features, ids, [*said, 0]))
+            said.append(int(row[: facts.tokenizer.image_id].argmax()))
+        return tuple(said)
+
+    result = self_test(give_golden(after_another_start), device="cpu")
+    assert result.token_ids[0] != result.golden.token_ids[0]
+    assert result.agreement == 1 - 1 / 6
+
+
+def test_a_bundle_without_a_golden_question_says_what_to_run(shapes_copy: Path) -> None:
+    with pytest.raises(BundleError, match="paligemma-edge verify"):
+        self_test(shapes_copy)
+
+
+def test_without_a_golden_question_digests_are_compared_all_the_same(shapes_copy: Path) -> None:
+    path = shapes_copy / "cpu-fp32/mask_decoder.onnx.data"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(BundleError, match=r"mask_decoder\.onnx\.data differs"):
+        self_test(shapes_copy)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"[" * 9999,
+        b'{"image": "a", "prompt": "p", "text": "", "token_ids": []}',
+        b'{"image": "a", "prompt": "p", "text": "", "token_ids": "word"}',
+        b'{"image": "a", "prompt": "p", "text": "", "token_ids": 1}',
+        b'{"prompt": "p", "text": "", "token_ids": [1]}',
+    ],
+)
+def test_a_golden_file_of_another_form_is_one_line(text: bytes, shapes_copy: Path) -> None:
+    bundle = amend_bundle(Bundle.open(shapes_copy), {"golden.json": text}, lambda m: m)
+    with pytest.raises(BundleError, match="no question and answer") as caught:
+        Golden.read(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_file_is_checked_not_only_those_that_run(
+    give_golden: Callable[[Answer], Path],
+) -> None:
+    bundle = give_golden(lambda tokens: tokens)
+    path = bundle / "golden.png"
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(BundleError, match=r"golden\.png differs"):
+        self_test(bundle)
+
+
+def test_each_file_is_hashed_once(
+    give_golden: Callable[[Answer], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = give_golden(lambda tokens: tokens)
+    hashed: list[str] = []
+    digest = Bundle.digest
+
+    def watched(self: Bundle, name: str, piece: int | None = None) -> str:
+        hashed.append(name)
+        return digest(self, name, piece)
+
+    monkeypatch.setattr(Bundle, "digest", watched)
+    self_test(bundle)
+    assert sorted(hashed) == sorted(Bundle.open(bundle).manifest.files)
+
+
+def test_threads_are_passed_on(give_golden: Callable[[Answer], Path]) -> None:
+    with pytest.raises(OptionError, match="threads is 0"):
+        self_test(give_golden(lambda tokens: tokens), threads=0)
+
+
+def test_a_variant_that_is_not_there_is_told(give_golden: Callable[[Answer], Path]) -> None:
+    with pytest.raises(OptionError, match="cpu-int4"):
+        self_test(give_golden(lambda tokens: tokens), variant="cpu-int4")
+
+
+def test_a_golden_picture_must_be_a_file_of_the_bundle(
+    give_golden: Callable[[Answer], Path],
+) -> None:
+    bundle = Bundle.open(give_golden(lambda tokens: tokens))
+    golden = Golden(image="../secret.png", prompt=PROMPT, token_ids=(1,), text="")
+    amend_bundle(bundle, {"golden.json": golden.to_json()}, lambda m: m)
+    with pytest.raises(BundleError, match="lists no file"):
+        self_test(bundle.path)
+
+
+def test_replay_gives_a_row_for_each_token(shapes_model: PaliGemma, picture: bytes) -> None:
+    said = shapes_model.generate(picture, PROMPT, max_new_tokens=5)
+    size = shapes_model.bundle.manifest.image.size
+    features = shapes_model.engine.project(
+        shapes_model.engine.encode(np.zeros((1, 3, size, size), np.float32))
+    )
+    ids = shapes_model.encoder.encode(PROMPT, 1)
+    rows = [row.copy() for row in replay(shapes_model.engine, features, ids, said.token_ids)]
+    assert len(rows) == len(said.token_ids)
+    (alone,) = (row.copy() for row in replay(shapes_model.engine, features, ids, [1]))
+    assert np.array_equal(alone, rows[0])
+
+
+@pytest.mark.parametrize(
+    ("weights", "compute", "share"),
+    [
+        ("float32", "float32", 1.0),
+        ("bfloat16", "float32", 1.0),
+        ("float16", "float32", 1.0),
+        ("float16", "float16", 0.75),
+        ("int8", "float32", 0.75),
+        ("int4", "float32", 0.5),
+        ("int4", "float16", 0.5),
+    ],
+)
+def test_float_weights_in_float32_must_agree_wholly(
+    weights: Any,  # noqa: ANN401 - one of the manifest's literals
+    compute: Any,  # noqa: ANN401
+    share: float,
+) -> None:
+    variant = Variant(
+        device="cpu",
+        recipe="r",
+        graphs={},
+        weight_dtype=weights,
+        compute_dtype=compute,
+        memory_bytes=0,
+        files=(),
+    )
+    assert required_agreement(variant) == share
+    golden = Golden(image="", prompt="", token_ids=(1, 2, 3, 4), text="")
+    result = SelfTest(
+        variant="v",
+        files=1,
+        golden=golden,
+        token_ids=(1, 2, 3, 5),
+        text="",
+        agreement=0.75,
+        required=share,
+    )
+    assert result.passed == (share <= 0.75)

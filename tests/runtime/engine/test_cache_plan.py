@@ -1,0 +1,223 @@
+"""What a model is opened for, what that takes, and who may use it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime.cli import main as cli
+from paligemma_edge.runtime.contract import Manifest
+from paligemma_edge.runtime.device.cuda.check import Card
+from paligemma_edge.runtime.device.device import Device
+from paligemma_edge.runtime.engine.cache_plan import Plan
+from paligemma_edge.runtime.errors import DeviceError, OptionError, PromptError
+from paligemma_edge.runtime.generation.pipeline import Options
+from paligemma_edge.runtime.loading import options as opening
+from paligemma_edge.runtime.loading.memory_estimate import forecast
+from paligemma_edge.runtime.loading.options import device_for, plan_for
+from tests.helpers.small_bundle import manifest as small_manifest
+
+LONG = 90
+BEYOND = f"opened with max_length {LONG} in all; open it with more"
+
+
+@pytest.fixture(scope="module")
+def planned(shapes_bundle: Path) -> PaliGemma:
+    return PaliGemma(shapes_bundle, device="cpu", max_batch=2, max_length=LONG)
+
+
+@pytest.fixture(scope="module")
+def picture(shapes_pictures: Path) -> Path:
+    return shapes_pictures / "00.png"
+
+
+def test_answers_within_a_plan_are_those_without_one(
+    planned: PaliGemma, shapes_model: PaliGemma, shapes_pictures: Path
+) -> None:
+    asked: list[Any] = [
+        (shapes_pictures / name, prompt)
+        for name in ("00.png", "01.png")
+        for prompt in ("caption en", "detect star", "ocr")
+    ]
+    found = planned.generate_batch(asked, max_new_tokens=12)
+    expected = shapes_model.generate_batch(asked, max_new_tokens=12)
+    assert [g.token_ids for g in found] == [g.token_ids for g in expected]
+    assert [g.token_ids for g in planned.generate_batch(asked[:1] * 3, max_new_tokens=12)] == [
+        expected[0].token_ids
+    ] * 3
+
+
+def test_no_memory_is_taken_for_a_second_answer(planned: PaliGemma, picture: Path) -> None:
+    with planned.caches.lend(1, 10) as first:
+        pass
+    planned.generate(picture, "caption en", max_new_tokens=4)
+    with planned.caches.lend(2, LONG) as second:
+        assert second is first
+        assert not second.lengths.any()
+
+
+def test_what_is_beyond_a_plan_is_refused_before_a_picture_is_read(planned: PaliGemma) -> None:
+    nowhere = "no such picture.png"
+    with pytest.raises(OptionError, match="slots is 3, the model was opened with max_batch 2"):
+        planned.generate_batch([(nowhere, "caption en")] * 4, slots=3)
+    with pytest.raises(PromptError, match=BEYOND):
+        planned.generate(nowhere, "caption en", max_new_tokens=LONG)
+    with pytest.raises(PromptError, match=BEYOND):
+        planned.generate([nowhere, nowhere], "caption en")
+
+
+def test_an_answer_has_the_room_that_was_planned(planned: PaliGemma, picture: Path) -> None:
+    question = planned.pipeline.question("caption en", 1, Options())
+    assert question.capacity == LONG
+
+
+def test_planned_slots_are_one_users_at_a_time(planned: PaliGemma, picture: Path) -> None:
+    stream = planned.stream(picture, "caption en", max_new_tokens=12)
+    next(stream)
+    with pytest.raises(DeviceError, match="in use by an answer that is not complete"):
+        planned.generate(picture, "caption en", max_new_tokens=4)
+    stream.close()  # type: ignore[attr-defined]
+    assert planned.generate(picture, "caption en", max_new_tokens=4).text
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"max_batch": 0}, "max_batch is 0, wanted a whole number of at least 1"),
+        ({"max_batch": 2.5}, "max_batch is 2.5"),
+        ({"max_length": 66}, "max_length is 66, wanted 67 to 512 tokens"),
+        ({"max_length": 513}, "max_length is 513, wanted 67 to 512 tokens"),
+        ({"memory_limit": 10**9}, "memory_limit is about a card's memory"),
+        ({"cuda_graph": True}, "cuda_graph records steps on a card, variant cpu-fp32"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(
+    shapes_bundle: Path, given: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(OptionError, match=problem):
+        PaliGemma(shapes_bundle, device="cpu", **given)
+
+
+def test_the_command_line_plans_too(
+    shapes_bundle: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["run", str(shapes_bundle), "caption en", str(picture)]
+    assert cli.main([*asked, "--max-batch", "1", "--max-length", "90"]) == 0
+    assert capsys.readouterr().out.strip()
+    assert cli.main([*asked, "--max-batch", "1", "--slots", "2"]) == 2
+    assert "opened with max_batch 1" in capsys.readouterr().err
+    assert cli.main([*asked, "--memory-limit", "-3"]) == 2
+    assert "--memory-limit is -3.0, wanted gigabytes" in capsys.readouterr().err
+
+
+# What it takes, of a variant for a card that is not here.
+
+
+@pytest.fixture
+def card_manifest() -> Manifest:
+    manifest = small_manifest()
+    card = dataclasses.replace(
+        manifest.variants["cpu-fp32"],
+        device="cuda",
+        recipe="fp16",
+        compute_dtype="float16",
+        memory_bytes=5_000_000_000,
+    )
+    return dataclasses.replace(manifest, variants={"cuda-fp16": card})
+
+
+def test_a_forecast_adds_up(card_manifest: Manifest) -> None:
+    variant = card_manifest.variants["cuda-fp16"]
+    told = forecast(card_manifest, variant, Plan(max_batch=3, max_length=32))
+    cache = 3 * 32 * 2 * 4 * 2  # slots, tokens, key and value, head_dim, bytes
+    assert told.cache == 2048 >= cache > 1024
+    assert told.weights == 5_000_000_000
+    assert told.total == told.weights + told.cache + told.workspace + told.device
+    larger = forecast(card_manifest, variant, Plan(max_batch=300, max_length=32))
+    assert larger.total > told.total
+    assert told.describe().startswith(f"about {told.total / 1e9:.2f} GB: 5.00 weights")
+
+
+def test_a_processor_takes_what_is_asked_and_no_more() -> None:
+    manifest = small_manifest()
+    told = forecast(manifest, manifest.variants["cpu-fp32"], Plan(max_batch=3, max_length=32))
+    assert told.cache == 3 * 32 * 2 * 4 * 4
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A card with 8 GB of which 6 are free; what the device was opened with."""
+    seen: list[Any] = []
+
+    def open_device(name: Any, threads: Any, **options: Any) -> Device:  # noqa: ANN401
+        seen.append(options)
+        return Device(name=name, threads=1, card=card, **options)
+
+    card = Card("a card", (8, 6), 8_000_000_000, 6_000_000_000, (13, 0))
+    monkeypatch.setattr(opening, "open_device", open_device)
+    return seen
+
+
+def test_a_variant_that_fits_is_opened_with_its_limit(
+    card_manifest: Manifest, limits: list[Any]
+) -> None:
+    variant = card_manifest.variants["cuda-fp16"]
+    plan = Plan(max_batch=1, max_length=32)
+    device = device_for(card_manifest, variant, plan, None, 5_900_000_000, cuda_graph=True)
+    told = forecast(card_manifest, variant, plan)
+    assert device.captures
+    assert device.memory_limit == 5_900_000_000 - told.weights - told.cache - told.device
+    assert device_for(card_manifest, variant, None, 2, None, cuda_graph=False).memory_limit is None
+
+
+@pytest.mark.parametrize(
+    ("weights", "limit", "problem"),
+    [
+        (7_000_000_000, None, "what is free of the 8.0 GB of a card is 6.00 GB.*end what else"),
+        (5_000_000_000, 4_000_000_000, "the memory limit is 4.00 GB.*raise the limit"),
+    ],
+)
+def test_a_variant_that_does_not_fit_is_not_tried(
+    card_manifest: Manifest, limits: list[Any], weights: int, limit: int | None, problem: str
+) -> None:
+    variant = dataclasses.replace(card_manifest.variants["cuda-fp16"], memory_bytes=weights)
+    with pytest.raises(DeviceError, match=f"needs about .* weights.*{problem}"):
+        device_for(card_manifest, variant, None, None, limit, cuda_graph=False)
+
+
+@pytest.mark.parametrize("limit", ["4GB", -1, 4e9, True])
+def test_a_limit_that_is_none_is_refused(
+    card_manifest: Manifest,
+    limits: list[Any],
+    limit: Any,  # noqa: ANN401
+) -> None:
+    variant = card_manifest.variants["cuda-fp16"]
+    with pytest.raises(OptionError, match=r"memory_limit is .*wanted a whole number"):
+        device_for(card_manifest, variant, None, None, limit, cuda_graph=False)
+
+
+def test_steps_that_are_recorded_are_planned_for(card_manifest: Manifest) -> None:
+    variant = card_manifest.variants["cuda-fp16"]
+    assert plan_for(card_manifest, variant, None, None, cuda_graph=False) is None
+    plan = plan_for(card_manifest, variant, None, None, cuda_graph=True)
+    assert plan == Plan(max_batch=4, max_length=32)
+
+
+def test_inspect_tells_what_each_variant_takes(
+    shapes_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["inspect", str(shapes_bundle), "--max-batch", "64"]) == 0
+    many = capsys.readouterr().out
+    assert "told for 64 answers at once of 512 tokens each" in many
+    assert cli.main(["inspect", str(shapes_bundle)]) == 0
+    few = capsys.readouterr().out
+    assert _total(many) > _total(few)
+
+
+def _total(told: str) -> float:
+    (line,) = [line for line in told.splitlines() if "for the rest" in line]
+    return float(line.split()[1])

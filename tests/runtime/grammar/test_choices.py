@@ -1,0 +1,180 @@
+"""A closed set of answers: only they can be said, and each prefix is read once for all scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime.diagnostics.self_test import replay
+from paligemma_edge.runtime.engine.logits import HostRow, Row
+from paligemma_edge.runtime.errors import OptionError, PromptError
+from paligemma_edge.runtime.grammar.base import State
+from paligemma_edge.runtime.grammar.choices import MAX_CHOICES, Choices, score_choices
+from paligemma_edge.runtime.images.load import load_image, pixel_values
+from tests.helpers.sample_tokenizer import EOS, IMAGE, encoder
+
+VOCAB = 2176
+Prefix = tuple[int, ...]
+
+
+def said_by(choices: Choices) -> list[str]:
+    """Every text that the grammar lets be said, each with the end behind it."""
+    texts: list[str] = []
+    waiting: list[tuple[State, Prefix]] = [(choices.start(encoder()), ())]
+    while waiting:
+        state, tokens = waiting.pop()
+        assert len(state.allowed)
+        for token in state.allowed.tolist():
+            if token == EOS:
+                assert state.after(token).allowed.tolist() == [EOS]
+                texts.append(encoder().decode(tokens))
+            else:
+                waiting.append((state.after(token), (*tokens, token)))
+    return texts
+
+
+characters = st.characters(exclude_categories=["Cs"], exclude_characters="▁")
+answers = st.sampled_from(["yes", "yes please", "yellow", "no", "<loc0001>", "<eos>", "<image>"])
+answers |= st.text(characters, min_size=1, max_size=6).map(str.strip).filter(bool)
+choice_sets = st.lists(answers, min_size=1, max_size=8, unique=True).map(tuple)
+
+
+@given(choice_sets)
+def test_the_answers_and_nothing_else_can_be_said(answers: tuple[str, ...]) -> None:
+    assert sorted(said_by(Choices(answers))) == sorted(answers)
+
+
+def test_an_answer_has_the_tokens_that_training_wrote() -> None:
+    choices = Choices(("red circle", "red"))
+    state = choices.start(encoder())
+    for token in encoder().continuation("red circle"):
+        assert token in state.allowed
+        state = state.after(token)
+    assert state.allowed.tolist() == [EOS]
+
+
+class FakeReader:
+    """Random logits for every prefix, as a cache would give them that is read again and again."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.held: list[int] = []
+        self.read: list[Prefix] = []
+        self.row = np.zeros(VOCAB, np.float32)
+
+    def logits(self, prefix: Prefix) -> NDArray[np.float32]:
+        random = np.random.default_rng([self.seed, *prefix])
+        row = random.normal(0, 3, VOCAB).astype(np.float32)
+        row[IMAGE:] = 50  # rows that are no answer, however likely
+        return row
+
+    def __call__(self, depth: int, token: int) -> Row:
+        assert depth <= len(self.held), "what stands before was never read"
+        self.held[depth:] = [token]
+        self.read.append(tuple(self.held))
+        self.row[:] = self.logits(tuple(self.held))
+        return HostRow(self.row, IMAGE)
+
+    def score(self, tokens: Prefix) -> float:
+        total = 0.0
+        for place, token in enumerate(tokens):
+            row = self.logits(tokens[:place])[:IMAGE].astype(np.float64)
+            total += row[token] - np.log(np.exp(row).sum())
+        return total
+
+
+@settings(max_examples=60)
+@given(choice_sets, st.integers(0, 2**32 - 1))
+def test_the_scores_are_those_of_each_answer_alone(answers: tuple[str, ...], seed: int) -> None:
+    reader = FakeReader(seed)
+    reader.row[:] = reader.logits(())  # that of the prompt is written over, too
+    scores = score_choices(Choices(answers), encoder(), HostRow(reader.row, IMAGE), reader)
+    tokens = {answer: encoder().continuation(answer) for answer in answers}
+    assert list(scores) == list(answers)
+    for answer, score in scores.items():
+        assert score == pytest.approx(reader.score((*tokens[answer], EOS)), abs=1e-5)
+    prefixes = {ids[:end] for ids in tokens.values() for end in range(1, len(ids) + 1)}
+    assert len(reader.read) == len(prefixes)
+    assert set(reader.read) == prefixes
+
+
+def test_the_scores_are_those_of_the_model_fed_with_each_answer(
+    shapes_model: PaliGemma, shapes_pictures: Path
+) -> None:
+    engine, manifest = shapes_model.engine, shapes_model.bundle.manifest
+    picture = load_image(shapes_pictures / "00.png")
+    features = engine.project(engine.encode(pixel_values(picture, manifest.image)[None]))
+    ids = shapes_model.encoder.encode("answer en which shapes are there?", 1)
+    choices = Choices(("red circle", "red square", "red", "blue star", "a red circle"))
+
+    length = engine.facts.image_tokens + len(ids)
+    cache = engine.cache(1, length + choices.longest(shapes_model.encoder))
+    first = engine.prefill(cache, 0, features, ids)
+    stepper = engine.stepper(cache, 1)
+
+    def read(depth: int, token: int) -> Row:
+        cache.lengths[0] = length + depth
+        return stepper.step([token])[0]
+
+    scores = score_choices(choices, shapes_model.encoder, first, read)
+    for answer in choices.answers:
+        tokens = (*shapes_model.encoder.continuation(answer), EOS)
+        expected = 0.0
+        for row, token in zip(replay(engine, features, ids, tokens), tokens, strict=True):
+            spoken = row[:IMAGE].astype(np.float64)
+            expected += spoken[token] - np.log(np.exp(spoken).sum())
+        assert scores[answer] == pytest.approx(expected, abs=1e-4)
+    assert len(set(scores.values())) == len(scores)
+
+
+def test_the_longest_answer_is_counted_with_its_end() -> None:
+    choices = Choices(("a", "red circle", "no"))
+    assert choices.longest(encoder()) == len(encoder().continuation("red circle")) + 1
+
+
+def test_a_very_long_answer_is_walked_too() -> None:
+    text = "no " * 3000 + "end"
+    assert said_by(Choices((text, "no"))) in ([text, "no"], ["no", text])
+    scores = score_choices(Choices((text,)), encoder(), _flat(0, 0), _flat)
+    length = len(encoder().continuation(text)) + 1
+    assert scores[text] == pytest.approx(-length * np.log(IMAGE), rel=1e-6)
+
+
+def _flat(depth: int, token: int) -> Row:
+    return HostRow(np.zeros(VOCAB, np.float32), IMAGE)
+
+
+def test_blanks_around_an_answer_are_left_out() -> None:
+    assert Choices((" yes\n", "no")).answers == ("yes", "no")
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ((), r"the choices are \(\), wanted answers such as"),
+        ("yes", "the choices are 'yes', wanted answers such as"),
+        (("yes", " \n"), r"a choice is ' \\n', wanted answers such as"),
+        (("yes", None), "a choice is None, wanted answers such as"),
+        (("yes", "no", " yes"), "the choice 'yes' is there twice; give each once"),
+        (tuple(map(str, range(MAX_CHOICES + 1))), "there are 10001 choices, wanted at most 10000"),
+    ],
+)
+def test_sets_that_are_none_are_refused(answers: Any, message: str) -> None:  # noqa: ANN401
+    with pytest.raises(OptionError, match=f"^{message}") as caught:
+        Choices(answers)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_answer_that_the_tokenizer_cannot_write_is_refused() -> None:
+    choices = Choices(("a▁b",))
+    with pytest.raises(PromptError, match="'a▁b' cannot be an answer"):
+        choices.start(encoder())
+    with pytest.raises(PromptError, match="'a▁b' cannot be an answer"):
+        choices.longest(encoder())

@@ -1,0 +1,418 @@
+import io
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from transformers.image_utils import load_image as reference_load
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from paligemma_edge.runtime.contract import ImageFacts
+from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.images.load import (
+    MAX_FILE_BYTES,
+    MAX_SIDE,
+    ImageInput,
+    image_label,
+    load_image,
+    pixel_values,
+)
+
+SIDE = 56
+HALF = (0.5, 0.5, 0.5)
+FACTS = ImageFacts(size=SIDE, resample="bicubic", rescale_factor=1 / 255, mean=HALF, std=HALF)
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
+    """Smooth noise: pixels that differ, and that JPEG does not destroy."""
+    small = np.random.default_rng(seed).integers(0, 256, (5, 5, channels), np.uint8)
+    planes = [Image.fromarray(small[..., c]).resize((width, height)) for c in range(channels)]
+    return np.stack([np.asarray(plane) for plane in planes], -1)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:  # noqa: ANN401 - Pillow's
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@cache
+def processor(facts: ImageFacts = FACTS) -> SiglipImageProcessorPil:
+    return SiglipImageProcessorPil(
+        size={"height": facts.size, "width": facts.size},
+        resample=Image.Resampling[facts.resample.upper()],
+        rescale_factor=facts.rescale_factor,
+        image_mean=list(facts.mean),
+        image_std=list(facts.std),
+    )
+
+
+def reference(image: Image.Image, facts: ImageFacts = FACTS) -> NDArray[np.float32]:
+    (values,) = processor(facts)(image, return_tensors="np")["pixel_values"]
+    result: NDArray[np.float32] = values
+    return result
+
+
+def ours(source: ImageInput, facts: ImageFacts = FACTS) -> NDArray[np.float32]:
+    return pixel_values(load_image(source), facts)
+
+
+def assert_equal(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
+    assert found.tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("shape", [(56, 56), (300, 200), (33, 71), (1, 1), (1, 9), (1, 30000)])
+def test_pixel_values_are_bit_identical_with_transformers(shape: tuple[int, int]) -> None:
+    image = Image.fromarray(noise(*shape))
+    values = ours(image)
+    assert values.shape == (3, SIDE, SIDE)
+    assert_equal(values, reference(image))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(0, 2**32 - 1))
+def test_noise_of_any_size_is_bit_identical(height: int, width: int, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    assert_equal(ours(pixels), reference(Image.fromarray(pixels)))
+
+
+def test_every_byte_value_is_bit_identical() -> None:
+    ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    facts = ImageFacts(size=16, resample="nearest", rescale_factor=1 / 255, mean=HALF, std=HALF)
+    image = Image.fromarray(np.stack([ramp, ramp.T, ramp[::-1]], -1))
+    assert_equal(ours(image, facts), reference(image, facts))
+
+
+@pytest.mark.parametrize(
+    "resample", ["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
+)
+def test_other_facts_are_bit_identical(resample: Any) -> None:  # noqa: ANN401 - a literal
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    facts = ImageFacts(size=40, resample=resample, rescale_factor=0.00392, mean=mean, std=std)
+    image = Image.fromarray(noise(70, 90))
+    assert_equal(ours(image, facts), reference(image, facts))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_files_bytes_and_paths_are_the_same_picture(tmp_path: Path, kind: str) -> None:
+    data = encoded(Image.fromarray(noise(60, 80)), kind)
+    path = tmp_path / f"picture.{kind.lower()}"
+    path.write_bytes(data)
+    wanted = reference(reference_load(str(path)))
+    for source in (data, path, str(path), Image.open(io.BytesIO(data))):
+        assert_equal(ours(source), wanted)
+
+
+def test_webp_is_read_in_a_fresh_process() -> None:
+    data = encoded(Image.fromarray(noise(4, 4)), "WEBP")
+    code = (
+        "import sys; from paligemma_edge.runtime.images.load import load_image; "
+        "assert load_image(sys.stdin.buffer.read()).size == (4, 4)"
+    )
+    subprocess.run([sys.executable, "-c", code], input=data, check=True)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK", "YCbCr", "RGBX", "HSV", "LAB"])
+def test_modes_without_transparency_are_those_of_transformers(mode: str) -> None:
+    pixels = Image.fromarray(noise(40, 30))
+    image = Image.frombytes("LAB", (30, 40), pixels.tobytes()) if mode == "LAB" else None
+    image = image or pixels.convert(mode)
+    assert_equal(ours(image), reference(image))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
+def test_jpeg_modes_are_those_of_transformers(mode: str) -> None:
+    data = encoded(Image.fromarray(noise(40, 30)).convert(mode), "JPEG")
+    assert_equal(ours(data), reference(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "RGBa"])
+def test_transparency_lies_on_white_as_in_transformers(mode: str) -> None:
+    rgba = Image.fromarray(noise(40, 30, channels=4))
+    image = {"PA": rgba.convert("LA").convert("PA")}.get(mode) or rgba.convert(mode)
+    found = ours(image)
+    shown = image.convert("RGBA") if mode == "RGBa" else image  # it takes RGBa for opaque
+    assert_equal(found, reference(shown))
+    assert np.abs(found - reference(rgba.convert("RGB"))).max() > 0.1
+
+
+def test_a_picture_that_is_wholly_transparent_is_white() -> None:
+    assert (np.asarray(load_image(Image.new("RGBA", (3, 3), (0, 0, 0, 0)))) == 255).all()
+
+
+def test_a_transparent_colour_of_a_palette_is_white() -> None:
+    image = Image.new("P", (4, 2))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(1, (2, 0, 4, 2))
+    data = encoded(image, "PNG", transparency=bytes([0, 255]))
+    pixels = np.asarray(load_image(data))
+    assert (pixels[:, :2] == 255).all()
+    assert (pixels[:, 2:] == [0, 0, 255]).all()
+    assert_equal(ours(data), reference(Image.open(io.BytesIO(data))))
+
+
+def test_a_transparent_colour_of_rgb_is_white() -> None:
+    data = encoded(Image.new("RGB", (2, 2), (9, 8, 7)), "PNG", transparency=(9, 8, 7))
+    assert (np.asarray(load_image(data)) == 255).all()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_the_exif_orientation_is_applied_as_in_transformers(
+    tmp_path: Path, kind: str, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image = Image.fromarray(noise(20, 50))
+    path = tmp_path / "turned"
+    path.write_bytes(encoded(image, kind, exif=exif))
+    loaded = load_image(path)
+    assert loaded.size == ((20, 50) if orientation > 4 else (50, 20))
+    assert loaded.tobytes() == reference_load(str(path)).tobytes()
+    if orientation > 1:
+        assert loaded.tobytes() != Image.open(path).convert("RGB").tobytes()
+
+
+def test_a_picture_is_not_turned_twice() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    once = load_image(encoded(Image.fromarray(noise(20, 50)), "PNG", exif=exif))
+    again = load_image(once)
+    assert again.tobytes() == once.tobytes()
+    assert again.size == once.size == (20, 50)
+    assert ImageOps.exif_transpose(once).size == once.size
+
+
+def test_damaged_exif_says_nothing_and_pillow_keeps_its_warnings_to_itself(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    image = Image.fromarray(noise(20, 50))
+    data = encoded(image, "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0")
+    with pytest.warns(UserWarning, match="Corrupt EXIF"):
+        Image.open(io.BytesIO(data)).getexif()
+    before = len(recwarn)
+    assert load_image(data).tobytes() == image.tobytes()
+    assert len(recwarn) == before
+
+
+def test_the_given_picture_is_not_changed() -> None:
+    image = Image.fromarray(noise(8, 8))
+    image.info["note"] = "mine"
+    before = image.tobytes()
+    loaded = load_image(image)
+    loaded.paste((0, 0, 0), (0, 0, 8, 8))
+    assert image.tobytes() == before
+    assert image.info == {"note": "mine"}
+
+
+def test_16_bit_grey_is_scaled_not_clipped() -> None:
+    values = np.array([[0, 255, 256, 257, 32768, 65535]], np.uint16)
+    for source in (encoded(Image.fromarray(values), "PNG"), Image.fromarray(values)):
+        assert np.asarray(load_image(source))[0, :, 0].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+def test_every_8_bit_grey_survives_16_bits() -> None:
+    ramp = np.arange(256, dtype=np.uint16)[None] * 257
+    data = encoded(Image.fromarray(ramp), "PNG")
+    assert np.asarray(load_image(data))[0, :, 1].tolist() == list(range(256))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_an_animation_is_its_first_frame(kind: str) -> None:
+    red, blue = Image.new("RGB", (6, 6), "red"), Image.new("RGB", (6, 6), "blue")
+    data = encoded(red, kind, save_all=True, append_images=[blue], lossless=True)
+    assert (np.asarray(load_image(data)) == [255, 0, 0]).all()
+
+
+def test_a_phones_double_picture_is_its_first() -> None:
+    red, blue = Image.new("RGB", (16, 16), (254, 0, 0)), Image.new("RGB", (16, 16), "blue")
+    data = encoded(red, "MPO", save_all=True, append_images=[blue])
+    assert (np.asarray(load_image(data)) == [254, 0, 0]).all()
+
+
+@pytest.mark.parametrize("channels", [None, 1, 3, 4])
+def test_arrays_are_pictures(channels: int | None) -> None:
+    pixels = noise(20, 30, channels or 1)
+    array = pixels if channels else pixels[..., 0]
+    image = Image.fromarray(pixels[..., 0] if channels in (None, 1) else pixels)
+    assert_equal(ours(array), reference(image))
+    assert_equal(ours(np.asfortranarray(array)), reference(image))
+
+
+def test_an_array_with_alpha_is_within_one_step_of_transformers() -> None:
+    array = noise(20, 30, 4)
+    (wanted,) = processor()(array, return_tensors="np")["pixel_values"]
+    assert np.abs(ours(array) - wanted).max() < 2.1 / 127.5
+
+
+BAD_ARRAYS: dict[str, NDArray[Any]] = {
+    "float": np.zeros((4, 4, 3), np.float32),
+    "uint16": np.zeros((4, 4), np.uint16),
+    "bool": np.zeros((4, 4), bool),
+    "object": np.array([[None]]),
+    "channels first": np.zeros((3, 8, 9), np.uint8),
+    "two channels": np.zeros((8, 9, 2), np.uint8),
+    "batch": np.zeros((1, 8, 9, 3), np.uint8),
+    "row": np.zeros(9, np.uint8),
+    "no rows": np.zeros((0, 9, 3), np.uint8),
+    "no columns": np.zeros((9, 0), np.uint8),
+    "scalar": np.array(3, np.uint8),
+}
+
+
+def refusal(source: ImageInput, **options: int) -> str:
+    with pytest.raises(ImageError) as caught:
+        load_image(source, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return message
+
+
+@pytest.mark.parametrize("name", BAD_ARRAYS)
+def test_other_arrays_are_refused(name: str) -> None:
+    message = refusal(BAD_ARRAYS[name])
+    assert message.startswith("the given array: ")
+    assert "wanted uint8 [height, width, 3]" in message
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises much and holds nothing."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + chunk + b"\0\0\0\x04IDAT\0\0\0\0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "found"),
+    [
+        (10_000, 4_001, "10000 x 4001 pixels, wanted at most 40000000"),
+        (10_000, 10_000, "more than"),  # Pillow's own warning
+        (60_000, 60_000, "more than"),  # Pillow's own error
+        (MAX_SIDE + 1, 1, f"and {MAX_SIDE} a side"),
+    ],
+)
+def test_a_picture_that_is_too_large_is_never_decoded(width: int, height: int, found: str) -> None:
+    message = refusal(png_header(width, height))
+    assert found in message
+    assert message.endswith("make the picture smaller")
+
+
+def test_the_limit_of_pixels_can_be_set() -> None:
+    assert load_image(np.zeros((10, 10), np.uint8), max_pixels=100).size == (10, 10)
+    message = refusal(np.zeros((10, 11), np.uint8), max_pixels=100)
+    assert "11 x 10 pixels, wanted at most 100 in all" in message
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
+def test_a_picture_that_is_cut_short_is_refused(tmp_path: Path, kind: str) -> None:
+    data = encoded(Image.fromarray(noise(60, 80)), kind)
+    path = tmp_path / "cut.img"
+    path.write_bytes(data[: len(data) // 2])
+    assert "cut.img: damaged or cut short" in refusal(path)
+    assert "the given bytes: damaged or cut short" in refusal(data[: len(data) // 2])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "BMP"]))
+    picture = bytearray(encoded(Image.fromarray(noise(9, 9, 4)[..., :3]), kind))
+    for _ in range(data.draw(st.integers(1, 6))):
+        picture[data.draw(st.integers(0, len(picture) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert load_image(bytes(picture)).mode == "RGB"
+    except ImageError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"", "empty"),
+        (b"hello", "no picture that can be read"),
+        (encoded(Image.new("P", (3, 3)), "GIF"), "a GIF picture"),
+        (encoded(Image.new("L", (3, 3)), "TIFF"), "a TIFF picture"),
+        (encoded(Image.new("L", (3, 3)), "PPM"), "no picture that can be read"),
+        (b"\xff\xd8\xff\xe0", "damaged or cut short"),
+        (b"%PDF-1.7", "a PDF document"),
+        (b"<svg></svg>", "a text in XML or HTML"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIF or AVIF picture, or a video"),
+    ],
+)
+def test_what_is_no_picture_is_named(data: bytes, found: str) -> None:
+    assert refusal(data) == (f"the given bytes: {found}, wanted a JPEG, PNG, WebP or BMP picture")
+
+
+def test_a_folder_a_missing_file_and_a_pipe_are_named(tmp_path: Path) -> None:
+    assert f"{tmp_path}: a folder" in refusal(tmp_path)
+    assert refusal(tmp_path / "none.png").startswith(f"{tmp_path}/none.png: no such file")
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe: no such file" in refusal(tmp_path / "pipe")
+    assert "addresses are not fetched" in refusal("https://example.org/cat.png")
+    assert "no such file" in refusal("nul\0.png")
+    assert "cannot be read (File name too long)" in refusal("x" * 5000)
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.bmp"
+    with path.open("wb") as file:
+        file.truncate(MAX_FILE_BYTES + 1)  # takes no room on the disk
+    assert "large.bmp: more than 512 MiB" in refusal(path)
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    path = tmp_path / "secret.png"
+    path.touch()
+    monkeypatch.setattr(Path, "read_bytes", forbidden)
+    assert "secret.png: cannot be read (Permission denied)" in refusal(path)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_modes_of_unknown_range_are_refused(mode: str) -> None:
+    assert f"the given picture: mode {mode}" in refusal(Image.new(mode, (2, 2)))
+
+
+def test_a_picture_whose_file_was_closed_is_refused() -> None:
+    with io.BytesIO(encoded(Image.fromarray(noise(20, 20)), "PNG")) as file:
+        image = Image.open(file)
+    assert refusal(image).startswith("the given picture: damaged or cut short")
+
+
+@pytest.mark.parametrize("source", [None, 3, [1, 2], bytearray(b"x")])
+def test_other_kinds_are_refused(source: Any) -> None:  # noqa: ANN401 - on purpose
+    assert refusal(source).startswith(f"the given {type(source).__name__}: no picture")
+
+
+def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "convert", exhausted)
+    assert "not enough memory for 3 x 2 pixels" in refusal(np.zeros((2, 3), np.uint8))
+
+
+def test_labels_are_short_and_one_line() -> None:
+    assert image_label("a/cat.png") == "a/cat.png"
+    assert image_label(Path("a/cat.png")) == "a/cat.png"
+    assert image_label(b"123") == "the given bytes"
+    assert image_label("two\nlines\x1b[31m") == r"'two\nlines\x1b[31m'"
+    assert image_label("") == "''"
+    assert len(image_label("x" * 10**6)) < 101

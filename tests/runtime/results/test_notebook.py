@@ -1,0 +1,178 @@
+import base64
+import re
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from paligemma_edge.runtime.errors import ImageError, OptionError
+from paligemma_edge.runtime.results.draw import colour_of, draw
+from paligemma_edge.runtime.results.notebook import html, objects_html, overlay
+from paligemma_edge.runtime.results.result import ChoiceResult, Found, ObjectResult, TextResult
+from paligemma_edge.runtime.text.parse_answer import Box, Detection
+from tests.helpers.found_objects import HEIGHT, WIDTH, disc, found, result
+
+GREY = (128, 128, 128)
+
+
+class Shown(HTMLParser):
+    """What a browser makes of it: elements, the picture's attributes, and the text."""
+
+    def __init__(self, text: str | None) -> None:
+        super().__init__()
+        assert text is not None
+        self.elements: list[str] = []
+        self.image: dict[str, str | None] = {}
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(tag)
+        if tag == "img":
+            self.image = dict(attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    @property
+    def kind_and_picture(self) -> tuple[str, Image.Image]:
+        match = re.fullmatch("data:image/([a-z]+);base64,(.*)", self.image["src"] or "")
+        assert match
+        return match[1], Image.open(BytesIO(base64.b64decode(match[2])))
+
+
+def canvas(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
+    return Image.new("RGB", (width, height), GREY)
+
+
+def large(width: int, height: int) -> ObjectResult:
+    """A disc in the left half of a picture of any size."""
+    detection = Detection("cat", Box(0, 0, 1, 0.5), (0,) * 16)
+    one = Found(detection=detection, score=-0.1, width=width, height=height, decoded=disc())
+    return result([one], width=width, height=height, picture=canvas(width, height))
+
+
+def test_the_overlay_has_every_box_and_mask() -> None:
+    answer = result([found(decoded=disc()), found("dog", Box(0, 0.5, 1, 1))])
+    picture = canvas()
+    wanted = draw(picture, [f.detection for f in answer], [answer[0].soft_mask, None])
+    drawn = overlay(answer, picture)
+    assert np.array_equal(np.asarray(drawn), np.asarray(wanted))
+    assert np.array_equal(np.asarray(picture), np.asarray(canvas()))
+    assert answer.draw(picture).tobytes() == drawn.tobytes()
+
+
+def test_the_overlay_lies_on_the_picture_that_was_kept_or_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    canvas().save(path)
+    kept, without = result([found()], picture=canvas()), result([found()])
+    for drawn in (without.draw(canvas()), without.draw(path), kept.draw(np.asarray(canvas()))):
+        assert drawn.tobytes() == kept.draw().tobytes()
+
+
+def test_an_overlay_needs_the_picture_of_the_answer() -> None:
+    with pytest.raises(OptionError, match="kept no picture"):
+        result([found()]).draw()
+    with pytest.raises(OptionError, match=r"has 40 x 60 pixels, the answer is about .* 60 x 40"):
+        result([found()]).draw(canvas(HEIGHT, WIDTH))
+    with pytest.raises(ImageError, match="no such file"):
+        result([found()]).draw("none.png")
+
+
+def test_without_a_picture_a_notebook_prints() -> None:
+    assert html(None, "text") is None
+    assert objects_html(result([found()])) is None
+
+
+@settings(max_examples=40)
+@given(st.text())
+def test_no_text_is_markup(text: str) -> None:
+    shown = Shown(html(canvas(2, 2), text))
+    assert shown.elements == ["figure", "img", "figcaption"]
+    assert shown.text == text
+
+
+def test_text_that_looks_like_markup_is_shown() -> None:
+    hostile = """</figcaption><script>alert('1')</script><img src="x" onerror='y'> &amp; <b>"""
+    for page in (
+        html(canvas(), hostile),
+        result([found(hostile)], picture=canvas())._repr_html_(),
+        result([], text=hostile, picture=canvas())._repr_html_(),
+        result([found()], notes=(hostile,), picture=canvas())._repr_html_(),
+    ):
+        shown = Shown(page)
+        assert shown.elements == ["figure", "img", "figcaption"]
+        assert hostile in shown.text
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "sent"),
+    [
+        ((6000, 4000), "jpeg", (1200, 800)),
+        ((1201, 3), "png", (1200, 3)),
+        ((1, 9000), "png", (1, 1200)),
+        ((1200, 900), "jpeg", (1200, 900)),
+        ((200, 150), "png", (200, 150)),
+        ((1, 1), "png", (1, 1)),
+    ],
+)
+def test_a_picture_is_sent_no_larger_than_a_notebook_needs(
+    size: tuple[int, int], kind: str, sent: tuple[int, int]
+) -> None:
+    answer = large(*size)
+    for page in (html(answer.picture, ""), objects_html(answer)):
+        found_kind, picture = Shown(page).kind_and_picture
+        assert (found_kind, picture.size, picture.mode) == (kind, sent, "RGB")
+        assert page is not None and len(page) < 500_000
+
+
+@pytest.mark.parametrize(
+    ("width", "shown", "pixelated"),
+    [(1, 480, True), (112, 448, True), (200, 400, True), (300, 300, False), (2400, 1200, False)],
+)
+def test_a_small_picture_is_shown_larger(width: int, shown: int, pixelated: bool) -> None:
+    image = Shown(html(canvas(width, width), "")).image
+    assert image["width"] == str(shown)
+    assert ("image-rendering:pixelated" in (image["style"] or "")) == pixelated
+
+
+def test_a_notebook_gets_the_overlay_drawn_at_its_own_size() -> None:
+    _, picture = Shown(objects_html(large(3000, 2000))).kind_and_picture
+    pixels = np.asarray(picture).astype(int)
+    half = (np.array(GREY) + colour_of("cat")) / 2
+    assert np.abs(pixels[400, 300] - half).max() < 8  # under the veil
+    assert np.abs(pixels[400, 900] - GREY).max() < 8
+    line = np.abs(pixels[400, :8] - colour_of("cat")).max(-1) < 40
+    assert 3 <= line.sum() <= 5  # as on a picture of 1200 x 800, not a third of one of 3000 x 2000
+
+
+def test_any_kind_of_picture_is_shown() -> None:
+    for mode in ("L", "RGBA", "P", "CMYK"):
+        assert Shown(html(canvas().convert(mode), "")).kind_and_picture[1].size == (WIDTH, HEIGHT)
+
+
+def test_the_caption_tells_what_was_found() -> None:
+    objects = [found(score=-0.105), found("", score=-2.303)]
+    answer = result(objects, picture=canvas(), truncated=True, notes=("a note",))
+    assert Shown(objects_html(answer)).text == (
+        "cat 90%, 10%\nthe answer was cut by the token limit\na note"
+    )
+    assert Shown(objects_html(result(text="no cat", picture=canvas()))).text == "no cat"
+    assert Shown(objects_html(result(text=" ", picture=canvas()))).text == "nothing found"
+
+
+def test_words_and_choices_are_shown_with_their_picture() -> None:
+    words = TextResult(prompt="caption", text="a cat", score=-1, truncated=False, picture=canvas())
+    choice = ChoiceResult(
+        prompt="cat?", text="yes", log_probs={"yes": -1.0, "no": -1.0}, picture=canvas()
+    )
+    assert Shown(words._repr_html_()).text == "a cat"
+    assert Shown(choice._repr_html_()).text == "yes 50.0%, no 50.0%"
+    words = TextResult(prompt="caption", text="a cat", score=-1, truncated=False)
+    assert words._repr_html_() is None

@@ -1,0 +1,64 @@
+"""What answers a run's queries on the sample model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime.engine.engine import Engine
+from paligemma_edge.runtime.images.pixels import read_pictures
+from paligemma_edge.runtime.run.answer import among_choices, in_slots
+from paligemma_edge.runtime.run.loop import Answer, Query
+from paligemma_edge.runtime.run.sources import Source
+from paligemma_edge.runtime.timing import Stopwatch
+
+PROMPTS = ("answer en is there a yellow star?", "answer en is there a black circle?")
+
+
+@pytest.mark.parametrize("kind", ["choices", "slots"])
+def test_copies_of_a_picture_are_encoded_once_for_all_prompts(
+    shapes_model: PaliGemma, shapes_pictures: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    runs: list[int] = []
+    encode = Engine.encode
+
+    def counted(engine: Engine, pixels: Any) -> Any:  # noqa: ANN401
+        runs.append(len(pixels))
+        return encode(engine, pixels)
+
+    monkeypatch.setattr(Engine, "encode", counted)
+    answer = (
+        among_choices(shapes_model.pipeline, PROMPTS, ["yes", "no"])
+        if kind == "choices"
+        else in_slots(
+            shapes_model.pipeline,
+            PROMPTS,
+            slots=2,
+            max_new_tokens=4,
+            sampling=None,
+            grammar=True,
+        )
+    )
+    texts = ask(shapes_model, answer, shapes_pictures / "00.png")
+    assert runs == [1]
+    assert (
+        texts[:2]
+        == texts[2:]
+        == [shapes_model.generate(shapes_pictures / "00.png", p).text for p in PROMPTS]
+    )
+
+
+def ask(model: PaliGemma, answer: Answer, picture: Path) -> list[str]:
+    """The texts about two copies of a picture, both prompts each."""
+    facts = model.bundle.manifest.image
+    queries = [
+        Query(2 * copy + place, Source(str(copy), str(picture)), pictures, prompt, 2)
+        for copy in range(2)
+        for pictures in [read_pictures([picture], facts, Stopwatch())]
+        for place, prompt in enumerate(PROMPTS)
+    ]
+    found = {query.number: result.text for query, result in answer(queries)}
+    return [found[number] for number in sorted(found)]

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from paligemma_edge.runtime.errors import DeviceError, ImageError
+from paligemma_edge.runtime.images.pixels import Pictures
+from paligemma_edge.runtime.results.result import Found, ObjectResult, TextResult
+from paligemma_edge.runtime.run.loop import Answered, InOrder, Query, Result, answer_sources
+from paligemma_edge.runtime.run.sources import Source
+from paligemma_edge.runtime.text.parse_answer import Box, Detection
+
+PROMPTS = ("caption en", "caption de")
+
+
+def sources(count: int) -> list[Source]:
+    return [Source(f"{number}.png", f"{number}.png") for number in range(count)]
+
+
+def read(source: Source) -> Pictures:
+    if source.name in ("1.png", "2.png"):
+        raise ImageError(f"{source.name}: damaged")
+    return Pictures(np.zeros((1, 3, 2, 2), np.float32), 30, 20)
+
+
+def result(query: Query) -> TextResult:
+    text = f"{query.source.name}, {query.prompt}"
+    return TextResult(prompt=query.prompt, text=text, score=-0.5, truncated=False)
+
+
+def in_pairs(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
+    """As a loop of two slots would: the later one of each pair is complete first."""
+    iterator = iter(queries)
+    while pair := [query for _, query in zip(range(2), iterator, strict=False)]:
+        yield from ((query, result(query)) for query in reversed(pair))
+
+
+def run(
+    count: int,
+    prompts: Sequence[str] = PROMPTS,
+    depth: int = 2,
+    **more: Any,  # noqa: ANN401
+) -> list[Answered]:
+    taken: list[Answered] = []
+    given: dict[str, Any] = {"read": read, "answer": in_pairs, "take": taken.append, **more}
+    answer_sources(sources(count), prompts, depth=depth, **given)
+    return taken
+
+
+@pytest.mark.parametrize("depth", [0, 1, 5])
+def test_every_prompt_is_asked_about_every_picture_once(depth: int) -> None:
+    taken = run(5, depth=depth)
+    keys = [(one.source.name, one.prompt) for one in taken]
+    assert sorted(keys) == sorted((f"{n}.png", prompt) for n in range(5) for prompt in PROMPTS)
+    assert sorted(one.number for one in taken) == list(range(10))
+    for one in taken:
+        assert one.siblings == 2
+        if isinstance(one.outcome, ImageError):
+            assert one.source.name in ("1.png", "2.png")
+        else:
+            assert one.outcome.text == f"{one.source.name}, {one.prompt}"
+            assert one.size == (30, 20)
+
+
+def test_a_record_holds_the_picture_and_the_answer_or_the_error() -> None:
+    answered, broken = (next(one for one in run(2) if one.number == n).record for n in (0, 2))
+    assert answered == {
+        "image": "0.png",
+        "prompt": "caption en",
+        "width": 30,
+        "height": 20,
+        "text": "0.png, caption en",
+        "score": -0.5,
+        "truncated": False,
+    }
+    assert broken == {"image": "1.png", "prompt": "caption en", "error": "1.png: damaged"}
+
+
+def test_a_record_has_the_prompt_that_was_given() -> None:
+    def tidied(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
+        for query in queries:
+            yield query, dataclasses.replace(result(query), prompt="tidied")
+
+    (answered,) = run(1, prompts=["caption  en"], answer=tidied)
+    assert list(answered.record.items())[:2] == [("image", "0.png"), ("prompt", "caption  en")]
+
+
+def test_masks_that_are_no_numbers_are_one_picture_s_failure() -> None:
+    found = Found(
+        detection=Detection("cat", Box(0.2, 0.2, 0.8, 0.8), (0,) * 16),
+        score=-1.0,
+        width=30,
+        height=20,
+        decoded=np.full((64, 64), np.nan, np.float32),
+    )
+    outcome = ObjectResult(
+        prompt="segment cat",
+        text="",
+        objects=(found,),
+        score=-1.0,
+        truncated=False,
+        width=30,
+        height=20,
+    )
+    broken = dataclasses.replace(run(1)[0], outcome=outcome)
+    with pytest.raises(ImageError, match=r"0\.png: the mask decoder produced values"):
+        broken.record  # noqa: B018 - made when it is asked for
+
+
+def test_what_is_done_is_neither_read_nor_asked() -> None:
+    seen: list[str] = []
+
+    def watched(source: Source) -> Pictures:
+        seen.append(source.name)
+        return read(source)
+
+    done = {("0.png", prompt) for prompt in PROMPTS} | {("3.png", PROMPTS[0])}
+    taken = run(4, done=done, read=watched)
+    assert seen == ["1.png", "2.png", "3.png"]
+    left = [one for one in taken if one.source.name == "3.png"]
+    assert [(one.prompt, one.siblings) for one in left] == [(PROMPTS[1], 1)]
+
+
+def test_one_picture_is_read_once_for_all_prompts() -> None:
+    pictures: list[Pictures] = []
+
+    def watched(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
+        for query in queries:
+            pictures.append(query.pictures)
+            yield query, result(query)
+
+    run(1, answer=watched)
+    assert pictures[0] is pictures[1]
+
+
+def test_an_error_that_is_not_a_picture_s_ends_the_run() -> None:
+    def fails(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
+        yield from in_pairs([next(iter(queries))])
+        raise DeviceError("out of memory")
+
+    taken: list[Answered] = []
+    with pytest.raises(DeviceError):
+        run(4, answer=fails, take=taken.append)
+    assert len(taken) == 1
+
+
+def test_answers_are_handed_on_in_order_and_none_stays_behind() -> None:
+    given: list[int] = []
+    taken = run(5)
+    in_order = InOrder(lambda one: given.append(one.number))
+    for one in taken:
+        in_order(one)
+    assert [one.number for one in taken] != sorted(one.number for one in taken)
+    assert given == list(range(10))
+
+    given.clear()
+    in_order = InOrder(lambda one: given.append(one.number))
+    for one in reversed(taken):
+        if one.number:
+            in_order(one)
+    assert given == []
+    in_order.flush()
+    assert given == list(range(1, 10))

@@ -1,0 +1,96 @@
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paligemma_edge.runtime.errors import PromptError
+from paligemma_edge.runtime.grammar.objects import ObjectGrammar
+from paligemma_edge.runtime.text.tasks import Task
+
+
+def test_the_prompts_are_those_of_the_training() -> None:
+    assert Task.caption("en") == Task("caption en")
+    assert Task.ask("where is it?", "de") == Task("answer de where is it?")
+    assert Task.read() == Task("ocr")
+    assert Task.detect("cat ;dog") == Task("detect cat ; dog", ("cat", "dog"), False)
+    assert Task.segment(["cat", "black dog"]) == Task(
+        "segment cat ; black dog", ("cat", "black dog"), True
+    )
+
+
+def test_a_label_is_asked_for_once_and_in_one_line() -> None:
+    assert Task.detect(" a  cat\n;; a cat ; b;").labels == ("a cat", "b")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("detect cat ; dog", Task("detect cat ; dog", ("cat", "dog"))),
+        (" segment  cat\n", Task("segment cat", ("cat",), True)),
+        ("Detect cat;dog", Task("detect cat ; dog", ("cat", "dog"))),
+        ("<image>detect cat", Task("detect cat", ("cat",))),
+        ("<image><image> segment cat", Task("segment cat", ("cat",), True)),
+        ("detecting cats", Task("detecting cats")),
+        ("segment-wise", Task("segment-wise")),
+        ("please detect cat", Task("please detect cat")),
+        (" caption en\n", Task(" caption en\n")),
+        ("<image>caption en", Task("<image>caption en")),
+    ],
+)
+def test_the_first_word_tells_the_task(prompt: str, asked: Task) -> None:
+    assert Task.of(prompt) == asked
+
+
+@given(st.text())
+def test_any_prompt_has_a_task_or_a_reason(prompt: str) -> None:
+    for asked in (prompt, f"detect {prompt}"):
+        try:
+            task = Task.of(asked)
+            assert task.labels is not None or task.prompt == asked
+            assert Task.of(task.prompt) == task
+        except PromptError as error:
+            assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("prompt", ["detect", "detect ", "segment ;", "detect  ; \n;"])
+def test_a_prompt_that_asks_for_nothing_is_told(prompt: str) -> None:
+    with pytest.raises(PromptError, match="asks for nothing, wanted what to"):
+        Task.of(prompt)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("", "asks for nothing"),
+        ([], "asks for nothing"),
+        ([" ", ""], "asks for nothing"),
+        (["cat;dog"], "holds ';'"),
+        ("cat <loc0001>", "'<' or '>'"),
+        ("<eos>", "'<' or '>'"),
+        (3, "the labels are 3"),
+        (["cat", None], "a label is None"),
+    ],
+)
+def test_labels_that_no_answer_can_hold(what: Any, message: str) -> None:  # noqa: ANN401
+    with pytest.raises(PromptError, match=message):
+        Task.detect(what)
+
+
+@pytest.mark.parametrize("language", ["", "e n", "en;", 3, None])
+def test_a_language_is_a_word(language: Any) -> None:  # noqa: ANN401
+    with pytest.raises(PromptError, match="the language is"):
+        Task.caption(language)
+
+
+@pytest.mark.parametrize("question", ["", " ", None])
+def test_a_question_has_words(question: Any) -> None:  # noqa: ANN401
+    with pytest.raises(PromptError, match="the question is"):
+        Task.ask(question, "en")
+
+
+def test_the_grammar_is_that_of_the_task() -> None:
+    assert Task.read().grammar() is None
+    assert Task.detect("cat").grammar() == ObjectGrammar(("cat",), masks=False)
+    assert Task.detect("all classes").grammar() == ObjectGrammar(None, masks=False)
+    assert Task.segment("cat").grammar(any_label=True) == ObjectGrammar(None, masks=True)
