@@ -28,6 +28,7 @@ from samples.benchmark.table import add_ratios, header, table
 from samples.benchmark.with_transformers import ITEMSIZES, MODES, numbers
 
 Json = dict[str, Any]
+_TRANSFORMERS = "samples.benchmark.with_transformers"
 DTYPES = {"cpu": ["bfloat16", "float32"], "cuda": ["bfloat16"]}
 
 
@@ -71,7 +72,7 @@ def _originals(
     if not options.against:
         return
     for dtype in options.dtype:
-        original = ["samples.benchmark.with_transformers", str(options.checkpoint), "--dtype", dtype]
+        original = [_TRANSFORMERS, str(options.checkpoint), "--dtype", dtype]
         if options.device == "cpu":
             yield f"transformers {dtype}", ["-m", *original, *common]
             continue

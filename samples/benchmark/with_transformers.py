@@ -123,7 +123,8 @@ def numbers(text: str) -> list[int]:
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m samples.benchmark.with_transformers", description=(__doc__ or "").split("\n")[0]
+        prog="python -m samples.benchmark.with_transformers",
+        description=(__doc__ or "").split("\n")[0],
     )
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--dtype", choices=ITEMSIZES, default="bfloat16")

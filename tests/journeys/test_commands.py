@@ -153,7 +153,7 @@ def test_interrupted_quantizing_leaves_the_bundle_as_it_was(
     code = (
         "import os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from paligemma_edge.quantize import variant\n"
+        "from paligemma_edge.quantize.variant import files as variant\n"
         "from paligemma_edge.runtime.cli.main import main\n"
         "write, calls = variant.write_graph, []\n"
         "def stop(*arguments):\n"
@@ -202,9 +202,9 @@ def test_the_command_runs_in_a_thread_and_leaves_signals_alone(shapes_bundle: Pa
 def test_an_interrupted_run_promises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys\n"
-        "from paligemma_edge.runtime import cli, commands\n"
+        "from paligemma_edge.runtime.cli import inspect, main as cli\n"
         "def stop(options): raise KeyboardInterrupt\n"
-        "commands.inspect = stop\n"
+        "inspect.inspect = stop\n"
         "sys.exit(cli.main(['inspect', 'x']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -506,7 +506,7 @@ def test_a_run_whose_answers_are_all_there_is_finished_without_the_model(
     code = (
         "import sys\n"
         "from paligemma_edge.runtime import model\n"
-        "from paligemma_edge.runtime.run import command as run_command\n"
+        "from paligemma_edge.runtime.run import job as run_command\n"
         "from paligemma_edge.runtime.cli.main import main\n"
         "keep = run_command.finish\n"
         "def stop(*arguments): raise KeyboardInterrupt\n"
@@ -545,7 +545,7 @@ def test_what_failed_is_asked_again_and_what_vanished_is_left_out(
     out = tmp_path / "out.jsonl"
     (folder / "d.png").write_text("no picture")
     ask = ("run", shapes_bundle, "caption en", folder, *SHORT, "--out", out)
-    command = "from paligemma_edge.runtime.run import command as c, journal; import sys\n"
+    command = "from paligemma_edge.runtime.run import job as c; import sys\n"
     command += "from paligemma_edge.runtime.cli.main import main\n"
     command += "def stop(*_): raise KeyboardInterrupt\n"
     command += "c.finish = stop\nsys.exit(main(sys.argv[1:]))\n"

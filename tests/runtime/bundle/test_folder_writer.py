@@ -29,7 +29,7 @@ PRIMED = "primed/cpu-int4/decoder.onnx"
 # Extends a bundle in a child that kills itself at a step, once for each step, until one finishes.
 KILLER = """
 import itertools, os, pathlib, shutil, signal, sys
-from paligemma_edge.runtime import disk
+from paligemma_edge.runtime.system import disk
 from tests.runtime.bundle.test_folder_writer import extend
 
 STEPS = [(pathlib.Path, "replace"), (pathlib.Path, "rename"), (pathlib.Path, "mkdir"),

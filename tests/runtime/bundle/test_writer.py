@@ -26,7 +26,7 @@ from tests.helpers.small_bundle import GRAPH, REPORT, WEIGHTS, manifest, write
 # each child left is in a folder named by the step. The last one finished.
 KILLER = """
 import itertools, os, pathlib, shutil, signal, sys
-from paligemma_edge.runtime import disk
+from paligemma_edge.runtime.system import disk
 from paligemma_edge.runtime.bundle import staging
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle, new_bundle
