@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
-from paligemma_edge.export.origin import describe_origin
+from paligemma_edge.export.origin import SLIDING_WINDOW, describe_origin
 from paligemma_edge.export.source import Source, read_source
 from paligemma_edge.quantize.calibration.samples import Calibration, without_answers
 from paligemma_edge.quantize.fidelity.questions import Question
@@ -30,11 +30,10 @@ from paligemma_edge.quantize.variant.prepare import (
 )
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.writer import BundleWriter, new_bundle
-from paligemma_edge.runtime.contract import Manifest, ModelFacts, Variant
+from paligemma_edge.runtime.manifest import SCHEMA_VERSION, Manifest, ModelFacts, Variant
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 LOSSLESS = "cpu-fp32"
-SLIDING_WINDOW = "sliding_window"  # in the manifest's `source`, of a PaliGemma 2
 TOKENIZER_FILE = "tokenizer.model"
 _WEIGHT_DTYPES: Mapping[ir.DataType, Literal["float32", "bfloat16", "float16"]] = {
     ir.DataType.FLOAT: "float32",
@@ -142,7 +141,7 @@ def _calibration(
 def _describe(source: Source) -> Manifest:
     config = source.checkpoint.config
     return Manifest(
-        schema_version=contract.SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION,
         created_by=f"paligemma-edge {version('paligemma-edge')}",
         source={
             **describe_origin(source.path, source.checkpoint, source.adapters),

@@ -11,6 +11,7 @@ from paligemma_edge.export.hub.hub import label
 from paligemma_edge.export.lora.adapter import Adapter
 from paligemma_edge.runtime.bundle.bundle import sha256
 
+SLIDING_WINDOW = "sliding_window"  # in the manifest's `source`, of a PaliGemma 2
 ADAPTERS = "adapters"  # in the manifest's `source`: those that were merged, in order
 
 

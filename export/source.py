@@ -24,8 +24,8 @@ from paligemma_edge.export.lora.merge import merge_adapters
 from paligemma_edge.export.tokenizer.tokenizer import TokenizerExport, read_tokenizer
 from paligemma_edge.quantize.graphs.prefill import has_windows, whole_prompt
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ImageFacts
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.manifest import ImageFacts
 
 
 @dataclass(frozen=True)

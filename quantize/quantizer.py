@@ -33,8 +33,8 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.manifest import Manifest
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
 

@@ -1,22 +1,11 @@
-"""What the three folders agree on: tensor names, graph names and the manifest of a bundle.
+"""What the three folders agree on about graphs: their names and the names of their tensors.
 
 Knows names, shapes and dtypes. Knows nothing of files, of ONNX or of a device.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias
-
-from paligemma_edge.runtime.errors import BundleError
-from paligemma_edge.runtime.schema import MismatchError, parse
-
-SCHEMA_VERSION = "1.2"
-_CHANGED = "the bundle's manifest was changed or written by something else: export it again"
-_MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
+from typing import Literal, TypeAlias
 
 # Graphs of a variant, in the order in which data flows through them.
 VISION_ENCODER = "vision_encoder"
@@ -48,7 +37,6 @@ MASK = "mask"  # float [batch, 64, 64], about -1..1; inside where > 0
 WeightDtype: TypeAlias = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 ComputeDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 
-PIECE_BYTES = 64 << 20
 LORA = ".lora_"  # in the names of inputs that an adapter gives
 SHORTLISTED = 256  # tokens of a shortlist, or all that may be spoken where those are fewer
 LOC_COUNT = 1024
@@ -79,186 +67,3 @@ def adapter_inputs(layer: str) -> tuple[str, str, str]:
     without a shift has none.
     """
     return f"{layer}{LORA}A", f"{layer}{LORA}B", f"{layer}{LORA}shift"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelFacts:
-    """Sizes of the model that the runtime needs."""
-
-    family: Literal["paligemma"]
-    image_tokens: int
-    hidden_size: int
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    vocab_size: int
-    max_length: int  # of image, prompt and answer together, in tokens
-
-    def __post_init__(self) -> None:
-        for name in ("image_tokens", "hidden_size", "num_layers", "num_kv_heads", "head_dim"):
-            _check_range(name, getattr(self, name), 1, 1 << 20)
-        _check_range("vocab_size", self.vocab_size, 1, 1 << 24)
-        _check_range("max_length", self.max_length, self.image_tokens + 2, 1 << 24)
-
-    def cache_bytes(self, tokens: int, dtype: ComputeDtype = "float32") -> int:
-        """Bytes of keys and values that one slot needs for so many tokens."""
-        values = 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens
-        return values * itemsize(dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerFacts:
-    """The ids that the runtime sets by hand. `<loc>` and `<seg>` are contiguous ranges."""
-
-    file: str
-    pad_id: int
-    eos_id: int
-    bos_id: int
-    newline_id: int
-    first_loc_id: int
-    first_seg_id: int
-    image_id: int  # ids from here on are never an answer
-
-    def __post_init__(self) -> None:
-        for name in ("pad_id", "eos_id", "bos_id", "newline_id"):
-            _check_range(name, getattr(self, name), 0, self.image_id - 1)
-        _check_range("first_loc_id", self.first_loc_id, 0, self.first_seg_id - LOC_COUNT)
-        _check_range("first_seg_id", self.first_seg_id, LOC_COUNT, self.image_id - SEG_COUNT)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageFacts:
-    """How a picture becomes pixel values: `(x * rescale_factor - mean) / std`, squeezed."""
-
-    size: int
-    resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
-    rescale_factor: float
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        _check_range("size", self.size, 1, 1 << 13)
-        _check_range("rescale_factor", self.rescale_factor, 1e-9, 1e9)
-        for mean, std in zip(self.mean, self.std, strict=True):
-            _check_range("mean", mean, -1e9, 1e9)
-            _check_range("std", std, 1e-9, 1e9)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One set of graphs. `graphs` maps a graph's name to its file in the bundle."""
-
-    device: Literal["cpu", "cuda"]
-    recipe: str
-    graphs: Mapping[str, str]
-    weight_dtype: WeightDtype  # of most of the weights
-    compute_dtype: ComputeDtype  # of features, keys and values; pixels and logits are float32
-    memory_bytes: int  # weights as they lie in memory while the variant runs
-    files: tuple[str, ...]  # every file of the variant, graphs included
-
-
-def piece_count(size: int) -> int:
-    """Pieces of a file of so many bytes."""
-    return -(-size // PIECE_BYTES)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Primed:
-    """Graphs of a variant as one device's ONNX Runtime laid them out, for a quicker start there."""
-
-    device: str  # fingerprint of the processor and of ONNX Runtime; elsewhere it is not used
-    graphs: Mapping[str, str]  # as in Variant
-    files: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapted:
-    """Graphs of a variant that take an adapter's weights as inputs, see `adapter_inputs`.
-
-    They read the weights of the variant's own graphs, and lie beside none of them: ONNX Runtime
-    is told the folder. A graph that no adapter changes is not among them.
-    """
-
-    graphs: Mapping[str, str]  # as in Variant
-    files: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class AdapterFacts:
-    """A LoRA adapter that can be switched to.
-
-    `files` are npz files by variant, for each variant's weights lie as its recipe left them. A
-    file holds the inputs of the adapted graphs by name; layers that are absent stay as they are.
-    """
-
-    source: str  # the folder that it came from
-    rank: int  # the largest of its layers
-    graphs: tuple[str, ...]  # which it changes: an adapter may leave the vision encoder alone
-    files: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class FileRecord:
-    """Size and digest of one file of a bundle.
-
-    `pieces` are the digests of a large file's pieces of PIECE_BYTES, so that several cores can
-    compare it at once; a small file has none.
-    """
-
-    bytes: int
-    sha256: str
-    pieces: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check_range("number of pieces", len(self.pieces), 0, piece_count(self.bytes))
-        if self.pieces:
-            _check_range("number of pieces", len(self.pieces), piece_count(self.bytes), math.inf)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """Everything that a bundle says of itself."""
-
-    schema_version: str
-    created_by: str
-    source: Mapping[str, str]
-    model: ModelFacts
-    tokenizer: TokenizerFacts
-    image: ImageFacts
-    variants: Mapping[str, Variant]
-    files: Mapping[str, FileRecord] = field(default_factory=dict)
-    primed: Mapping[str, Primed] = field(default_factory=dict)  # by variant
-    adapted: Mapping[str, Adapted] = field(default_factory=dict)  # by variant
-    adapters: Mapping[str, AdapterFacts] = field(default_factory=dict)  # by name
-
-    def __post_init__(self) -> None:
-        _check_range("image_id", self.tokenizer.image_id, 0, self.model.vocab_size)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts, in the order of the fields."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, data: object) -> Self:
-        """Check every field and its type; unknown fields of a newer minor version are ignored."""
-        _check_schema(data)
-        try:
-            manifest: Self = parse(cls, data, "manifest")
-        except MismatchError as error:
-            raise BundleError(f"{error}; {_CHANGED}") from None
-        return manifest
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    # Written so that NaN fails too.
-    if not low <= value <= high:
-        raise BundleError(f"{name} is {value}, wanted {low} to {high}; {_CHANGED}")
-
-
-def _check_schema(data: object) -> None:
-    version = data.get("schema_version") if isinstance(data, Mapping) else None
-    if not isinstance(version, str) or version.partition(".")[0] != _MAJOR:
-        raise BundleError(
-            f"manifest has schema version {version!r}, this release reads {SCHEMA_VERSION!r}; "
-            "export the bundle again or install a matching paligemma-edge"
-        )

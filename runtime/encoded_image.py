@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Self
 from PIL import Image
 
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
 from paligemma_edge.runtime.generation.pipeline import Asked, Options, Pipeline, Question
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
-from paligemma_edge.runtime.images.pixels import PictureEncoder, Pictures
+from paligemma_edge.runtime.grammar.task_grammar import task_grammar
+from paligemma_edge.runtime.images.pixels import Pictures
 from paligemma_edge.runtime.results.build import DecodeMasks, object_result, text_result
 from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
@@ -168,7 +170,7 @@ class View:
                 f"{self._open.count} pictures were given, wanted one: a box lies in one picture; "
                 "look at each of them alone"
             )
-        rules = task.grammar(any_label=any_label) if grammar else None
+        rules = task_grammar(task, any_label=any_label) if grammar else None
         options = Options(max_new_tokens=max_new_tokens, grammar=rules)
         generation = self._answer(task.prompt, options)
         return object_result(task, generation, self._size, self._decode_masks, self._picture)

@@ -12,8 +12,8 @@ from PIL import Image
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_json
 from paligemma_edge.export.checkpoint.refusals import Json
-from paligemma_edge.runtime.contract import ImageFacts
 from paligemma_edge.runtime.errors import CheckpointError
+from paligemma_edge.runtime.manifest import ImageFacts
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"  # of transformers 5, where it holds all processors

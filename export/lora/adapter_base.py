@@ -15,7 +15,7 @@ from paligemma_edge.quantize.graphs.linear import WEIGHT, tensor_of
 from paligemma_edge.quantize.schemes.half_plan import BIAS
 from paligemma_edge.quantize.schemes.products import Product, products
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ModelFacts
+from paligemma_edge.runtime.manifest import ModelFacts
 
 _QKV = "qkv_proj"
 _GAIN = ".gain"  # of an RMSNorm: 1 + the weight

@@ -29,8 +29,8 @@ from paligemma_edge.export.lora.lora_graphs import (
 from paligemma_edge.quantize.transforms.changes import Branch
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bundle, remove_folder
-from paligemma_edge.runtime.contract import SCHEMA_VERSION, AdapterFacts, Manifest
 from paligemma_edge.runtime.errors import BundleError, OptionError, PaliGemmaError
+from paligemma_edge.runtime.manifest import SCHEMA_VERSION, AdapterFacts, Manifest
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 

@@ -19,8 +19,9 @@ from paligemma_edge.quantize.transforms.changes_file import CHANGES_FILE, read_c
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
-from paligemma_edge.runtime.contract import Adapted, ComputeDtype, Manifest, Variant
+from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.manifest import Adapted, Manifest, Variant
 
 # Graphs that have layers, in the order of the data.
 GRAPHS = (contract.VISION_ENCODER, contract.PROJECTOR, contract.PREFILL, contract.DECODER)

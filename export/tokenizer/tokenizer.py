@@ -22,8 +22,8 @@ from paligemma_edge.export.tokenizer.tokenizer_json import (
     IMAGE_PIECE,
     convert_tokenizer,
 )
-from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.errors import TokenizerError
+from paligemma_edge.runtime.manifest import TokenizerFacts
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 MODEL_FILE = "tokenizer.model"

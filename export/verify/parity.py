@@ -15,8 +15,8 @@ from typing import Any, Literal, Self, get_args
 from rich.markup import escape
 from rich.table import Table
 
-from paligemma_edge.runtime.contract import Variant
-from paligemma_edge.runtime.diagnostics.self_test import required_agreement
+from paligemma_edge.runtime.bundle.golden import required_agreement
+from paligemma_edge.runtime.manifest import Variant
 
 Stage = Literal[
     "pixels", "token ids", "vision", "projector", "first logits", "step logits", "answer"

@@ -25,17 +25,18 @@ from numpy.typing import NDArray
 from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
 from paligemma_edge.export.checkpoint.names import expected_shapes
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
-from paligemma_edge.export.exporter import SLIDING_WINDOW
 from paligemma_edge.export.lora.adapter import read_adapter
-from paligemma_edge.export.origin import ADAPTERS
+from paligemma_edge.export.origin import ADAPTERS, SLIDING_WINDOW
 from paligemma_edge.export.verify.parity import STAGES, ParityReport, Stage, StageParity, tolerance
 from paligemma_edge.export.verify.reference import ReferenceTrace, trace_all
 from paligemma_edge.export.verify.samples import DEFAULT_MAX_NEW_TOKENS, Sample, default_samples
 from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.diagnostics.self_test import GOLDEN, GOLDEN_IMAGE, Golden, replay
+from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.loading.variants import choose
 from paligemma_edge.runtime.model import PaliGemma
 

@@ -17,7 +17,7 @@ from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.rounding.statistics import Accumulator, Moments
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ModelFacts
+from paligemma_edge.runtime.manifest import ModelFacts
 
 Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
 Observe = Callable[[str, str, Array, Run], None]  # graph, name of a value, the value, its run

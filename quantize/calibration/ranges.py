@@ -18,8 +18,8 @@ from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import initializer
 from paligemma_edge.quantize.schemes.half_plan import ALWAYS_FLOAT, HalfPlan, passes_on, plan_half
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ModelFacts
 from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.manifest import ModelFacts
 
 # Half of what float16 reaches: other pictures may show more than those of the calibration.
 LIMIT = 65504 / 2

@@ -11,8 +11,9 @@ from paligemma_edge.quantize.calibration.calibrate import Asked
 from paligemma_edge.quantize.fidelity.answers import Asked as Answering
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.derived import Float
-from paligemma_edge.runtime.contract import Manifest
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from paligemma_edge.quantize.fidelity.overlap import Object
 from paligemma_edge.quantize.fidelity.questions import Question
-from paligemma_edge.runtime.diagnostics.self_test import replay
+from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import DeviceError, PromptError
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.mask import inside, paste_mask
 from paligemma_edge.runtime.text.parse_answer import Detection, parse

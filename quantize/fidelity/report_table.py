@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from paligemma_edge.runtime.bundle.fidelity import Fidelity
-from paligemma_edge.runtime.diagnostics.memory_use import Memory
+from paligemma_edge.runtime.bundle.fidelity import Fidelity, Memory
 
 _ABSENT = "–"
 

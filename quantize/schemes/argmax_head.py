@@ -12,7 +12,7 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.schemes.rewrite import add_constant
+from paligemma_edge.quantize.graphs.constants import add_constant
 from paligemma_edge.runtime import contract
 
 _MOST_BLOCKS = 512

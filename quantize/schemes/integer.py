@@ -13,15 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from paligemma_edge.quantize.graphs.constants import add_constant
 from paligemma_edge.quantize.graphs.linear import Linear
 from paligemma_edge.quantize.rounding.rounding import Rounded
-from paligemma_edge.quantize.schemes.rewrite import (
-    Round,
-    RoundedWeight,
-    add_constant,
-    add_lazy,
-    replace,
-)
+from paligemma_edge.quantize.schemes.rewrite import Round, RoundedWeight, add_lazy, replace
 
 _STEP = np.float32(1 / 127)
 _FINER = np.float32(254)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from paligemma_edge.quantize.graphs.constants import add_constant
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import EMBEDDING, WEIGHT, tensor_of
-from paligemma_edge.quantize.schemes.rewrite import add_constant
 from paligemma_edge.quantize.transforms.rotate import rotation_nodes
 from paligemma_edge.quantize.transforms.rotation import Rotation
 

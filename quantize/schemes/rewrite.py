@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from paligemma_edge.quantize.graphs.constants import add_initializer
 from paligemma_edge.quantize.graphs.derived import Float, lazy_array, row_chunks
 from paligemma_edge.quantize.graphs.linear import Linear
 from paligemma_edge.quantize.rounding.rounding import Rounded
@@ -78,24 +79,7 @@ def add_lazy(
     shape: list[int],
 ) -> ir.Value:
     """Register a tensor that is computed when it is written."""
-    return _add(model, name, lazy_array(name, evaluate, dtype, shape))
-
-
-def add_constant(model: ir.Model, name: str, array: NDArray[Any]) -> ir.Value:
-    """Register a small array, once."""
-    known = model.graph.initializers.get(name)
-    return _add(model, name, ir.tensor(array, name=name)) if known is None else known
-
-
-def _add(model: ir.Model, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-    value = ir.Value(
-        name=name,
-        type=ir.TensorType(tensor.dtype),
-        shape=ir.Shape(tensor.shape.numpy()),
-        const_value=tensor,
-    )
-    model.graph.register_initializer(value)
-    return value
+    return add_initializer(model, name, lazy_array(name, evaluate, dtype, shape))
 
 
 def _forget(model: ir.Model, operand: ir.Value | None) -> None:

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from paligemma_edge.quantize.graphs.constants import add_constant
 from paligemma_edge.quantize.graphs.linear import Linear, linears
-from paligemma_edge.quantize.schemes.rewrite import add_constant
 from paligemma_edge.quantize.transforms.changes import RotatedInputs, RotatedOutputs
 from paligemma_edge.quantize.transforms.fold import float_of
 from paligemma_edge.quantize.transforms.rotation import Rotation

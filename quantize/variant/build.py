@@ -19,8 +19,8 @@ from paligemma_edge.quantize.transforms.changes import Changes, changes_of
 from paligemma_edge.quantize.variant.passes import Cured, round_graphs
 from paligemma_edge.quantize.variant.sensitivity import Choice, choose, first_choices
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ModelFacts
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.manifest import ModelFacts
 
 Progress = Callable[[str, int, int], None]
 _HALF = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}

@@ -12,7 +12,7 @@ from paligemma_edge.quantize.recipes.recipe import Recipe
 from paligemma_edge.quantize.transforms.changes import Changes
 from paligemma_edge.quantize.transforms.changes_file import CHANGES_FILE, write_changes
 from paligemma_edge.runtime.bundle.staging import StagedFiles
-from paligemma_edge.runtime.contract import Variant
+from paligemma_edge.runtime.manifest import Variant
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
 

@@ -10,8 +10,8 @@ from paligemma_edge.quantize.calibration.calibrate import calibrate
 from paligemma_edge.quantize.calibration.samples import Calibration
 from paligemma_edge.quantize.recipes.recipe import Recipe
 from paligemma_edge.quantize.variant.passes import Cured, Graphs, cure, prepare
-from paligemma_edge.runtime.contract import ModelFacts
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.manifest import ModelFacts
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
 

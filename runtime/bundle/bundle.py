@@ -18,7 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from paligemma_edge.runtime.contract import (
+from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.manifest import (
     PIECE_BYTES,
     Adapted,
     FileRecord,
@@ -26,7 +27,6 @@ from paligemma_edge.runtime.contract import (
     Primed,
     Variant,
 )
-from paligemma_edge.runtime.errors import BundleError
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST_BYTES = 16 << 20

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Self
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.diagnostics.memory_use import Memory
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.schema import MismatchError, read
 
@@ -69,6 +68,14 @@ class LayerError:
     def __post_init__(self) -> None:
         if self.relative_error is not None and math.isfinite(self.relative_error):
             _check_range("relative_error", self.relative_error, 0, math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Resident memory of a process in bytes: at its peak, and without the pages of files."""
+
+    peak_bytes: int
+    anonymous_bytes: int  # what the system cannot take back and read again from disk
 
 
 @dataclass(frozen=True, kw_only=True)

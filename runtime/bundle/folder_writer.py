@@ -18,8 +18,8 @@ from pathlib import Path, PurePosixPath
 from paligemma_edge.runtime.bundle import staging
 from paligemma_edge.runtime.bundle.bundle import MANIFEST, Bundle, check_place
 from paligemma_edge.runtime.bundle.removal import without_folder
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.system import disk
 
 

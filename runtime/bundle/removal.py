@@ -12,8 +12,8 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.contract import Adapted, AdapterFacts, Manifest, Primed
 from paligemma_edge.runtime.errors import OutputError
+from paligemma_edge.runtime.manifest import Adapted, AdapterFacts, Manifest, Primed
 
 _REPORTS = ("fidelity", "parity")  # folders of files that bear the name of a variant
 _Made = TypeVar("_Made", Primed, Adapted)

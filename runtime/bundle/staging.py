@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from paligemma_edge.runtime.bundle.bundle import Bundle, check_place, piece_digest, sha256
-from paligemma_edge.runtime.contract import FileRecord, Manifest, piece_count
 from paligemma_edge.runtime.errors import BundleError, OutputError
+from paligemma_edge.runtime.manifest import FileRecord, Manifest, piece_count
 from paligemma_edge.runtime.system import disk
 
 _NEARLY_FULL = 16 << 20  # bytes free

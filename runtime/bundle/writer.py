@@ -25,8 +25,8 @@ from paligemma_edge.runtime.bundle.staging import (
     remove_strays,
     to_bytes,
 )
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import OutputError
+from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.system import disk
 
 

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.engine.cache_plan import Plan
 from paligemma_edge.runtime.errors import BundleError, MissingExtraError
 from paligemma_edge.runtime.loading.memory_estimate import forecast
+from paligemma_edge.runtime.manifest import Manifest
 
 
 def inspect(options: argparse.Namespace) -> int:

@@ -140,11 +140,12 @@ def pattern(options: argparse.Namespace) -> Grammar | None:
 
 def grammar(options: argparse.Namespace, pictures: int) -> Grammar | None:
     """What the one answer about so many pictures may be; boxes lie in one picture."""
+    from paligemma_edge.runtime.grammar.task_grammar import task_grammar
     from paligemma_edge.runtime.text.tasks import Task
 
     if options.regex is not None or options.no_grammar or pictures > 1:
         return pattern(options)
-    return Task.of(options.prompt).grammar(any_label=options.any_label)
+    return task_grammar(Task.of(options.prompt), any_label=options.any_label)
 
 
 def choices(options: argparse.Namespace) -> tuple[str, ...] | None:

@@ -13,9 +13,8 @@ from typing import TypeAlias
 
 from paligemma_edge.runtime.device.cuda import check as cuda
 from paligemma_edge.runtime.device.cuda.errors import explain
-from paligemma_edge.runtime.device.failures import one_line
 from paligemma_edge.runtime.device.memory import DeviceKind, Memory
-from paligemma_edge.runtime.device.ort import ort
+from paligemma_edge.runtime.device.ort import one_line, ort
 from paligemma_edge.runtime.errors import DeviceError
 from paligemma_edge.runtime.system.linux import usable_cores
 from paligemma_edge.runtime.validation import check_count

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import ComputeDtype
-from paligemma_edge.runtime.device.failures import told
-from paligemma_edge.runtime.device.ort import ort
+from paligemma_edge.runtime.device.ort import ort, told
 
 DeviceKind = Literal["cpu", "cuda"]
 # Numbers of ONNX's TensorProto.DataType: NumPy has no name for bfloat16.

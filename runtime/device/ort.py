@@ -1,8 +1,12 @@
-"""ONNX Runtime, or one line that says how to get it."""
+"""ONNX Runtime itself, or one line that says how to get it; and its failures as our errors."""
 
 from __future__ import annotations
 
-from paligemma_edge.runtime.errors import MissingExtraError
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from paligemma_edge.runtime.device.cuda.errors import explain
+from paligemma_edge.runtime.errors import DeviceError, MissingExtraError
 
 try:
     import onnxruntime as ort
@@ -14,4 +18,22 @@ except ModuleNotFoundError as missing:
         "run: pip install 'paligemma-edge[cpu]', or [cuda] for an NVIDIA device"
     ) from None
 
-__all__ = ["ort"]
+__all__ = ["one_line", "ort", "told"]
+
+
+@contextmanager
+def told(what: str, device: str) -> Iterator[None]:
+    """DeviceError in place of what ONNX Runtime raises, which is a class for each code."""
+    try:
+        yield
+    except DeviceError:
+        raise
+    except Exception as error:  # as above
+        known = explain(error) if device == "cuda" else None
+        unknown = f"{one_line(error)}; ask for a shorter answer or fewer slots if memory ran out"
+        raise DeviceError(f"{what}: {known or unknown}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """A library's message without its line breaks, for the end of one of ours."""
+    return " ".join(str(error).split())[:300]

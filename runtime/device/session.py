@@ -9,11 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-import onnxruntime as ort
-
 from paligemma_edge.runtime.contract import LORA
-from paligemma_edge.runtime.device.failures import told
 from paligemma_edge.runtime.device.memory import Memory
+from paligemma_edge.runtime.device.ort import ort, told
 
 _NOT_CAPTURED = -1  # what ONNX Runtime reads as "neither record nor replay"
 

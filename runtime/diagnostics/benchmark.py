@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
-import onnxruntime as ort
 from PIL import Image
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.device.cuda.check import Card, find_card
 from paligemma_edge.runtime.device.device import check_present
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.diagnostics.measure import Repeated, measure_reading, measure_stepping
 from paligemma_edge.runtime.diagnostics.timings import StepTimings, Timings
 from paligemma_edge.runtime.errors import OptionError

@@ -17,7 +17,8 @@ from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.engine.kv_cache import Cache
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.pipeline import Pipeline
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.system.linux import available_memory
 from paligemma_edge.runtime.timing import Stopwatch
 

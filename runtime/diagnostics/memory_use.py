@@ -12,19 +12,11 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 
+from paligemma_edge.runtime.bundle.fidelity import Memory
 from paligemma_edge.runtime.system.linux import process_memory
 
 _SHORT = 8  # tokens of an answer: enough for every graph to have run
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Resident memory of a process in bytes: at its peak, and without the pages of files."""
-
-    peak_bytes: int
-    anonymous_bytes: int  # what the system cannot take back and read again from disk
 
 
 def measure_memory(

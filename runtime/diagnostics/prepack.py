@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bundle, remove_folder
-from paligemma_edge.runtime.contract import Manifest, Primed, Variant
 from paligemma_edge.runtime.device.device import Device, open_device
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.loading.prepacked import fingerprint
 from paligemma_edge.runtime.loading.variants import choose
+from paligemma_edge.runtime.manifest import Manifest, Primed, Variant
 
 
 def prime(

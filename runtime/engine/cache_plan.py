@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paligemma_edge.runtime.contract import ModelFacts
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.manifest import ModelFacts
 from paligemma_edge.runtime.validation import check_count
 
 DEFAULT_MAX_BATCH = 4

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.device.memory import Memory
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.logits import Logits, Outputs
 

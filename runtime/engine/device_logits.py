@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.device.memory import Memory
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.device.session import Session
-from paligemma_edge.runtime.engine.logits import Shortlist
-from paligemma_edge.runtime.engine.scores import require_number
+from paligemma_edge.runtime.engine.logits import Shortlist, require_number
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ComputeDtype, ModelFacts
-from paligemma_edge.runtime.device.failures import told
+from paligemma_edge.runtime.contract import ComputeDtype
+from paligemma_edge.runtime.device.ort import told
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.decode_step import Inputs, Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceOutputs, Pickers
@@ -23,6 +23,7 @@ from paligemma_edge.runtime.engine.kv_cache import Cache
 from paligemma_edge.runtime.engine.logits import HostOutputs, Outputs, Row
 from paligemma_edge.runtime.engine.lora import Adapter
 from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.manifest import ModelFacts
 
 if TYPE_CHECKING:
     import onnxruntime as ort

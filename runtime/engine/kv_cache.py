@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ComputeDtype, ModelFacts, itemsize
+from paligemma_edge.runtime.contract import ComputeDtype, itemsize
+from paligemma_edge.runtime.manifest import ModelFacts
 
 if TYPE_CHECKING:
     import onnxruntime as ort

@@ -9,10 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
 from paligemma_edge.runtime.generation.pipeline import Asked, Options, Pipeline, Question
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
-from paligemma_edge.runtime.images.pixels import PictureEncoder, Pictures
+from paligemma_edge.runtime.grammar.task_grammar import task_grammar
+from paligemma_edge.runtime.images.pixels import Pictures
 from paligemma_edge.runtime.results.build import typed_result
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
 from paligemma_edge.runtime.text.tasks import Task
@@ -54,7 +56,7 @@ def typed_question(
     """
     task = Task.of(prompt)
     if isinstance(grammar, bool):
-        rules: Grammar | None = task.grammar(any_label=any_label) if grammar else None
+        rules: Grammar | None = task_grammar(task, any_label=any_label) if grammar else None
     else:
         rules = grammar
     options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=rules)

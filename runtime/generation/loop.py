@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.engine.kv_cache import Cache
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.generation.select_token import choose
 from paligemma_edge.runtime.grammar.base import State
+from paligemma_edge.runtime.manifest import TokenizerFacts
 from paligemma_edge.runtime.timing import Stopwatch
 
 if TYPE_CHECKING:

@@ -9,15 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.engine.cache_pool import Caches
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.errors import OptionError, PromptError
+from paligemma_edge.runtime.generation.choice_scoring import score_choices
 from paligemma_edge.runtime.generation.loop import Request, Spoken, generate
 from paligemma_edge.runtime.generation.sampling import Greedy, Sampling
 from paligemma_edge.runtime.grammar.base import Grammar, State
-from paligemma_edge.runtime.grammar.choices import Choices, score_choices
+from paligemma_edge.runtime.grammar.choices import Choices
+from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.results.generation import Generation, spell
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
 from paligemma_edge.runtime.timing import Stopwatch

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
+from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
 from paligemma_edge.runtime.generation.pipeline import Asked, Options, Pipeline, Question
 from paligemma_edge.runtime.images.load import ImageInput
-from paligemma_edge.runtime.images.pixels import PictureEncoder, read_pictures
+from paligemma_edge.runtime.images.pixels import read_pictures
 from paligemma_edge.runtime.timing import Stopwatch
 
 Images: TypeAlias = ImageInput | list[ImageInput] | tuple[ImageInput, ...]

@@ -9,7 +9,6 @@ is said, `answer.parse` reads it all.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -17,13 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import CODES_PER_MASK, LOC_COUNT, SEG_COUNT
-from paligemma_edge.runtime.errors import PromptError
 from paligemma_edge.runtime.grammar.base import Allowed, Ended, State, spelled
 from paligemma_edge.runtime.grammar.labels import SEPARATOR, FreeText
 from paligemma_edge.runtime.grammar.trie import TokenTrie
+from paligemma_edge.runtime.text.labels import checked_labels
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
-
-_RESERVED = ";<>"  # what ends a label
 
 
 @dataclass(frozen=True)
@@ -193,19 +190,3 @@ def _names(labels: tuple[str, ...] | None, encoder: PromptEncoder) -> TokenTrie 
     texts = [f" {label}" for label in labels]
     last = ((*spelled(encoder, text), eos_id) for text in texts)
     return TokenTrie.of([*last, *(spelled(encoder, text + SEPARATOR) for text in texts)])
-
-
-def checked_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """The labels, each once, blanks as single ones; PromptError for one that no answer can hold."""
-    wanted = "wanted names such as 'cat'"
-    if isinstance(labels, str) or not isinstance(labels, Iterable) or not (found := tuple(labels)):
-        raise PromptError(f"the labels are {labels!r}, {wanted}")
-    for label in found:
-        if not isinstance(label, str) or not label.strip():
-            raise PromptError(f"a label is {label!r}, {wanted}")
-        if any(sign in label for sign in _RESERVED):
-            raise PromptError(
-                f"the label {label!r} holds ';', '<' or '>', which end a label in an answer; "
-                "leave them out"
-            )
-    return tuple(dict.fromkeys(" ".join(label.split()) for label in found))

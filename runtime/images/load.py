@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_edge.runtime.contract import ImageFacts
 from paligemma_edge.runtime.errors import ImageError
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
@@ -76,25 +75,6 @@ def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
         image = _open(source, label)
         _check_size(image, label, max_pixels)
         return _as_rgb(image, label)
-
-
-def pixel_values(image: Image.Image, facts: ImageFacts) -> NDArray[np.float32]:
-    """Squeeze an RGB picture to float32 [3, R, R], bit by bit as transformers' Pillow backend.
-
-    The product with `rescale_factor` is rounded from float64 to float32, then mean and
-    standard deviation are applied in float32. A byte has 256 values, so that is a table.
-    """
-    assert image.mode == "RGB"
-    resample = Image.Resampling[facts.resample.upper()]
-    pixels = np.asarray(image.resize((facts.size, facts.size), resample))
-    scaled = (np.arange(256, dtype=np.float64) * facts.rescale_factor).astype(np.float32)
-    channels = zip(facts.mean, facts.std, np.moveaxis(pixels, -1, 0), strict=True)
-    return np.stack(
-        [
-            ((scaled - np.float32(mean)) / np.float32(std)).astype(np.float32)[channel]
-            for mean, std, channel in channels
-        ]
-    )
 
 
 def image_label(source: object) -> str:

@@ -5,24 +5,21 @@ A picture is known by its pixels as the model sees them, so that copies of a fil
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_edge.runtime.contract import ImageFacts, itemsize
-from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.images.load import ImageInput, load_image, pixel_values
+from paligemma_edge.runtime.images.load import ImageInput, load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.manifest import ImageFacts
 from paligemma_edge.runtime.timing import Stopwatch
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
-
-_KEPT_BYTES = 64 << 20  # of features: 32 pictures of PaliGemma-3B at 224, 2 at 896
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,28 +46,3 @@ def read_pictures(images: Sequence[ImageInput], facts: ImageFacts, watch: Stopwa
     """Read and squeeze one or more pictures; ImageError for one that cannot be read."""
     with watch.measure("preprocess"):
         return Pictures.of([load_image(image) for image in images], facts)
-
-
-@dataclass(frozen=True, eq=False)
-class PictureEncoder:
-    """Encodes and projects pictures, and keeps what it made of the latest ones."""
-
-    engine: Engine
-    kept: dict[bytes, ort.OrtValue] = field(default_factory=dict)  # by digest, the oldest first
-
-    def features(self, pictures: Pictures, watch: Stopwatch) -> ort.OrtValue:
-        """Features [pictures, N, hidden]."""
-        digest = hashlib.sha256(pictures.pixel_values.data).digest()
-        found = self.kept.pop(digest, None) or self._encode(pictures.pixel_values, watch)
-        self.kept[digest] = found
-        size = itemsize(self.engine.dtype) * int(np.prod(found.shape()))
-        most = max(1, _KEPT_BYTES // size)
-        while len(self.kept) > most:
-            del self.kept[next(iter(self.kept))]
-        return found
-
-    def _encode(self, pixels: NDArray[np.float32], watch: Stopwatch) -> ort.OrtValue:
-        with watch.measure("vision"):
-            hidden = self.engine.encode(pixels)
-        with watch.measure("projector"):
-            return self.engine.project(hidden)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, TypeAlias
 
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import LORA, ComputeDtype, Manifest, ModelFacts
+from paligemma_edge.runtime.contract import LORA, ComputeDtype
 from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.manifest import Manifest, ModelFacts
 
 if TYPE_CHECKING:
     import onnxruntime as ort

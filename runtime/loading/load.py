@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.digests import Digests
-from paligemma_edge.runtime.contract import Adapted, Primed, Variant
 from paligemma_edge.runtime.device.device import Device
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.engine.lora import Adapter
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.loading.graph_check import check_graph
+from paligemma_edge.runtime.manifest import Adapted, Primed, Variant
 
 _REQUIRED = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
 _PICKERS = (contract.PICK, contract.SHORTLIST)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from paligemma_edge.runtime.contract import Manifest, Variant, itemsize
+from paligemma_edge.runtime.contract import itemsize
 from paligemma_edge.runtime.engine.cache_plan import Plan
+from paligemma_edge.runtime.manifest import Manifest, Variant
 
 # Python, NumPy and ONNX Runtime with their libraries; on a card a CUDA context, the kernels and
 # the work spaces of cuBLAS and cuDNN.

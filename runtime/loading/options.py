@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from paligemma_edge.runtime.contract import Manifest, Variant
 from paligemma_edge.runtime.device.device import Device, open_device
 from paligemma_edge.runtime.engine.cache_plan import Plan
 from paligemma_edge.runtime.errors import DeviceError, OptionError
 from paligemma_edge.runtime.loading.memory_estimate import Forecast, forecast
+from paligemma_edge.runtime.manifest import Manifest, Variant
 from paligemma_edge.runtime.validation import check_count
 
 

@@ -9,8 +9,8 @@ import hashlib
 import platform
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.contract import Primed
 from paligemma_edge.runtime.device.device import describe_runtime
+from paligemma_edge.runtime.manifest import Primed
 from paligemma_edge.runtime.system.linux import instruction_sets, processor_name
 
 

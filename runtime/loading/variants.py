@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from paligemma_edge.runtime.contract import Manifest, Variant
 from paligemma_edge.runtime.device.device import check_present, present
 from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.manifest import Manifest, Variant
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from paligemma_edge.runtime.encoded_image import View
 from paligemma_edge.runtime.generation.batch import Item, answer_each, typed_question
+from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
 from paligemma_edge.runtime.generation.pipeline import Options, Pipeline
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
-from paligemma_edge.runtime.images.pixels import PictureEncoder
 from paligemma_edge.runtime.run.loop import Answer, Query, Result
 
 

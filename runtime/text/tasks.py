@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from paligemma_edge.runtime.errors import PromptError
-from paligemma_edge.runtime.grammar.objects import ObjectGrammar, checked_labels
+from paligemma_edge.runtime.text.labels import checked_labels
 from paligemma_edge.runtime.text.tokenizer import IMAGE_MARKER
 
 _SEPARATOR = ";"
-_EVERYTHING = ("all classes",)  # PaliGemma 2 was trained to answer this with any labels
+EVERYTHING = ("all classes",)  # PaliGemma 2 was trained to answer this with any labels
 _OBJECTS = re.compile(r"(detect|segment)(?:\s+(.*))?", re.DOTALL | re.IGNORECASE)
 
 
@@ -74,13 +74,6 @@ class Task:
     def _objects(cls, verb: str, what: str | Iterable[str]) -> Self:
         labels = _labels(verb, what)
         return cls(f"{verb} {' ; '.join(labels)}", labels, verb == "segment")
-
-    def grammar(self, *, any_label: bool = False) -> ObjectGrammar | None:
-        """What an answer may be; `any_label` lets objects have labels that were not asked for."""
-        if self.labels is None:
-            return None
-        free = any_label or self.labels == _EVERYTHING
-        return ObjectGrammar(None if free else self.labels, self.masks)
 
 
 def _language(language: str) -> str:

@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from paligemma_edge.runtime.contract import LOC_COUNT, SEG_COUNT, TokenizerFacts
+from paligemma_edge.runtime.contract import LOC_COUNT, SEG_COUNT
 from paligemma_edge.runtime.errors import PromptError, TokenizerError
+from paligemma_edge.runtime.manifest import TokenizerFacts
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor

@@ -19,11 +19,12 @@ from paligemma_edge.export.verify.reference import Reference
 from paligemma_edge.export.verify.samples import Sample, default_samples, read_samples
 from paligemma_edge.export.verify.verify import verify
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.diagnostics.self_test import replay
+from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.loop import Request, generate
 from paligemma_edge.runtime.generation.requests import Images
 from paligemma_edge.runtime.generation.sampling import Greedy
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
 
 MakeCheckpoint = Callable[..., Path]
 

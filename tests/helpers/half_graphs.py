@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paligemma_edge.quantize.graphs.graph_file import write_graph
 from paligemma_edge.quantize.graphs.prefill import has_windows, whole_prompt
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ModelFacts
+from paligemma_edge.runtime.manifest import ModelFacts
 
 Array: TypeAlias = NDArray[Any]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.grammar.base import State
+from paligemma_edge.runtime.manifest import TokenizerFacts
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 MODEL = Path(__file__).parents[2] / "samples/shapes/checkpoint/tokenizer.model"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.writer import new_bundle
-from paligemma_edge.runtime.contract import (
+from paligemma_edge.runtime.manifest import (
+    SCHEMA_VERSION,
     ImageFacts,
     Manifest,
     ModelFacts,
@@ -21,7 +21,7 @@ REPORT = "parity/cpu-fp32.json"
 
 def manifest() -> Manifest:
     return Manifest(
-        schema_version=contract.SCHEMA_VERSION,
+        schema_version=SCHEMA_VERSION,
         created_by="a test",
         source={"checkpoint": "none"},
         model=ModelFacts(

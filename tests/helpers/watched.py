@@ -21,7 +21,7 @@ from paligemma_edge.quantize.graphs.linear import Linear, linears
 from paligemma_edge.quantize.graphs.prefill import whole_prompt
 from paligemma_edge.quantize.rounding.statistics import Moments
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.contract import ModelFacts
+from paligemma_edge.runtime.manifest import ModelFacts
 from tests.helpers.half_graphs import Array, load, run
 
 Values = dict[str, Array]

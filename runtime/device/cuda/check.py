@@ -12,11 +12,10 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-import onnxruntime as ort
-
 from paligemma_edge.runtime.device.cuda.driver import Card, card_is_there, find_card
 from paligemma_edge.runtime.device.cuda.errors import explain
 from paligemma_edge.runtime.device.cuda.provider import Provider, read_provider
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import DeviceError
 
 __all__ = [

@@ -12,8 +12,8 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_config
 from paligemma_edge.export.checkpoint.preprocessor import read_image_facts
-from paligemma_edge.runtime.contract import ImageFacts
 from paligemma_edge.runtime.errors import CheckpointError
+from paligemma_edge.runtime.manifest import ImageFacts
 
 SIDE = 56
 FACTS = ImageFacts(

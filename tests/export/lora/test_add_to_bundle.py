@@ -21,6 +21,7 @@ from paligemma_edge.quantize.schemes.cuda_check import missing_kernels
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.manifest import SCHEMA_VERSION
 from tests.helpers import adapters as peft
 from tests.helpers.adapted import distance, inputs, logits, open_adapted, original
 from tests.helpers.adapted_models import DECODER, Model, check_whole, contents
@@ -40,7 +41,7 @@ def test_what_the_manifest_says(model: Model) -> None:
     assert facts.graphs == ("vision_encoder", "projector", "prefill", "decoder")
     assert list(facts.files) == list(manifest.variants)
     assert set(facts.files.values()) <= set(manifest.files)
-    assert manifest.schema_version == contract.SCHEMA_VERSION
+    assert manifest.schema_version == SCHEMA_VERSION
     for name, variant in manifest.variants.items():
         wanted = {graph for graph in variant.graphs if graph in facts.graphs}
         assert set(manifest.adapted[name].graphs) == wanted

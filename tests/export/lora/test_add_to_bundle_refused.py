@@ -20,10 +20,10 @@ from paligemma_edge.export.lora.lora_graphs import AdaptedVariant
 from paligemma_edge.quantize.quantizer import Options, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
 from paligemma_edge.quantize.transforms.changes_file import CHANGES_FILE
-from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle import staging
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import BundleError, CheckpointError, OptionError, OutputError
+from paligemma_edge.runtime.manifest import SCHEMA_VERSION
 from tests.conftest import MakeCheckpoint
 from tests.helpers import adapters as peft
 from tests.helpers.adapted import logits
@@ -133,7 +133,7 @@ def test_a_variant_of_an_earlier_release_is_refused(small: Model) -> None:
     assert "was made by an earlier release and has no changes.npz" in message
     assert "quantize it again with --overwrite, or name other variants" in message
     add_adapter(small.bundle, small.adapter, "one", variants=["cpu-fp32"])
-    assert check_whole(small.bundle).manifest.schema_version == contract.SCHEMA_VERSION
+    assert check_whole(small.bundle).manifest.schema_version == SCHEMA_VERSION
 
 
 @pytest.mark.parametrize("name", ["cpu-int8/decoder.onnx", f"cpu-int8/{CHANGES_FILE}"])

@@ -27,9 +27,9 @@ from paligemma_edge.export.verify.reference import Reference, ReferenceTrace, tr
 from paligemma_edge.export.verify.samples import Sample, default_samples, read_samples
 from paligemma_edge.export.verify.verify import verify
 from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.golden import Golden
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.contract import Manifest, Variant
-from paligemma_edge.runtime.diagnostics.self_test import Golden, self_test
+from paligemma_edge.runtime.diagnostics.self_test import self_test
 from paligemma_edge.runtime.errors import (
     BundleError,
     CheckpointError,
@@ -38,6 +38,7 @@ from paligemma_edge.runtime.errors import (
     OutputError,
 )
 from paligemma_edge.runtime.images import load as image_module
+from paligemma_edge.runtime.manifest import Manifest, Variant
 
 SAMPLES = default_samples()[:4:3]
 MakeCheckpoint = Callable[..., Path]

@@ -21,9 +21,10 @@ from paligemma_edge.quantize.graphs.linear import Linear, linears
 from paligemma_edge.quantize.schemes.half import to_half
 from paligemma_edge.quantize.transforms.changes import DividedOutputs, ScaledInputs
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import BundleError, OptionError
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.manifest import Manifest
 from tests.helpers.half_graphs import ANSWER, IDS, Array, answers, emulate, load
 
 HALF = ir.DataType.FLOAT16

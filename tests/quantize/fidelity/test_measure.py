@@ -29,10 +29,11 @@ from paligemma_edge.runtime import Generation, PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError, plot_name, report_name
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.contract import Manifest
-from paligemma_edge.runtime.diagnostics.self_test import replay
+from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import DeviceError, ImageError, OptionError, PromptError
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.manifest import Manifest
 from samples.shapes import mask_decoder, score
 from samples.shapes.pictures import Picture, draw
 from samples.shapes.showcase import FIRST

@@ -10,17 +10,18 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from paligemma_edge.quantize.graphs.constants import add_constant
 from paligemma_edge.quantize.graphs.linear import linears, set_float, tensor_of
 from paligemma_edge.quantize.rounding.rounding import Grid, round_rows
 from paligemma_edge.quantize.schemes import half
 from paligemma_edge.quantize.schemes.blockwise import to_blockwise
 from paligemma_edge.quantize.schemes.half import Halved, to_half
-from paligemma_edge.quantize.schemes.rewrite import add_constant
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.loading.graph_check import check_graph
+from paligemma_edge.runtime.manifest import Manifest
 from tests.helpers.half_graphs import GRAPHS, Array, answers, emulate, load, open_graph, run
 
 FLOAT, HALF, BRAIN = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16

@@ -14,8 +14,8 @@ import pytest
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.manifest import Manifest
 from tests.helpers.small_bundle import GRAPH, REPORT, WEIGHTS, manifest, write
 
 NOBODY = 65534

@@ -17,6 +17,7 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import (
     Fidelity,
     LayerError,
+    Memory,
     Spread,
     TaskScore,
     plot_name,
@@ -24,7 +25,7 @@ from paligemma_edge.runtime.bundle.fidelity import (
 )
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.cli.main import main
-from paligemma_edge.runtime.diagnostics.memory_use import Memory, measure_memory
+from paligemma_edge.runtime.diagnostics.memory_use import measure_memory
 from paligemma_edge.runtime.errors import BundleError
 
 COUNTS = st.integers(1, 1 << 50)

@@ -16,8 +16,8 @@ from paligemma_edge.runtime.bundle import staging
 from paligemma_edge.runtime.bundle.bundle import MANIFEST, Bundle
 from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bundle, remove_folder
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.contract import Manifest, Primed, Variant
 from paligemma_edge.runtime.errors import BundleError, OutputError
+from paligemma_edge.runtime.manifest import Manifest, Primed, Variant
 from paligemma_edge.runtime.system import disk
 from tests.helpers.small_bundle import GRAPH, REPORT, WEIGHTS, write
 

@@ -11,7 +11,7 @@ from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle, remove_folder
 from paligemma_edge.runtime.bundle.removal import without_folder
-from paligemma_edge.runtime.contract import Adapted, AdapterFacts, Manifest, Primed
+from paligemma_edge.runtime.manifest import Adapted, AdapterFacts, Manifest, Primed
 from tests.helpers.small_bundle import write
 from tests.runtime.bundle.test_folder_writer import check_whole, contents, variant
 

@@ -17,8 +17,8 @@ import pytest
 from paligemma_edge.runtime.bundle import staging
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle, new_bundle
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.errors import BundleError, OutputError
+from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.system import disk
 from tests.helpers.small_bundle import GRAPH, REPORT, WEIGHTS, manifest, write
 

@@ -13,12 +13,12 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
-from paligemma_edge.runtime.contract import Manifest, Variant
 from paligemma_edge.runtime.device.cuda import check as cuda
 from paligemma_edge.runtime.device.cuda.check import Card
 from paligemma_edge.runtime.device.device import Device, open_device, require_placed
 from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
 from paligemma_edge.runtime.loading.variants import choose
+from paligemma_edge.runtime.manifest import Manifest, Variant
 from paligemma_edge.runtime.system.linux import usable_cores
 
 

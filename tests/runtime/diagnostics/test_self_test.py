@@ -13,17 +13,14 @@ from PIL import Image
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.golden import Golden, required_agreement
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.contract import Variant
-from paligemma_edge.runtime.diagnostics.self_test import (
-    Golden,
-    SelfTest,
-    replay,
-    required_agreement,
-    self_test,
-)
+from paligemma_edge.runtime.diagnostics.self_test import SelfTest, self_test
+from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import BundleError, OptionError
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.manifest import Variant
 
 PROMPT = "caption en"
 Answer = Callable[[tuple[int, ...]], tuple[int, ...]]

@@ -10,7 +10,6 @@ import pytest
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.cli import main as cli
-from paligemma_edge.runtime.contract import Manifest
 from paligemma_edge.runtime.device.cuda.check import Card
 from paligemma_edge.runtime.device.device import Device
 from paligemma_edge.runtime.engine.cache_plan import Plan
@@ -19,6 +18,7 @@ from paligemma_edge.runtime.generation.pipeline import Options
 from paligemma_edge.runtime.loading import options as opening
 from paligemma_edge.runtime.loading.memory_estimate import forecast
 from paligemma_edge.runtime.loading.options import device_for, plan_for
+from paligemma_edge.runtime.manifest import Manifest
 from tests.helpers.small_bundle import manifest as small_manifest
 
 LONG = 90

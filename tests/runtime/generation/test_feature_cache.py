@@ -10,8 +10,9 @@ import pytest
 
 from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.engine.engine import Engine
+from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
 from paligemma_edge.runtime.images import pixels as pictures
-from paligemma_edge.runtime.images.pixels import PictureEncoder, Pictures
+from paligemma_edge.runtime.images.pixels import Pictures
 from paligemma_edge.runtime.timing import Stopwatch
 
 SHAPE = (1, 4, 8)  # of features: 128 bytes

@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.device.memory import Memory
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.engine.kv_cache import Cache
 from paligemma_edge.runtime.engine.logits import HostOutputs, HostRow
 from paligemma_edge.runtime.generation.loop import Request, Spoken, generate
 from paligemma_edge.runtime.generation.sampling import Greedy
+from paligemma_edge.runtime.manifest import TokenizerFacts
 
 EOS, LONGEST, IMAGE, VOCAB = 1, 29, 1156, 1160
 TOKENIZER = TokenizerFacts(

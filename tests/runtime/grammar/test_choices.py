@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.diagnostics.self_test import replay
 from paligemma_edge.runtime.engine.logits import HostRow, Row
+from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import OptionError, PromptError
+from paligemma_edge.runtime.generation.choice_scoring import score_choices
 from paligemma_edge.runtime.grammar.base import State
-from paligemma_edge.runtime.grammar.choices import MAX_CHOICES, Choices, score_choices
-from paligemma_edge.runtime.images.load import load_image, pixel_values
+from paligemma_edge.runtime.grammar.choices import MAX_CHOICES, Choices
+from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.preprocess import pixel_values
 from tests.helpers.sample_tokenizer import EOS, IMAGE, encoder
 
 VOCAB = 2176

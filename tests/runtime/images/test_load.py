@@ -17,7 +17,6 @@ from PIL import Image, ImageOps
 from transformers.image_utils import load_image as reference_load
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from paligemma_edge.runtime.contract import ImageFacts
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.load import (
     MAX_FILE_BYTES,
@@ -25,8 +24,9 @@ from paligemma_edge.runtime.images.load import (
     ImageInput,
     image_label,
     load_image,
-    pixel_values,
 )
+from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.manifest import ImageFacts
 
 SIDE = 56
 HALF = (0.5, 0.5, 0.5)

@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paligemma_edge.runtime.errors import PromptError
-from paligemma_edge.runtime.grammar.objects import ObjectGrammar
 from paligemma_edge.runtime.text.tasks import Task
 
 
@@ -87,10 +86,3 @@ def test_a_language_is_a_word(language: Any) -> None:  # noqa: ANN401
 def test_a_question_has_words(question: Any) -> None:  # noqa: ANN401
     with pytest.raises(PromptError, match="the question is"):
         Task.ask(question, "en")
-
-
-def test_the_grammar_is_that_of_the_task() -> None:
-    assert Task.read().grammar() is None
-    assert Task.detect("cat").grammar() == ObjectGrammar(("cat",), masks=False)
-    assert Task.detect("all classes").grammar() == ObjectGrammar(None, masks=False)
-    assert Task.segment("cat").grammar(any_label=True) == ObjectGrammar(None, masks=True)

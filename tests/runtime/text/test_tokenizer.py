@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PaliGemmaProcessor
 
-from paligemma_edge.runtime.contract import TokenizerFacts
 from paligemma_edge.runtime.errors import PromptError, TokenizerError
+from paligemma_edge.runtime.manifest import TokenizerFacts
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
 
 pb: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")

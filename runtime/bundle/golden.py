@@ -1,0 +1,69 @@
+"""The bundle's question with a known answer, which tests whether a device computes rightly.
+
+Knows what `verify` took from the original. Knows nothing of the original.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.manifest import Variant
+
+GOLDEN = "golden.json"
+GOLDEN_IMAGE = "golden.png"
+
+# The share of tokens that must be the original's where a variant is not exact. This finds a
+# device that computes wrongly; how good a small variant is, its own report says.
+_AGREEMENT: Mapping[str, float] = {"float16": 0.75, "bfloat16": 0.75, "int8": 0.75, "int4": 0.5}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """A question and the original's greedy answer to it."""
+
+    image: str  # a file of the bundle
+    prompt: str
+    token_ids: tuple[int, ...]
+    text: str
+
+    def to_json(self) -> bytes:
+        """The contents of `golden.json`."""
+        return (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def read(cls, bundle: Bundle) -> Golden:
+        """The golden question of a bundle; BundleError where it has none that can be read."""
+        if GOLDEN not in bundle.manifest.files:
+            raise BundleError(
+                f"bundle {bundle.path} has no {GOLDEN}, so no answer is known to test with; "
+                "run `paligemma-edge verify` where the checkpoint is"
+            )
+        golden = _parse(bundle.file(GOLDEN).read_bytes())
+        if golden is None or not golden.token_ids:
+            raise BundleError(
+                f"bundle {bundle.path}: {GOLDEN} holds no question and answer; "
+                "run `paligemma-edge verify` again"
+            )
+        return golden
+
+
+def required_agreement(variant: Variant) -> float:
+    """The share of tokens that must be the original's: 1 where float weights meet float32."""
+    kinds = (variant.weight_dtype, variant.compute_dtype)
+    if variant.compute_dtype == "float32" and variant.weight_dtype not in ("int8", "int4"):
+        return 1.0
+    return min(_AGREEMENT.get(kind, 1.0) for kind in kinds)
+
+
+def _parse(data: bytes) -> Golden | None:
+    try:
+        found = json.loads(data)
+        tokens = tuple(int(token) for token in found["token_ids"])
+        texts = {name: str(found[name]) for name in ("image", "prompt", "text")}
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return Golden(**texts, token_ids=tokens)
