@@ -15,22 +15,22 @@ import onnx_ir as ir
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.origin import SLIDING_WINDOW, describe_origin
-from paligemma_edge.export.source import Source, read_source
+from paligemma_edge.export.source import ExportSource, read_source
 from paligemma_edge.quantize.calibration.samples import Calibration, without_answers
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.graph_file import Written, disk_bytes, write_graph
 from paligemma_edge.quantize.recipes.recipe import Recipe
-from paligemma_edge.quantize.variant.build import choices_of, make
+from paligemma_edge.quantize.variant.build import build_graphs, scheme_choices
 from paligemma_edge.quantize.variant.files import describe_variant, write_variant
 from paligemma_edge.quantize.variant.prepare import (
-    cured_with,
     require_distinct,
     require_layers,
+    transform_and_calibrate,
     without_calibration,
 )
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.writer import BundleWriter, new_bundle
-from paligemma_edge.runtime.manifest import SCHEMA_VERSION, Manifest, ModelFacts, Variant
+from paligemma_edge.runtime.manifest import SCHEMA_VERSION, Manifest, ModelConfig, Variant
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 LOSSLESS = "cpu-fp32"
@@ -88,7 +88,9 @@ def export(
         return writer.finish(dataclasses.replace(manifest, variants=made), hashed.add)
 
 
-def _write_lossless(writer: BundleWriter, source: Source, progress: Progress | None) -> Variant:
+def _write_lossless(
+    writer: BundleWriter, source: ExportSource, progress: Progress | None
+) -> Variant:
     total = disk_bytes(source.graphs.values())
     writer.require_space(total)
     written = _Meter("writing", total, progress)
@@ -100,7 +102,7 @@ def _write_lossless(writer: BundleWriter, source: Source, progress: Progress | N
 
 def _write_recipe(
     writer: BundleWriter,
-    source: Source,
+    source: ExportSource,
     recipe: Recipe,
     calibration: Calibration | None,
     progress: Progress | None,
@@ -109,13 +111,13 @@ def _write_recipe(
     if calibration is None:
         recipe = without_calibration(recipe)
     facts = _model_facts(source.checkpoint.config)
-    cured = cured_with(source.graphs, facts, recipe, calibration, tell)
-    choices = choices_of(cured, recipe, measure=calibration is not None)
-    made = make(
+    cured = transform_and_calibrate(source.graphs, facts, recipe, calibration, tell)
+    choices = scheme_choices(cured, recipe, measure=calibration is not None)
+    made = build_graphs(
         cured,
         recipe,
         choices,
-        facts=facts,
+        config=facts,
         image_id=source.tokenizer.facts.image_id,
         calibration=calibration,
         tell=tell,
@@ -138,7 +140,7 @@ def _calibration(
     return without_answers(manifest, encoder, questions)
 
 
-def _describe(source: Source) -> Manifest:
+def _describe(source: ExportSource) -> Manifest:
     config = source.checkpoint.config
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -154,9 +156,9 @@ def _describe(source: Source) -> Manifest:
     )
 
 
-def _model_facts(config: PaliGemmaConfig) -> ModelFacts:
+def _model_facts(config: PaliGemmaConfig) -> ModelConfig:
     text = config.text
-    return ModelFacts(
+    return ModelConfig(
         family="paligemma",
         image_tokens=config.vision.image_tokens,
         hidden_size=text.hidden_size,
@@ -168,7 +170,7 @@ def _model_facts(config: PaliGemmaConfig) -> ModelFacts:
     )
 
 
-def _lossless(source: Source, files: Sequence[str]) -> Variant:
+def _lossless(source: ExportSource, files: Sequence[str]) -> Variant:
     sizes = {name: tensor.size for name, tensor in source.checkpoint.tensors.items()}
     parameters = sum(sizes.values())
     if contract.PREFILL in source.graphs:  # its weights are those of the decoder, twice in memory

@@ -8,7 +8,7 @@ from pathlib import Path
 from paligemma_edge.export.checkpoint.checkpoint import Checkpoint
 from paligemma_edge.export.checkpoint.config import CONFIG_FILE
 from paligemma_edge.export.hub.hub import label
-from paligemma_edge.export.lora.adapter import Adapter
+from paligemma_edge.export.lora.adapter import PeftAdapter
 from paligemma_edge.runtime.bundle.bundle import sha256
 
 SLIDING_WINDOW = "sliding_window"  # in the manifest's `source`, of a PaliGemma 2
@@ -16,7 +16,7 @@ ADAPTERS = "adapters"  # in the manifest's `source`: those that were merged, in 
 
 
 def describe_origin(
-    path: Path, checkpoint: Checkpoint, adapters: Sequence[Adapter]
+    path: Path, checkpoint: Checkpoint, adapters: Sequence[PeftAdapter]
 ) -> dict[str, str]:
     """Names, sizes and digests, none of them a path. Files of gigabytes have no digest here."""
     origin = {
@@ -30,6 +30,6 @@ def describe_origin(
     return origin
 
 
-def _describe(adapter: Adapter) -> str:
+def _describe(adapter: PeftAdapter) -> str:
     size, digest = adapter.file.stat().st_size, sha256(adapter.file)
     return f"{label(adapter.directory)} ({size} bytes, sha256 {digest})"

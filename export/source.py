@@ -19,24 +19,24 @@ from paligemma_edge.export.graphs.decoder import build_decoder
 from paligemma_edge.export.graphs.mask_decoder import build_mask_decoder, read_mask_weights
 from paligemma_edge.export.graphs.projector import build_projector
 from paligemma_edge.export.graphs.vision_encoder import build_vision_encoder
-from paligemma_edge.export.lora.adapter import Adapter, read_adapter
+from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
 from paligemma_edge.export.lora.merge import merge_adapters
 from paligemma_edge.export.tokenizer.tokenizer import TokenizerExport, read_tokenizer
 from paligemma_edge.quantize.graphs.prefill import has_windows, whole_prompt
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.manifest import ImageFacts
+from paligemma_edge.runtime.manifest import ImageConfig
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """What was read, and the graphs that were built of it; every weight is still on disk."""
 
     path: Path
     checkpoint: Checkpoint
-    adapters: Sequence[Adapter]  # which the checkpoint's tensors hold already
+    adapters: Sequence[PeftAdapter]  # which the checkpoint's tensors hold already
     tokenizer: TokenizerExport
-    image: ImageFacts
+    image: ImageConfig
     graphs: Mapping[str, ir.Model]
     sliding_window: SlidingWindow
 
@@ -47,7 +47,7 @@ def read_source(
     tokenizer: str | os.PathLike[str] | None,
     mask_decoder: str | os.PathLike[str] | None,
     sliding_window: SlidingWindow,
-) -> Source:
+) -> ExportSource:
     """Open all that an export needs, adapters merged, and build its graphs; weights stay on disk.
 
     Raises what `export` raises for its source.
@@ -58,7 +58,7 @@ def read_source(
     checkpoint = dataclasses.replace(base, tensors=merge_adapters(base.tensors, changes))
     masks = None if mask_decoder is None else read_mask_weights(mask_decoder)
     beside = base.directory or path.parent
-    return Source(
+    return ExportSource(
         path=path,
         checkpoint=checkpoint,
         adapters=changes,

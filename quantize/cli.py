@@ -73,7 +73,7 @@ def _quantize(options: argparse.Namespace) -> int:
 
     from paligemma_edge.quantize.fidelity.questions import read_questions, sample_questions
     from paligemma_edge.quantize.fidelity.report_table import render_reports
-    from paligemma_edge.quantize.quantizer import Options, quantize
+    from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
     from paligemma_edge.runtime.bundle.fidelity import plot_name
 
     recipes = [load_recipe(name) for name in options.recipes]
@@ -82,7 +82,7 @@ def _quantize(options: argparse.Namespace) -> int:
         questions = sample_questions()
     else:
         questions = read_questions(options.calibrate, tell=tell)
-    wanted = Options(
+    wanted = QuantizeOptions(
         questions=tuple(questions),
         calibrate=not options.no_calibration,
         report=not options.no_report,

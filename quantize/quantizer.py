@@ -17,17 +17,17 @@ from paligemma_edge.quantize.fidelity.questions import Question, sample_question
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.graphs.prefill import PREFIX
 from paligemma_edge.quantize.recipes.recipe import LOSSLESS, Recipe
-from paligemma_edge.quantize.variant.build import Made, choices_of, make
+from paligemma_edge.quantize.variant.build import VariantGraphs, build_graphs, scheme_choices
 from paligemma_edge.quantize.variant.files import describe_variant, write_variant
 from paligemma_edge.quantize.variant.passes import Graphs
 from paligemma_edge.quantize.variant.prepare import (
-    cured_with,
     require_distinct,
     require_layers,
+    transform_and_calibrate,
     without_calibration,
 )
 from paligemma_edge.quantize.variant.search import smallest_that_keeps
-from paligemma_edge.quantize.variant.sensitivity import Choice
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
@@ -40,7 +40,7 @@ Progress = Callable[[str, int, int], None]  # stage, done, in all
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class QuantizeOptions:
     """How recipes are carried out.
 
     `questions` calibrate and are what the report is about. Without calibration weights are
@@ -59,7 +59,7 @@ class Options:
 def quantize(
     bundle_path: str | os.PathLike[str],
     recipes: Sequence[Recipe],
-    options: Options,
+    options: QuantizeOptions,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> list[Fidelity]:
@@ -101,20 +101,20 @@ class _Work:
     bundle: Bundle
     lossless: str
     recipe: Recipe
-    options: Options
+    options: QuantizeOptions
     answers: Calibration | None
     tell: Progress
     note: Callable[[str], None]
 
     def run(self, graphs: Graphs) -> Fidelity | None:
-        recipe, facts = self.recipe, self.bundle.manifest.model
+        recipe, config = self.recipe, self.bundle.manifest.model
         known = self.answers if self.options.calibrate else None
         if known is None:
             recipe = without_calibration(recipe)
-        cured = cured_with(graphs, facts, recipe, known, self.tell)
+        cured = transform_and_calibrate(graphs, config, recipe, known, self.tell)
         self.tell(f"choosing schemes of {recipe.name}", 0, 1)
         searched = self.options.min_agreement is not None
-        choices = choices_of(cured, recipe, measure=known is not None or searched)
+        choices = scheme_choices(cured, recipe, measure=known is not None or searched)
         if self.options.min_agreement is not None and self.answers is not None:
             choices = smallest_that_keeps(
                 self.bundle,
@@ -125,11 +125,11 @@ class _Work:
                 min_agreement=self.options.min_agreement,
                 tell=self.tell,
             )
-        made = make(
+        made = build_graphs(
             cured,
             recipe,
             choices,
-            facts=facts,
+            config=config,
             image_id=self.bundle.manifest.tokenizer.image_id,
             calibration=known,
             tell=self.tell,
@@ -139,7 +139,7 @@ class _Work:
         self._write(recipe, made)
         return self._report(recipe, made)
 
-    def _write(self, recipe: Recipe, made: Made) -> None:
+    def _write(self, recipe: Recipe, made: VariantGraphs) -> None:
         name, graphs = recipe.name, made.graphs
         manifest = self.bundle.manifest
         source = (*manifest.variants[self.lossless].files, manifest.tokenizer.file)
@@ -157,7 +157,7 @@ class _Work:
                 f"`paligemma-edge adapter --overwrite`: {', '.join(manifest.adapters)}"
             )
 
-    def _report(self, recipe: Recipe, made: Made) -> Fidelity | None:
+    def _report(self, recipe: Recipe, made: VariantGraphs) -> Fidelity | None:
         if not self.options.report or recipe.device == "cuda":
             return None
         report = measure_fidelity(
@@ -175,7 +175,7 @@ class _Work:
         return report
 
 
-def layer_error(choice: Choice) -> LayerError:
+def layer_error(choice: SchemeChoice) -> LayerError:
     """A line of the report."""
     parts = {"vision": contract.VISION_ENCODER, PREFIX.rstrip("."): contract.PREFILL}
     part = choice.layer.partition(".")[0]
@@ -197,22 +197,22 @@ def _lossless(manifest: Manifest) -> str:
     )
 
 
-def _require_new(bundle: Bundle, recipe: Recipe, options: Options) -> None:
+def _require_new(bundle: Bundle, recipe: Recipe, options: QuantizeOptions) -> None:
     if recipe.name in bundle.manifest.variants and not options.overwrite:
         raise OptionError(
             f"bundle {bundle.path} has a variant {recipe.name} and it is kept; give --overwrite"
         )
 
 
-def _require_search(recipe: Recipe, options: Options) -> None:
+def _require_search(recipe: Recipe, options: QuantizeOptions) -> None:
     if options.min_agreement is not None and recipe.device == "cuda":
         raise OptionError(
             f"min_agreement asks variants that are being searched, and those of {recipe.name} run "
-            "on a card alone; leave it out"
+            "on a GPU alone; leave it out"
         )
 
 
-def _check_options(options: Options) -> None:
+def _check_options(options: QuantizeOptions) -> None:
     agreement = options.min_agreement
     if agreement is not None and not 0 < agreement <= 1:
         raise OptionError(f"min_agreement is {agreement}, wanted more than 0 and at most 1")

@@ -12,12 +12,17 @@ if TYPE_CHECKING:
     from paligemma_edge.runtime.grammar.regex import Regex
     from paligemma_edge.runtime.model import PaliGemma
     from paligemma_edge.runtime.results.generation import Generation
-    from paligemma_edge.runtime.results.result import ChoiceResult, Found, ObjectResult, TextResult
+    from paligemma_edge.runtime.results.result import (
+        ChoiceResult,
+        Detection,
+        ObjectResult,
+        TextResult,
+    )
 
 __all__ = [
     "ChoiceResult",
     "Choices",
-    "Found",
+    "Detection",
     "Generation",
     "ObjectResult",
     "PaliGemma",
@@ -30,7 +35,7 @@ __all__ = [
 _HOME = {
     "ChoiceResult": "results.result",
     "Choices": "grammar.choices",
-    "Found": "results.result",
+    "Detection": "results.result",
     "Generation": "results.generation",
     "ObjectResult": "results.result",
     "PaliGemma": "model",

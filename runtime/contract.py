@@ -12,8 +12,8 @@ VISION_ENCODER = "vision_encoder"
 PROJECTOR = "projector"
 PREFILL = "prefill"  # optional: a prompt into the cache; without logits the decoder reads its end
 DECODER = "decoder"
-PICK = "pick"  # on a card: some of a row's logits
-SHORTLIST = "shortlist"  # on a card: the largest of a row's logits
+PICK = "pick"  # on a GPU: some of a row's logits
+SHORTLIST = "shortlist"  # on a GPU: the largest of a row's logits
 MASK_DECODER = "mask_decoder"
 
 # Tensors. The names are those of Hugging Face's ONNX repositories.

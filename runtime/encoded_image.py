@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING, Self
 from PIL import Image
 
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
-from paligemma_edge.runtime.generation.pipeline import Asked, Options, Pipeline, Question
+from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
+from paligemma_edge.runtime.generation.pipeline import (
+    EncodedRequest,
+    GenerationOptions,
+    Pipeline,
+    PreparedPrompt,
+)
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
-from paligemma_edge.runtime.images.pixels import Pictures
+from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.results.build import DecodeMasks, object_result, text_result
 from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
@@ -30,21 +35,21 @@ if TYPE_CHECKING:
     import onnxruntime as ort
 
 
-class View:
+class EncodedImage:
     """One picture, or several that a prompt is about together; features are made on first use."""
 
     def __init__(
         self,
         pipeline: Pipeline,
-        pictures: Pictures,
+        pictures: ImageBatch,
         watch: Stopwatch | None = None,
         picture: Image.Image | None = None,
-        encoder: PictureEncoder | None = None,
+        encoder: ImageFeatureCache | None = None,
     ) -> None:
         """`picture` is what results show in a notebook; an encoder may know the features."""
         self._pipeline = pipeline
-        self._encoder = encoder or PictureEncoder(pipeline.engine)
-        self._pictures: Pictures | None = pictures
+        self._encoder = encoder or ImageFeatureCache(pipeline.engine)
+        self._pictures: ImageBatch | None = pictures
         self._watch = watch or Stopwatch()
         self._picture = picture
 
@@ -57,7 +62,7 @@ class View:
     def close(self) -> None:
         """Give the features back; the view answers no more."""
         self._pictures = None
-        self._encoder = PictureEncoder(self._pipeline.engine)
+        self._encoder = ImageFeatureCache(self._pipeline.engine)
         self.__dict__.pop("_features", None)
 
     def generate(
@@ -69,7 +74,9 @@ class View:
         grammar: Grammar | None = None,
     ) -> Generation:
         """Answer any prompt; the text is not interpreted."""
-        options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
+        )
         return self._answer(prompt, options)
 
     def stream(
@@ -81,9 +88,11 @@ class View:
         grammar: Grammar | None = None,
     ) -> Iterator[str]:
         """The text of `generate`, piece by piece; a character is never cut in two."""
-        options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
+        )
         question = self._question(prompt, options)
-        asked = (Asked(question, self._features, Stopwatch()) for _ in range(1))
+        asked = (EncodedRequest(question, self._features, Stopwatch()) for _ in range(1))
         return self._pipeline.stream(asked, question.capacity)
 
     def answer(
@@ -153,13 +162,13 @@ class View:
         """
         allowed = Choices.of(choices)
         longest = allowed.longest(self._pipeline.encoder)
-        question = self._question(prompt, Options(max_new_tokens=longest))
+        question = self._question(prompt, GenerationOptions(max_new_tokens=longest))
         scores = self._pipeline.score(question, self._features, allowed)
         best = max(scores, key=lambda choice: scores[choice])
         return ChoiceResult(prompt=prompt, text=best, log_probs=scores, picture=self._picture)
 
     def _words(self, task: Task, max_new_tokens: int | None) -> TextResult:
-        generation = self._answer(task.prompt, Options(max_new_tokens=max_new_tokens))
+        generation = self._answer(task.prompt, GenerationOptions(max_new_tokens=max_new_tokens))
         return text_result(generation, self._picture)
 
     def _objects(
@@ -171,23 +180,23 @@ class View:
                 "look at each of them alone"
             )
         rules = task_grammar(task, any_label=any_label) if grammar else None
-        options = Options(max_new_tokens=max_new_tokens, grammar=rules)
+        options = GenerationOptions(max_new_tokens=max_new_tokens, grammar=rules)
         generation = self._answer(task.prompt, options)
         return object_result(task, generation, self._size, self._decode_masks, self._picture)
 
-    def _answer(self, prompt: str, options: Options) -> Generation:
+    def _answer(self, prompt: str, options: GenerationOptions) -> Generation:
         question = self._question(prompt, options)
         watch = Stopwatch(dict(self._watch.seconds))
-        asked = Asked(question, self._features, watch)
+        asked = EncodedRequest(question, self._features, watch)
         pipeline = self._pipeline
         ((_, generation),) = pipeline.answer([asked], slots=1, capacity=question.capacity)
         return generation
 
-    def _question(self, prompt: str, options: Options) -> Question:
+    def _question(self, prompt: str, options: GenerationOptions) -> PreparedPrompt:
         return self._pipeline.question(prompt, self._open.count, options)
 
     @property
-    def _open(self) -> Pictures:
+    def _open(self) -> ImageBatch:
         if self._pictures is None:
             raise OptionError("the view was closed; look at the picture again")
         return self._pictures

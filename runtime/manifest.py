@@ -19,16 +19,16 @@ from paligemma_edge.runtime.contract import (
     itemsize,
 )
 from paligemma_edge.runtime.errors import BundleError
-from paligemma_edge.runtime.schema import MismatchError, parse
+from paligemma_edge.runtime.schema import MismatchError, parse_value
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "2.0"
 PIECE_BYTES = 64 << 20  # of a large file, each with a digest of its own
 _CHANGED = "the bundle's manifest was changed or written by something else: export it again"
 _MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFacts:
+class ModelConfig:
     """Sizes of the model that the runtime needs."""
 
     family: Literal["paligemma"]
@@ -53,7 +53,7 @@ class ModelFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenizerFacts:
+class TokenizerConfig:
     """The ids that the runtime sets by hand. `<loc>` and `<seg>` are contiguous ranges."""
 
     file: str
@@ -73,7 +73,7 @@ class TokenizerFacts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageFacts:
+class ImageConfig:
     """How a picture becomes pixel values: `(x * rescale_factor - mean) / std`, squeezed."""
 
     size: int
@@ -109,7 +109,7 @@ def piece_count(size: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Primed:
+class Prepacked:
     """Graphs of a variant as one device's ONNX Runtime laid them out, for a quicker start there."""
 
     device: str  # fingerprint of the processor and of ONNX Runtime; elsewhere it is not used
@@ -118,7 +118,7 @@ class Primed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapted:
+class LoraGraphs:
     """Graphs of a variant that take an adapter's weights as inputs, see `adapter_inputs`.
 
     They read the weights of the variant's own graphs, and lie beside none of them: ONNX Runtime
@@ -130,7 +130,7 @@ class Adapted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterFacts:
+class LoraInfo:
     """A LoRA adapter that can be switched to.
 
     `files` are npz files by variant, for each variant's weights lie as its recipe left them. A
@@ -168,14 +168,14 @@ class Manifest:
     schema_version: str
     created_by: str
     source: Mapping[str, str]
-    model: ModelFacts
-    tokenizer: TokenizerFacts
-    image: ImageFacts
+    model: ModelConfig
+    tokenizer: TokenizerConfig
+    image: ImageConfig
     variants: Mapping[str, Variant]
     files: Mapping[str, FileRecord] = field(default_factory=dict)
-    primed: Mapping[str, Primed] = field(default_factory=dict)  # by variant
-    adapted: Mapping[str, Adapted] = field(default_factory=dict)  # by variant
-    adapters: Mapping[str, AdapterFacts] = field(default_factory=dict)  # by name
+    prepacked: Mapping[str, Prepacked] = field(default_factory=dict)  # by variant
+    lora_graphs: Mapping[str, LoraGraphs] = field(default_factory=dict)  # by variant
+    adapters: Mapping[str, LoraInfo] = field(default_factory=dict)  # by name
 
     def __post_init__(self) -> None:
         _check_range("image_id", self.tokenizer.image_id, 0, self.model.vocab_size)
@@ -189,7 +189,7 @@ class Manifest:
         """Check every field and its type; unknown fields of a newer minor version are ignored."""
         _check_schema(data)
         try:
-            manifest: Self = parse(cls, data, "manifest")
+            manifest: Self = parse_value(cls, data, "manifest")
         except MismatchError as error:
             raise BundleError(f"{error}; {_CHANGED}") from None
         return manifest

@@ -11,32 +11,32 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.digests import comparing
-from paligemma_edge.runtime.encoded_image import View
+from paligemma_edge.runtime.encoded_image import EncodedImage
 from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH
-from paligemma_edge.runtime.engine.cache_pool import Caches
+from paligemma_edge.runtime.engine.cache_pool import KVCachePool
 from paligemma_edge.runtime.errors import OptionError, PromptError
-from paligemma_edge.runtime.generation.pipeline import Options, Pipeline
+from paligemma_edge.runtime.generation.pipeline import GenerationOptions, Pipeline
 from paligemma_edge.runtime.generation.requests import (
     Images,
-    asked,
-    by_adapter,
-    check_requests,
-    listed,
+    as_tuple,
+    encode_requests,
+    group_by_adapter,
+    validate_requests,
 )
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.images.load import ImageInput, load_image
-from paligemma_edge.runtime.images.pixels import Pictures
-from paligemma_edge.runtime.loading.adapters import Adapters
-from paligemma_edge.runtime.loading.load import open_engine
-from paligemma_edge.runtime.loading.options import device_for, plan_for
-from paligemma_edge.runtime.loading.prepacked import primed_here
-from paligemma_edge.runtime.loading.variants import DeviceName, choose
+from paligemma_edge.runtime.images.pixels import ImageBatch
+from paligemma_edge.runtime.loading.adapters import LoraAdapters
+from paligemma_edge.runtime.loading.load import load_engine
+from paligemma_edge.runtime.loading.options import cache_plan_for, device_for
+from paligemma_edge.runtime.loading.prepacked import prepacked_here
+from paligemma_edge.runtime.loading.variants import DeviceName, choose_variant
 from paligemma_edge.runtime.results.build import decoded_masks
 from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.results.mask import paste_mask
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
-from paligemma_edge.runtime.text.parse_answer import Detection
+from paligemma_edge.runtime.text.parse_answer import ParsedObject
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 from paligemma_edge.runtime.timing import Stopwatch
 from paligemma_edge.runtime.validation import check_count
@@ -57,13 +57,13 @@ class PaliGemma:
         memory_limit: int | None = None,
         cuda_graph: bool = False,
     ) -> None:
-        """Verify the files of a variant and open its graphs, or those primed for this device.
+        """Verify the files of a variant and open its graphs, or those prepacked for this device.
 
         `device` "auto" takes CUDA where it is present and the bundle has a variant for it.
         `threads` defaults to the cores that the process may use. With `max_batch` answers at once
         or `max_length` tokens of picture, prompt and answer, the keys and values are sized at
         load and one answer or batch is made at a time; without, each takes what it needs.
-        `memory_limit` is in bytes of a card, and bounds what each graph may take there beside
+        `memory_limit` is in bytes of a GPU, and bounds what each graph may take there beside
         weights, keys and values. `cuda_graph` records the steps there, once for each number of
         slots and adapter, and replays them: such a model is for one thread. In a bundle with
         adapters the adapted graphs are opened, which answer as the base too. BundleError,
@@ -73,48 +73,48 @@ class PaliGemma:
             raise OptionError(f"the bundle is {bundle!r}, wanted the path of its folder")
         self.bundle = Bundle.open(bundle)
         manifest = self.bundle.manifest
-        self.variant, chosen = choose(manifest, device, variant)
-        plan = plan_for(manifest, chosen, max_batch, max_length, cuda_graph=cuda_graph)
+        self.variant, chosen = choose_variant(manifest, device, variant)
+        plan = cache_plan_for(manifest, chosen, max_batch, max_length, cuda_graph=cuda_graph)
         opened = device_for(manifest, chosen, plan, threads, memory_limit, cuda_graph=cuda_graph)
-        if (adapted := manifest.adapted.get(self.variant)) is not None:
+        if (adapted := manifest.lora_graphs.get(self.variant)) is not None:
             self.bundle.check_graphs(adapted)
-        self.primed = None if adapted else primed_here(self.bundle, self.variant)
-        graph_files = self.bundle.variant_files(self.primed or chosen)
+        self.prepacked = None if adapted else prepacked_here(self.bundle, self.variant)
+        graph_files = self.bundle.variant_files(self.prepacked or chosen)
         adapted_files = self.bundle.variant_files(adapted) if adapted else ()
         self.verified_files = (*graph_files, *adapted_files, manifest.tokenizer.file)
         with comparing(self.bundle, self.verified_files) as digests:
             pieces = digests.file(manifest.tokenizer.file)
             self.encoder = PromptEncoder(pieces, manifest.tokenizer)
-            self.engine = open_engine(chosen, opened, digests, self.primed, adapted)
-        self.caches = Caches(self.engine, plan)
-        self.pipeline = Pipeline(self.engine, self.encoder, manifest, self.caches)
-        self._adapters = Adapters(self.bundle, self.variant, self.engine)
+            self.engine = load_engine(chosen, opened, digests, self.prepacked, adapted)
+        self.cache_pool = KVCachePool(self.engine, plan)
+        self.pipeline = Pipeline(self.engine, self.encoder, manifest, self.cache_pool)
+        self._adapters = LoraAdapters(self.bundle, self.variant, self.engine)
 
     @property
     def adapters(self) -> tuple[str, ...]:
         """Names of the LoRA adapters that can be switched to, one for each call."""
         return self._adapters.names
 
-    def adapted(self, adapter: str | None) -> Pipeline:
+    def with_adapter(self, adapter: str | None) -> Pipeline:
         """What answers with an adapter, or as the base does; OptionError for one not there."""
         if adapter is None:
             return self.pipeline
-        engine = self.engine.adapted(self._adapters.get(adapter))
+        engine = self.engine.with_adapter(self._adapters.get(adapter))
         return dataclasses.replace(self.pipeline, engine=engine)
 
-    def look(self, image: Images, *, adapter: str | None = None) -> View:
+    def encode(self, image: Images, *, adapter: str | None = None) -> EncodedImage:
         """Read a picture, or several given as a list, and encode it once for many prompts.
 
         With an `adapter` of the bundle it is looked at and answered about as that one does.
         """
-        pipeline = self.adapted(adapter)
-        watch, images = Stopwatch(), listed(image)
+        pipeline = self.with_adapter(adapter)
+        watch, images = Stopwatch(), as_tuple(image)
         if not images:
             raise PromptError("no picture was given, wanted at least one")
         with watch.measure("preprocess"):
             loaded = [load_image(one) for one in images]
-            pictures = Pictures.of(loaded, self.bundle.manifest.image)
-        return View(pipeline, pictures, watch, loaded[0])
+            pictures = ImageBatch.of(loaded, self.bundle.manifest.image)
+        return EncodedImage(pipeline, pictures, watch, loaded[0])
 
     def answer(
         self,
@@ -126,8 +126,8 @@ class PaliGemma:
         max_new_tokens: int | None = None,
         adapter: str | None = None,
     ) -> TextResult | ObjectResult:
-        """Objects for "detect cat" and "segment cat", else words; see `View.answer`."""
-        return self.look(image, adapter=adapter).answer(
+        """Objects for "detect cat" and "segment cat", else words; see `EncodedImage.answer`."""
+        return self.encode(image, adapter=adapter).answer(
             prompt, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
         )
 
@@ -140,7 +140,7 @@ class PaliGemma:
         adapter: str | None = None,
     ) -> TextResult:
         """What a picture shows."""
-        return self.look(image, adapter=adapter).caption(language, max_new_tokens=max_new_tokens)
+        return self.encode(image, adapter=adapter).caption(language, max_new_tokens=max_new_tokens)
 
     def ask(
         self,
@@ -152,7 +152,7 @@ class PaliGemma:
         adapter: str | None = None,
     ) -> TextResult:
         """The answer to a question about a picture, or about several given as a list."""
-        return self.look(image, adapter=adapter).ask(
+        return self.encode(image, adapter=adapter).ask(
             question, language, max_new_tokens=max_new_tokens
         )
 
@@ -160,7 +160,7 @@ class PaliGemma:
         self, image: Images, *, max_new_tokens: int | None = None, adapter: str | None = None
     ) -> TextResult:
         """What is written in a picture."""
-        return self.look(image, adapter=adapter).read(max_new_tokens=max_new_tokens)
+        return self.encode(image, adapter=adapter).read(max_new_tokens=max_new_tokens)
 
     def detect(
         self,
@@ -172,8 +172,8 @@ class PaliGemma:
         max_new_tokens: int | None = None,
         adapter: str | None = None,
     ) -> ObjectResult:
-        """Boxes of what "cat ; dog" or ["cat", "dog"] names; see `View.detect`."""
-        return self.look(image, adapter=adapter).detect(
+        """Boxes of what "cat ; dog" or ["cat", "dog"] names; see `EncodedImage.detect`."""
+        return self.encode(image, adapter=adapter).detect(
             what, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
         )
 
@@ -187,8 +187,8 @@ class PaliGemma:
         max_new_tokens: int | None = None,
         adapter: str | None = None,
     ) -> ObjectResult:
-        """Boxes and masks of what "cat ; dog" or ["cat", "dog"] names; see `View.segment`."""
-        return self.look(image, adapter=adapter).segment(
+        """Boxes and masks of what "cat ; dog" or ["cat", "dog"] names; see `EncodedImage.segment`."""
+        return self.encode(image, adapter=adapter).segment(
             what, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
         )
 
@@ -200,8 +200,8 @@ class PaliGemma:
         *,
         adapter: str | None = None,
     ) -> ChoiceResult:
-        """The most likely one of a closed set of answers; see `View.classify`."""
-        return self.look(image, adapter=adapter).classify(prompt, choices)
+        """The most likely one of a closed set of answers; see `EncodedImage.classify`."""
+        return self.encode(image, adapter=adapter).classify(prompt, choices)
 
     def generate(
         self,
@@ -242,10 +242,12 @@ class PaliGemma:
 
         Prompt and options are checked by the call, the picture is read with the first piece.
         """
-        options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
-        pipeline = self.adapted(adapter)
-        (checked,) = check_requests(pipeline, [(image, prompt)], options)
-        return pipeline.stream(asked(pipeline, [checked]), checked.question.capacity)
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
+        )
+        pipeline = self.with_adapter(adapter)
+        (checked,) = validate_requests(pipeline, [(image, prompt)], options)
+        return pipeline.stream(encode_requests(pipeline, [checked]), checked.question.capacity)
 
     def generate_batch(
         self,
@@ -267,21 +269,25 @@ class PaliGemma:
         are about is encoded once if they follow each other. `adapter` is one for all, or a list
         with one for each request; those with the same one are answered together.
         """
-        options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
-        slots = self.caches.slots(slots, DEFAULT_MAX_BATCH)
-        checked = check_requests(self.pipeline, requests, options)
-        groups = by_adapter(checked, adapter)
-        pipelines = {name: self.adapted(name) for name in groups}  # before anything is answered
+        options = GenerationOptions(
+            max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
+        )
+        slots = self.cache_pool.slots(slots, DEFAULT_MAX_BATCH)
+        checked = validate_requests(self.pipeline, requests, options)
+        groups = group_by_adapter(checked, adapter)
+        pipelines = {
+            name: self.with_adapter(name) for name in groups
+        }  # before anything is answered
         answers: dict[int, Generation] = {}
         for name, group in groups.items():
             capacity = max(request.question.capacity for request in group)
             count, pipeline = min(slots, len(group)), pipelines[name]
-            told = pipeline.answer(asked(pipeline, group), slots=count, capacity=capacity)
+            told = pipeline.answer(encode_requests(pipeline, group), slots=count, capacity=capacity)
             answers |= {group[place].number: answer for place, answer in told}
         return [answers[number] for number in range(len(checked))]
 
     def masks(
-        self, detections: Sequence[Detection], width: int, height: int
+        self, detections: Sequence[ParsedObject], width: int, height: int
     ) -> list[NDArray[np.float32] | None]:
         """Soft masks [height, width] in 0..1 of the detections that hold segmentation codes."""
         width, height = check_count("width", width), check_count("height", height)

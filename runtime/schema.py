@@ -20,7 +20,7 @@ class MismatchError(ValueError):
     """What was found and what was wanted, in one line; who calls says what to do."""
 
 
-def read(kind: type[_T], text: str | bytes) -> _T:
+def parse_json(kind: type[_T], text: str | bytes) -> _T:
     """Parse JSON text as a dataclass; MismatchError where it is no JSON or of another form.
 
     Fields that the dataclass does not have are ignored, those with a default may be absent.
@@ -31,11 +31,11 @@ def read(kind: type[_T], text: str | bytes) -> _T:
         raise
     except (ValueError, RecursionError):
         raise MismatchError("no JSON that can be read") from None
-    parsed: _T = parse(kind, data)
+    parsed: _T = parse_value(kind, data)
     return parsed
 
 
-def parse(kind: Any, value: object, where: str = "it") -> Any:  # noqa: ANN401 - a type form
+def parse_value(kind: Any, value: object, where: str = "it") -> Any:  # noqa: ANN401 - a type form
     """A value of JSON as `kind`: a dataclass, `X | None`, Literal, Mapping, tuple or plain type."""
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
@@ -45,7 +45,7 @@ def parse(kind: Any, value: object, where: str = "it") -> Any:  # noqa: ANN401 -
         return value if value in allowed else _mismatch(value, f"one of {allowed}", where)
     if origin in (types.UnionType, Union):
         (present,) = (k for k in typing.get_args(kind) if k is not types.NoneType)
-        return None if value is None else parse(present, value, where)
+        return None if value is None else parse_value(present, value, where)
     if origin is Mapping:
         return _parse_mapping(typing.get_args(kind)[1], value, where)
     if origin is tuple:
@@ -61,7 +61,7 @@ def _parse_plain(kind: type, value: object, where: str) -> object:
 
 def _parse_mapping(element: Any, value: object, where: str) -> dict[str, object]:  # noqa: ANN401
     items = _expect(value, Mapping, "an object", where).items()
-    return {k: parse(element, v, f"{where}.{k}") for k, v in items}
+    return {k: parse_value(element, v, f"{where}.{k}") for k, v in items}
 
 
 def _parse_dataclass(kind: type, value: object, where: str) -> object:
@@ -72,7 +72,7 @@ def _parse_dataclass(kind: type, value: object, where: str) -> object:
         raise MismatchError(f"{where} has no {', '.join(absent)}")
     hints = typing.get_type_hints(kind)
     names = [f.name for f in fields if f.name in found]
-    return kind(**{n: parse(hints[n], found[n], f"{where}.{n}") for n in names})
+    return kind(**{n: parse_value(hints[n], found[n], f"{where}.{n}") for n in names})
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
@@ -87,7 +87,7 @@ def _parse_tuple(elements: tuple[Any, ...], value: object, where: str) -> tuple[
     if len(values) != len(elements):
         _mismatch(value, f"{len(elements)} values", where)
     pairs = enumerate(zip(elements, values, strict=True))
-    return tuple(parse(kind, item, f"{where}[{i}]") for i, (kind, item) in pairs)
+    return tuple(parse_value(kind, item, f"{where}[{i}]") for i, (kind, item) in pairs)
 
 
 def _parse_float(value: object, where: str) -> float:

@@ -58,7 +58,7 @@ def answer_all(model: PaliGemma, pictures: Path, output: Path) -> dict[tuple[str
     answers = {}
     for entry in json.loads((pictures / "prompts.json").read_text()):
         print(f"\n{entry['picture']}")
-        with model.look(pictures / entry["picture"]) as view:
+        with model.encode(pictures / entry["picture"]) as view:
             for question in entry["questions"]:
                 result = view.answer(question["prompt"])
                 answers[entry["picture"], result.prompt] = result.text

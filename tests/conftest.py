@@ -125,8 +125,8 @@ def make_checkpoint(
         write_json(folder / "config.json", as_on_the_hub(config) if dialect == "hub" else config)
         for name in TOKENIZER_FILES:
             shutil.copy(shapes_checkpoint / name, folder)
-        facts = config["vision_config"]
-        write_preprocessor(folder, facts["image_size"], facts["patch_size"])
+        encoder = config["vision_config"]
+        write_preprocessor(folder, encoder["image_size"], encoder["patch_size"])
         return folder
 
     return make
@@ -211,7 +211,7 @@ def as_on_the_hub(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_preprocessor(folder: Path, side: int, patch: int) -> None:
-    facts = {
+    config = {
         "image_processor_type": "SiglipImageProcessor",
         "do_resize": True,
         "do_rescale": True,
@@ -224,7 +224,7 @@ def write_preprocessor(folder: Path, side: int, patch: int) -> None:
         "image_std": [0.5] * 3,
         "image_seq_length": (side // patch) ** 2,
     }
-    write_json(folder / "preprocessor_config.json", facts)
+    write_json(folder / "preprocessor_config.json", config)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

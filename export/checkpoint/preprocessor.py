@@ -13,7 +13,7 @@ from PIL import Image
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_json
 from paligemma_edge.export.checkpoint.refusals import Json
 from paligemma_edge.runtime.errors import CheckpointError
-from paligemma_edge.runtime.manifest import ImageFacts
+from paligemma_edge.runtime.manifest import ImageConfig
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"  # of transformers 5, where it holds all processors
@@ -43,7 +43,7 @@ _RESAMPLE: dict[int, Resample] = {
 }
 
 
-def read_image_facts(directory: Path | None, config: PaliGemmaConfig) -> ImageFacts:
+def read_image_facts(directory: Path | None, config: PaliGemmaConfig) -> ImageConfig:
     """Read the preprocessing of a checkpoint; without its file, the released models' holds.
 
     So it does without a directory, as big_vision's checkpoints have none.
@@ -61,7 +61,7 @@ def read_image_facts(directory: Path | None, config: PaliGemmaConfig) -> ImageFa
         _refuse("size", values["size"], f"{side} x {side}, as vision_config.image_size")
     if values["resample"] not in list(_RESAMPLE):
         _refuse("resample", values["resample"], "one of Pillow's filters, 0 to 5")
-    return ImageFacts(
+    return ImageConfig(
         size=side,
         resample=_RESAMPLE[values["resample"]],
         rescale_factor=_number("rescale_factor", values["rescale_factor"]),

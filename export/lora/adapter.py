@@ -50,7 +50,7 @@ class LowRank:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter:
+class PeftAdapter:
     """All that an adapter changes."""
 
     directory: Path
@@ -63,7 +63,7 @@ class Adapter:
         return self.directory / WEIGHTS_FILE
 
 
-def read_adapter(directory: Path, shapes: Mapping[str, Shape]) -> Adapter:
+def read_adapter(directory: Path, shapes: Mapping[str, Shape]) -> PeftAdapter:
     """Open an adapter for a base whose tensors have `shapes`, by internal name.
 
     Reads headers, and no value but those of an embedding table. Raises CheckpointError when the
@@ -86,7 +86,7 @@ def read_adapter(directory: Path, shapes: Mapping[str, Shape]) -> Adapter:
     tensors = _trained_tensors(directory, copies, shapes)
     if not layers and not tensors:
         raise CheckpointError(f"{directory} changes nothing; give an adapter that was trained")
-    return Adapter(directory=directory, layers=layers, tensors=tensors)
+    return PeftAdapter(directory=directory, layers=layers, tensors=tensors)
 
 
 def _weights_file(directory: Path) -> Path:

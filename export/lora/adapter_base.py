@@ -15,7 +15,7 @@ from paligemma_edge.quantize.graphs.linear import WEIGHT, tensor_of
 from paligemma_edge.quantize.schemes.half_plan import BIAS
 from paligemma_edge.quantize.schemes.products import Product, products
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.manifest import ModelFacts
+from paligemma_edge.runtime.manifest import ModelConfig
 
 _QKV = "qkv_proj"
 _GAIN = ".gain"  # of an RMSNorm: 1 + the weight
@@ -45,7 +45,7 @@ class Base:
     shapes: Mapping[str, Shape]  # of a checkpoint's tensors, by internal name
 
 
-def read_base(graphs: Mapping[str, ir.Model], facts: ModelFacts) -> Base:
+def read_base(graphs: Mapping[str, ir.Model], facts: ModelConfig) -> Base:
     """Read a variant's graphs; their weights are not looked at."""
     names = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
     models = [graphs[name] for name in names]
@@ -59,7 +59,7 @@ def read_base(graphs: Mapping[str, ir.Model], facts: ModelFacts) -> Base:
     return Base(layers, shapes)
 
 
-def _rows(product: Product, facts: ModelFacts) -> Iterator[tuple[str, int]]:
+def _rows(product: Product, facts: ModelConfig) -> Iterator[tuple[str, int]]:
     """q, k and v are one product; the decoder has fewer keys and values than queries."""
     if not product.layer.endswith(_QKV):
         yield product.layer, product.out_features

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.export.checkpoint.names import compact
 from paligemma_edge.export.checkpoint.tensors import CheckpointTensor
-from paligemma_edge.export.lora.adapter import Adapter, LowRank
+from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter
 from paligemma_edge.export.lora.adapter_base import Base, BaseLayer
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.transforms.changes import Branch, Changes
@@ -23,7 +23,7 @@ from paligemma_edge.runtime.contract import ComputeDtype, adapter_inputs
 from paligemma_edge.runtime.errors import CheckpointError, OptionError
 
 
-def branches_of(adapter: Adapter, base: Base) -> dict[str, Branch]:
+def branches_of(adapter: PeftAdapter, base: Base) -> dict[str, Branch]:
     """What an adapter adds to the layers of the graphs, by their names, its scale within B.
 
     CheckpointError where it changes more than products, or holds values that are no numbers.
@@ -53,7 +53,7 @@ def inputs_of(
     return inputs
 
 
-def _refuse_others(adapter: Adapter, base: Base) -> None:
+def _refuse_others(adapter: PeftAdapter, base: Base) -> None:
     products = {part for layer in base.layers.values() for part in layer.rows}
     others = [name for name in adapter.layers if name not in products]
     turned = [name for name, change in adapter.layers.items() if change.magnitude is not None]
@@ -65,14 +65,14 @@ def _refuse_others(adapter: Adapter, base: Base) -> None:
         _refuse(adapter, f"has DoRA on {compact(turned)}, which needs the weight itself")
 
 
-def _refuse(adapter: Adapter, found: str) -> NoReturn:
+def _refuse(adapter: PeftAdapter, found: str) -> NoReturn:
     raise CheckpointError(
         f"{adapter.directory} {found}; it cannot be switched at run time: merge it into a bundle "
         "of its own with `paligemma-edge export --adapter`"
     )
 
 
-def _join(layer: BaseLayer, changed: list[str], adapter: Adapter) -> Branch:
+def _join(layer: BaseLayer, changed: list[str], adapter: PeftAdapter) -> Branch:
     changes = {name: adapter.layers[name] for name in changed}
     rank = sum(change.rank for change in changes.values())
     a = np.concatenate([_numbers(change.a, adapter) for change in changes.values()])
@@ -85,11 +85,11 @@ def _join(layer: BaseLayer, changed: list[str], adapter: Adapter) -> Branch:
     return Branch(a, b)
 
 
-def _scaled(change: LowRank, adapter: Adapter) -> Float:
+def _scaled(change: LowRank, adapter: PeftAdapter) -> Float:
     return _numbers(change.b, adapter) * np.float32(change.scale)
 
 
-def _numbers(tensor: CheckpointTensor, adapter: Adapter) -> Float:
+def _numbers(tensor: CheckpointTensor, adapter: PeftAdapter) -> Float:
     array = np.asarray(tensor.array(), np.float32)
     if not np.isfinite(array).all():
         raise CheckpointError(

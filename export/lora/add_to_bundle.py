@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from paligemma_edge.export.hub.hub import label
-from paligemma_edge.export.lora.adapter import Adapter, read_adapter
+from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
 from paligemma_edge.export.lora.adapter_base import read_base
 from paligemma_edge.export.lora.adapter_inputs import branches_of, inputs_of
 from paligemma_edge.export.lora.lora_graphs import (
@@ -30,7 +30,7 @@ from paligemma_edge.quantize.transforms.changes import Branch
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bundle, remove_folder
 from paligemma_edge.runtime.errors import BundleError, OptionError, PaliGemmaError
-from paligemma_edge.runtime.manifest import SCHEMA_VERSION, AdapterFacts, Manifest
+from paligemma_edge.runtime.manifest import SCHEMA_VERSION, LoraInfo, Manifest
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -42,7 +42,7 @@ def add_adapter(
     *,
     variants: Sequence[str] = (),
     overwrite: bool = False,
-) -> AdapterFacts:
+) -> LoraInfo:
     """Add a LoRA adapter, as PEFT saves it, to variants of a bundle, by default to all of them.
 
     `overwrite` replaces an adapter of that name, for all variants that it was made for.
@@ -107,10 +107,13 @@ def _chosen(bundle: Bundle, variants: Sequence[str]) -> list[str]:
 
 
 def _describe(
-    adapter: Adapter, name: str, targets: Sequence[AdaptedVariant], branches: Mapping[str, Branch]
-) -> AdapterFacts:
+    adapter: PeftAdapter,
+    name: str,
+    targets: Sequence[AdaptedVariant],
+    branches: Mapping[str, Branch],
+) -> LoraInfo:
     changed = {graph for target in targets for graph in target.changed_by(branches)}
-    return AdapterFacts(
+    return LoraInfo(
         source=label(adapter.directory),
         rank=max(layer.rank for layer in adapter.layers.values()),
         graphs=tuple(graph for graph in GRAPHS if graph in changed),
@@ -120,7 +123,7 @@ def _describe(
 
 def _write_inputs(
     writer: FolderWriter,
-    facts: AdapterFacts,
+    facts: LoraInfo,
     targets: Sequence[AdaptedVariant],
     branches: Mapping[str, Branch],
 ) -> None:
@@ -131,22 +134,20 @@ def _write_inputs(
         np.savez(writer.path(facts.files[target.name]), **inputs)
 
 
-def _require_graphs(
-    bundle: Bundle, target: AdaptedVariant, facts: AdapterFacts, *, anew: bool
-) -> None:
+def _require_graphs(bundle: Bundle, target: AdaptedVariant, facts: LoraInfo, *, anew: bool) -> None:
     """Let a variant have the adapted graphs of an adapter beside those that it has."""
-    known = bundle.manifest.adapted.get(target.name)
+    known = bundle.manifest.lora_graphs.get(target.name)
     there = set() if known is None else set(known.graphs)
     wanted = set(facts.graphs) & set(target.graphs)
     if anew or wanted - there:
         target.write(bundle, wanted | there)
 
 
-def _listed(manifest: Manifest, name: str, facts: AdapterFacts) -> Manifest:
+def _listed(manifest: Manifest, name: str, facts: LoraInfo) -> Manifest:
     adapters = {**manifest.adapters, name: facts}
     listed = dataclasses.replace(manifest, schema_version=SCHEMA_VERSION, adapters=adapters)
     for variant in facts.files:
-        adapted = listed.adapted.get(variant)
+        adapted = listed.lora_graphs.get(variant)
         if adapted is None or needed_graphs(listed, variant) - set(adapted.graphs):
             raise BundleError(
                 f"the adapted graphs of variant {variant} went meanwhile; run the command again"
@@ -166,7 +167,7 @@ def _tidied(path: Path) -> Iterator[None]:
 
 def _keep_needed(path: Path) -> None:
     bundle = Bundle.open(path)
-    for variant, adapted in bundle.manifest.adapted.items():
+    for variant, adapted in bundle.manifest.lora_graphs.items():
         needed = needed_graphs(bundle.manifest, variant)
         if not needed:
             remove_folder(bundle, adapted_folder(variant))

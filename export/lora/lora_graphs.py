@@ -21,7 +21,7 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.errors import BundleError
-from paligemma_edge.runtime.manifest import Adapted, Manifest, Variant
+from paligemma_edge.runtime.manifest import LoraGraphs, Manifest, Variant
 
 # Graphs that have layers, in the order of the data.
 GRAPHS = (contract.VISION_ENCODER, contract.PROJECTOR, contract.PREFILL, contract.DECODER)
@@ -57,7 +57,7 @@ class AdaptedVariant:
         """The graphs that have one of these layers."""
         return [graph for graph, model in self.graphs.items() if _layers(model) & set(layers)]
 
-    def adapted(self, graph: str) -> bytes:
+    def with_adapter(self, graph: str) -> bytes:
         """A graph with branches; its weights are named where they lie, in the variant's folder."""
         model = self.graphs[graph].clone()
         shifted = [layer for layer, changes in self.changes.items() if has_shift(changes)]
@@ -68,12 +68,12 @@ class AdaptedVariant:
         """Let the bundle have these adapted graphs of the variant and no others of it."""
         folder, sources = adapted_folder(self.name), bundle.variant_files(self.variant)
         names = {graph: f"{folder}/{graph}.onnx" for graph in self.graphs if graph in graphs}
-        adapted = Adapted(graphs=names, files=tuple(names.values()))
+        adapted = LoraGraphs(graphs=names, files=tuple(names.values()))
         with extend_bundle(bundle, folder, overwrite=True, made_from=sources) as writer:
             for graph, file in names.items():
-                writer.write(file, self.adapted(graph))
+                writer.write(file, self.with_adapter(graph))
             writer.finish(
-                lambda m: dataclasses.replace(m, adapted={**m.adapted, self.name: adapted})
+                lambda m: dataclasses.replace(m, lora_graphs={**m.lora_graphs, self.name: adapted})
             )
 
 

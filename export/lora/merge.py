@@ -19,7 +19,7 @@ from paligemma_edge.export.checkpoint.tensors import (
     CheckpointTensor,
     ComputedTensor,
 )
-from paligemma_edge.export.lora.adapter import Adapter, LowRank
+from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter
 from paligemma_edge.runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def merge_adapters(
-    tensors: Mapping[str, CheckpointTensor], adapters: Sequence[Adapter]
+    tensors: Mapping[str, CheckpointTensor], adapters: Sequence[PeftAdapter]
 ) -> dict[str, CheckpointTensor]:
     """The tensors of a checkpoint, by internal name, as they are after the adapters in turn.
 

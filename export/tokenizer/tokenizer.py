@@ -23,7 +23,7 @@ from paligemma_edge.export.tokenizer.tokenizer_json import (
     convert_tokenizer,
 )
 from paligemma_edge.runtime.errors import TokenizerError
-from paligemma_edge.runtime.manifest import TokenizerFacts
+from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 MODEL_FILE = "tokenizer.model"
@@ -36,7 +36,7 @@ class TokenizerExport:
     """What a bundle holds of a tokenizer."""
 
     model_bytes: bytes  # a sentencepiece model, to be written as `facts.file`
-    facts: TokenizerFacts
+    facts: TokenizerConfig
 
 
 def read_tokenizer(source: Path, config: PaliGemmaConfig) -> TokenizerExport:
@@ -113,14 +113,14 @@ def _added_tokens(directory: Path) -> Iterator[tuple[str, int]]:
             _refuse(f"{path} is no tokenizer that can be read", "download it again")
 
 
-def _facts(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> TokenizerFacts:
+def _facts(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> TokenizerConfig:
     size = processor.get_piece_size()
     if size > config.text.vocab_size:
         _refuse(
             f"tokenizer has {size} pieces for an embedding of {config.text.vocab_size} rows",
             "use the tokenizer that was saved with these weights",
         )
-    facts = TokenizerFacts(
+    facts = TokenizerConfig(
         file=MODEL_FILE,
         pad_id=_piece_id(processor, CONTROL_PIECES["pad"]),
         eos_id=_piece_id(processor, CONTROL_PIECES["eos"]),

@@ -18,10 +18,10 @@ from rich.table import Table
 from paligemma_edge.runtime.bundle.golden import required_agreement
 from paligemma_edge.runtime.manifest import Variant
 
-Stage = Literal[
+ParityStage = Literal[
     "pixels", "token ids", "vision", "projector", "first logits", "step logits", "answer"
 ]
-STAGES: tuple[Stage, ...] = get_args(Stage)
+STAGES: tuple[ParityStage, ...] = get_args(ParityStage)
 
 # The largest relative error that a stage may have. Float weights are the checkpoint's own, so a
 # float32 variant differs by the order of its sums alone; the others by what they round to. These
@@ -43,7 +43,7 @@ class StageParity:
     tokens that differ. Infinite where a shape differs or a value is no number.
     """
 
-    stage: Stage
+    stage: ParityStage
     absolute: float
     relative: float
     tolerance: float  # of `relative`
@@ -92,7 +92,7 @@ class ParityReport:
         return cls(stages=tuple(StageParity(**stage) for stage in stages), **data)
 
 
-def tolerance(stage: Stage, variant: Variant) -> float:
+def tolerance(stage: ParityStage, variant: Variant) -> float:
     """The largest relative error that a stage of a variant may have."""
     if stage in ("pixels", "token ids"):  # computed alike for every variant
         return _TOLERANCES["float32"] if stage == "pixels" else 0.0

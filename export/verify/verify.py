@@ -27,7 +27,13 @@ from paligemma_edge.export.checkpoint.names import expected_shapes
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.lora.adapter import read_adapter
 from paligemma_edge.export.origin import ADAPTERS, SLIDING_WINDOW
-from paligemma_edge.export.verify.parity import STAGES, ParityReport, Stage, StageParity, tolerance
+from paligemma_edge.export.verify.parity import (
+    STAGES,
+    ParityReport,
+    ParityStage,
+    StageParity,
+    tolerance,
+)
 from paligemma_edge.export.verify.reference import ReferenceTrace, trace_all
 from paligemma_edge.export.verify.samples import DEFAULT_MAX_NEW_TOKENS, Sample, default_samples
 from paligemma_edge.runtime.bundle.bundle import Bundle
@@ -37,11 +43,11 @@ from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
-from paligemma_edge.runtime.loading.variants import choose
+from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.model import PaliGemma
 
 _Difference: TypeAlias = tuple[float, float]  # absolute and relative, see StageParity
-_Measured: TypeAlias = list[tuple[Stage, _Difference]]  # of one sample; steps one by one
+_Measured: TypeAlias = list[tuple[ParityStage, _Difference]]  # of one sample; steps one by one
 
 
 def verify(
@@ -94,7 +100,7 @@ def _require_before(bundle: Bundle, variant: str | None, max_new_tokens: int) ->
     """Tell what would fail after the long work: options, damage, a bundle that stays as it is."""
     if max_new_tokens < 1:
         raise OptionError(f"max_new_tokens is {max_new_tokens}, wanted at least 1")
-    _, chosen = choose(bundle.manifest, "auto", variant)
+    _, chosen = choose_variant(bundle.manifest, "auto", variant)
     if not os.access(bundle.path, os.W_OK | os.X_OK):
         raise OutputError(
             errno.EACCES,
@@ -136,7 +142,7 @@ def _sliding_window(bundle: Bundle) -> SlidingWindow:
 
 def _compare(
     model: PaliGemma, sample: Sample, trace: ReferenceTrace
-) -> Iterator[tuple[Stage, _Difference]]:
+) -> Iterator[tuple[ParityStage, _Difference]]:
     facts = model.bundle.manifest
     pixels = np.stack([pixel_values(load_image(image), facts.image) for image in sample.images])
     ids = model.encoder.encode(sample.prompt, len(pixels))
@@ -202,7 +208,7 @@ def _report(
 
 
 def _stage(
-    stage: Stage, model: PaliGemma, samples: Sequence[Sample], measured: Sequence[_Measured]
+    stage: ParityStage, model: PaliGemma, samples: Sequence[Sample], measured: Sequence[_Measured]
 ) -> StageParity:
     """The largest errors of a stage; zero where no sample reached it."""
     found = [

@@ -17,7 +17,7 @@ from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.rounding.statistics import Accumulator, Moments
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.manifest import ModelFacts
+from paligemma_edge.runtime.manifest import ModelConfig
 
 Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
 Observe = Callable[[str, str, Array, Run], None]  # graph, name of a value, the value, its run
@@ -29,7 +29,7 @@ _ANSWER_WEIGHT = 4.0
 
 
 @dataclass(frozen=True)
-class Asked:
+class CalibrationSample:
     """A picture, by its number, the ids of a prompt, and those of its answer (none: unknown)."""
 
     picture: int
@@ -39,9 +39,9 @@ class Asked:
 
 def calibrate(
     graphs: Mapping[str, ir.Model],
-    facts: ModelFacts,
+    config: ModelConfig,
     pictures: Sequence[Float],
-    asked: Sequence[Asked],
+    asked: Sequence[CalibrationSample],
     *,
     second: bool,
     progress: Progress | None = None,
@@ -53,7 +53,7 @@ def calibrate(
     watch = _Watch(graphs, second)
     pass_questions(
         graphs,
-        facts,
+        config,
         pictures,
         asked,
         wanted=watch.names(),
@@ -65,9 +65,9 @@ def calibrate(
 
 def pass_questions(
     graphs: Mapping[str, ir.Model],
-    facts: ModelFacts,
+    config: ModelConfig,
     pictures: Sequence[Float],
-    asked: Sequence[Asked],
+    asked: Sequence[CalibrationSample],
     *,
     wanted: Mapping[str, Iterable[str]],
     observe: Observe,
@@ -97,7 +97,9 @@ def pass_questions(
     hidden = run(contract.VISION_ENCODER, seen, contract.LAST_HIDDEN_STATE)
     seen = [Run({contract.LAST_HIDDEN_STATE: state}) for state in hidden]
     features = run(contract.PROJECTOR, seen, contract.IMAGE_FEATURES)
-    run(contract.DECODER, [r for question in asked for r in _runs(question, features, facts)], None)
+    run(
+        contract.DECODER, [r for question in asked for r in _runs(question, features, config)], None
+    )
 
 
 class _Watch:
@@ -127,19 +129,19 @@ class _Watch:
         }
 
 
-def _runs(question: Asked, features: Sequence[Array], facts: ModelFacts) -> list[Run]:
+def _runs(question: CalibrationSample, features: Sequence[Array], config: ModelConfig) -> list[Run]:
     """The prompt; then all of the answer but its last token, which no layer reads."""
     picture = features[question.picture]
     prompt_length = picture.shape[1] + len(question.ids)
     fed = question.answer[:-1]
     capacity = prompt_length + len(fed)
     prompt = _run(picture, question.ids, prompt_length)
-    row = (1, facts.num_kv_heads, capacity, facts.head_dim)
-    names = [name for layer in range(facts.num_layers) for name in contract.past_names(layer)]
+    row = (1, config.num_kv_heads, capacity, config.head_dim)
+    names = [name for layer in range(config.num_layers) for name in contract.past_names(layer)]
     prompt.values |= {name: np.zeros(row, np.float32) for name in names}
     if not fed:
         return [prompt]
-    presents = [n for layer in range(facts.num_layers) for n in contract.present_names(layer)]
+    presents = [n for layer in range(config.num_layers) for n in contract.present_names(layer)]
     answer = _run(picture[:, :0], fed, capacity)
     answer.causal, answer.after = True, prompt
     answer.takes = dict(zip(names, presents, strict=True))

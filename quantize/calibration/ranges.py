@@ -12,14 +12,18 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.calibration.calibrate import Asked, Progress, pass_questions
+from paligemma_edge.quantize.calibration.calibrate import (
+    CalibrationSample,
+    Progress,
+    pass_questions,
+)
 from paligemma_edge.quantize.calibration.stream import Array, Run
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import initializer
 from paligemma_edge.quantize.schemes.half_plan import ALWAYS_FLOAT, HalfPlan, passes_on, plan_half
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import BundleError, OptionError
-from paligemma_edge.runtime.manifest import ModelFacts
+from paligemma_edge.runtime.manifest import ModelConfig
 
 # Half of what float16 reaches: other pictures may show more than those of the calibration.
 LIMIT = 65504 / 2
@@ -47,9 +51,9 @@ class Range:
 
 def scan_ranges(
     graphs: Mapping[str, ir.Model],
-    facts: ModelFacts,
+    config: ModelConfig,
     pictures: Sequence[Float],
-    asked: Sequence[Asked],
+    asked: Sequence[CalibrationSample],
     *,
     progress: Progress | None = None,
 ) -> list[Range]:
@@ -62,7 +66,7 @@ def scan_ranges(
     scans = {name: _Scan(name, model) for name, model in copies.items()}
     pass_questions(
         copies,
-        facts,
+        config,
         pictures,
         asked,
         wanted={name: [*scan.watched, *_OUTPUTS] for name, scan in scans.items()},

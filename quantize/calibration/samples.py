@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paligemma_edge.quantize.calibration.calibrate import Asked
-from paligemma_edge.quantize.fidelity.answers import Asked as Answering
+from paligemma_edge.quantize.calibration.calibrate import CalibrationSample
+from paligemma_edge.quantize.fidelity.answers import EvalRequest
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.runtime.images.load import load_image
@@ -25,7 +25,7 @@ class Calibration:
     """Pixel values [3, R, R] of each picture, and what is asked about them."""
 
     pictures: tuple[Float, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[CalibrationSample, ...]
 
 
 def with_answers(
@@ -40,7 +40,7 @@ def with_answers(
     answers = []
     for number, question in enumerate(questions):
         progress("answering", number, len(questions))
-        asked = Answering.ask(model, question, max_new_tokens)
+        asked = EvalRequest.ask(model, question, max_new_tokens)
         answers.append(tuple(token for token, _ in asked.answer()))
     calibration = without_answers(model.bundle.manifest, model.encoder, questions, answers)
     del model
@@ -61,7 +61,9 @@ def without_answers(
     return Calibration(
         pictures,
         tuple(
-            Asked(images.index(question.image), encoder.encode(question.prompt, 1), answer)
+            CalibrationSample(
+                images.index(question.image), encoder.encode(question.prompt, 1), answer
+            )
             for question, answer in zip(questions, known, strict=True)
         ),
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.quantize.fidelity.overlap import Object
+from paligemma_edge.quantize.fidelity.overlap import EvalObject
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import DeviceError, PromptError
@@ -20,24 +20,24 @@ from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.mask import inside, paste_mask
-from paligemma_edge.runtime.text.parse_answer import Detection, parse
+from paligemma_edge.runtime.text.parse_answer import ParsedObject, parse_answer
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
 
 @dataclass(frozen=True, eq=False)
-class Said:
+class EvalAnswer:
     """A greedy answer. `masks` is float32 [objects with codes, 64, 64], as they were decoded."""
 
     tokens: tuple[int, ...]
     text: str
     width: int  # of the picture, in pixels
     height: int
-    detections: tuple[Detection, ...]
+    detections: tuple[ParsedObject, ...]
     masks: NDArray[np.float32] | None  # None where the variant has no mask decoder
 
-    def objects(self, *, masked: bool = False) -> list[Object]:
+    def objects(self, *, masked: bool = False) -> list[EvalObject]:
         """What was found, in pixels; `masked` for those alone that have a mask."""
         decoded = iter(self.masks if self.masks is not None else ())
         found = []
@@ -47,15 +47,15 @@ class Said:
                 found.append(self._object(detection, mask))
         return found
 
-    def _object(self, detection: Detection, mask: NDArray[np.float32] | None) -> Object:
+    def _object(self, detection: ParsedObject, mask: NDArray[np.float32] | None) -> EvalObject:
         box, width, height = detection.box, self.width, self.height
         pixels = (box.y0 * height, box.x0 * width, box.y1 * height, box.x1 * width)
         pasted = None if mask is None else inside(paste_mask(mask, box, width, height))
-        return Object(detection.label, pixels, pasted)
+        return EvalObject(detection.label, pixels, pasted)
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class EvalRequest:
     """A question as one open model sees it."""
 
     model: PaliGemma
@@ -66,17 +66,17 @@ class Asked:
     limit: int  # tokens of an answer
 
     @classmethod
-    def ask(cls, model: PaliGemma, question: Question, max_new_tokens: int) -> Asked:
+    def ask(cls, model: PaliGemma, question: Question, max_new_tokens: int) -> EvalRequest:
         """Read the picture and encode it. ImageError or PromptError where that cannot be done."""
-        facts = model.bundle.manifest
+        config = model.bundle.manifest
         ids = model.encoder.encode(question.prompt, 1)
-        room = facts.model.max_length - facts.model.image_tokens - len(ids)
+        room = config.model.max_length - config.model.image_tokens - len(ids)
         if room < 1:
             raise PromptError(
                 f"the prompt {question.prompt[:40]!r} leaves no room for an answer; shorten it"
             )
         picture = load_image(question.image)
-        hidden = model.engine.encode(pixel_values(picture, facts.image)[None])
+        hidden = model.engine.encode(pixel_values(picture, config.image)[None])
         features = model.engine.project(hidden)
         return cls(model, question, picture.size, features, ids, min(room, max_new_tokens))
 
@@ -86,7 +86,7 @@ class Asked:
         They are float32 [spoken], valid until the next ones are asked for.
         """
         engine, eos = self.model.engine, self.model.bundle.manifest.tokenizer.eos_id
-        length = engine.facts.image_tokens + len(self.ids)
+        length = engine.config.image_tokens + len(self.ids)
         cache = engine.cache(1, length + self.limit)
         row = self._spoken(engine.prefill(cache, 0, self.features, self.ids).whole)
         stepper = engine.stepper(cache, 1)
@@ -101,13 +101,13 @@ class Asked:
         """The logits [spoken] before each token of a given answer, valid as in `answer`."""
         return map(self._spoken, replay(self.model.engine, self.features, self.ids, tokens))
 
-    def said(self, tokens: Sequence[int]) -> Said:
+    def said(self, tokens: Sequence[int]) -> EvalAnswer:
         """An answer of this model with the objects in it, masks decoded."""
         text = self.model.encoder.decode(tokens)
-        detections = parse(text).detections
-        return Said(tuple(tokens), text, *self.size, detections, self._masks(detections))
+        detections = parse_answer(text).detections
+        return EvalAnswer(tuple(tokens), text, *self.size, detections, self._masks(detections))
 
-    def _masks(self, detections: Sequence[Detection]) -> NDArray[np.float32] | None:
+    def _masks(self, detections: Sequence[ParsedObject]) -> NDArray[np.float32] | None:
         if not self.model.engine.decodes_masks:
             return None
         codes = [d.codes for d in detections if d.codes is not None]

@@ -12,11 +12,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.quantize.fidelity.answers import Said
+from paligemma_edge.quantize.fidelity.answers import EvalAnswer
 from paligemma_edge.quantize.fidelity.overlap import Overlap, mean_overlap
 from paligemma_edge.runtime.bundle.fidelity import Spread
 
-Pairs: TypeAlias = Sequence[tuple[Said, Said]]  # the reference's answer and the variant's
+Pairs: TypeAlias = Sequence[
+    tuple[EvalAnswer, EvalAnswer]
+]  # the reference's answer and the variant's
 
 
 def divergence(reference: NDArray[np.float32], variant: NDArray[np.float32]) -> float:

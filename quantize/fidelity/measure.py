@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.quantize.fidelity import figures
-from paligemma_edge.quantize.fidelity.answers import Asked, Said
+from paligemma_edge.quantize.fidelity.answers import EvalAnswer, EvalRequest
 from paligemma_edge.quantize.fidelity.overlap import box_iou, mask_iou
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.fidelity.truth import score_tasks
@@ -26,7 +26,7 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
 from paligemma_edge.runtime.diagnostics.memory_use import measure_memory
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.loading.variants import choose
+from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.validation import check_count
 
@@ -53,7 +53,7 @@ def measure_fidelity(
     """
     manifest = Bundle.open(bundle).manifest
     for name in (reference, variant):
-        choose(manifest, "auto", name)
+        choose_variant(manifest, "auto", name)
     check_count("max_new_tokens", max_new_tokens)
     if not questions:
         raise OptionError("there is no question to compare the variants with, wanted at least one")
@@ -78,7 +78,7 @@ def measure_fidelity(
 class _Reference:
     """The reference's answer, and where its logits lie: float32 [tokens, spoken]."""
 
-    said: Said
+    said: EvalAnswer
     logits: Path
 
 
@@ -86,8 +86,8 @@ class _Reference:
 class _Compared:
     """One question, answered by both. Arrays are [tokens of the reference's answer]."""
 
-    reference: Said
-    variant: Said
+    reference: EvalAnswer
+    variant: EvalAnswer
     forced: NDArray[np.bool_]  # whether the token after the reference's own is the reference's
     divergence: NDArray[np.float64]
     logit_error: NDArray[np.float64]
@@ -115,7 +115,10 @@ class _Exam:
         model, known = PaliGemma(self.bundle, variant=name), []
         for number, question in enumerate(self.questions):
             self.tell(f"{name}: {number} of {len(self.questions)}")
-            asked, path = Asked.ask(model, question, self.max_new_tokens), spill / f"{number}.npy"
+            asked, path = (
+                EvalRequest.ask(model, question, self.max_new_tokens),
+                spill / f"{number}.npy",
+            )
             answer = [(token, row.copy()) for token, row in asked.answer()]
             np.save(path, np.stack([row for _, row in answer]))
             known.append(_Reference(asked.said([token for token, _ in answer]), path))
@@ -125,12 +128,12 @@ class _Exam:
         model, compared = PaliGemma(self.bundle, variant=name), []
         for number, question in enumerate(self.questions):
             self.tell(f"{name}: {number} of {len(self.questions)}")
-            asked = Asked.ask(model, question, self.max_new_tokens)
+            asked = EvalRequest.ask(model, question, self.max_new_tokens)
             compared.append(_compare(asked, known[number]))
         return compared
 
 
-def _compare(asked: Asked, reference: _Reference) -> _Compared:
+def _compare(asked: EvalRequest, reference: _Reference) -> _Compared:
     expected, tokens = np.load(reference.logits, mmap_mode="r"), reference.said.tokens
     chosen, divergences, errors = [], [], []
     for row, wanted in zip(asked.forced(tokens), expected, strict=True):

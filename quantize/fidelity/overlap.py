@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, eq=False)
-class Object:
+class EvalObject:
     """Corners y0, x0, y1, x1 in pixels; the mask is bool [height, width] of the picture."""
 
     label: str
@@ -22,10 +22,12 @@ class Object:
     mask: NDArray[np.bool_] | None
 
 
-Overlap: TypeAlias = Callable[[Object, Object], float]
+Overlap: TypeAlias = Callable[[EvalObject, EvalObject], float]
 
 
-def mean_overlap(wanted: Sequence[Object], found: Sequence[Object], overlap: Overlap) -> float:
+def mean_overlap(
+    wanted: Sequence[EvalObject], found: Sequence[EvalObject], overlap: Overlap
+) -> float:
     """Mean IoU, 0..1; an object that has no partner of its label counts 0.
 
     1 where neither list has an object.
@@ -40,7 +42,7 @@ def mean_overlap(wanted: Sequence[Object], found: Sequence[Object], overlap: Ove
     return _matched(pairs) / max(pairs.shape)
 
 
-def box_iou(one: Object, two: Object) -> float:
+def box_iou(one: EvalObject, two: EvalObject) -> float:
     """Intersection over union of the boxes; equal boxes overlap whole even if they are empty."""
     if one.box == two.box:
         return 1.0
@@ -51,7 +53,7 @@ def box_iou(one: Object, two: Object) -> float:
     return shared / union if union > 0 else 0.0
 
 
-def mask_iou(one: Object, two: Object) -> float:
+def mask_iou(one: EvalObject, two: EvalObject) -> float:
     """Intersection over union of the masks; two empty ones are equal, an absent one is neither."""
     if one.mask is None or two.mask is None:
         return 0.0

@@ -16,7 +16,7 @@ from PIL import Image
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.images.load import FORMATS, image_label, load_image
-from paligemma_edge.runtime.schema import MismatchError, read
+from paligemma_edge.runtime.schema import MismatchError, parse_json
 
 PROMPTS_FILE = "prompts.json"
 DEFAULT_PROMPTS = ("caption en", "answer en what is this?", "detect object")
@@ -27,7 +27,7 @@ _WANTED = '[{"picture": "file.png", "questions": [{"prompt": "caption en"}, ...]
 
 
 @dataclass(frozen=True)
-class Thing:
+class GroundTruth:
     """A true object: its label, corners y0, x0, y1, x1 in pixels, and its value in the masks."""
 
     label: str
@@ -43,22 +43,22 @@ class Question:
     prompt: str
     task: str  # the prompt's first word where the folder names none
     text: str | None = None
-    things: tuple[Thing, ...] | None = None
+    things: tuple[GroundTruth, ...] | None = None
     masks: Path | None = None  # a picture as large as the other, each object in a value of its own
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PromptEntry:
     prompt: str
     task: str | None = None
     text: str | None = None
-    things: tuple[Thing, ...] | None = None
+    things: tuple[GroundTruth, ...] | None = None
 
 
 @dataclass(frozen=True)
 class _Entry:
     picture: str
-    questions: tuple[_Asked, ...]
+    questions: tuple[_PromptEntry, ...]
     masks: str | None = None
 
 
@@ -83,7 +83,7 @@ def read_questions(
         found = "is no folder" if directory.exists() else "does not exist"
         raise OptionError(f"{directory} {found}, wanted a folder of pictures")
     if not (directory / PROMPTS_FILE).exists():
-        pictures, asked = _readable_pictures(directory, tell), list(map(_Asked, prompts))
+        pictures, asked = _readable_pictures(directory, tell), list(map(_PromptEntry, prompts))
         return [_question(picture, a, None) for picture in pictures for a in asked]
     questions = parse_prompts(directory)
     sizes = {image: load_image(image).size for image in {q.image for q in questions}}
@@ -103,7 +103,7 @@ def parse_prompts(directory: Path) -> list[Question]:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise MismatchError(f"it has more than {_MAX_BYTES >> 20} MiB")
-        entries = read(tuple[_Entry, ...], path.read_bytes())
+        entries = parse_json(tuple[_Entry, ...], path.read_bytes())
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror}; wanted {_WANTED}") from None
     except MismatchError as error:
@@ -135,13 +135,13 @@ def read_masks(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     return values
 
 
-def _asked(directory: Path, entry: _Entry, asked: _Asked) -> Question:
+def _asked(directory: Path, entry: _Entry, asked: _PromptEntry) -> Question:
     return _question(
         directory / entry.picture, asked, None if entry.masks is None else directory / entry.masks
     )
 
 
-def _question(image: Path, asked: _Asked, masks: Path | None) -> Question:
+def _question(image: Path, asked: _PromptEntry, masks: Path | None) -> Question:
     task = asked.task or (asked.prompt.split() or [""])[0]
     return Question(
         image=image,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from rich.markup import escape
 from rich.table import Table
 
-from paligemma_edge.runtime.bundle.fidelity import Fidelity, Memory
+from paligemma_edge.runtime.bundle.fidelity import Fidelity, MemoryUse
 
 _ABSENT = "–"
 
@@ -56,11 +56,11 @@ def _megabytes(count: int) -> str:
     return f"{count / 1e6:,.1f} MB"
 
 
-def _memory(memory: Memory | None) -> str:
+def _memory(memory: MemoryUse | None) -> str:
     return _ABSENT if memory is None else _megabytes(memory.peak_bytes)
 
 
-def _anonymous(memory: Memory | None) -> str:
+def _anonymous(memory: MemoryUse | None) -> str:
     return _ABSENT if memory is None else _megabytes(memory.anonymous_bytes)
 
 

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.quantize.fidelity.answers import Said
-from paligemma_edge.quantize.fidelity.overlap import Object, box_iou, mask_iou, mean_overlap
+from paligemma_edge.quantize.fidelity.answers import EvalAnswer
+from paligemma_edge.quantize.fidelity.overlap import EvalObject, box_iou, mask_iou, mean_overlap
 from paligemma_edge.quantize.fidelity.questions import Question, read_masks
 from paligemma_edge.runtime.bundle.fidelity import TaskScore
 
 _SEGMENT = "segment"
 
 
-def score(question: Question, said: Said) -> float | None:
+def score(question: Question, said: EvalAnswer) -> float | None:
     """1 or 0 for words, mean IoU for objects, each 0..1; None where no truth is known.
 
     Of the task "segment" the masks are compared, else the boxes. None too where the truth is
@@ -35,7 +35,7 @@ def score(question: Question, said: Said) -> float | None:
 
 
 def score_tasks(
-    questions: Sequence[Question], reference: Sequence[Said], variant: Sequence[Said]
+    questions: Sequence[Question], reference: Sequence[EvalAnswer], variant: Sequence[EvalAnswer]
 ) -> dict[str, TaskScore]:
     """Mean scores of both by task, over the questions whose truth is known."""
     scores: dict[str, list[tuple[float, float]]] = {}
@@ -51,9 +51,9 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> TaskScore:
     return TaskScore(questions=len(pairs), reference=reference, variant=variant)
 
 
-def _true_objects(question: Question, values: NDArray[np.uint8] | None) -> list[Object]:
+def _true_objects(question: Question, values: NDArray[np.uint8] | None) -> list[EvalObject]:
     assert question.things is not None
     return [
-        Object(t.label, t.box, None if values is None or t.mask is None else values == t.mask)
+        EvalObject(t.label, t.box, None if values is None or t.mask is None else values == t.mask)
         for t in question.things
     ]

@@ -19,7 +19,7 @@ from typing import Any, Literal, NoReturn
 from paligemma_edge.quantize.rounding.rounding import Grid, Method
 from paligemma_edge.runtime.contract import ComputeDtype, WeightDtype
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.schema import MismatchError, parse
+from paligemma_edge.runtime.schema import MismatchError, parse_value
 
 SUFFIX = ".toml"
 LOSSLESS = "fp32"  # what the exporter calls its own recipe
@@ -152,7 +152,7 @@ def _read(name: str, data: bytes) -> Recipe:
     try:
         table: dict[str, Any] = tomllib.loads(data.decode())
         _refuse_unknown(name, table)
-        recipe: Recipe = parse(Recipe, {**table, "name": name}, f"recipe {name}")
+        recipe: Recipe = parse_value(Recipe, {**table, "name": name}, f"recipe {name}")
         _check(recipe)
     except OptionError:
         raise
@@ -164,7 +164,7 @@ def _read(name: str, data: bytes) -> Recipe:
 
 
 def _refuse_unknown(name: str, table: Mapping[str, Any]) -> None:
-    """What is of another type than a table is told by `parse`."""
+    """What is of another type than a table is told by `parse_value`."""
     _refuse_fields(name, table, [f for f in Recipe.__dataclass_fields__ if f != "name"])
     schemes, layers = table.get("schemes"), table.get("layers")
     for key, scheme in schemes.items() if isinstance(schemes, dict) else ():

@@ -1,7 +1,7 @@
 """Lets a graph choose the next token where it runs, and makes the graphs that look at a row there.
 
-On a card all logits would otherwise be copied to the host for each token: a megabyte a slot. Rows
-are searched in two stages, blocks and then their winners, so that a card's many processors take
+On a GPU all logits would otherwise be copied to the host for each token: a megabyte a slot. Rows
+are searched in two stages, blocks and then their winners, so that a GPU's many processors take
 part in one row. Ids from `<image>` on were never trained to be an answer and take no part.
 """
 
@@ -21,11 +21,13 @@ _OPSETS = {"": 23}
 _IR_VERSION = 10
 
 
-def add_choice(model: ir.Model, image_id: int) -> None:
+def add_argmax_head(model: ir.Model, image_id: int) -> None:
     """Give a graph with logits [batch, 1, vocab] the outputs of contract.NEXT_TOKEN and its kin."""
     logits = next(value for value in model.graph.outputs if value.name == contract.LOGITS)
     nodes = _Nodes(model, "choice")
-    rows = nodes.spoken(logits, image_id, blocks=_blocks(image_id))  # [batch, blocks, columns]
+    rows = nodes.answer_logits(
+        logits, image_id, blocks=_blocks(image_id)
+    )  # [batch, blocks, columns]
     columns = nodes.argmax(rows, axis=2)  # [batch, blocks, 1]
     largest = nodes.op("GatherElements", rows, columns, axis=2)
     block = nodes.argmax(largest, axis=1)  # [batch, 1, 1]
@@ -44,7 +46,7 @@ def add_choice(model: ir.Model, image_id: int) -> None:
     model.graph.extend(nodes.nodes)
 
 
-def look_graphs(vocab: int, image_id: int) -> dict[str, ir.Model]:
+def logit_graphs(vocab: int, image_id: int) -> dict[str, ir.Model]:
     """The graphs of contract.PICK and contract.SHORTLIST, for one row [1, 1, vocab]."""
     return {
         contract.PICK: _pick_graph(vocab),
@@ -67,7 +69,7 @@ def _shortlist_graph(vocab: int, image_id: int) -> ir.Model:
     logits = ir.val(contract.LOGITS, dtype=ir.DataType.FLOAT, shape=[1, 1, vocab])
     model = _empty(contract.SHORTLIST, [logits])
     nodes = _Nodes(model, contract.SHORTLIST)
-    rows = nodes.spoken(logits, image_id, blocks=1)
+    rows = nodes.answer_logits(logits, image_id, blocks=1)
     row = nodes.op("Reshape", rows, nodes.constant("row", np.array([image_id])))
     top = nodes.put("TopK", row, nodes.constant("count", np.array([count])), outputs=2)
     return _finished(nodes, {contract.TOP_LOGITS: top[0], contract.TOP_TOKENS: top[1]}, count)
@@ -117,7 +119,7 @@ class _Nodes:
     def constant(self, name: str, array: np.ndarray) -> ir.Value:
         return add_constant(self.model, f"{self.name}.{name}", array)
 
-    def spoken(self, logits: ir.Value, image_id: int, blocks: int) -> ir.Value:
+    def answer_logits(self, logits: ir.Value, image_id: int, blocks: int) -> ir.Value:
         """[batch, 1, vocab] → those that may be an answer, [batch, blocks, image_id / blocks]."""
         ends = [self.constant(n, np.array([v])) for n, v in (("start", 0), ("end", image_id))]
         spoken = self.op("Slice", logits, *ends, self.constant("axis", np.array([2])))

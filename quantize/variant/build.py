@@ -12,46 +12,50 @@ from paligemma_edge.quantize.calibration.samples import Calibration
 from paligemma_edge.quantize.graphs.linear import HEAD
 from paligemma_edge.quantize.graphs.prefill import PREFIX
 from paligemma_edge.quantize.recipes.recipe import Recipe
-from paligemma_edge.quantize.schemes.argmax_head import add_choice, look_graphs
+from paligemma_edge.quantize.schemes.argmax_head import add_argmax_head, logit_graphs
 from paligemma_edge.quantize.schemes.cuda_check import missing_kernels
 from paligemma_edge.quantize.schemes.half import to_half
 from paligemma_edge.quantize.transforms.changes import Changes, changes_of
-from paligemma_edge.quantize.variant.passes import Cured, round_graphs
-from paligemma_edge.quantize.variant.sensitivity import Choice, choose, first_choices
+from paligemma_edge.quantize.variant.passes import TransformedGraphs, round_graphs
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoice, choose_schemes, first_schemes
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.manifest import ModelFacts
+from paligemma_edge.runtime.manifest import ModelConfig
 
 Progress = Callable[[str, int, int], None]
 _HALF = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 
 
 @dataclass(frozen=True)
-class Made:
+class VariantGraphs:
     """The graphs of a variant, and what is worth telling of them."""
 
     graphs: Mapping[str, ir.Model]
-    choices: Mapping[str, Choice]
+    choices: Mapping[str, SchemeChoice]
     notes: tuple[str, ...]
     changes: Changes  # by the cures, of the layers that have any
 
 
-def choices_of(cured: Cured, recipe: Recipe, *, measure: bool) -> dict[str, Choice]:
+def scheme_choices(
+    cured: TransformedGraphs, recipe: Recipe, *, measure: bool
+) -> dict[str, SchemeChoice]:
     """A scheme for each layer: by its error, or the recipe's first one where none is measured."""
     layers = cured.layers()
-    return choose(layers, recipe, cured.moments) if measure else first_choices(layers, recipe)
+    return (
+        choose_schemes(layers, recipe, cured.moments) if measure else first_schemes(layers, recipe)
+    )
 
 
-def make(
-    cured: Cured,
+def build_graphs(
+    cured: TransformedGraphs,
     recipe: Recipe,
-    choices: Mapping[str, Choice],
+    choices: Mapping[str, SchemeChoice],
     *,
-    facts: ModelFacts,
+    config: ModelConfig,
     image_id: int,
     calibration: Calibration | None,
     tell: Progress,
-) -> Made:
+) -> VariantGraphs:
     """Round the graphs; for CUDA make them half precision, and see that CUDA can run them.
 
     There the decoder chooses tokens by itself, of those below `image_id`. OptionError names what
@@ -60,23 +64,23 @@ def make(
     graphs = round_graphs(cured, recipe, choices)
     notes = cured.notes + _fallbacks(choices)
     if recipe.compute in _HALF:
-        kept = _kept_float(cured, recipe, facts, calibration, tell)
+        kept = _kept_float(cured, recipe, config, calibration, tell)
         notes += range_notes(kept)
         _halve(graphs, recipe, kept)
     if recipe.device == "cuda":
-        graphs |= _choosing(graphs, facts.vocab_size, image_id)
+        graphs |= _choosing(graphs, config.vocab_size, image_id)
         _require_kernels(graphs, recipe)
-    return Made(graphs, choices, notes, layer_changes(cured))
+    return VariantGraphs(graphs, choices, notes, layer_changes(cured))
 
 
-def layer_changes(cured: Cured) -> Changes:
+def layer_changes(cured: TransformedGraphs) -> Changes:
     """Those of a prefill graph are the decoder's, and nothing comes later to the head."""
     layers = {k: v for k, v in cured.layers().items() if not k.startswith(PREFIX) and k != HEAD}
     found = {name: changes_of(layer.tensor) for name, layer in layers.items()}
     return {name: changes for name, changes in found.items() if changes}
 
 
-def _fallbacks(choices: Mapping[str, Choice]) -> tuple[str, ...]:
+def _fallbacks(choices: Mapping[str, SchemeChoice]) -> tuple[str, ...]:
     """Which layers did not get the scheme that the recipe has first for them."""
     moved: dict[str, list[str]] = {}
     for name, choice in choices.items():
@@ -89,9 +93,9 @@ def _fallbacks(choices: Mapping[str, Choice]) -> tuple[str, ...]:
 
 
 def _kept_float(
-    cured: Cured,
+    cured: TransformedGraphs,
     recipe: Recipe,
-    facts: ModelFacts,
+    config: ModelConfig,
     calibration: Calibration | None,
     tell: Progress,
 ) -> dict[str, float]:
@@ -100,7 +104,7 @@ def _kept_float(
         return {}
     ranges = scan_ranges(
         cured.graphs,
-        facts,
+        config,
         calibration.pictures,
         calibration.asked,
         progress=lambda stage, done, of: tell(f"scanning ranges of {stage}", done, of),
@@ -118,8 +122,8 @@ def _choosing(graphs: Mapping[str, ir.Model], vocab: int, image_id: int) -> dict
     """Let what makes logits choose from them; the graphs that look at those that stay there."""
     for model in graphs.values():
         if any(value.name == contract.LOGITS for value in model.graph.outputs):
-            add_choice(model, image_id)
-    return look_graphs(vocab, image_id)
+            add_argmax_head(model, image_id)
+    return logit_graphs(vocab, image_id)
 
 
 def _require_kernels(graphs: Mapping[str, ir.Model], recipe: Recipe) -> None:

@@ -28,7 +28,7 @@ from paligemma_edge.quantize.schemes.refine import HeadInput, refine_head
 from paligemma_edge.quantize.transforms.fold import float_of, fold_gains
 from paligemma_edge.quantize.transforms.rotate import rotate_decoder
 from paligemma_edge.quantize.transforms.smooth import smooth
-from paligemma_edge.quantize.variant.sensitivity import Choice
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
 from paligemma_edge.runtime import contract
 
 Graphs = Mapping[str, ir.Model]
@@ -39,7 +39,7 @@ _NOT_ROTATED = (
 
 
 @dataclass(frozen=True)
-class Cured:
+class TransformedGraphs:
     """Float graphs that are ready to be rounded, and what the inputs of their layers are like."""
 
     graphs: Graphs
@@ -52,7 +52,7 @@ class Cured:
         return {layer.name: layer for model in self.graphs.values() for layer in linears(model)}
 
 
-def cure(graphs: Graphs, recipe: Recipe) -> Cured:
+def transform(graphs: Graphs, recipe: Recipe) -> TransformedGraphs:
     """Copies of the graphs with gains folded and the decoder rotated.
 
     A prefill graph is left out: it is made anew from the decoder.
@@ -63,16 +63,18 @@ def cure(graphs: Graphs, recipe: Recipe) -> Cured:
     if not recipe.fold:
         if recipe.assignment(HEAD) is not None:
             untie_head(decoder)
-        return Cured(copies, HeadInput(np.ones_like(gain), None), {})
+        return TransformedGraphs(copies, HeadInput(np.ones_like(gain), None), {})
     untie_head(decoder)
     for name in (contract.VISION_ENCODER, contract.DECODER):
         fold_gains(copies[name])
     rotation = rotate_decoder(decoder) if recipe.rotate else None
     notes = (_NOT_ROTATED,) if recipe.rotate and rotation is None else ()
-    return Cured(copies, HeadInput(gain, rotation), {}, notes)
+    return TransformedGraphs(copies, HeadInput(gain, rotation), {}, notes)
 
 
-def prepare(cured: Cured, recipe: Recipe, moments: Mapping[str, Moments]) -> Cured:
+def prepare(
+    cured: TransformedGraphs, recipe: Recipe, moments: Mapping[str, Moments]
+) -> TransformedGraphs:
     """The graphs smoothed, with the prefill graph beside them if the recipe has one."""
     copies = {name: model.clone() for name, model in cured.graphs.items()}
     head_input = cured.head_input
@@ -92,7 +94,7 @@ def prepare(cured: Cured, recipe: Recipe, moments: Mapping[str, Moments]) -> Cur
 
 
 def round_graphs(
-    cured: Cured, recipe: Recipe, choices: Mapping[str, Choice]
+    cured: TransformedGraphs, recipe: Recipe, choices: Mapping[str, SchemeChoice]
 ) -> dict[str, ir.Model]:
     """Copies of the graphs with each layer by its scheme; what no choice names stays float.
 

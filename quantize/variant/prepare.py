@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from paligemma_edge.quantize.calibration.calibrate import calibrate
 from paligemma_edge.quantize.calibration.samples import Calibration
 from paligemma_edge.quantize.recipes.recipe import Recipe
-from paligemma_edge.quantize.variant.passes import Cured, Graphs, cure, prepare
+from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, prepare, transform
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.manifest import ModelFacts
+from paligemma_edge.runtime.manifest import ModelConfig
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
 
@@ -25,25 +25,25 @@ def require_distinct(names: Iterable[str]) -> None:
 
 def require_layers(graphs: Graphs, recipe: Recipe) -> None:
     """OptionError where a recipe names layers that the graphs do not have."""
-    cured = prepare(cure(graphs, recipe), dataclasses.replace(recipe, smooth=0), {})
+    cured = prepare(transform(graphs, recipe), dataclasses.replace(recipe, smooth=0), {})
     recipe.require_names({name: layer.in_features for name, layer in cured.layers().items()})
 
 
-def cured_with(
+def transform_and_calibrate(
     graphs: Graphs,
-    facts: ModelFacts,
+    config: ModelConfig,
     recipe: Recipe,
     calibration: Calibration | None,
     tell: Progress,
-) -> Cured:
+) -> TransformedGraphs:
     """The graphs ready to be rounded, calibrated if there is something to calibrate with."""
-    cured = cure(graphs, recipe)
+    cured = transform(graphs, recipe)
     moments = {}
     if calibration is not None and recipe.layers:
         second = any(scheme.rounding == "gptq" for scheme in recipe.schemes.values())
         moments = calibrate(
             cured.graphs,
-            facts,
+            config,
             calibration.pictures,
             calibration.asked,
             second=second,

@@ -14,29 +14,29 @@ from pathlib import Path
 from paligemma_edge.quantize.calibration.samples import Calibration
 from paligemma_edge.quantize.recipes.recipe import Recipe, Scheme
 from paligemma_edge.quantize.variant.files import describe_variant, write_variant
-from paligemma_edge.quantize.variant.passes import Cured, Graphs, round_graphs
-from paligemma_edge.quantize.variant.sensitivity import Choice
+from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, round_graphs
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import new_bundle
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.generation.loop import Request, Spoken, generate
+from paligemma_edge.runtime.generation.loop import GeneratedToken, Request, generate
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.model import PaliGemma
 
-Choices = Mapping[str, Choice]
+Choices = Mapping[str, SchemeChoice]
 Progress = Callable[[str, int, int], None]
 
 
 def smallest_that_keeps(
     bundle: Bundle,
     recipe: Recipe,
-    cured: Cured,
+    cured: TransformedGraphs,
     choices: Choices,
     known: Calibration,
     *,
     min_agreement: float,
     tell: Progress,
-) -> dict[str, Choice]:
+) -> dict[str, SchemeChoice]:
     """The choices with the fewest safer schemes that keep `min_agreement` of the answers.
 
     OptionError where even the safest do not.
@@ -75,9 +75,9 @@ def _first(keeps: Callable[[int], bool], last: int) -> int:
     return high
 
 
-def _steps(choices: Choices, recipe: Recipe, sizes: Mapping[str, int]) -> list[Choice]:
+def _steps(choices: Choices, recipe: Recipe, sizes: Mapping[str, int]) -> list[SchemeChoice]:
     """All moves to safer schemes: rank by rank, in each the largest gain for a byte first."""
-    steps: list[Choice] = []
+    steps: list[SchemeChoice] = []
     current = [choice for choice in choices.values() if choice.safer() is not None]
     while current:
         moved = [(choice, safer) for choice in current if (safer := choice.safer()) is not None]
@@ -87,7 +87,7 @@ def _steps(choices: Choices, recipe: Recipe, sizes: Mapping[str, int]) -> list[C
     return steps
 
 
-def _gain(before: Choice, after: Choice, recipe: Recipe, size: int) -> float:
+def _gain(before: SchemeChoice, after: SchemeChoice, recipe: Recipe, size: int) -> float:
     """How much of the squared error goes, for each byte that is added."""
     schemes = recipe.schemes
     added = size * (_bytes(schemes[after.scheme]) - _bytes(schemes[before.scheme]))
@@ -117,25 +117,25 @@ def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
             bundle.manifest,
             variants={recipe.name: variant},
             files={},
-            primed={},
-            adapted={},
+            prepacked={},
+            lora_graphs={},
             adapters={},
         )
         writer.finish(manifest)
 
 
 def _same(model: PaliGemma, known: Calibration) -> float:
-    facts, engine = model.bundle.manifest, model.engine
+    config, engine = model.bundle.manifest, model.engine
     same = 0
     for asked in known.asked:
         features = engine.project(engine.encode(known.pictures[asked.picture][None]))
         request = Request(features, asked.ids, len(asked.answer), Greedy())
-        length = facts.model.image_tokens + len(asked.ids) + len(asked.answer)
+        length = config.model.image_tokens + len(asked.ids) + len(asked.answer)
         cache = engine.cache(1, length)
-        said = generate(engine, facts.tokenizer, [request], cache)
+        said = generate(engine, config.tokenizer, [request], cache)
         same += _equal(said, asked.answer)
     return same / len(known.asked)
 
 
-def _equal(said: Iterable[Spoken], answer: Sequence[int]) -> bool:
+def _equal(said: Iterable[GeneratedToken], answer: Sequence[int]) -> bool:
     return tuple(spoken.token for spoken in said) == tuple(answer)

@@ -24,7 +24,7 @@ _ROWS = 128  # of each layer
 
 
 @dataclass(frozen=True)
-class Choice:
+class SchemeChoice:
     """The scheme of one layer, and the error of its output with each scheme that it may have.
 
     Errors are NaN where they were not measured.
@@ -39,26 +39,28 @@ class Choice:
         """The relative error with the scheme that was chosen."""
         return self.errors[self.scheme]
 
-    def safer(self) -> Choice | None:
+    def safer(self) -> SchemeChoice | None:
         """The same layer with the next safer scheme, None where there is none."""
         names = list(self.errors)
         place = names.index(self.scheme) + 1
-        return Choice(self.layer, names[place], self.errors) if place < len(names) else None
+        return SchemeChoice(self.layer, names[place], self.errors) if place < len(names) else None
 
 
-def first_choices(layers: Mapping[str, Linear], recipe: Recipe) -> dict[str, Choice]:
+def first_schemes(layers: Mapping[str, Linear], recipe: Recipe) -> dict[str, SchemeChoice]:
     """The recipe's own scheme for every layer that it names; nothing is measured."""
     found = {name: recipe.assignment(name) for name in layers}
     return {
-        name: Choice(name, entry.scheme, dict.fromkeys((entry.scheme, *entry.safer), math.nan))
+        name: SchemeChoice(
+            name, entry.scheme, dict.fromkeys((entry.scheme, *entry.safer), math.nan)
+        )
         for name, entry in found.items()
         if entry is not None
     }
 
 
-def choose(
+def choose_schemes(
     layers: Mapping[str, Linear], recipe: Recipe, moments: Mapping[str, Moments]
-) -> dict[str, Choice]:
+) -> dict[str, SchemeChoice]:
     """A scheme for every layer that the recipe names, by the error of each scheme."""
     found = {name: recipe.assignment(name) for name in layers}
     assigned = {name: entry for name, entry in found.items() if entry is not None}
@@ -70,12 +72,14 @@ def choose(
         return dict(zip(assigned, chosen, strict=True))
 
 
-def _choose(layer: Linear, recipe: Recipe, entry: Assignment, moments: Moments | None) -> Choice:
+def _choose(
+    layer: Linear, recipe: Recipe, entry: Assignment, moments: Moments | None
+) -> SchemeChoice:
     rows = _some_rows(layer)
     names = (entry.scheme, *entry.safer)
     errors = {name: output_error(rows, recipe.schemes[name], moments) for name in names}
     fits = (name for name in names if errors[name] <= entry.most_error)
-    return Choice(layer.name, next(fits, names[-1]), errors)
+    return SchemeChoice(layer.name, next(fits, names[-1]), errors)
 
 
 def output_error(rows: Float, scheme: Scheme, moments: Moments | None) -> float:

@@ -21,10 +21,10 @@ from pathlib import Path, PurePosixPath
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import (
     PIECE_BYTES,
-    Adapted,
     FileRecord,
+    LoraGraphs,
     Manifest,
-    Primed,
+    Prepacked,
     Variant,
 )
 
@@ -67,7 +67,7 @@ class Bundle:
             self._check_status(name, self.manifest.files[name])
         return self.path / name
 
-    def check_graphs(self, variant: Variant | Primed | Adapted) -> None:
+    def check_graphs(self, variant: Variant | Prepacked | LoraGraphs) -> None:
         """All files beside some graphs are listed and there, and no others; see `verify`."""
         with _as_bundle_errors(self.path):
             self._check_folders(variant)
@@ -75,7 +75,7 @@ class Bundle:
                 self.file(name)
             self._check_nothing_else(variant)
 
-    def variant_files(self, variant: Variant | Primed | Adapted) -> tuple[str, ...]:
+    def variant_files(self, variant: Variant | Prepacked | LoraGraphs) -> tuple[str, ...]:
         """All that ONNX Runtime may read for a variant: what is listed beside its graphs."""
         folders = _folders(variant)
         beside = {n for n in self.manifest.files if folders & set(PurePosixPath(n).parents)}
@@ -112,7 +112,7 @@ class Bundle:
                 f"{MANIFEST}; the file was changed or damaged, {self._remedy(names)}"
             )
 
-    def _check_folders(self, variant: Variant | Primed | Adapted) -> None:
+    def _check_folders(self, variant: Variant | Prepacked | LoraGraphs) -> None:
         for graph in variant.graphs.values():
             if graph not in self.manifest.files or "/" not in graph:
                 raise BundleError(
@@ -120,7 +120,7 @@ class Bundle:
                     "export the bundle again"
                 )
 
-    def _check_nothing_else(self, variant: Variant | Primed | Adapted) -> None:
+    def _check_nothing_else(self, variant: Variant | Prepacked | LoraGraphs) -> None:
         """ONNX Runtime reads what a graph names, be it listed or not: so all must be listed."""
         known = set(map(PurePosixPath, self.manifest.files))
         known.update(*(name.parents for name in tuple(known)))
@@ -153,9 +153,9 @@ class Bundle:
         again = "copy or export the bundle again"
         if not set(damaged).isdisjoint(self.model_files()):
             return again
-        for variant, primed in self.manifest.primed.items():
-            if not set(damaged).isdisjoint(self.variant_files(primed)):
-                return f"run `paligemma-edge prime {self.path} --variant {variant}` to mend it"
+        for variant, prepacked in self.manifest.prepacked.items():
+            if not set(damaged).isdisjoint(self.variant_files(prepacked)):
+                return f"run `paligemma-edge prepack {self.path} --variant {variant}` to mend it"
         if any(name.startswith(("adapted/", "adapters/")) for name in damaged):
             return "add the adapter again with `paligemma-edge adapter --overwrite`"
         return f"run `paligemma-edge verify` to write it anew, or {again}"
@@ -201,7 +201,7 @@ def _check_name(directory: Path, name: str) -> None:
         raise BundleError(f"bundle {directory} lists the file {name!r}, which is no plain path")
 
 
-def _folders(variant: Variant | Primed | Adapted) -> set[PurePosixPath]:
+def _folders(variant: Variant | Prepacked | LoraGraphs) -> set[PurePosixPath]:
     return {PurePosixPath(graph).parent for graph in variant.graphs.values()}
 
 

@@ -14,7 +14,7 @@ from typing import Self
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import BundleError
-from paligemma_edge.runtime.schema import MismatchError, read
+from paligemma_edge.runtime.schema import MismatchError, parse_json
 
 MAX_REPORT_BYTES = 16 << 20
 
@@ -71,7 +71,7 @@ class LayerError:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory:
+class MemoryUse:
     """Resident memory of a process in bytes: at its peak, and without the pages of files."""
 
     peak_bytes: int
@@ -100,7 +100,7 @@ class Fidelity:
     mask_iou: float | None  # mean over questions whose reference answer has masks
     tasks: Mapping[str, TaskScore]  # of the questions whose true answer is known
     disk_bytes: int
-    memory: Memory | None  # None where it was not measured
+    memory: MemoryUse | None  # None where it was not measured
     layers: tuple[LayerError, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -121,7 +121,7 @@ class Fidelity:
     def from_json(cls, text: str | bytes) -> Self:
         """Check every field and its kind; BundleError says in one line what is wrong."""
         try:
-            return read(cls, text)
+            return parse_json(cls, text)
         except MismatchError as error:
             raise BundleError(f"no fidelity report: {error}; {_TODO}") from None
 

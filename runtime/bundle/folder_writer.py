@@ -80,7 +80,7 @@ def extend_bundle(
     """Add one folder of files to a bundle, whole or not at all: whatever stops it, it is usable.
 
     A folder that the manifest lists is kept unless `overwrite`, and then until the new one is
-    complete; what was made from it goes with it: primed graphs, reports, adapted graphs and what
+    complete; what was made from it goes with it: prepacked graphs, reports, adapted graphs and what
     adapters had for them.
     `made_from` are the files that the new ones come from, by default all that answers need outside
     the folder; it is an error that one of them was replaced before the end.

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import OutputError
-from paligemma_edge.runtime.manifest import Adapted, AdapterFacts, Manifest, Primed
+from paligemma_edge.runtime.manifest import LoraGraphs, LoraInfo, Manifest, Prepacked
 
 _REPORTS = ("fidelity", "parity")  # folders of files that bear the name of a variant
-_Made = TypeVar("_Made", Primed, Adapted)
+_Made = TypeVar("_Made", Prepacked, LoraGraphs)
 
 
 def without_folder(bundle: Bundle, folder: PurePosixPath, *, overwrite: bool) -> Manifest:
@@ -34,8 +34,8 @@ def without_folder(bundle: Bundle, folder: PurePosixPath, *, overwrite: bool) ->
     without = dataclasses.replace(
         manifest,
         variants=variants,
-        primed=_kept(manifest.primed, variants, folder),
-        adapted=_kept(manifest.adapted, variants, folder),
+        prepacked=_kept(manifest.prepacked, variants, folder),
+        lora_graphs=_kept(manifest.lora_graphs, variants, folder),
         adapters=_kept_adapters(manifest.adapters, variants, folder),
     )
     gone = {folder, *_made_from(manifest) - _made_from(without)}
@@ -62,23 +62,28 @@ def _kept(
 
 
 def _kept_adapters(
-    adapters: Mapping[str, AdapterFacts], variants: Collection[str], folder: PurePosixPath
-) -> dict[str, AdapterFacts]:
+    adapters: Mapping[str, LoraInfo], variants: Collection[str], folder: PurePosixPath
+) -> dict[str, LoraInfo]:
     """Adapters with their files for the variants that stay; without any, an adapter goes."""
     kept = {}
-    for name, facts in adapters.items():
-        files = {k: v for k, v in facts.files.items() if k in variants}
+    for name, config in adapters.items():
+        files = {k: v for k, v in config.files.items() if k in variants}
         if files and not _any_in({folder}, files):
-            kept[name] = dataclasses.replace(facts, files=files)
+            kept[name] = dataclasses.replace(config, files=files)
     return kept
 
 
 def _made_from(manifest: Manifest) -> set[PurePosixPath]:
     """Folders and files of what was made from variants."""
-    made: list[Primed | Adapted] = [*manifest.primed.values(), *manifest.adapted.values()]
+    made: list[Prepacked | LoraGraphs] = [
+        *manifest.prepacked.values(),
+        *manifest.lora_graphs.values(),
+    ]
     folders = {PurePosixPath(graph).parent for found in made for graph in found.graphs.values()}
     return folders | {
-        PurePosixPath(file) for facts in manifest.adapters.values() for file in facts.files.values()
+        PurePosixPath(file)
+        for config in manifest.adapters.values()
+        for file in config.files.values()
     }
 
 

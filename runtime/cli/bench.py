@@ -53,8 +53,8 @@ def _describe(found: Benchmark, imported: float) -> Iterator[str]:
     adapter = f", adapter {found.adapter}" if found.adapter else ""
     yield f"variant       {found.variant}, on {found.device}{adapter}"
     yield f"processor     {found.processor}, {found.threads} threads"
-    if found.card is not None:
-        yield f"card          {found.card}"
+    if found.gpu is not None:
+        yield f"GPU          {found.gpu}"
     yield f"ONNX Runtime  {found.onnxruntime}"
     yield f"picture       {found.image}, {found.image_tokens} tokens"
     yield f"prompt        {found.prompt!r}, {found.prompt_tokens} tokens"
@@ -71,7 +71,7 @@ def _describe(found: Benchmark, imported: float) -> Iterator[str]:
     yield ""
     yield "megabytes"
     for part, size in found.memory.items():
-        told = "  less free there than before the load" if part == "card" else ""
+        told = "  less free there than before the load" if part == "gpu" else ""
         yield f"{part.replace('_', '-'):<16}{size / 1e6:>10.1f}{told}"
 
 

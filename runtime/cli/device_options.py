@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from paligemma_edge.runtime.validation import check_gigabytes
 
 if TYPE_CHECKING:
-    from paligemma_edge.runtime.loading.options import Opening
+    from paligemma_edge.runtime.loading.options import LoadOptions
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +18,10 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="default: the usable cores")
     add_plan_options(parser)
     parser.add_argument(
-        "--memory-limit", type=float, metavar="GB", help="of a card; default: what is free"
+        "--memory-limit", type=float, metavar="GB", help="of a GPU; default: what is free"
     )
     parser.add_argument(
-        "--cuda-graph", action="store_true", help="record the steps on a card, and replay them"
+        "--cuda-graph", action="store_true", help="record the steps on a GPU, and replay them"
     )
 
 
@@ -38,12 +38,12 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def opening(options: argparse.Namespace) -> Opening:
+def opening(options: argparse.Namespace) -> LoadOptions:
     """The options of the command line that say it."""
     limit = options.memory_limit
-    from paligemma_edge.runtime.loading.options import Opening
+    from paligemma_edge.runtime.loading.options import LoadOptions
 
-    return Opening(
+    return LoadOptions(
         threads=options.threads,
         max_batch=options.max_batch,
         max_length=options.max_length,

@@ -7,16 +7,16 @@ import json
 from collections.abc import Iterator
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.engine.cache_plan import Plan
+from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.errors import BundleError, MissingExtraError
-from paligemma_edge.runtime.loading.memory_estimate import forecast
+from paligemma_edge.runtime.loading.memory_estimate import estimate_memory
 from paligemma_edge.runtime.manifest import Manifest
 
 
 def inspect(options: argparse.Namespace) -> int:
     """Print the manifest, in words or as it is."""
     bundle = Bundle.open(options.bundle)
-    plan = Plan.complete(bundle.manifest.model, options.max_batch, options.max_length)
+    plan = CachePlan.complete(bundle.manifest.model, options.max_batch, options.max_length)
     if options.json:
         print(json.dumps(bundle.manifest.to_json(), indent=2))
     else:
@@ -31,12 +31,12 @@ def check(options: argparse.Namespace) -> int:
 
     result = self_test(options.bundle, options.device, options.variant, **opening(options))
     print(result.summary())
-    for line in _primed(Bundle.open(options.bundle)):
-        print(f"primed: {line}")
+    for line in _prepacked(Bundle.open(options.bundle)):
+        print(f"prepacked: {line}")
     return 0 if result.passed else 1
 
 
-def _describe(bundle: Bundle, plan: Plan) -> list[str]:
+def _describe(bundle: Bundle, plan: CachePlan) -> list[str]:
     manifest = bundle.manifest
     model, image = manifest.model, manifest.image
     listed = set(manifest.files)
@@ -54,12 +54,12 @@ def _describe(bundle: Bundle, plan: Plan) -> list[str]:
         lines += [
             f"variant     {name}: {variant.weight_dtype} weights, computes in "
             f"{variant.compute_dtype}, {_size(stored)} on disk",
-            f"            {forecast(manifest, variant, plan).describe()}",
+            f"            {estimate_memory(manifest, variant, plan).describe()}",
             *(f"            {graph}: {file}" for graph, file in variant.graphs.items()),
             *(f"            {line}" for line in _fidelity(bundle, name)),
         ]
     lines += [f"adapter     {line}" for line in _adapters(manifest)]
-    lines += [f"primed      {line}" for line in _primed(bundle)]
+    lines += [f"prepacked      {line}" for line in _prepacked(bundle)]
     lines += [f"file        {r.sha256}  {r.bytes:>13,}  {n}" for n, r in manifest.files.items()]
     others = (p.relative_to(bundle.path).as_posix() for p in bundle.path.rglob("*") if p.is_file())
     unlisted = sorted(set(others) - listed - {"manifest.json"})
@@ -68,11 +68,11 @@ def _describe(bundle: Bundle, plan: Plan) -> list[str]:
 
 
 def _adapters(manifest: Manifest) -> Iterator[str]:
-    for name, facts in manifest.adapters.items():
-        sizes = [manifest.files[file].bytes for file in facts.files.values()]
+    for name, config in manifest.adapters.items():
+        sizes = [manifest.files[file].bytes for file in config.files.values()]
         yield (
-            f"{name}: from {facts.source}, rank {facts.rank}, changes {', '.join(facts.graphs)}; "
-            f"for {', '.join(facts.files)}; {_size(max(sizes))} each"
+            f"{name}: from {config.source}, rank {config.rank}, changes {', '.join(config.graphs)}; "
+            f"for {', '.join(config.files)}; {_size(max(sizes))} each"
         )
 
 
@@ -87,16 +87,16 @@ def _fidelity(bundle: Bundle, variant: str) -> list[str]:
     return [] if report is None else report.summary()
 
 
-def _primed(bundle: Bundle) -> list[str]:
-    """Which variants were primed, and where; without ONNX Runtime none of them is of use."""
-    if not bundle.manifest.primed:
+def _prepacked(bundle: Bundle) -> list[str]:
+    """Which variants were prepacked, and where; without ONNX Runtime none of them is of use."""
+    if not bundle.manifest.prepacked:
         return []
     try:
-        from paligemma_edge.runtime.loading import prepacked as primed
+        from paligemma_edge.runtime.loading import prepacked
 
-        return primed.describe(bundle)
+        return prepacked.describe(bundle)
     except MissingExtraError:
-        return [f"{name}, not used: no ONNX Runtime is here" for name in bundle.manifest.primed]
+        return [f"{name}, not used: no ONNX Runtime is here" for name in bundle.manifest.prepacked]
 
 
 def _size(count: float) -> str:

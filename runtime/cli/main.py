@@ -1,6 +1,6 @@
 """The command `paligemma-edge`: options in, exit code out.
 
-`run`, `inspect`, `check`, `prime` and `bench` need the runtime alone. The others live in `export`
+`run`, `inspect`, `check`, `prepack` and `bench` need the runtime alone. The others live in `export`
 and are found by name when they are called, so that a device needs none of their packages.
 """
 
@@ -23,7 +23,7 @@ from typing import NoReturn
 
 from paligemma_edge.runtime.cli import bench as bench_command
 from paligemma_edge.runtime.cli import inspect as commands
-from paligemma_edge.runtime.cli import prepack as prime_command
+from paligemma_edge.runtime.cli import prepack as prepack_command
 from paligemma_edge.runtime.cli import run as run_options
 from paligemma_edge.runtime.cli.device_options import add_device_options, add_plan_options
 from paligemma_edge.runtime.errors import (
@@ -62,10 +62,10 @@ exit codes: 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrup
 """
 _INSPECT_EPILOG = "example:\n  paligemma-edge inspect mix.bundle"
 _CHECK_EPILOG = "example:\n  paligemma-edge check mix.bundle --device cpu"
-_PRIME_EPILOG = """\
+_PREPACK_EPILOG = """\
 examples:
-  paligemma-edge prime mix.bundle --variant cpu-fp32
-  paligemma-edge prime mix.bundle --remove
+  paligemma-edge prepack mix.bundle --variant cpu-fp32
+  paligemma-edge prepack mix.bundle --remove
 """
 _BENCH_EPILOG = """\
 examples:
@@ -90,7 +90,7 @@ def guarded(name: str, work: Callable[[], int]) -> int:
             print(f"paligemma-edge: {_text(error)}", file=sys.stderr)
             return _exit_code(error)
         except KeyboardInterrupt as interrupt:
-            writes = ("export", "quantize", "adapter", "prime")
+            writes = ("export", "quantize", "adapter", "prepack")
             kept = "; nothing half-written was left" if name in writes else ""
             kept = f"; {interrupt}" if interrupt.args else kept
             print(f"paligemma-edge: interrupted{kept}", file=sys.stderr)
@@ -201,8 +201,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(
         names.add_parser("check", help="test a bundle on this device", formatter_class=plain)
     )
-    _add_prime(
-        names.add_parser("prime", help="pack the weights for this device", formatter_class=plain)
+    _add_prepack(
+        names.add_parser("prepack", help="pack the weights for this device", formatter_class=plain)
     )
     _add_bench(names.add_parser("bench", help="measure speed and memory", formatter_class=plain))
     return parser
@@ -241,16 +241,16 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=bench_command.bench)
 
 
-def _add_prime(parser: argparse.ArgumentParser) -> None:
+def _add_prepack(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Save a variant as ONNX Runtime packs it for this processor, so that nearly all of its "
         "memory is a file that processes share and the system can take back."
     )
-    parser.epilog = _PRIME_EPILOG
+    parser.epilog = _PREPACK_EPILOG
     parser.add_argument("bundle", metavar="BUNDLE")
     parser.add_argument("--variant", metavar="NAME", help="such as cpu-fp32; see inspect")
     parser.add_argument("--remove", action="store_true", help="remove what was saved")
-    parser.set_defaults(command=prime_command.prime)
+    parser.set_defaults(command=prepack_command.prepack)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from paligemma_edge.runtime.device.cuda import check as cuda
 from paligemma_edge.runtime.device.cuda.errors import explain
-from paligemma_edge.runtime.device.memory import DeviceKind, Memory
+from paligemma_edge.runtime.device.memory import DeviceKind, DeviceMemory
 from paligemma_edge.runtime.device.ort import one_line, ort
 from paligemma_edge.runtime.errors import DeviceError
 from paligemma_edge.runtime.system.linux import usable_cores
@@ -37,7 +37,7 @@ class Device:
     """A device that is present.
 
     `threads` are those of the processor's part. `memory_limit` are bytes that ONNX Runtime may
-    take on a card beyond weights and caches; `captures` is whether steps are recorded as CUDA
+    take on a GPU beyond weights and caches; `captures` is whether steps are recorded as CUDA
     graphs there.
     """
 
@@ -46,12 +46,12 @@ class Device:
     index: int = 0
     memory_limit: int | None = None
     captures: bool = False
-    card: cuda.Card | None = None  # as it was before anything was opened
+    gpu: cuda.Gpu | None = None  # as it was before anything was opened
 
     @property
-    def memory(self) -> Memory:
+    def memory(self) -> DeviceMemory:
         """Where its tensors lie."""
-        return Memory(self.name, self.index)
+        return DeviceMemory(self.name, self.index)
 
     def open_session(
         self,
@@ -72,7 +72,7 @@ class Device:
         if weights is not None:
             folder = os.fspath(weights)
             options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
-        remedy = "; run `paligemma-edge prime` again, or with --remove" if optimized else ""
+        remedy = "; run `paligemma-edge prepack` again, or with --remove" if optimized else ""
         graph = None if weights is None else path.read_bytes()
         return self._open(path, options, remedy, captures=captures, graph=graph)
 
@@ -188,7 +188,7 @@ def open_device(
 ) -> Device:
     """Check that a device is there and that this ONNX Runtime is recent enough.
 
-    Of CUDA the libraries, the driver and the card's architecture too: DeviceError says what is
+    Of CUDA the libraries, the driver and the GPU's architecture too: DeviceError says what is
     missing and what to do.
     """
     if threads is not None:
@@ -201,11 +201,11 @@ def open_device(
         )
     check_present(name)
     ort.disable_telemetry_events()
-    card = None
+    gpu = None
     if name == "cuda":
         ort.set_default_logger_severity(4)  # as of a session's own log
-        card = cuda.find_card(index)
-        cuda.check_card(card)
+        gpu = cuda.find_gpu(index)
+        cuda.check_gpu(gpu)
         cuda.load_libraries()
     return Device(
         name=name,
@@ -213,7 +213,7 @@ def open_device(
         index=index,
         memory_limit=memory_limit,
         captures=captures,
-        card=card,
+        gpu=gpu,
     )
 
 
@@ -233,8 +233,8 @@ def check_present(name: DeviceKind) -> None:
         )
 
 
-def present() -> tuple[DeviceKind, ...]:
+def present_devices() -> tuple[DeviceKind, ...]:
     """The devices that are here, the faster one first."""
     available = ort.get_available_providers()
-    with_card = _PROVIDERS["cuda"] in available and cuda.card_is_there()
-    return ("cuda", "cpu") if with_card else ("cpu",)
+    with_gpu = _PROVIDERS["cuda"] in available and cuda.gpu_is_present()
+    return ("cuda", "cpu") if with_gpu else ("cpu",)

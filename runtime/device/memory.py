@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import ComputeDtype
-from paligemma_edge.runtime.device.ort import ort, told
+from paligemma_edge.runtime.device.ort import ort, wrap_ort_errors
 
 DeviceKind = Literal["cpu", "cuda"]
 # Numbers of ONNX's TensorProto.DataType: NumPy has no name for bfloat16.
@@ -22,10 +22,10 @@ _ELEMENT_TYPES: Mapping[Element, int] = {"float32": 1, "int64": 7, "float16": 10
 
 
 @dataclass(frozen=True)
-class Memory:
-    """The memory of a device: the host's own, or that of the CUDA card with an index.
+class DeviceMemory:
+    """The memory of a device: the host's own, or that of the CUDA GPU with an index.
 
-    All that goes from the host to a card or back goes through `put`, `write` and `read`, which
+    All that goes from the host to a GPU or back goes through `put`, `write` and `read`, which
     raise DeviceError where that fails.
     """
 
@@ -35,34 +35,34 @@ class Memory:
     def put(self, array: NDArray[Any]) -> ort.OrtValue:
         """A host array on the device; on the host it is the array's own memory."""
         contiguous = np.ascontiguousarray(array)
-        with told(f"{array.nbytes:,} bytes of memory could not be had", self.device):
+        with wrap_ort_errors(f"{array.nbytes:,} bytes of memory could not be had", self.device):
             return ort.OrtValue.ortvalue_from_numpy(contiguous, self.device, self.index)
 
     def write(self, value: ort.OrtValue, array: NDArray[Any]) -> None:
         """Copy a host array over a value of the same shape and dtype."""
-        with told("memory could not be written", self.device):
+        with wrap_ort_errors("memory could not be written", self.device):
             value.update_inplace(array)
 
     def read(self, value: ort.OrtValue) -> NDArray[Any]:
         """A copy of a value as a host array."""
-        with told("memory could not be read", self.device):
+        with wrap_ort_errors("memory could not be read", self.device):
             array: NDArray[Any] = value.numpy()
         return array.copy() if self.device == "cpu" else array  # there it is a view
 
-    def place(
+    def view(
         self, value: ort.OrtValue, dtype: Element, shape: tuple[int, ...], offset: int = 0
-    ) -> Place:
+    ) -> TensorView:
         """A tensor within a value of this memory, `offset` bytes behind its start."""
         address = value.data_ptr() + offset
-        return Place((self.device, self.index, _ELEMENT_TYPES[dtype], shape, address))
+        return TensorView((self.device, self.index, _ELEMENT_TYPES[dtype], shape, address))
 
-    def no_place(self, dtype: ComputeDtype, shape: tuple[int, ...]) -> Place:
+    def empty_view(self, dtype: ComputeDtype, shape: tuple[int, ...]) -> TensorView:
         """A tensor without values: one of its sizes is 0."""
-        return Place((self.device, self.index, _ELEMENT_TYPES[dtype], shape, 0))
+        return TensorView((self.device, self.index, _ELEMENT_TYPES[dtype], shape, 0))
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorView:
     """A tensor within memory that is held elsewhere: device, index, dtype, shape, address."""
 
     arguments: tuple[DeviceKind, int, int, tuple[int, ...], int]

@@ -18,11 +18,11 @@ except ModuleNotFoundError as missing:
         "run: pip install 'paligemma-edge[cpu]', or [cuda] for an NVIDIA device"
     ) from None
 
-__all__ = ["one_line", "ort", "told"]
+__all__ = ["one_line", "ort", "wrap_ort_errors"]
 
 
 @contextmanager
-def told(what: str, device: str) -> Iterator[None]:
+def wrap_ort_errors(what: str, device: str) -> Iterator[None]:
     """DeviceError in place of what ONNX Runtime raises, which is a class for each code."""
     try:
         yield

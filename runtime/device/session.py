@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from paligemma_edge.runtime.contract import LORA
-from paligemma_edge.runtime.device.memory import Memory
-from paligemma_edge.runtime.device.ort import ort, told
+from paligemma_edge.runtime.device.memory import DeviceMemory
+from paligemma_edge.runtime.device.ort import ort, wrap_ort_errors
 
 _NOT_CAPTURED = -1  # what ONNX Runtime reads as "neither record nor replay"
 
@@ -25,7 +25,7 @@ class Session:
     """
 
     inference: ort.InferenceSession
-    memory: Memory
+    memory: DeviceMemory
     captures: bool = False
 
     @cached_property
@@ -52,7 +52,7 @@ class Session:
         if self.captures:
             number = _NOT_CAPTURED if captured is None else captured
             options.add_run_config_entry("gpu_graph_id", str(number))
-        with told("ONNX Runtime failed while it ran a graph", self.memory.device):
+        with wrap_ort_errors("ONNX Runtime failed while it ran a graph", self.memory.device):
             self.inference.run_with_iobinding(binding, options)
 
     def finish(self, binding: ort.IOBinding, *outputs: str) -> list[ort.OrtValue]:

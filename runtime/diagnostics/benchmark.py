@@ -18,15 +18,19 @@ import numpy as np
 from PIL import Image
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.device.cuda.check import Card, find_card
+from paligemma_edge.runtime.device.cuda.check import Gpu, find_gpu
 from paligemma_edge.runtime.device.device import check_present
 from paligemma_edge.runtime.device.ort import ort
-from paligemma_edge.runtime.diagnostics.measure import Repeated, measure_reading, measure_stepping
+from paligemma_edge.runtime.diagnostics.measure import (
+    RepeatedPrompt,
+    measure_reading,
+    measure_stepping,
+)
 from paligemma_edge.runtime.diagnostics.timings import StepTimings, Timings
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.images.load import load_image
-from paligemma_edge.runtime.loading.options import Opening
-from paligemma_edge.runtime.loading.variants import DeviceName, choose
+from paligemma_edge.runtime.loading.options import LoadOptions
+from paligemma_edge.runtime.loading.variants import DeviceName, choose_variant
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.system.linux import process_memory, processor_name
 from paligemma_edge.runtime.validation import check_count
@@ -41,7 +45,7 @@ _MOST_SLOTS = 1024
 class Benchmark:
     """What was measured, of what and where. Times are seconds, memory is bytes.
 
-    `memory` is the process's after the last run. On a card `card` is there too: by how much its
+    `memory` is the process's after the last run. On a GPU `GPU` is there too: by how much its
     free memory shrank from before the variant was opened, whichever process took it; what CUDA
     takes for any process at all is left out.
     """
@@ -62,11 +66,11 @@ class Benchmark:
     load: float  # digests of the files and sessions of the graphs; no import
     reading: Mapping[str, Timings]  # preprocess, vision, projector, prefill, first_token
     stepping: tuple[StepTimings, ...]
-    memory: Mapping[str, int]  # resident, anonymous, file_backed, peak, card
-    card: str | None = None  # its name, where one was used
+    memory: Mapping[str, int]  # resident, anonymous, file_backed, peak, GPU
+    gpu: str | None = None  # its name, where one was used
 
     def to_json(self) -> dict[str, Any]:
-        """Plain lists and dicts, in the order of the fields; no card where none was used."""
+        """Plain lists and dicts, in the order of the fields; no GPU where none was used."""
         fields = {name: value for name, value in vars(self).items() if value is not None}
         return {
             **fields,
@@ -88,7 +92,7 @@ def benchmark(
     runs: int = DEFAULT_RUNS,
     batches: Sequence[int] = (1,),
     adapter: str | None = None,
-    **opening: Unpack[Opening],
+    **opening: Unpack[LoadOptions],
 ) -> Benchmark:
     """Open a variant, answer `runs` times after a warm-up, and step in each of `batches` slots.
 
@@ -102,11 +106,11 @@ def benchmark(
     _plan_for(batches, opening)
     with _picture(image) as picture:
         load_image(picture)  # one that cannot be read is told before the model is loaded
-        card = _card(bundle, device, variant)
+        gpu = _gpu(bundle, device, variant)
         start = time.perf_counter()
         model = PaliGemma(bundle, device, variant, **opening)
         load = time.perf_counter() - start
-        question = Repeated(model.adapted(adapter), picture, prompt, steps)
+        question = RepeatedPrompt(model.with_adapter(adapter), picture, prompt, steps)
         read, reading = measure_reading(question, runs)
         stepping = measure_stepping(question, read, runs, batches)
     return Benchmark(
@@ -120,18 +124,18 @@ def benchmark(
         image="drawn" if image is None else os.fspath(image),
         prompt=prompt,
         prompt_tokens=len(read.ids),
-        image_tokens=model.engine.facts.image_tokens,
+        image_tokens=model.engine.config.image_tokens,
         steps=steps,
         runs=runs,
         load=load,
         reading=reading,
         stepping=stepping,
-        memory=_memory(card),
-        card=card.name if card else None,
+        memory=_memory(gpu),
+        gpu=gpu.name if gpu else None,
     )
 
 
-def _plan_for(batches: Sequence[int], opening: Opening) -> None:
+def _plan_for(batches: Sequence[int], opening: LoadOptions) -> None:
     """Where anything is planned, plan for the largest batch; OptionError for less."""
     most, planned = max(batches), opening.get("max_batch")
     if planned is not None and most > planned:
@@ -148,19 +152,19 @@ def draw_picture(path: Path) -> None:
     Image.fromarray((waves + noise).clip(0, 255).astype(np.uint8)).save(path, "PNG")
 
 
-def _card(bundle: str | os.PathLike[str], device: DeviceName, variant: str | None) -> Card | None:
-    """The card that a variant will run on, as it is before; None for a processor."""
-    _, chosen = choose(Bundle.open(bundle).manifest, device, variant)
+def _gpu(bundle: str | os.PathLike[str], device: DeviceName, variant: str | None) -> Gpu | None:
+    """The GPU that a variant will run on, as it is before; None for a processor."""
+    _, chosen = choose_variant(Bundle.open(bundle).manifest, device, variant)
     if chosen.device == "cpu":
         return None
     check_present(chosen.device)
-    return find_card()
+    return find_gpu()
 
 
-def _memory(before: Card | None) -> dict[str, int]:
-    """Bytes of this process now, and those of a card that were free before and are not now."""
+def _memory(before: Gpu | None) -> dict[str, int]:
+    """Bytes of this process now, and those of a GPU that were free before and are not now."""
     told = {str(part): size for part, size in process_memory().items()}
-    return told if before is None else {**told, "card": before.free_bytes - find_card().free_bytes}
+    return told if before is None else {**told, "gpu": before.free_bytes - find_gpu().free_bytes}
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from paligemma_edge.runtime.diagnostics.timings import StepTimings, Timings, until_first_token
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.engine.kv_cache import Cache
+from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.pipeline import Pipeline
 from paligemma_edge.runtime.images.load import load_image
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Repeated:
+class RepeatedPrompt:
     """A picture in a file and a prompt, asked again and again."""
 
     pipeline: Pipeline
@@ -37,7 +37,7 @@ class Repeated:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class EncodedPrompt:
     """A question as the decoder reads it."""
 
     features: ort.OrtValue  # [1, N, hidden]
@@ -49,7 +49,9 @@ class Prompt:
         return int(self.features.shape()[1]) + len(self.ids)
 
 
-def measure_reading(question: Repeated, runs: int) -> tuple[Prompt, dict[str, Timings]]:
+def measure_reading(
+    question: RepeatedPrompt, runs: int
+) -> tuple[EncodedPrompt, dict[str, Timings]]:
     """Read the question `runs` times after a warm-up; OptionError where it is too long."""
     _check_length(question)
     read = _read(question, Stopwatch())
@@ -59,7 +61,7 @@ def measure_reading(question: Repeated, runs: int) -> tuple[Prompt, dict[str, Ti
     return read, until_first_token(watches)
 
 
-def _read(question: Repeated, watch: Stopwatch) -> Prompt:
+def _read(question: RepeatedPrompt, watch: Stopwatch) -> EncodedPrompt:
     """From the picture's file to the first token, as every answer begins."""
     engine, manifest = question.pipeline.engine, question.pipeline.manifest
     with watch.measure("preprocess"):
@@ -68,15 +70,15 @@ def _read(question: Repeated, watch: Stopwatch) -> Prompt:
     with watch.measure("vision"):
         hidden = engine.encode(pixels)
     with watch.measure("projector"):
-        read = Prompt(engine.project(hidden), ids)
-    lent = question.pipeline.caches.lend(1, read.length + question.steps)
+        read = EncodedPrompt(engine.project(hidden), ids)
+    lent = question.pipeline.cache_pool.acquire(1, read.length + question.steps)
     with watch.measure("prefill"), lent as cache:
         engine.prefill(cache, 0, read.features, ids).best  # noqa: B018 - a token is chosen
     return read
 
 
 def measure_stepping(
-    question: Repeated, read: Prompt, runs: int, batches: Sequence[int]
+    question: RepeatedPrompt, read: EncodedPrompt, runs: int, batches: Sequence[int]
 ) -> tuple[StepTimings, ...]:
     """Fill the slots of the largest batch once; then all batches step from there.
 
@@ -84,9 +86,9 @@ def measure_stepping(
     the model was opened for fewer slots.
     """
     engine = question.pipeline.engine
-    slots = question.pipeline.caches.slots(max(batches), max(batches))
+    slots = question.pipeline.cache_pool.slots(max(batches), max(batches))
     _check_memory(engine, slots, read.length + question.steps)
-    with question.pipeline.caches.lend(slots, read.length + question.steps) as cache:
+    with question.pipeline.cache_pool.acquire(slots, read.length + question.steps) as cache:
         first = [engine.prefill(cache, slot, read.features, read.ids).best for slot in range(slots)]
 
         def seconds(batch: int) -> float:
@@ -99,7 +101,7 @@ def measure_stepping(
         )
 
 
-def _step_seconds(question: Repeated, cache: Cache, tokens: list[int]) -> float:
+def _step_seconds(question: RepeatedPrompt, cache: KVCache, tokens: list[int]) -> float:
     """Seconds of one step of so many slots, the choice of their next tokens included."""
     stepper = question.pipeline.engine.stepper(cache, len(tokens))
     start = time.perf_counter()
@@ -109,10 +111,10 @@ def _step_seconds(question: Repeated, cache: Cache, tokens: list[int]) -> float:
     return (time.perf_counter() - start) / question.steps
 
 
-def _check_length(question: Repeated) -> None:
+def _check_length(question: RepeatedPrompt) -> None:
     pipeline = question.pipeline
-    limit, ids = pipeline.caches.max_length, pipeline.encoder.encode(question.prompt, 1)
-    prompt = pipeline.engine.facts.image_tokens + len(ids)
+    limit, ids = pipeline.cache_pool.max_length, pipeline.encoder.encode(question.prompt, 1)
+    prompt = pipeline.engine.config.image_tokens + len(ids)
     if prompt + question.steps > limit:
         raise OptionError(
             f"prompt and picture take {prompt} tokens and steps is {question.steps}, the model "
@@ -121,7 +123,7 @@ def _check_length(question: Repeated) -> None:
 
 
 def _check_memory(engine: Engine, slots: int, capacity: int) -> None:
-    needed = slots * engine.facts.cache_bytes(capacity, engine.dtype)
+    needed = slots * engine.config.cache_bytes(capacity, engine.dtype)
     free = available_memory() if engine.memory.device == "cpu" else None
     if free is not None and needed > free:
         raise OptionError(

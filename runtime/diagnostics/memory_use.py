@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 
-from paligemma_edge.runtime.bundle.fidelity import Memory
+from paligemma_edge.runtime.bundle.fidelity import MemoryUse
 from paligemma_edge.runtime.system.linux import process_memory
 
 _SHORT = 8  # tokens of an answer: enough for every graph to have run
@@ -26,7 +26,7 @@ def measure_memory(
     prompt: str,
     *,
     max_new_tokens: int = _SHORT,
-) -> Memory | None:
+) -> MemoryUse | None:
     """Answer one prompt in a new process and say what that process took.
 
     None where the system does not tell, or the process failed, as one does that the system
@@ -42,17 +42,17 @@ def measure_memory(
     ]
     done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - ourselves
     try:
-        return Memory(**json.loads(done.stdout)) if done.returncode == 0 else None
+        return MemoryUse(**json.loads(done.stdout)) if done.returncode == 0 else None
     except (ValueError, TypeError):
         return None
 
 
-def resident() -> Memory | None:
+def resident() -> MemoryUse | None:
     """What this process takes now; None where the system does not tell."""
     told = process_memory()
     if "peak" not in told or "anonymous" not in told:
         return None
-    return Memory(peak_bytes=told["peak"], anonymous_bytes=told["anonymous"])
+    return MemoryUse(peak_bytes=told["peak"], anonymous_bytes=told["anonymous"])
 
 
 def main() -> None:

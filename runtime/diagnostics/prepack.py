@@ -1,6 +1,6 @@
-"""Primes a variant on the device that runs it: saves its graphs as ONNX Runtime laid them out.
+"""Prepacks a variant on the device that runs it: saves its graphs as ONNX Runtime laid them out.
 
-A primed graph is optimized already, and its packed weights are mapped from a file in place of
+A prepacked graph is optimized already, and its packed weights are mapped from a file in place of
 memory of the process. It is made from verified files only and is of use on this device alone:
 ONNX Runtime packs the weights once more when it opens one, and refuses it where they differ.
 """
@@ -16,33 +16,33 @@ from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bun
 from paligemma_edge.runtime.device.device import Device, open_device
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.loading.prepacked import fingerprint
-from paligemma_edge.runtime.loading.variants import choose
-from paligemma_edge.runtime.manifest import Manifest, Primed, Variant
+from paligemma_edge.runtime.loading.variants import choose_variant
+from paligemma_edge.runtime.manifest import Manifest, Prepacked, Variant
 
 
-def prime(
+def prepack(
     bundle_path: str | os.PathLike[str],
     variant: str | None = None,
     *,
     progress: Callable[[str], None] | None = None,
 ) -> str:
-    """Prime a variant for this processor, in place of what it was primed with → its name.
+    """Prepack a variant for this processor, in place of what it was prepacked with → its name.
 
     By default the first variant for the processor. `progress` is told each graph's name.
     BundleError where a file is damaged, OutputError where the disk is full, OptionError where
     the variant is not for the processor: nothing is changed.
     """
     bundle = Bundle.open(bundle_path)
-    name, chosen = choose(bundle.manifest, "cpu" if variant is None else "auto", variant)
+    name, chosen = choose_variant(bundle.manifest, "cpu" if variant is None else "auto", variant)
     if chosen.device != "cpu":
         raise OptionError(
             f"variant {name} is made for {chosen.device}, weights are packed for the processor "
             "alone; give a variant for cpu"
         )
-    if name in bundle.manifest.adapted:
+    if name in bundle.manifest.lora_graphs:
         raise OptionError(
-            f"variant {name} has adapters, and its adapted graphs are opened in place of primed "
-            "ones; remove the adapters, or prime another variant"
+            f"variant {name} has adapters, and its adapted graphs are opened in place of prepacked "
+            "ones; remove the adapters, or prepack another variant"
         )
     sources = bundle.variant_files(chosen)
     bundle.verify(sources)
@@ -54,20 +54,20 @@ def prime(
     return name
 
 
-def unprime(bundle_path: str | os.PathLike[str], variant: str | None = None) -> list[str]:
-    """Remove what one variant, or each, was primed with → their names."""
+def remove_prepacked(bundle_path: str | os.PathLike[str], variant: str | None = None) -> list[str]:
+    """Remove what one variant, or each, was prepacked with → their names."""
     bundle = Bundle.open(bundle_path)
-    primed = list(bundle.manifest.primed)
-    if variant is not None and variant not in primed:
-        raise OptionError(f"variant is {variant!r}, primed are {', '.join(primed) or 'none'}")
-    names = primed if variant is None else [variant]
+    prepacked = list(bundle.manifest.prepacked)
+    if variant is not None and variant not in prepacked:
+        raise OptionError(f"variant is {variant!r}, prepacked are {', '.join(prepacked) or 'none'}")
+    names = prepacked if variant is None else [variant]
     for name in names:
         remove_folder(bundle, _folder(name))
     return names
 
 
 def _folder(variant: str) -> str:
-    return f"primed/{variant}"
+    return f"prepacked/{variant}"
 
 
 def _save(
@@ -95,9 +95,9 @@ def _save_one(device: Device, bundle: Bundle, source: str, writer: FolderWriter,
 def _listing(
     variant: str, graphs: dict[str, str], files: tuple[str, ...]
 ) -> Callable[[Manifest], Manifest]:
-    found = Primed(device=fingerprint(), graphs=graphs, files=files)
+    found = Prepacked(device=fingerprint(), graphs=graphs, files=files)
 
     def listed(manifest: Manifest) -> Manifest:
-        return dataclasses.replace(manifest, primed={**manifest.primed, variant: found})
+        return dataclasses.replace(manifest, prepacked={**manifest.prepacked, variant: found})
 
     return listed

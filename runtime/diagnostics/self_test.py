@@ -15,7 +15,7 @@ from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
-from paligemma_edge.runtime.loading.options import Opening
+from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.loading.variants import DeviceName
 from paligemma_edge.runtime.model import PaliGemma
 
@@ -57,7 +57,7 @@ def self_test(
     bundle_path: str | os.PathLike[str],
     device: DeviceName = "auto",
     variant: str | None = None,
-    **opening: Unpack[Opening],
+    **opening: Unpack[LoadOptions],
 ) -> SelfTest:
     """Check the digest of every file of a bundle and ask the golden question.
 
@@ -85,12 +85,12 @@ def self_test(
 
 def _agreement(model: PaliGemma, golden: Golden) -> float:
     """Share of the golden tokens that come after the golden ones before them; never 1 here."""
-    facts = model.bundle.manifest
+    config = model.bundle.manifest
     picture = load_image(model.bundle.file(golden.image))
-    hidden = model.engine.encode(pixel_values(picture, facts.image)[None])
+    hidden = model.engine.encode(pixel_values(picture, config.image)[None])
     ids = model.encoder.encode(golden.prompt, 1)
     rows = replay(model.engine, model.engine.project(hidden), ids, golden.token_ids)
-    spoken = facts.tokenizer.image_id
+    spoken = config.tokenizer.image_id
     chosen = [Greedy().choose(row[:spoken], place) for place, row in enumerate(rows)]
     wrong = sum(a != b for a, b in zip(chosen, golden.token_ids, strict=True))
     return 1 - max(1, wrong) / len(golden.token_ids)

@@ -6,20 +6,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from paligemma_edge.runtime.engine.cache_plan import Plan
+from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.engine.kv_cache import Cache
+from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.errors import DeviceError, OptionError
 from paligemma_edge.runtime.validation import check_count
 
 
-class Caches:
+class KVCachePool:
     """Lends slots: new ones for each question, or the planned ones to one user at a time."""
 
-    def __init__(self, engine: Engine, plan: Plan | None) -> None:
+    def __init__(self, engine: Engine, plan: CachePlan | None) -> None:
         """Allocate what is planned; DeviceError where memory does not suffice."""
         self.engine, self.plan = engine, plan
-        self._planned: Cache | None = None
+        self._planned: KVCache | None = None
         if plan is not None:
             self._planned = engine.cache(plan.max_batch, plan.max_length, captured=engine.captures)
         self._free = threading.Lock()
@@ -27,7 +27,7 @@ class Caches:
     @property
     def max_length(self) -> int:
         """Tokens that a sequence may have."""
-        return self.plan.max_length if self.plan else self.engine.facts.max_length
+        return self.plan.max_length if self.plan else self.engine.config.max_length
 
     def slots(self, wanted: int | None, default: int) -> int:
         """How many answers may be made at once; OptionError for more than were planned.
@@ -45,7 +45,7 @@ class Caches:
         return slots
 
     @contextmanager
-    def lend(self, slots: int, capacity: int) -> Iterator[Cache]:
+    def acquire(self, slots: int, capacity: int) -> Iterator[KVCache]:
         """At least so many free slots of at least so many tokens.
 
         DeviceError where memory does not suffice, or where planned slots are in use.

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.device.memory import Memory
+from paligemma_edge.runtime.device.memory import DeviceMemory
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.logits import Logits, Outputs
@@ -22,13 +22,13 @@ from paligemma_edge.runtime.engine.logits import Logits, Outputs
 class Inputs:
     """The decoder's ids and lengths, at addresses that stay."""
 
-    memory: Memory
+    memory: DeviceMemory
     ids: ort.OrtValue  # int64 [slots, text]
     seqlens_k: ort.OrtValue  # int32 [slots]
     total: NDArray[np.int32]  # []: on the host, where GroupQueryAttention reads it on any device
 
     @classmethod
-    def of(cls, memory: Memory, ids: Sequence[Sequence[int]], keys: int) -> Inputs:
+    def of(cls, memory: DeviceMemory, ids: Sequence[Sequence[int]], keys: int) -> Inputs:
         """New memory that holds ids [slots, text], with so many keys in each slot after the run."""
         held, seqlens_k = np.array(ids, np.int64), np.full(len(ids), keys - 1, np.int32)
         return cls(memory, memory.put(held), memory.put(seqlens_k), np.array(keys, np.int32))

@@ -1,4 +1,4 @@
-"""Logits that stay on a card, with the tokens that the decoder chose from them itself.
+"""Logits that stay on a GPU, with the tokens that the decoder chose from them itself.
 
 Small graphs pick out what a grammar or a policy wants to see, so that a row of 257,216 logits is
 copied to the host only where nothing less will do.
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.device.memory import Memory
+from paligemma_edge.runtime.device.memory import DeviceMemory
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.logits import Shortlist, require_number
@@ -29,9 +29,9 @@ class Pickers:
 
 @dataclass(frozen=True)
 class DeviceOutputs:
-    """Logits on a card, and the tokens that the decoder chose from them itself."""
+    """Logits on a GPU, and the tokens that the decoder chose from them itself."""
 
-    memory: Memory
+    memory: DeviceMemory
     pickers: Pickers
     vocab: int
     image_id: int
@@ -41,7 +41,7 @@ class DeviceOutputs:
 
     @classmethod
     def allocate(
-        cls, memory: Memory, pickers: Pickers, slots: int, vocab: int, image_id: int
+        cls, memory: DeviceMemory, pickers: Pickers, slots: int, vocab: int, image_id: int
     ) -> DeviceOutputs:
         """New memory for so many slots."""
         return cls(
@@ -56,12 +56,12 @@ class DeviceOutputs:
 
     def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
         """Let the decoder write there."""
-        place = self.memory.place
-        place(self.logits, "float32", (count, 1, self.vocab), 4 * self.vocab * first).bind_output(
+        view = self.memory.view
+        view(self.logits, "float32", (count, 1, self.vocab), 4 * self.vocab * first).bind_output(
             binding, contract.LOGITS
         )
-        place(self.tokens, "int64", (count, 1), 8 * first).bind_output(binding, contract.NEXT_TOKEN)
-        place(self.log_probs, "float32", (count, 1), 4 * first).bind_output(
+        view(self.tokens, "int64", (count, 1), 8 * first).bind_output(binding, contract.NEXT_TOKEN)
+        view(self.log_probs, "float32", (count, 1), 4 * first).bind_output(
             binding, contract.NEXT_LOG_PROB
         )
 
@@ -86,7 +86,7 @@ class DeviceOutputs:
 
     def _row(self, session: Session, slot: int) -> ort.IOBinding:
         binding, row = session.binding(), self.vocab * np.dtype(np.float32).itemsize
-        place = self.memory.place(self.logits, "float32", (1, 1, self.vocab), slot * row)
+        place = self.memory.view(self.logits, "float32", (1, 1, self.vocab), slot * row)
         place.bind_input(binding, contract.LOGITS)
         return binding
 
@@ -128,7 +128,7 @@ class DeviceRow:
         return row
 
     @property
-    def spoken(self) -> NDArray[np.float32]:
+    def answer_logits(self) -> NDArray[np.float32]:
         """All that may be an answer."""
         return self.whole[: self.logits.outputs.image_id]
 

@@ -15,34 +15,34 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ComputeDtype
-from paligemma_edge.runtime.device.ort import told
+from paligemma_edge.runtime.device.ort import wrap_ort_errors
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.decode_step import Inputs, Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceOutputs, Pickers
-from paligemma_edge.runtime.engine.kv_cache import Cache
+from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.logits import HostOutputs, Outputs, Row
-from paligemma_edge.runtime.engine.lora import Adapter
+from paligemma_edge.runtime.engine.lora import LoraWeights
 from paligemma_edge.runtime.errors import BundleError
-from paligemma_edge.runtime.manifest import ModelFacts
+from paligemma_edge.runtime.manifest import ModelConfig
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from paligemma_edge.runtime.device.memory import Memory
+    from paligemma_edge.runtime.device.memory import DeviceMemory
 
 
 @dataclass(frozen=True)
 class Engine:
     """The open graphs of one variant."""
 
-    facts: ModelFacts
+    config: ModelConfig
     image_id: int  # ids from here on are never an answer
     dtype: ComputeDtype  # of features, keys and values
-    memory: Memory
+    memory: DeviceMemory
     sessions: Mapping[str, Session]
-    adapter: Adapter
+    adapter: LoraWeights
 
-    def adapted(self, adapter: Adapter) -> Engine:
+    def with_adapter(self, adapter: LoraWeights) -> Engine:
         """The same open graphs with another adapter."""
         return dataclasses.replace(self, adapter=adapter)
 
@@ -87,17 +87,19 @@ class Engine:
             contract.IMAGE_FEATURES,
         )
 
-    def cache(self, slots: int, capacity: int, *, captured: bool = False) -> Cache:
+    def cache(self, slots: int, capacity: int, *, captured: bool = False) -> KVCache:
         """New slots that hold so many tokens each; DeviceError where memory does not.
 
         Steps of a `captured` cache are recorded once where the device does so, and replayed; an
         engine has one such cache, for its records are told apart by slots and adapter.
         """
-        needed = slots * self.facts.cache_bytes(capacity, self.dtype) / 1e9
-        with told(f"keys and values of {slots} slots need {needed:.2f} GB", self.memory.device):
-            return Cache.allocate(
+        needed = slots * self.config.cache_bytes(capacity, self.dtype) / 1e9
+        with wrap_ort_errors(
+            f"keys and values of {slots} slots need {needed:.2f} GB", self.memory.device
+        ):
+            return KVCache.allocate(
                 self.memory,
-                self.facts,
+                self.config,
                 self.dtype,
                 slots=slots,
                 capacity=capacity,
@@ -106,7 +108,7 @@ class Engine:
             )
 
     def prefill(
-        self, cache: Cache, slot: int, image_features: ort.OrtValue, ids: Sequence[int]
+        self, cache: KVCache, slot: int, image_features: ort.OrtValue, ids: Sequence[int]
     ) -> Row:
         """Read a whole prompt into a slot, its pictures in front → logits of what follows.
 
@@ -130,7 +132,7 @@ class Engine:
         cache.lengths[slot] = length
         return cache.outputs.read()[slot] if answers else self._read_again(cache, slot, ids[-1])
 
-    def _read_again(self, cache: Cache, slot: int, token: int) -> Row:
+    def _read_again(self, cache: KVCache, slot: int, token: int) -> Row:
         """The last token of a prompt through the decoder → logits.
 
         The last token sees the whole prompt, as a step does, so that a step over its own place
@@ -139,20 +141,20 @@ class Engine:
         cache.lengths[slot] -= 1
         return self._stepper(cache, slot, 1).step([token])[slot]
 
-    def stepper(self, cache: Cache, slots: int) -> Stepper:
+    def stepper(self, cache: KVCache, slots: int) -> Stepper:
         """The first `slots` slots, bound once for as many steps as wanted."""
         return self._stepper(cache, 0, slots)
 
-    def _stepper(self, cache: Cache, first: int, slots: int) -> Stepper:
+    def _stepper(self, cache: KVCache, first: int, slots: int) -> Stepper:
         key = (first, slots, self.adapter.name)
         if key not in cache.steppers:
             cache.steppers[key] = self._bind(cache, first, slots)
         return cache.steppers[key]
 
-    def _bind(self, cache: Cache, first: int, slots: int) -> Stepper:
+    def _bind(self, cache: KVCache, first: int, slots: int) -> Stepper:
         decoder = self.sessions[contract.DECODER]
         inputs, binding = Inputs.of(self.memory, [[0]] * slots, 1), decoder.binding()
-        nothing = self.memory.no_place(self.dtype, (slots, 0, self.facts.hidden_size))
+        nothing = self.memory.empty_view(self.dtype, (slots, 0, self.config.hidden_size))
         nothing.bind_input(binding, contract.IMAGE_FEATURES)
         inputs.bind(binding)
         cache.outputs.bind(binding, first, slots)
@@ -190,7 +192,7 @@ class Engine:
 
     def _outputs(self, slots: int) -> Outputs:
         """New memory for what the decoder says of so many slots."""
-        vocab = self.facts.vocab_size
+        vocab = self.config.vocab_size
         if contract.NEXT_TOKEN not in self.sessions[contract.DECODER].outputs:
             return HostOutputs(np.empty((slots, 1, vocab), np.float32), self.image_id)
         pickers = Pickers(self.sessions[contract.PICK], self.sessions[contract.SHORTLIST])
@@ -199,5 +201,5 @@ class Engine:
     def _bind_features(
         self, binding: ort.IOBinding, features: ort.OrtValue, shape: tuple[int, int]
     ) -> None:
-        place = self.memory.place(features, self.dtype, (*shape, self.facts.hidden_size))
+        place = self.memory.view(features, self.dtype, (*shape, self.config.hidden_size))
         place.bind_input(binding, contract.IMAGE_FEATURES)

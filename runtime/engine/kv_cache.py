@@ -14,18 +14,18 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ComputeDtype, itemsize
-from paligemma_edge.runtime.manifest import ModelFacts
+from paligemma_edge.runtime.manifest import ModelConfig
 
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-    from paligemma_edge.runtime.device.memory import Memory
+    from paligemma_edge.runtime.device.memory import DeviceMemory
     from paligemma_edge.runtime.engine.decode_step import Stepper
     from paligemma_edge.runtime.engine.logits import Outputs
 
 
 @dataclass(frozen=True, eq=False)
-class Cache:
+class KVCache:
     """Keys and values of `slots` sequences of at most `capacity` tokens each.
 
     `lengths` int32 [slots] holds the tokens that each slot has seen; 0 is a free slot. Whoever
@@ -33,7 +33,7 @@ class Cache:
     adapter.
     """
 
-    memory: Memory
+    memory: DeviceMemory
     values: ort.OrtValue  # bytes: of each layer its keys, then its values
     dtype: ComputeDtype
     layers: int
@@ -46,20 +46,20 @@ class Cache:
     @classmethod
     def allocate(
         cls,
-        memory: Memory,
-        facts: ModelFacts,
+        memory: DeviceMemory,
+        config: ModelConfig,
         dtype: ComputeDtype,
         *,
         slots: int,
         capacity: int,
         outputs: Outputs,
         captured: bool = False,
-    ) -> Cache:
+    ) -> KVCache:
         """Zeros on the device; on the host their pages are taken when they are first written."""
-        values = memory.put(np.zeros(slots * facts.cache_bytes(capacity, dtype), np.uint8))
-        row = (facts.num_kv_heads, capacity, facts.head_dim)
+        values = memory.put(np.zeros(slots * config.cache_bytes(capacity, dtype), np.uint8))
+        row = (config.num_kv_heads, capacity, config.head_dim)
         lengths = np.zeros(slots, np.int32)
-        return cls(memory, values, dtype, facts.num_layers, row, lengths, outputs, captured)
+        return cls(memory, values, dtype, config.num_layers, row, lengths, outputs, captured)
 
     @property
     def capacity(self) -> int:
@@ -78,6 +78,6 @@ class Cache:
         for index in range(2 * self.layers):
             layer, part = divmod(index, 2)
             offset = (index * self.slots + first) * row
-            place = self.memory.place(self.values, self.dtype, shape, offset)
+            place = self.memory.view(self.values, self.dtype, shape, offset)
             place.bind_input(binding, contract.past_names(layer)[part])
             place.bind_output(binding, contract.present_names(layer)[part])

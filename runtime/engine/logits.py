@@ -1,6 +1,6 @@
 """What the decoder tells of the next token: one row of logits a slot, asked as little as needed.
 
-Knows rows that lie on the host, where all of a row is at hand. What lies on a card answers the
+Knows rows that lie on the host, where all of a row is at hand. What lies on a GPU answers the
 same questions, see `device_logits`.
 """
 
@@ -48,7 +48,7 @@ class Row(Protocol):
         ...
 
     @property
-    def spoken(self) -> NDArray[np.float32]:
+    def answer_logits(self) -> NDArray[np.float32]:
         """All logits that may be an answer, [image_id]."""
         ...
 
@@ -83,14 +83,14 @@ class HostRow:
     image_id: int
 
     @property
-    def spoken(self) -> NDArray[np.float32]:
+    def answer_logits(self) -> NDArray[np.float32]:
         """All that may be an answer."""
         return self.whole[: self.image_id]
 
     @property
     def best(self) -> int:
         """The most likely token."""
-        token = int(self.spoken.argmax())  # the first NaN, if there is one
+        token = int(self.answer_logits.argmax())  # the first NaN, if there is one
         require_number(float(self.whole[token]))
         return token
 
@@ -113,7 +113,7 @@ class HostRow:
 
     @cached_property
     def _log_sum_exp(self) -> float:
-        return log_sum_exp(self.spoken)
+        return log_sum_exp(self.answer_logits)
 
 
 class Logits(Protocol):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from paligemma_edge.runtime.contract import ComputeDtype
-from paligemma_edge.runtime.device.memory import Memory, Place
+from paligemma_edge.runtime.device.memory import DeviceMemory, TensorView
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Adapter:
+class LoraWeights:
     """An adapter's weights on a device; without any, the base as it is."""
 
     name: str
     number: int  # 0 is the base
-    memory: Memory
+    memory: DeviceMemory
     dtype: ComputeDtype
     values: Mapping[str, ort.OrtValue] = field(default_factory=dict)
 
@@ -33,8 +33,8 @@ class Adapter:
         for name, shape in session.lora_inputs.items():
             self._place(name, shape).bind_input(binding, name)
 
-    def _place(self, name: str, shape: tuple[int | None, ...]) -> Place:
+    def _place(self, name: str, shape: tuple[int | None, ...]) -> TensorView:
         if name in self.values:
             value = self.values[name]
-            return self.memory.place(value, self.dtype, tuple(value.shape()))
-        return self.memory.no_place(self.dtype, tuple(size or 0 for size in shape))
+            return self.memory.view(value, self.dtype, tuple(value.shape()))
+        return self.memory.empty_view(self.dtype, tuple(size or 0 for size in shape))

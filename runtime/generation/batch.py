@@ -9,13 +9,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
-from paligemma_edge.runtime.generation.pipeline import Asked, Options, Pipeline, Question
+from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
+from paligemma_edge.runtime.generation.pipeline import (
+    EncodedRequest,
+    GenerationOptions,
+    Pipeline,
+    PreparedPrompt,
+)
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
-from paligemma_edge.runtime.images.pixels import Pictures
-from paligemma_edge.runtime.results.build import typed_result
+from paligemma_edge.runtime.images.pixels import ImageBatch
+from paligemma_edge.runtime.results.build import build_result
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
 from paligemma_edge.runtime.text.tasks import Task
 from paligemma_edge.runtime.timing import Stopwatch
@@ -28,7 +33,7 @@ class TypedQuestion:
     """A prompt about one picture that was checked, and what its answer is to become."""
 
     task: Task
-    question: Question
+    question: PreparedPrompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +41,7 @@ class Item(Generic[Key]):
     """A picture and a question about it; the key is what the caller knows it by."""
 
     key: Key
-    pictures: Pictures
+    pictures: ImageBatch
     asked: TypedQuestion
 
 
@@ -59,7 +64,7 @@ def typed_question(
         rules: Grammar | None = task_grammar(task, any_label=any_label) if grammar else None
     else:
         rules = grammar
-    options = Options(max_new_tokens=max_new_tokens, sampling=sampling, grammar=rules)
+    options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, grammar=rules)
     return TypedQuestion(task, pipeline.question(prompt, 1, options))
 
 
@@ -72,16 +77,16 @@ def answer_each(
     picture whose pixels were seen lately is not encoded again.
     """
     waiting: dict[int, Item[Key]] = {}
-    encoder, engine = PictureEncoder(pipeline.engine), pipeline.engine
+    encoder, engine = ImageFeatureCache(pipeline.engine), pipeline.engine
     decode_masks = engine.decode_masks if engine.decodes_masks else None
 
-    def asked() -> Iterator[Asked]:
+    def asked() -> Iterator[EncodedRequest]:
         for number, item in enumerate(items):
             waiting[number], watch = item, Stopwatch()
             features = encoder.features(item.pictures, watch)
-            yield Asked(item.asked.question, features, watch)
+            yield EncodedRequest(item.asked.question, features, watch)
 
     for number, generation in pipeline.answer(asked(), slots=slots, capacity=capacity):
         item = waiting.pop(number)
         size = (item.pictures.width, item.pictures.height)
-        yield item.key, typed_result(item.asked.task, generation, size, decode_masks)
+        yield item.key, build_result(item.asked.task, generation, size, decode_masks)

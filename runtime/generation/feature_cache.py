@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import itemsize
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.images.pixels import Pictures
+from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ _KEPT_BYTES = 64 << 20  # of features: 32 pictures of PaliGemma-3B at 224, 2 at 
 
 
 @dataclass(frozen=True, eq=False)
-class PictureEncoder:
+class ImageFeatureCache:
     """Encodes and projects pictures, and keeps what it made of the latest ones."""
 
     engine: Engine
     kept: dict[bytes, ort.OrtValue] = field(default_factory=dict)  # by digest, the oldest first
 
-    def features(self, pictures: Pictures, watch: Stopwatch) -> ort.OrtValue:
+    def features(self, pictures: ImageBatch, watch: Stopwatch) -> ort.OrtValue:
         """Features [pictures, N, hidden]."""
         digest = hashlib.sha256(pictures.pixel_values.data).digest()
         found = self.kept.pop(digest, None) or self._encode(pictures.pixel_values, watch)

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.engine.kv_cache import Cache
+from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.generation.select_token import choose
 from paligemma_edge.runtime.grammar.base import State
-from paligemma_edge.runtime.manifest import TokenizerFacts
+from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Request:
     watch: Stopwatch = field(default_factory=Stopwatch)
 
 
-class Spoken(NamedTuple):
+class GeneratedToken(NamedTuple):
     """A token of the answer to the request of a number, and the model's log-probability for it."""
 
     number: int
@@ -49,11 +49,11 @@ class Spoken(NamedTuple):
 
 def generate(
     engine: Engine,
-    tokenizer: TokenizerFacts,
+    tokenizer: TokenizerConfig,
     requests: Iterable[Request],
-    cache: Cache,
+    cache: KVCache,
     slots: int | None = None,
-) -> Iterator[Spoken]:
+) -> Iterator[GeneratedToken]:
     """Answer requests in the first `slots` slots of a cache, or all; yield tokens as they come.
 
     The end-of-sequence token is yielded too, last of an answer that ended by itself. `requests`
@@ -90,13 +90,13 @@ class _Loop:
     """The state that travels from step to step."""
 
     engine: Engine
-    tokenizer: TokenizerFacts
+    tokenizer: TokenizerConfig
     waiting: Iterator[tuple[int, Request]]
-    cache: Cache
+    cache: KVCache
     slots: int
     running: dict[int, _Sequence] = field(default_factory=dict)  # by slot
 
-    def admit(self) -> Iterator[Spoken]:
+    def admit(self) -> Iterator[GeneratedToken]:
         """Prefill waiting requests into free slots; yield the first token of each."""
         for slot in range(self.slots):
             while slot not in self.running and (entry := next(self.waiting, None)) is not None:
@@ -106,7 +106,7 @@ class _Loop:
                     row = self.engine.prefill(self.cache, slot, request.image_features, request.ids)
                 yield self._accept(slot, row)
 
-    def step(self) -> Iterator[Spoken]:
+    def step(self) -> Iterator[GeneratedToken]:
         """Append one token to every running sequence; yield the tokens."""
         slots = max(self.running) + 1
         stepper = self.engine.stepper(self.cache, slots)
@@ -118,7 +118,7 @@ class _Loop:
             sequence.request.watch.add("steps", seconds)
             yield self._accept(slot, logits[slot])
 
-    def _accept(self, slot: int, row: Row) -> Spoken:
+    def _accept(self, slot: int, row: Row) -> GeneratedToken:
         """Choose a slot's next token; an answer that is complete leaves its slot."""
         sequence = self.running[slot]
         token = sequence.choose(row)
@@ -126,4 +126,4 @@ class _Loop:
         if full or token == self.tokenizer.eos_id:
             del self.running[slot]
             self.cache.lengths[slot] = 0
-        return Spoken(sequence.number, token, row.log_prob(token))
+        return GeneratedToken(sequence.number, token, row.log_prob(token))

@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from paligemma_edge.runtime.engine.cache_pool import Caches
+from paligemma_edge.runtime.engine.cache_pool import KVCachePool
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.errors import OptionError, PromptError
 from paligemma_edge.runtime.generation.choice_scoring import score_choices
-from paligemma_edge.runtime.generation.loop import Request, Spoken, generate
+from paligemma_edge.runtime.generation.loop import GeneratedToken, Request, generate
 from paligemma_edge.runtime.generation.sampling import Greedy, Sampling
 from paligemma_edge.runtime.grammar.base import Grammar, State
 from paligemma_edge.runtime.grammar.choices import Choices
 from paligemma_edge.runtime.manifest import Manifest
-from paligemma_edge.runtime.results.generation import Generation, spell
+from paligemma_edge.runtime.results.generation import Generation, decode_with_offsets
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
 from paligemma_edge.runtime.timing import Stopwatch
 from paligemma_edge.runtime.validation import check_count
@@ -31,7 +31,7 @@ DEFAULT_MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class GenerationOptions:
     """How to answer. OptionError where a value cannot be used.
 
     `max_new_tokens` None is DEFAULT_MAX_NEW_TOKENS, or as many as the model still holds.
@@ -58,7 +58,7 @@ class Options:
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class PreparedPrompt:
     """A prompt that was checked, and how to answer it; good for any picture."""
 
     prompt: str
@@ -75,10 +75,10 @@ class Question:
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class EncodedRequest:
     """A question about pictures that were encoded: features [pictures, N, hidden]."""
 
-    question: Question
+    question: PreparedPrompt
     image_features: ort.OrtValue
     watch: Stopwatch
 
@@ -90,27 +90,27 @@ class Pipeline:
     engine: Engine
     encoder: PromptEncoder
     manifest: Manifest
-    caches: Caches
+    cache_pool: KVCachePool
 
-    def question(self, prompt: str, pictures: int, options: Options) -> Question:
+    def question(self, prompt: str, pictures: int, options: GenerationOptions) -> PreparedPrompt:
         """Check a prompt about so many pictures; PromptError where it cannot be asked."""
         if pictures < 1:
             raise PromptError("no picture was given, wanted at least one for each prompt")
         ids = self.encoder.encode(prompt, pictures)
-        length = pictures * self.engine.facts.image_tokens + len(ids)
+        length = pictures * self.engine.config.image_tokens + len(ids)
         max_new_tokens = self._room(length, options.max_new_tokens)
         state = None if options.grammar is None else options.grammar.start(self.encoder)
         sampling = options.sampling or Greedy()
-        return Question(prompt, ids, length, max_new_tokens, sampling, state)
+        return PreparedPrompt(prompt, ids, length, max_new_tokens, sampling, state)
 
     def answer(
-        self, asked: Iterable[Asked], *, slots: int, capacity: int
+        self, asked: Iterable[EncodedRequest], *, slots: int, capacity: int
     ) -> Iterator[tuple[int, Generation]]:
         """Answer in so many slots; yield (place in `asked`, generation) as answers are complete.
 
         `asked` is read only as slots become free. `capacity` is that of the longest question.
         """
-        running: dict[int, tuple[Asked, list[Spoken]]] = {}
+        running: dict[int, tuple[EncodedRequest, list[GeneratedToken]]] = {}
 
         def requests() -> Iterator[Request]:
             for number, one in enumerate(asked):
@@ -124,7 +124,7 @@ class Pipeline:
                 del running[spoken.number]
                 yield spoken.number, self._generation(one, said)
 
-    def stream(self, asked: Iterable[Asked], capacity: int) -> Iterator[str]:
+    def stream(self, asked: Iterable[EncodedRequest], capacity: int) -> Iterator[str]:
         """The text of one answer, piece by piece; a character is never cut in two."""
         text = TextStream(self.encoder)
         for spoken in self._spoken(map(_request, asked), 1, capacity):
@@ -134,10 +134,10 @@ class Pipeline:
             yield piece
 
     def score(
-        self, question: Question, image_features: ort.OrtValue, choices: Choices
+        self, question: PreparedPrompt, image_features: ort.OrtValue, choices: Choices
     ) -> dict[str, float]:
         """Log-probability of each choice, its end included; a prefix they share is read once."""
-        with self.caches.lend(1, question.capacity) as cache:
+        with self.cache_pool.acquire(1, question.capacity) as cache:
             first = self.engine.prefill(cache, 0, image_features, question.ids)
             stepper = self.engine.stepper(cache, 1)
 
@@ -147,17 +147,19 @@ class Pipeline:
 
             return score_choices(choices, self.encoder, first, read)
 
-    def _spoken(self, requests: Iterable[Request], slots: int, capacity: int) -> Iterator[Spoken]:
-        with self.caches.lend(slots, capacity) as cache:
+    def _spoken(
+        self, requests: Iterable[Request], slots: int, capacity: int
+    ) -> Iterator[GeneratedToken]:
+        with self.cache_pool.acquire(slots, capacity) as cache:
             yield from generate(self.engine, self.manifest.tokenizer, requests, cache, slots)
 
-    def _ends(self, spoken: Spoken, count: int, question: Question) -> bool:
+    def _ends(self, spoken: GeneratedToken, count: int, question: PreparedPrompt) -> bool:
         ended = spoken.token == self.manifest.tokenizer.eos_id
         return ended or count == question.max_new_tokens
 
-    def _generation(self, asked: Asked, said: list[Spoken]) -> Generation:
+    def _generation(self, asked: EncodedRequest, said: list[GeneratedToken]) -> Generation:
         ids = tuple(spoken.token for spoken in said)
-        text, ends = spell(self.encoder, ids)
+        text, ends = decode_with_offsets(self.encoder, ids)
         return Generation(
             prompt=asked.question.prompt,
             text=text,
@@ -170,11 +172,11 @@ class Pipeline:
 
     def _room(self, length: int, wanted: int | None) -> int:
         """Tokens of an answer; PromptError where so many, or any at all, are not left."""
-        limit = self.caches.max_length
+        limit = self.cache_pool.max_length
         room = min(DEFAULT_MAX_NEW_TOKENS, limit - length) if wanted is None else wanted
         if room < 1 or length + room > limit:
             held, more = f"the model holds {limit}", ""
-            if self.caches.plan is not None:
+            if self.cache_pool.plan is not None:
                 held, more = f"it was opened with max_length {limit}", "open it with more, "
             raise PromptError(
                 f"prompt and pictures take {length} tokens and the answer may take "
@@ -184,7 +186,7 @@ class Pipeline:
         return room
 
 
-def _request(asked: Asked) -> Request:
+def _request(asked: EncodedRequest) -> Request:
     question = asked.question
     return Request(
         asked.image_features,

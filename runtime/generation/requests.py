@@ -11,51 +11,56 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
-from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
-from paligemma_edge.runtime.generation.pipeline import Asked, Options, Pipeline, Question
+from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
+from paligemma_edge.runtime.generation.pipeline import (
+    EncodedRequest,
+    GenerationOptions,
+    Pipeline,
+    PreparedPrompt,
+)
 from paligemma_edge.runtime.images.load import ImageInput
-from paligemma_edge.runtime.images.pixels import read_pictures
+from paligemma_edge.runtime.images.pixels import read_images
 from paligemma_edge.runtime.timing import Stopwatch
 
 Images: TypeAlias = ImageInput | list[ImageInput] | tuple[ImageInput, ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Checked:
+class ValidatedRequest:
     """A request that was checked; `number` is its place among `count`."""
 
     number: int
     count: int
     images: tuple[ImageInput, ...]
-    question: Question
+    question: PreparedPrompt
 
 
-def listed(image: Images) -> tuple[ImageInput, ...]:
+def as_tuple(image: Images) -> tuple[ImageInput, ...]:
     """One picture, or several that a prompt is about together."""
     return tuple(image) if isinstance(image, list | tuple) else (image,)
 
 
-def check_requests(
-    pipeline: Pipeline, requests: Iterable[tuple[Images, str]], options: Options
-) -> list[Checked]:
+def validate_requests(
+    pipeline: Pipeline, requests: Iterable[tuple[Images, str]], options: GenerationOptions
+) -> list[ValidatedRequest]:
     """Check all prompts; PromptError says which cannot be asked. No picture is read."""
     if not isinstance(requests, Iterable):
         raise PromptError(f"the requests are {type(requests).__name__}, wanted a list of pairs")
-    asked, checked = list(requests), list[Checked]()
-    for number, request in enumerate(asked):
-        with _telling_which(number, len(asked)):
+    encode_requests, checked = list(requests), list[ValidatedRequest]()
+    for number, request in enumerate(encode_requests):
+        with _telling_which(number, len(encode_requests)):
             if not isinstance(request, list | tuple) or len(request) != 2:
                 found = type(request).__name__
                 raise PromptError(f"a {found} that is no pair, wanted (picture, prompt)")
-            images = listed(request[0])
+            images = as_tuple(request[0])
             question = pipeline.question(request[1], len(images), options)
-            checked.append(Checked(number, len(asked), images, question))
+            checked.append(ValidatedRequest(number, len(encode_requests), images, question))
     return checked
 
 
-def by_adapter(
-    requests: Sequence[Checked], adapter: str | Sequence[str | None] | None
-) -> dict[str | None, list[Checked]]:
+def group_by_adapter(
+    requests: Sequence[ValidatedRequest], adapter: str | Sequence[str | None] | None
+) -> dict[str | None, list[ValidatedRequest]]:
     """Requests by their adapter, those of the first one first.
 
     `adapter` is one for all or one for each; OptionError where it is neither.
@@ -66,23 +71,25 @@ def by_adapter(
         raise OptionError(
             f"adapter is {adapter!r}, wanted one name, or one for each of {len(requests)} requests"
         )
-    groups: dict[str | None, list[Checked]] = {}
+    groups: dict[str | None, list[ValidatedRequest]] = {}
     for name, request in zip(names, requests, strict=True):
         groups.setdefault(name, []).append(request)
     return groups
 
 
-def asked(pipeline: Pipeline, requests: Iterable[Checked]) -> Iterator[Asked]:
+def encode_requests(
+    pipeline: Pipeline, requests: Iterable[ValidatedRequest]
+) -> Iterator[EncodedRequest]:
     """Read and encode the pictures of each request when it is asked for.
 
     ImageError says which of several requests has a picture that cannot be read.
     """
-    encoder = PictureEncoder(pipeline.engine)
+    encoder = ImageFeatureCache(pipeline.engine)
     for request in requests:
         watch = Stopwatch()
         with _telling_which(request.number, request.count):
-            pictures = read_pictures(request.images, pipeline.manifest.image, watch)
-        yield Asked(request.question, encoder.features(pictures, watch), watch)
+            pictures = read_images(request.images, pipeline.manifest.image, watch)
+        yield EncodedRequest(request.question, encoder.features(pictures, watch), watch)
 
 
 @contextmanager

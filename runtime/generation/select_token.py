@@ -1,6 +1,6 @@
 """Which token is said next: a policy and a grammar over what the decoder tells of it.
 
-Asks for as little of a row as the choice needs: on a card every logit that is looked at on the
+Asks for as little of a row as the choice needs: on a GPU every logit that is looked at on the
 host has to be copied there.
 """
 
@@ -36,7 +36,7 @@ def _chosen_of_flags(
     if isinstance(sampling, Greedy) and (found := _likeliest(row, allowed)) is not None:
         return found
     tokens = np.flatnonzero(allowed)
-    return int(tokens[sampling.choose(row.spoken[tokens], position)])
+    return int(tokens[sampling.choose(row.answer_logits[tokens], position)])
 
 
 def _drawn(sampling: Sampling, row: Row, position: int) -> int:
@@ -45,7 +45,7 @@ def _drawn(sampling: Sampling, row: Row, position: int) -> int:
         short = row.shortlist
         if short is not None and short.holds_top(sampling.top_k):
             return int(short.tokens[sampling.choose(short.logits, position)])
-    return sampling.choose(row.spoken, position)
+    return sampling.choose(row.answer_logits, position)
 
 
 def _likeliest(row: Row, allowed: NDArray[np.bool_]) -> int | None:

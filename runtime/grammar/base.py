@@ -40,7 +40,7 @@ class Grammar(Protocol):
 
 
 @dataclass(frozen=True)
-class Ended:
+class EndState:
     """The place behind the end of an answer, where only the end may follow."""
 
     eos_id: int
@@ -50,13 +50,13 @@ class Ended:
         """The end alone."""
         return np.array([self.eos_id])
 
-    def after(self, token: int) -> Ended:
+    def after(self, token: int) -> EndState:
         """The same place."""
         assert token == self.eos_id
         return self
 
 
-def spelled(encoder: PromptEncoder, text: str) -> tuple[int, ...]:
+def answer_tokens(encoder: PromptEncoder, text: str) -> tuple[int, ...]:
     """The tokens of a text that an answer may be; PromptError where they would read otherwise."""
     ids = encoder.continuation(text)
     if (read := encoder.decode(ids)) != text:

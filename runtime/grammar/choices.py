@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.grammar.base import Allowed, Ended, State, spelled
+from paligemma_edge.runtime.grammar.base import Allowed, EndState, State, answer_tokens
 from paligemma_edge.runtime.grammar.trie import TokenTrie
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
@@ -37,23 +37,23 @@ class Choices:
 
     def start(self, encoder: PromptEncoder) -> State:
         """The place before an answer; PromptError where the tokenizer cannot write one."""
-        return _Place(self.trie(encoder), 0, Ended(encoder.facts.eos_id))
+        return _Place(self.trie(encoder), 0, EndState(encoder.config.eos_id))
 
     def trie(self, encoder: PromptEncoder) -> TokenTrie:
         """The tokens of the answers, in order, each with the end; PromptError as above."""
-        eos_id = encoder.facts.eos_id
-        return TokenTrie.of((*spelled(encoder, answer), eos_id) for answer in self.answers)
+        eos_id = encoder.config.eos_id
+        return TokenTrie.of((*answer_tokens(encoder, answer), eos_id) for answer in self.answers)
 
     def longest(self, encoder: PromptEncoder) -> int:
         """Tokens of the longest answer, its end included."""
-        return 1 + max(len(spelled(encoder, answer)) for answer in self.answers)
+        return 1 + max(len(answer_tokens(encoder, answer)) for answer in self.answers)
 
 
 @dataclass(frozen=True)
 class _Place:
     trie: TokenTrie
     place: int
-    ended: Ended
+    ended: EndState
 
     @property
     def allowed(self) -> Allowed:

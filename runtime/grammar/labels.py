@@ -26,9 +26,9 @@ class FreeText:
     the ones that complete it. `blank` flags the tokens that end with a blank.
     """
 
-    behind_box: NDArray[np.bool_]
-    behind_words: NDArray[np.bool_]
-    behind_blank: NDArray[np.bool_]
+    after_box: NDArray[np.bool_]
+    after_words: NDArray[np.bool_]
+    after_blank: NDArray[np.bool_]
     blank: NDArray[np.bool_]
     separators: Mapping[int, tuple[int, ...]]
 
@@ -41,18 +41,18 @@ class FreeText:
         whole = encoder.continuation(SEPARATOR)
         bare = encoder.continuation(SEPARATOR.lstrip())  # where a token has brought the blank
         ways = [way for way in (whole, bare) if b";" in encoder.vocabulary[way[0]]]
-        ends = [encoder.facts.eos_id, *(way[0] for way in ways if way is whole)]
+        ends = [encoder.config.eos_id, *(way[0] for way in ways if way is whole)]
         return cls(
-            behind_box=_with(words & leading, ends),
-            behind_words=_with(words, ends),
-            behind_blank=_with(words, [*ends, bare[0]]),
+            after_box=_with(words & leading, ends),
+            after_words=_with(words, ends),
+            after_blank=_with(words, [*ends, bare[0]]),
             blank=blank,
             separators={way[0]: way[1:] for way in ways},
         )
 
-    def behind(self, token: int) -> NDArray[np.bool_]:
+    def after(self, token: int) -> NDArray[np.bool_]:
         """Flags of what may follow a token of a label."""
-        return self.behind_blank if self.blank[token] else self.behind_words
+        return self.after_blank if self.blank[token] else self.after_words
 
 
 def _is_words(text: bytes) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import CODES_PER_MASK, LOC_COUNT, SEG_COUNT
-from paligemma_edge.runtime.grammar.base import Allowed, Ended, State, spelled
+from paligemma_edge.runtime.grammar.base import Allowed, EndState, State, answer_tokens
 from paligemma_edge.runtime.grammar.labels import SEPARATOR, FreeText
 from paligemma_edge.runtime.grammar.trie import TokenTrie
 from paligemma_edge.runtime.text.labels import checked_labels
@@ -49,28 +49,28 @@ class _Rules:
 
     locations: NDArray[np.intp]  # [1024]
     codes: NDArray[np.intp]  # [128]
-    ended: Ended
+    ended: EndState
     masks: bool
     names: TokenTrie | FreeText
 
     @classmethod
     def of(cls, grammar: ObjectGrammar, encoder: PromptEncoder) -> Self:
-        facts = encoder.facts
+        config = encoder.config
         return cls(
-            locations=facts.first_loc_id + np.arange(LOC_COUNT),
-            codes=facts.first_seg_id + np.arange(SEG_COUNT),
-            ended=Ended(facts.eos_id),
+            locations=config.first_loc_id + np.arange(LOC_COUNT),
+            codes=config.first_seg_id + np.arange(SEG_COUNT),
+            ended=EndState(config.eos_id),
             masks=grammar.masks,
             names=_names(grammar.labels, encoder),
         )
 
-    def behind_box(self) -> State:
-        return _Codes(self, CODES_PER_MASK) if self.masks else self.behind_codes()
+    def after_box(self) -> State:
+        return _Codes(self, CODES_PER_MASK) if self.masks else self.after_codes()
 
-    def behind_codes(self) -> State:
+    def after_codes(self) -> State:
         if isinstance(self.names, TokenTrie):
             return _Name(self, self.names, 0)
-        return _Words(self, self.names, self.names.behind_box)
+        return _Words(self, self.names, self.names.after_box)
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class _Corners:
         numbers = (*self.numbers, token - int(self.rules.locations[0]))
         if len(numbers) < 4:
             return _Corners(self.rules, numbers)
-        return self.rules.behind_box()
+        return self.rules.after_box()
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class _Codes:
     def after(self, token: int) -> State:  # noqa: ARG002 - any code
         if self.left > 1:
             return _Codes(self.rules, self.left - 1)
-        return self.rules.behind_codes()
+        return self.rules.after_codes()
 
 
 @dataclass(frozen=True)
@@ -159,8 +159,8 @@ class _Words:
         if token == self.rules.ended.eos_id:
             return self.rules.ended
         if (rest := self.words.separators.get(token)) is not None:
-            return _behind_separator(self.rules, rest)
-        return _Words(self.rules, self.words, self.words.behind(token))
+            return _after_separator(self.rules, rest)
+        return _Words(self.rules, self.words, self.words.after(token))
 
 
 @dataclass(frozen=True)
@@ -176,17 +176,17 @@ class _Separator:
 
     def after(self, token: int) -> State:
         assert token == self.rest[0]
-        return _behind_separator(self.rules, self.rest[1:])
+        return _after_separator(self.rules, self.rest[1:])
 
 
-def _behind_separator(rules: _Rules, rest: tuple[int, ...]) -> State:
+def _after_separator(rules: _Rules, rest: tuple[int, ...]) -> State:
     return _Separator(rules, rest) if rest else _Corners(rules, ())
 
 
 def _names(labels: tuple[str, ...] | None, encoder: PromptEncoder) -> TokenTrie | FreeText:
     if labels is None:
         return encoder.once(FreeText.of)
-    eos_id = encoder.facts.eos_id
+    eos_id = encoder.config.eos_id
     texts = [f" {label}" for label in labels]
-    last = ((*spelled(encoder, text), eos_id) for text in texts)
-    return TokenTrie.of([*last, *(spelled(encoder, text + SEPARATOR) for text in texts)])
+    last = ((*answer_tokens(encoder, text), eos_id) for text in texts)
+    return TokenTrie.of([*last, *(answer_tokens(encoder, text + SEPARATOR) for text in texts)])

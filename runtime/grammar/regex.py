@@ -15,7 +15,7 @@ from weakref import ReferenceType, ref
 import numpy as np
 
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError
-from paligemma_edge.runtime.grammar.base import Allowed, Ended, State
+from paligemma_edge.runtime.grammar.base import Allowed, EndState, State
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Regex:
         """
         start = _Place(self.pattern, encoder, _matcher(self.pattern, encoder))
         ids = np.flatnonzero(start.allowed) if start.allowed.dtype == np.bool_ else start.allowed
-        first = ids[ids != encoder.facts.eos_id]
+        first = ids[ids != encoder.config.eos_id]
         if not len(first):
             raise _refused(self.pattern, "nothing but the empty text matches it")
         # What grows too large does so behind the first token: it is told here, not midway.
@@ -77,15 +77,15 @@ class _Place:
         bits = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
         if self.matcher.is_error():
             raise _refused(self.pattern, _reason(self.matcher.get_error()))
-        image_id = self.encoder.facts.image_id
+        image_id = self.encoder.config.image_id
         flags = np.unpackbits(bits, count=image_id, bitorder="little").view(np.bool_)
         few = np.count_nonzero(flags) * _FEW < image_id
         return np.flatnonzero(flags) if few else flags
 
     def after(self, token: int) -> State:
-        eos_id = self.encoder.facts.eos_id
+        eos_id = self.encoder.config.eos_id
         if token == eos_id:
-            return Ended(eos_id)
+            return EndState(eos_id)
         matcher = self.matcher.deep_copy()
         matcher.consume_token(token)
         return _Place(self.pattern, self.encoder, matcher)
@@ -95,9 +95,9 @@ class _Spelling:
     """A tokenizer as llguidance wants to see it; does not keep it alive."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
-        facts = encoder.facts
-        self.eos_token_id = facts.eos_id
-        self.bos_token_id = facts.bos_id
+        config = encoder.config
+        self.eos_token_id = config.eos_id
+        self.bos_token_id = config.bos_id
         self.tokens = encoder.vocabulary
         self._encoder: ReferenceType[PromptEncoder] = ref(encoder)
 

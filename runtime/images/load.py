@@ -1,7 +1,7 @@
 """A picture, however it is given, to pixel values.
 
 Knows files, bytes, arrays and Pillow's modes, and refuses what it cannot read exactly. Knows
-nothing of the model but the facts of its pictures.
+nothing of the model but the config of its pictures.
 """
 
 from __future__ import annotations

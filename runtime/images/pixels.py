@@ -15,7 +15,7 @@ from PIL import Image
 
 from paligemma_edge.runtime.images.load import ImageInput, load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
-from paligemma_edge.runtime.manifest import ImageFacts
+from paligemma_edge.runtime.manifest import ImageConfig
 from paligemma_edge.runtime.timing import Stopwatch
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class ImageBatch:
     """The pictures of one prompt as the model sees them, and the size of the first."""
 
     pixel_values: NDArray[np.float32]  # [pictures, 3, R, R]
@@ -31,9 +31,9 @@ class Pictures:
     height: int
 
     @classmethod
-    def of(cls, images: Sequence[Image.Image], facts: ImageFacts) -> Self:
+    def of(cls, images: Sequence[Image.Image], config: ImageConfig) -> Self:
         """Squeeze pictures that were loaded, at least one."""
-        pixels = np.stack([pixel_values(image, facts) for image in images])
+        pixels = np.stack([pixel_values(image, config) for image in images])
         return cls(pixels, *images[0].size)
 
     @property
@@ -42,7 +42,7 @@ class Pictures:
         return len(self.pixel_values)
 
 
-def read_pictures(images: Sequence[ImageInput], facts: ImageFacts, watch: Stopwatch) -> Pictures:
+def read_images(images: Sequence[ImageInput], config: ImageConfig, watch: Stopwatch) -> ImageBatch:
     """Read and squeeze one or more pictures; ImageError for one that cannot be read."""
     with watch.measure("preprocess"):
-        return Pictures.of([load_image(image) for image in images], facts)
+        return ImageBatch.of([load_image(image) for image in images], config)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.contract import LORA, ComputeDtype
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.engine.lora import Adapter
+from paligemma_edge.runtime.engine.lora import LoraWeights
 from paligemma_edge.runtime.errors import BundleError, OptionError
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
@@ -27,22 +27,22 @@ _STORED: Mapping[ComputeDtype, str] = {  # NumPy has no bfloat16: its words are 
 }
 
 
-class Adapters:
+class LoraAdapters:
     """The adapters of a bundle that one open variant can be switched to."""
 
     def __init__(self, bundle: Bundle, variant: str, engine: Engine) -> None:
         """`engine` runs the variant; where it has adapted graphs, those are open."""
         self.bundle, self.variant = bundle, variant
         self.dtype, self.memory, self.inputs = engine.dtype, engine.memory, engine.lora_inputs
-        self._loaded: dict[str, Adapter] = {}
+        self._loaded: dict[str, LoraWeights] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
         """What can be switched to."""
         adapters = self.bundle.manifest.adapters
-        return tuple(name for name, facts in adapters.items() if self.variant in facts.files)
+        return tuple(name for name, config in adapters.items() if self.variant in config.files)
 
-    def get(self, name: str) -> Adapter:
+    def get(self, name: str) -> LoraWeights:
         """An adapter, read when it is first asked for.
 
         OptionError where the variant has none of the name, BundleError where it is damaged.
@@ -62,14 +62,14 @@ class Adapters:
         has = f"has {', '.join(self.names)}" if self.names else "has none"
         return f"adapter is {name!r}, variant {self.variant} of the bundle {has}"
 
-    def _load(self, name: str) -> Adapter:
+    def _load(self, name: str) -> LoraWeights:
         file = self.bundle.manifest.adapters[name].files[self.variant]
         self.bundle.verify([file])
         arrays = _read(self.bundle, file)
         self._check(file, arrays)
         values = {key: self.memory.put(array) for key, array in arrays.items()}
         number = 1 + self.names.index(name)
-        return Adapter(name, number, self.memory, self.dtype, values)
+        return LoraWeights(name, number, self.memory, self.dtype, values)
 
     def _check(self, file: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Compare what a file holds with what the graphs take."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import LORA, ComputeDtype
 from paligemma_edge.runtime.errors import BundleError
-from paligemma_edge.runtime.manifest import Manifest, ModelFacts
+from paligemma_edge.runtime.manifest import Manifest, ModelConfig
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -58,9 +58,9 @@ def check_graph(
 
 
 def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Tensors]:
-    facts, side = manifest.model, manifest.image.size
-    hidden_state = {contract.LAST_HIDDEN_STATE: (computed, (None, facts.image_tokens, None))}
-    features = (computed, (None, facts.image_tokens, facts.hidden_size))
+    config, side = manifest.model, manifest.image.size
+    hidden_state = {contract.LAST_HIDDEN_STATE: (computed, (None, config.image_tokens, None))}
+    features = (computed, (None, config.image_tokens, config.hidden_size))
     codes = (_INT64, (None, contract.CODES_PER_MASK))
     spoken = manifest.tokenizer.image_id
     wanted: dict[str, tuple[_Tensors, _Tensors]] = {
@@ -69,10 +69,10 @@ def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Te
             hidden_state,
         ),
         contract.PROJECTOR: (hidden_state, {contract.IMAGE_FEATURES: features}),
-        contract.PREFILL: _decoder(facts, computed),
-        contract.DECODER: _decoder(facts, computed),
-        contract.PICK: _pick(facts),
-        contract.SHORTLIST: _shortlist(facts, min(contract.SHORTLISTED, spoken)),
+        contract.PREFILL: _decoder(config, computed),
+        contract.DECODER: _decoder(config, computed),
+        contract.PICK: _pick(config),
+        contract.SHORTLIST: _shortlist(config, min(contract.SHORTLISTED, spoken)),
         contract.MASK_DECODER: (
             {contract.SEGMENTATION_CODES: codes},
             {contract.MASK: (_FLOAT, (None, 64, 64))},
@@ -81,18 +81,18 @@ def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Te
     return wanted[name]
 
 
-def _decoder(facts: ModelFacts, computed: str) -> tuple[_Tensors, _Tensors]:
-    row = (computed, (None, facts.num_kv_heads, None, facts.head_dim))
-    layers = range(facts.num_layers)
+def _decoder(config: ModelConfig, computed: str) -> tuple[_Tensors, _Tensors]:
+    row = (computed, (None, config.num_kv_heads, None, config.head_dim))
+    layers = range(config.num_layers)
     inputs: dict[str, _Tensor] = {
         contract.INPUT_IDS: (_INT64, (None, None)),
-        contract.IMAGE_FEATURES: (computed, (None, None, facts.hidden_size)),
+        contract.IMAGE_FEATURES: (computed, (None, None, config.hidden_size)),
         contract.SEQLENS_K: (_INT32, (None,)),
         contract.TOTAL_SEQUENCE_LENGTH: (_INT32, ()),
         **{name: row for layer in layers for name in contract.past_names(layer)},
     }
     outputs: dict[str, _Tensor] = {
-        contract.LOGITS: (_FLOAT, (None, 1, facts.vocab_size)),
+        contract.LOGITS: (_FLOAT, (None, 1, config.vocab_size)),
         contract.NEXT_TOKEN: (_INT64, (None, 1)),
         contract.NEXT_LOG_PROB: (_FLOAT, (None, 1)),
         **{name: row for layer in layers for name in contract.present_names(layer)},
@@ -100,13 +100,13 @@ def _decoder(facts: ModelFacts, computed: str) -> tuple[_Tensors, _Tensors]:
     return inputs, outputs
 
 
-def _pick(facts: ModelFacts) -> tuple[_Tensors, _Tensors]:
-    inputs = {contract.LOGITS: (_FLOAT, (1, 1, facts.vocab_size)), contract.TOKENS: (_INT64, _ANY)}
+def _pick(config: ModelConfig) -> tuple[_Tensors, _Tensors]:
+    inputs = {contract.LOGITS: (_FLOAT, (1, 1, config.vocab_size)), contract.TOKENS: (_INT64, _ANY)}
     return inputs, {contract.PICKED: (_FLOAT, _ANY)}
 
 
-def _shortlist(facts: ModelFacts, count: int) -> tuple[_Tensors, _Tensors]:
-    inputs = {contract.LOGITS: (_FLOAT, (1, 1, facts.vocab_size))}
+def _shortlist(config: ModelConfig, count: int) -> tuple[_Tensors, _Tensors]:
+    inputs = {contract.LOGITS: (_FLOAT, (1, 1, config.vocab_size))}
     return inputs, {
         contract.TOP_TOKENS: (_INT64, (count,)),
         contract.TOP_LOGITS: (_FLOAT, (count,)),

@@ -11,28 +11,28 @@ from paligemma_edge.runtime.bundle.digests import Digests
 from paligemma_edge.runtime.device.device import Device
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.engine.lora import Adapter
+from paligemma_edge.runtime.engine.lora import LoraWeights
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.loading.graph_check import check_graph
-from paligemma_edge.runtime.manifest import Adapted, Primed, Variant
+from paligemma_edge.runtime.manifest import LoraGraphs, Prepacked, Variant
 
 _REQUIRED = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
 _PICKERS = (contract.PICK, contract.SHORTLIST)
 
 
-def open_engine(
+def load_engine(
     variant: Variant,
     device: Device,
     digests: Digests,
-    primed: Primed | None = None,
-    adapted: Adapted | None = None,
+    prepacked: Prepacked | None = None,
+    adapted: LoraGraphs | None = None,
 ) -> Engine:
-    """Open every graph of a variant on a device, or primed or adapted ones in their place.
+    """Open every graph of a variant on a device, or prepacked or adapted ones in their place.
 
     The largest comes first. BundleError or DeviceError where one cannot be opened.
     """
     manifest = digests.bundle.manifest
-    graphs = (primed or variant).graphs
+    graphs = (prepacked or variant).graphs
 
     def session(graph: str) -> Session:
         path, weights = digests.file(graphs[graph]), None
@@ -40,7 +40,7 @@ def open_engine(
             path, weights = digests.file(adapted.graphs[graph]), path.parent
         captures = device.captures and graph == contract.DECODER
         opened = device.open_session(
-            path, optimized=primed is not None, captures=captures, weights=weights
+            path, optimized=prepacked is not None, captures=captures, weights=weights
         )
         check_graph(graph, opened, manifest, variant.compute_dtype)
         return Session(opened, device.memory, captures)
@@ -55,7 +55,7 @@ def open_engine(
         variant.compute_dtype,
         device.memory,
         sessions,
-        Adapter("", 0, device.memory, variant.compute_dtype),
+        LoraWeights("", 0, device.memory, variant.compute_dtype),
     )
 
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paligemma_edge.runtime.contract import itemsize
-from paligemma_edge.runtime.engine.cache_plan import Plan
+from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.manifest import Manifest, Variant
 
-# Python, NumPy and ONNX Runtime with their libraries; on a card a CUDA context, the kernels and
+# Python, NumPy and ONNX Runtime with their libraries; on a GPU a CUDA context, the kernels and
 # the work spaces of cuBLAS and cuDNN.
 _DEVICE_ITSELF: Mapping[str, int] = {"cpu": 150_000_000, "cuda": 600_000_000}
 # ONNX Runtime holds a part of the weights twice while it packs them for a processor: peaks of
@@ -26,8 +26,8 @@ _LIVE_WIDTHS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """Bytes of memory: of the process on a processor, of the card on CUDA."""
+class MemoryEstimate:
+    """Bytes of memory: of the process on a processor, of the GPU on CUDA."""
 
     weights: int
     cache: int  # keys and values of all slots
@@ -52,19 +52,19 @@ class Forecast:
 def _adapters(manifest: Manifest, variant: Variant) -> int:
     """Bytes of the adapters of a variant, all of which may come into use."""
     name = f"{variant.device}-{variant.recipe}"
-    files = [facts.files[name] for facts in manifest.adapters.values() if name in facts.files]
+    files = [config.files[name] for config in manifest.adapters.values() if name in config.files]
     return sum(manifest.files[file].bytes for file in files)
 
 
-def forecast(manifest: Manifest, variant: Variant, plan: Plan) -> Forecast:
+def estimate_memory(manifest: Manifest, variant: Variant, plan: CachePlan) -> MemoryEstimate:
     """What a variant takes when it is opened for a plan."""
-    facts = manifest.model
-    cache = plan.max_batch * facts.cache_bytes(plan.max_length, variant.compute_dtype)
+    config = manifest.model
+    cache = plan.max_batch * config.cache_bytes(plan.max_length, variant.compute_dtype)
     if variant.device == "cuda":  # ONNX Runtime takes memory for callers by powers of two there
         cache = 1 << (cache - 1).bit_length()
-    width = facts.hidden_size * itemsize(variant.compute_dtype)
-    logits = plan.max_batch * facts.vocab_size * itemsize("float32")
-    return Forecast(
+    width = config.hidden_size * itemsize(variant.compute_dtype)
+    logits = plan.max_batch * config.vocab_size * itemsize("float32")
+    return MemoryEstimate(
         weights=int(variant.memory_bytes * _PACKED[variant.device]) + _adapters(manifest, variant),
         cache=cache,
         workspace=plan.max_length * width * _LIVE_WIDTHS + logits,

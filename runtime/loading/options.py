@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TypedDict
 
 from paligemma_edge.runtime.device.device import Device, open_device
-from paligemma_edge.runtime.engine.cache_plan import Plan
+from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.errors import DeviceError, OptionError
-from paligemma_edge.runtime.loading.memory_estimate import Forecast, forecast
+from paligemma_edge.runtime.loading.memory_estimate import MemoryEstimate, estimate_memory
 from paligemma_edge.runtime.manifest import Manifest, Variant
 from paligemma_edge.runtime.validation import check_count
 
 
-class Opening(TypedDict, total=False):
+class LoadOptions(TypedDict, total=False):
     """Options of `PaliGemma` beside device and variant."""
 
     threads: int | None
@@ -22,32 +22,32 @@ class Opening(TypedDict, total=False):
     cuda_graph: bool
 
 
-def plan_for(
+def cache_plan_for(
     manifest: Manifest,
     variant: Variant,
     max_batch: int | None,
     max_length: int | None,
     *,
     cuda_graph: bool,
-) -> Plan | None:
+) -> CachePlan | None:
     """What to size at load; None: nothing. OptionError for what cannot be.
 
     Steps that are recorded need memory that stays, so they are always planned for.
     """
     if not cuda_graph:
-        return Plan.of(manifest.model, max_batch, max_length)
+        return CachePlan.of(manifest.model, max_batch, max_length)
     if variant.device != "cuda":
         raise OptionError(
-            f"cuda_graph records steps on a card, variant {variant.device}-{variant.recipe} is "
+            f"cuda_graph records steps on a GPU, variant {variant.device}-{variant.recipe} is "
             "made for a processor; leave it out or take a variant for cuda"
         )
-    return Plan.complete(manifest.model, max_batch, max_length)
+    return CachePlan.complete(manifest.model, max_batch, max_length)
 
 
 def device_for(
     manifest: Manifest,
     variant: Variant,
-    plan: Plan | None,
+    plan: CachePlan | None,
     threads: int | None,
     memory_limit: int | None,
     *,
@@ -59,24 +59,24 @@ def device_for(
     """
     if variant.device == "cpu":
         if memory_limit is not None:
-            raise OptionError("memory_limit is about a card's memory; leave it out on a processor")
+            raise OptionError("memory_limit is about a GPU's memory; leave it out on a processor")
         return open_device("cpu", threads)
-    needed = forecast(manifest, variant, plan or Plan.complete(manifest.model, 1, None))
+    needed = estimate_memory(manifest, variant, plan or CachePlan.complete(manifest.model, 1, None))
     workspace = None
     if memory_limit is not None:
         limit = check_count("memory_limit", memory_limit)
         _require(needed, needed.total, limit, "the memory limit", "raise the limit")
         workspace = limit - needed.weights - needed.cache - needed.device
     device = open_device("cuda", threads, memory_limit=workspace, captures=cuda_graph)
-    if (card := device.card) is not None:
-        free = f"what is free of the {card.total_bytes / 1e9:.1f} GB of {card.name}"
+    if (gpu := device.gpu) is not None:
+        free = f"what is free of the {gpu.total_bytes / 1e9:.1f} GB of {gpu.name}"
         # It was asked within a context of CUDA's own, which takes the most of `needed.device`.
         least = needed.total - needed.device
-        _require(needed, least, card.free_bytes, free, "end what else uses the card")
+        _require(needed, least, gpu.free_bytes, free, "end what else uses the GPU")
     return device
 
 
-def _require(needed: Forecast, least: int, there: int, what: str, else_: str) -> None:
+def _require(needed: MemoryEstimate, least: int, there: int, what: str, else_: str) -> None:
     if least > there:
         raise DeviceError(
             f"the variant needs {needed.describe()}; {what} is {there / 1e9:.2f} GB; take a "

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from paligemma_edge.runtime.device.device import check_present, present
+from paligemma_edge.runtime.device.device import check_present, present_devices
 from paligemma_edge.runtime.errors import BundleError, OptionError
 from paligemma_edge.runtime.manifest import Manifest, Variant
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 
 
-def choose(
+def choose_variant(
     manifest: Manifest, device: DeviceName = "auto", variant: str | None = None
 ) -> tuple[str, Variant]:
     """The variant that was named, or the first one that is made for the device."""
@@ -23,7 +23,7 @@ def choose(
         return variant, _named(manifest, device, variant)
     if device != "auto":
         check_present(device)
-    wanted = present() if device == "auto" else (device,)
+    wanted = present_devices() if device == "auto" else (device,)
     for name in wanted:
         for key, candidate in manifest.variants.items():
             if candidate.device == name:

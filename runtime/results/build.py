@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paligemma_edge.runtime.results.generation import Generation
-from paligemma_edge.runtime.results.result import Found, ObjectResult, TextResult
-from paligemma_edge.runtime.text.parse_answer import Answer, Detection
+from paligemma_edge.runtime.results.result import Detection, ObjectResult, TextResult
+from paligemma_edge.runtime.text.parse_answer import ParsedAnswer, ParsedObject
 from paligemma_edge.runtime.text.tasks import Task
 
 # Codes int64 [masks, 16] → float32 [masks, 64, 64]; None where the bundle has no mask decoder.
@@ -26,7 +26,7 @@ WITHOUT_MASKS = (
 )
 
 
-def typed_result(
+def build_result(
     task: Task,
     generation: Generation,
     size: tuple[int, int],
@@ -62,7 +62,7 @@ def object_result(
     detections, spans = answer.detections[:whole], answer.spans[:whole]
     decoded = decoded_masks(detections, decode_masks)
     objects = tuple(
-        Found(
+        Detection(
             detection=detection,
             score=generation.score_of(span),
             width=size[0],
@@ -85,7 +85,7 @@ def object_result(
     )
 
 
-def _last_is_cut(task: Task, answer: Answer) -> bool:
+def _last_is_cut(task: Task, answer: ParsedAnswer) -> bool:
     """Whether the last object may lack a part: nothing parts it from what would have come."""
     if not answer.detections or answer.text[answer.spans[-1][1] :].lstrip().startswith(";"):
         return False
@@ -95,7 +95,7 @@ def _last_is_cut(task: Task, answer: Answer) -> bool:
 
 
 def decoded_masks(
-    detections: Sequence[Detection], decode_masks: DecodeMasks
+    detections: Sequence[ParsedObject], decode_masks: DecodeMasks
 ) -> list[NDArray[np.float32] | None]:
     """Each detection's mask float32 [64, 64], None where it has no codes or none can be decoded."""
     codes = [d.codes for d in detections if d.codes is not None]

@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.results.mask import inside
-from paligemma_edge.runtime.text.parse_answer import Detection
+from paligemma_edge.runtime.text.parse_answer import ParsedObject
 
 Mask: TypeAlias = NDArray[np.float32]  # [height, width], 0..1
 Colour: TypeAlias = tuple[int, int, int]
@@ -67,7 +67,7 @@ class _Style:
 
 def draw(
     image: Image.Image,
-    detections: Sequence[Detection],
+    detections: Sequence[ParsedObject],
     masks: Iterable[Mask | None] | None = None,
     *,
     font: str | os.PathLike[str] | None = None,
@@ -128,7 +128,7 @@ def _font(path: str | os.PathLike[str] | None, size: int) -> Font:
         raise OptionError(f"{os.fspath(path or '')}: no font, wanted a TrueType file") from None
 
 
-def _corners(detection: Detection, picture: Image.Image) -> Corners:
+def _corners(detection: ParsedObject, picture: Image.Image) -> Corners:
     y0, x0, y1, x1 = detection.box.pixels(*picture.size)
     return x0, y0, x1, y1
 

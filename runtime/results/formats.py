@@ -23,7 +23,7 @@ from paligemma_edge.runtime.text.tasks import Task
 if TYPE_CHECKING:
     import supervision
 
-    from paligemma_edge.runtime.results.result import Found, ObjectResult
+    from paligemma_edge.runtime.results.result import Detection, ObjectResult
 
 _WHOLE = Box(0, 0, 1, 1)
 _CLASS_NAME = "class_name"  # supervision.config.CLASS_NAME_DATA_FIELD
@@ -133,7 +133,7 @@ def to_numpy(result: ObjectResult) -> NDArray[np.void]:
     return np.array(rows, kinds)
 
 
-def mask_runs(found: Found) -> Rle | None:
+def mask_runs(found: Detection) -> Rle | None:
     """Runs of an object's mask; None where there is no mask. Costs no more than its box."""
     if found.decoded is None:
         return None
@@ -142,7 +142,7 @@ def mask_runs(found: Found) -> Rle | None:
     return rle.encode(part, at=(y0, x0), size=(found.height, found.width))
 
 
-def _object_json(found: Found) -> dict[str, Any]:
+def _object_json(found: Detection) -> dict[str, Any]:
     y0, x0, y1, x1 = _corners(found.box)
     fields = {
         "label": found.label,
@@ -176,13 +176,13 @@ def _stacked_masks(result: ObjectResult) -> NDArray[np.bool_] | None:
     return masks
 
 
-def _mask_in_box(found: Found, decoded: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """What `Found.mask` holds in its box; without pixels where the box has none."""
+def _mask_in_box(found: Detection, decoded: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """What `Detection.mask` holds in its box; without pixels where the box has none."""
     x0, y0, x1, y1 = found.xyxy
     return inside(paste_mask(decoded, _WHOLE, max(x1 - x0, 0), max(y1 - y0, 0)))
 
 
-def _has_pixels(found: Found) -> bool:
+def _has_pixels(found: Detection) -> bool:
     x0, y0, x1, y1 = found.xyxy
     return x1 > x0 and y1 > y0
 

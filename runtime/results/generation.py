@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from paligemma_edge.runtime.text.parse_answer import Answer, parse
+from paligemma_edge.runtime.text.parse_answer import ParsedAnswer, parse_answer
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
 from paligemma_edge.runtime.timing import Stage
 
@@ -31,9 +31,9 @@ class Generation:
     seconds: dict[Stage, float] = field(compare=False)
 
     @property
-    def answer(self) -> Answer:
+    def answer(self) -> ParsedAnswer:
         """The boxes and segmentation codes that the text holds."""
-        return parse(self.text)
+        return parse_answer(self.text)
 
     @property
     def score(self) -> float:
@@ -54,7 +54,7 @@ class Generation:
         return sum(chosen) / len(chosen)
 
 
-def spell(encoder: PromptEncoder, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
+def decode_with_offsets(encoder: PromptEncoder, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
     """The text of an answer, and how long it was after each of its tokens."""
     stream, text, ends = TextStream(encoder), "", []
     for token in ids:

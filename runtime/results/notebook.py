@@ -20,7 +20,7 @@ from paligemma_edge.runtime.results.draw import draw
 from paligemma_edge.runtime.results.mask import paste_mask
 
 if TYPE_CHECKING:
-    from paligemma_edge.runtime.results.result import Found, ObjectResult
+    from paligemma_edge.runtime.results.result import Detection, ObjectResult
 
 _LONGEST = 1200  # pixels of a side that a notebook is sent
 _SMALL = 240  # pixels of a side below which a picture is shown larger, in whole steps
@@ -60,7 +60,7 @@ def objects_html(result: ObjectResult) -> str | None:
     return _figure(_drawn(result.objects, _shrunk(result.picture)), _caption(result))
 
 
-def _drawn(objects: Sequence[Found], picture: Image.Image) -> Image.Image:
+def _drawn(objects: Sequence[Detection], picture: Image.Image) -> Image.Image:
     """Objects over a picture of any size, one mask in memory at a time."""
     masks = (
         None if found.decoded is None else paste_mask(found.decoded, found.box, *picture.size)

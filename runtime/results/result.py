@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime.results import formats as convert
 from paligemma_edge.runtime.results import notebook
 from paligemma_edge.runtime.results.mask import inside, paste_mask
-from paligemma_edge.runtime.text.parse_answer import Box, Detection
+from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
 if TYPE_CHECKING:
     import supervision
@@ -104,10 +104,10 @@ class ChoiceResult:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Found:
+class Detection:
     """One object in a picture of `width` x `height` pixels."""
 
-    detection: Detection
+    detection: ParsedObject
     score: float  # of this object's tokens alone
     width: int
     height: int
@@ -153,7 +153,7 @@ class ObjectResult:
 
     prompt: str
     text: str
-    objects: tuple[Found, ...]
+    objects: tuple[Detection, ...]
     score: float
     truncated: bool  # cut by the token limit; what parsed is in `objects`
     width: int
@@ -161,13 +161,13 @@ class ObjectResult:
     notes: tuple[str, ...] = ()  # what a user should know, such as why there are no masks
     picture: Image.Image | None = None
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[Detection]:
         return iter(self.objects)
 
     def __len__(self) -> int:
         return len(self.objects)
 
-    def __getitem__(self, place: int) -> Found:
+    def __getitem__(self, place: int) -> Detection:
         return self.objects[place]
 
     def __str__(self) -> str:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from paligemma_edge.runtime.encoded_image import View
+from paligemma_edge.runtime.encoded_image import EncodedImage
 from paligemma_edge.runtime.generation.batch import Item, answer_each, typed_question
-from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
-from paligemma_edge.runtime.generation.pipeline import Options, Pipeline
+from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
+from paligemma_edge.runtime.generation.pipeline import GenerationOptions, Pipeline
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
@@ -49,15 +49,15 @@ def in_slots(
 
 
 def among_choices(pipeline: Pipeline, prompts: Sequence[str], choices: Sequence[str]) -> Answer:
-    """One of `choices` with the share of each. PromptError, OptionError as `View.classify`."""
+    """One of `choices` with the share of each. PromptError, OptionError as `EncodedImage.classify`."""
     longest = Choices.of(choices).longest(pipeline.encoder)
     for prompt in prompts:
-        pipeline.question(prompt, 1, Options(max_new_tokens=longest))
+        pipeline.question(prompt, 1, GenerationOptions(max_new_tokens=longest))
 
     def answer(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
-        encoder = PictureEncoder(pipeline.engine)
+        encoder = ImageFeatureCache(pipeline.engine)
         for query in queries:
-            with View(pipeline, query.pictures, encoder=encoder) as view:
+            with EncodedImage(pipeline, query.pictures, encoder=encoder) as view:
                 yield query, view.classify(query.prompt, choices)
 
     return answer

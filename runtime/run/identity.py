@@ -9,8 +9,8 @@ from typing import Any
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.cli import run as run_options
-from paligemma_edge.runtime.loading.options import plan_for
-from paligemma_edge.runtime.loading.variants import choose
+from paligemma_edge.runtime.loading.options import cache_plan_for
+from paligemma_edge.runtime.loading.variants import choose_variant
 
 _OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
 _MORE = ("choices", "regex", "no_grammar", "any_label", "every")
@@ -24,13 +24,13 @@ def run_identity(options: argparse.Namespace) -> dict[str, Any]:
     the choice of a variant.
     """
     bundle = Bundle.open(options.bundle)
-    name, variant = choose(bundle.manifest, options.device, options.variant)
+    name, variant = choose_variant(bundle.manifest, options.device, options.variant)
     files = bundle.manifest.files
     taking_part = [*bundle.variant_files(variant), bundle.manifest.tokenizer.file]
     if (adapter := bundle.manifest.adapters.get(options.adapter)) and name in adapter.files:
         taking_part.append(adapter.files[name])
     digest = hashlib.sha256("".join(files[file].sha256 for file in taking_part).encode())
-    plan = plan_for(
+    plan = cache_plan_for(
         bundle.manifest,
         variant,
         options.max_batch,

@@ -18,7 +18,7 @@ from typing import TextIO
 from paligemma_edge.runtime.cli import run as run_options
 from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.images.pixels import Pictures, read_pictures
+from paligemma_edge.runtime.images.pixels import ImageBatch, read_images
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.build import WITHOUT_MASKS, DecodeMasks
 from paligemma_edge.runtime.run import answer as answering
@@ -159,7 +159,7 @@ class _Job:
 
 def _answer(model: PaliGemma, options: argparse.Namespace, slots: int) -> Answer:
     prompts, choices = run_options.prompts(options), run_options.choices(options)
-    pipeline = model.adapted(options.adapter)
+    pipeline = model.with_adapter(options.adapter)
     if choices is not None:
         return answering.among_choices(pipeline, prompts, choices)
     return answering.in_slots(
@@ -173,14 +173,14 @@ def _answer(model: PaliGemma, options: argparse.Namespace, slots: int) -> Answer
     )
 
 
-def _read(model: PaliGemma, source: Source) -> Pictures:
-    return read_pictures([source.load()], model.bundle.manifest.image, Stopwatch())
+def _read(model: PaliGemma, source: Source) -> ImageBatch:
+    return read_images([source.load()], model.bundle.manifest.image, Stopwatch())
 
 
 def _slots(options: argparse.Namespace, sources: Sources, model: PaliGemma) -> int:
     """As many as were asked for, as can be used, and one where pictures come one by one."""
     wanted = 1 if sources.paced and options.slots is None else options.slots
-    slots = model.caches.slots(wanted, DEFAULT_MAX_BATCH)
+    slots = model.cache_pool.slots(wanted, DEFAULT_MAX_BATCH)
     queries = None if sources.count is None else sources.count * len(run_options.prompts(options))
     return slots if queries is None else min(slots, queries)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from paligemma_edge.runtime.errors import DeviceError, ImageError
 from paligemma_edge.runtime.images.load import image_label
-from paligemma_edge.runtime.images.pixels import Pictures
+from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.run.journal import Key
 from paligemma_edge.runtime.run.prefetch import Outcome, ahead
@@ -29,7 +29,7 @@ class Query:
 
     number: int
     source: Source
-    pictures: Pictures
+    pictures: ImageBatch
     prompt: str
     siblings: int  # queries about this picture
 
@@ -72,7 +72,7 @@ def answer_sources(
     sources: Iterable[Source],
     prompts: Sequence[str],
     *,
-    read: Callable[[Source], Pictures],
+    read: Callable[[Source], ImageBatch],
     answer: Answer,
     take: Callable[[Answered], None],
     done: Container[Key] = frozenset(),

@@ -32,7 +32,7 @@ from paligemma_edge.runtime.system.atomic_file import (
     drafted,
     unwritable,
 )
-from paligemma_edge.runtime.text.parse_answer import parse
+from paligemma_edge.runtime.text.parse_answer import parse_answer
 
 _OPTION = "--draw"
 _KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -137,7 +137,7 @@ def lacks_masks(result: Result, decode_masks: DecodeMasks) -> bool:
     """Whether a text holds masks that cannot be drawn."""
     if decode_masks is not None or isinstance(result, ObjectResult):
         return False
-    return any(found.codes is not None for found in parse(result.text).detections)
+    return any(found.codes is not None for found in parse_answer(result.text).detections)
 
 
 def safe_name(name: str, prompt: int = 1) -> PurePosixPath:
@@ -177,7 +177,7 @@ def _check_folder(target: Path, reuse: bool) -> None:
 def _drawn(picture: Image.Image, result: Result, decode_masks: DecodeMasks) -> Image.Image:
     if isinstance(result, ObjectResult):
         return result.draw(picture)
-    found = parse(result.text).detections
+    found = parse_answer(result.text).detections
     decoded = zip(found, decoded_masks(found, decode_masks), strict=True)
     # Made one by one, for they are large.
     masks = (m if m is None else paste_mask(m, f.box, *picture.size) for f, m in decoded)

@@ -21,9 +21,9 @@ def run_at_once(options: argparse.Namespace, sources: Sources) -> int:
     if sources.live or (options.stream and not options.together and sources.count != 1):
         raise OptionError("--stream prints the answer about one picture; name one, or --together")
     model = run_options.open_model(options)
-    facts = model.engine.facts
+    config = model.engine.config
     # One more than the model could hold is too many already, however many a video has.
-    pictures = list(islice(sources, facts.max_length // facts.image_tokens + 1))
+    pictures = list(islice(sources, config.max_length // config.image_tokens + 1))
     try:
         images = [source.load() for source in pictures]
         if options.stream:

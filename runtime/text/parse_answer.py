@@ -63,7 +63,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Detection:
+class ParsedObject:
     """One object; `label` is empty where the answer names none."""
 
     label: str
@@ -72,19 +72,19 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ParsedAnswer:
     """An answer: its text as it came, the objects in it, and the words around them.
 
     `spans` holds where in the text each object stands, first character and the one behind it.
     """
 
     text: str
-    detections: tuple[Detection, ...]
+    detections: tuple[ParsedObject, ...]
     spans: tuple[tuple[int, int], ...]
     plain: str
 
 
-def parse(text: str) -> Answer:
+def parse_answer(text: str) -> ParsedAnswer:
     """Find the objects of any text; it never raises.
 
     A group that is cut short is no object, and its tokens are no plain text either. Labels
@@ -95,7 +95,7 @@ def parse(text: str) -> Answer:
     detections = tuple(_detection(found.groups()) for found in objects)
     spans = tuple((found.start(), found.start() + _length(found[0])) for found in objects)
     plain = _STRAY.sub("", _OBJECT.sub("", text)).strip()
-    return Answer(text, detections, spans, plain)
+    return ParsedAnswer(text, detections, spans, plain)
 
 
 def _length(found: str) -> int:
@@ -103,7 +103,7 @@ def _length(found: str) -> int:
     return len(found.removesuffix("; ").rstrip())
 
 
-def _detection(groups: tuple[str | None, ...]) -> Detection:
+def _detection(groups: tuple[str | None, ...]) -> ParsedObject:
     numbers = [int(group) for group in groups[:-1] if group is not None]
     codes = tuple(numbers[4:]) or None
-    return Detection((groups[-1] or "").strip(), Box.from_locations(*numbers[:4]), codes)
+    return ParsedObject((groups[-1] or "").strip(), Box.from_locations(*numbers[:4]), codes)

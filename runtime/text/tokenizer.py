@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from paligemma_edge.runtime.contract import LOC_COUNT, SEG_COUNT
 from paligemma_edge.runtime.errors import PromptError, TokenizerError
-from paligemma_edge.runtime.manifest import TokenizerFacts
+from paligemma_edge.runtime.manifest import TokenizerConfig
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -33,24 +33,24 @@ Made = TypeVar("Made")
 
 
 class PromptEncoder:
-    """A tokenizer whose ids were checked against the facts of the bundle.
+    """A tokenizer whose ids were checked against the config of the bundle.
 
     `<loc0000>`..`<loc1023>` and `<seg000>`..`<seg127>` are whole tokens in both directions.
     Control tokens cannot be written in a text: `<bos>`, `<eos>` and `<pad>` are spelt out.
     """
 
-    def __init__(self, model: str | os.PathLike[str] | bytes, facts: TokenizerFacts) -> None:
+    def __init__(self, model: str | os.PathLike[str] | bytes, config: TokenizerConfig) -> None:
         """Read a sentencepiece model from its path or bytes, TokenizerError if it does not fit."""
         self._pieces = _load(model)
-        self._facts = facts
+        self._config = config
         self._made: dict[Callable[[PromptEncoder], Any], Any] = {}
         self._check_pieces()
         self._check_exactness()
 
     @property
-    def facts(self) -> TokenizerFacts:
+    def config(self) -> TokenizerConfig:
         """The ids that are set by hand."""
-        return self._facts
+        return self._config
 
     def encode(self, prompt: str, num_images: int) -> tuple[int, ...]:
         """Ids of `<bos>`, the prompt and a newline; PromptError if the prompt cannot be used.
@@ -65,7 +65,7 @@ class PromptEncoder:
                 "the prompt is empty; for a caption ask 'caption en', 'describe en' or 'cap en'"
             )
         ids: list[int] = self._pieces.encode(text)
-        return (self._facts.bos_id, *ids, self._facts.newline_id)
+        return (self._config.bos_id, *ids, self._config.newline_id)
 
     def continuation(self, text: str) -> tuple[int, ...]:
         """Ids of a text inside an answer, as training wrote it; PromptError if it is no Unicode.
@@ -85,7 +85,7 @@ class PromptEncoder:
 
     def token_bytes(self, token: int) -> bytes:
         """UTF-8 of one token, a part of a character where the tokenizer fell back to bytes."""
-        if not 0 <= token < min(self._facts.image_id, self._pieces.get_piece_size()):
+        if not 0 <= token < min(self._config.image_id, self._pieces.get_piece_size()):
             return b""
         if self._pieces.is_control(token) or self._pieces.is_unknown(token):
             return b""
@@ -97,7 +97,7 @@ class PromptEncoder:
     @cached_property
     def vocabulary(self) -> tuple[bytes, ...]:
         """`token_bytes` of every token that may be spoken, image_id of them."""
-        return tuple(self.token_bytes(token) for token in range(self._facts.image_id))
+        return tuple(self.token_bytes(token) for token in range(self._config.image_id))
 
     def once(self, make: Callable[[PromptEncoder], Made]) -> Made:
         """What a function makes of this tokenizer, made once and kept as long as the tokenizer.
@@ -111,13 +111,13 @@ class PromptEncoder:
 
     def _check_pieces(self) -> None:
         size = self._pieces.get_piece_size()
-        for token, wanted in _known_pieces(self._facts).items():
+        for token, wanted in _known_pieces(self._config).items():
             found = self._pieces.id_to_piece(token) if 0 <= token < size else None
             beyond = wanted == IMAGE_MARKER and token == size
             if found != wanted and not beyond:
                 _refuse(f"id {token} is {found!r}, wanted {wanted!r}")
-        facts = self._facts
-        for token in (facts.pad_id, facts.eos_id, facts.bos_id):
+        config = self._config
+        for token in (config.pad_id, config.eos_id, config.bos_id):
             if not self._pieces.is_control(token):
                 _refuse(
                     f"{self._pieces.id_to_piece(token)!r} is plain text, wanted a control token"
@@ -127,8 +127,8 @@ class PromptEncoder:
         returned = self.decode(self._pieces.encode(_PROBE))
         if returned != _PROBE:
             _refuse(f"{_PROBE!r} comes back as {returned!r}")
-        facts = self._facts
-        wanted = [facts.first_loc_id, facts.first_seg_id + SEG_COUNT - 1, facts.newline_id]
+        config = self._config
+        wanted = [config.first_loc_id, config.first_seg_id + SEG_COUNT - 1, config.newline_id]
         found: list[int] = self._pieces.encode(f"<loc0000><seg{SEG_COUNT - 1}>\n")
         if found != wanted:
             _refuse(f"<loc>, <seg> and newline become ids {found}, wanted {wanted}")
@@ -179,17 +179,17 @@ def _read(path: Path) -> bytes:
         ) from None
 
 
-def _known_pieces(facts: TokenizerFacts) -> dict[int, str]:
+def _known_pieces(config: TokenizerConfig) -> dict[int, str]:
     return {
-        facts.pad_id: "<pad>",
-        facts.eos_id: "<eos>",
-        facts.bos_id: "<bos>",
-        facts.newline_id: "\n",
-        facts.first_loc_id: "<loc0000>",
-        facts.first_loc_id + LOC_COUNT - 1: f"<loc{LOC_COUNT - 1}>",
-        facts.first_seg_id: "<seg000>",
-        facts.first_seg_id + SEG_COUNT - 1: f"<seg{SEG_COUNT - 1}>",
-        facts.image_id: IMAGE_MARKER,
+        config.pad_id: "<pad>",
+        config.eos_id: "<eos>",
+        config.bos_id: "<bos>",
+        config.newline_id: "\n",
+        config.first_loc_id: "<loc0000>",
+        config.first_loc_id + LOC_COUNT - 1: f"<loc{LOC_COUNT - 1}>",
+        config.first_seg_id: "<seg000>",
+        config.first_seg_id + SEG_COUNT - 1: f"<seg{SEG_COUNT - 1}>",
+        config.image_id: IMAGE_MARKER,
     }
 
 

@@ -22,7 +22,7 @@ from typing import Any
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.diagnostics.benchmark import DEFAULT_PROMPT, draw_picture
 from paligemma_edge.runtime.errors import PaliGemmaError
-from paligemma_edge.runtime.loading.variants import choose
+from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.system.linux import usable_cores
 from samples.benchmark.table import add_ratios, header, table
 from samples.benchmark.with_transformers import ITEMSIZES, MODES, numbers
@@ -111,14 +111,14 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variant", nargs="+", help="default: all that are made for the device")
     parser.add_argument("--batch", type=numbers, default=[1], help="sequences, such as 1,8,32")
     parser.add_argument(
-        "--cuda-graph", action="store_true", help="also with the steps recorded on a card"
+        "--cuda-graph", action="store_true", help="also with the steps recorded on a GPU"
     )
     parser.add_argument("--max-batch", type=int, help="of the variants, see `bench`")
     parser.add_argument("--max-length", type=int, help="likewise")
     parser.add_argument("--against", choices=["transformers"])
     parser.add_argument("--checkpoint", type=Path, help="what the bundle was exported from")
     parser.add_argument("--dtype", help="of transformers; default: bfloat16,float32, cuda bfloat16")
-    parser.add_argument("--mode", default=",".join(MODES), help="of transformers on a card")
+    parser.add_argument("--mode", default=",".join(MODES), help="of transformers on a GPU")
     parser.add_argument("--image", type=Path, help="default: a picture that is drawn")
     parser.add_argument("--prompt", default=DEFAULT_PROMPT)
     parser.add_argument("--steps", type=int, default=16)
@@ -157,7 +157,7 @@ def _misplaced(options: argparse.Namespace) -> str | None:
     if options.json and not options.json.parent.is_dir():
         return f"--json {options.json}: there is no such folder"
     if options.cuda_graph and options.device == "cpu":
-        return "--cuda-graph records steps on a card; give --device cuda with it"
+        return "--cuda-graph records steps on a GPU; give --device cuda with it"
     return None
 
 
@@ -165,7 +165,7 @@ def variants(bundle: Bundle, device: str, named: Sequence[str] | None) -> list[s
     """The variants that were named, or all that are made for the device."""
     manifest = bundle.manifest
     if named:
-        return [choose(manifest, "auto", name)[0] for name in named]
+        return [choose_variant(manifest, "auto", name)[0] for name in named]
     return [name for name, variant in manifest.variants.items() if variant.device == device]
 
 

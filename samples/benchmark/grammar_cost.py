@@ -21,7 +21,7 @@ from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.logits import HostRow
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.generation.select_token import choose
-from paligemma_edge.runtime.grammar.base import Ended, State
+from paligemma_edge.runtime.grammar.base import EndState, State
 from paligemma_edge.runtime.grammar.objects import ObjectGrammar
 
 Result = TypeVar("Result")
@@ -41,7 +41,7 @@ def main() -> None:
     model = PaliGemma(options.bundle, variant=options.variant)
     rows, seconds = run_steps(model, options.steps)
     step = statistics.median(seconds)
-    found = {"step_ms": step * 1e3, "vocabulary": model.engine.facts.vocab_size}
+    found = {"step_ms": step * 1e3, "vocabulary": model.engine.config.vocab_size}
     print(f"a step at a vocabulary of {found['vocabulary']:,}: {found['step_ms']:.1f} ms")
     for name, grammar in GRAMMARS.items():
         cost = grammar_seconds(rows, grammar.start(model.encoder))
@@ -55,7 +55,7 @@ def run_steps(model: PaliGemma, count: int) -> tuple[list[HostRow], list[float]]
     size, spoken = model.bundle.manifest.image.size, model.bundle.manifest.tokenizer.image_id
     engine, ids = model.engine, model.encoder.encode("detect cat ; dog", 1)
     features = engine.project(engine.encode(np.zeros((1, 3, size, size), np.float32)))
-    cache = engine.cache(1, engine.facts.image_tokens + len(ids) + count)
+    cache = engine.cache(1, engine.config.image_tokens + len(ids) + count)
     rows = [HostRow(engine.prefill(cache, 0, features, ids).whole.copy(), spoken)]
     seconds = []
     stepper = engine.stepper(cache, 1)
@@ -86,7 +86,7 @@ def grammar_seconds(rows: list[HostRow], start: State) -> float:
             others, _ = _timed(free)
             seconds, following = _timed(bound)
         more.append(seconds - others)
-        state = start if isinstance(following, Ended) else following
+        state = start if isinstance(following, EndState) else following
     return statistics.mean(more)
 
 

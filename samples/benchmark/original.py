@@ -1,4 +1,4 @@
-"""transformers' PaliGemma as its users run it, stage by stage, on a processor or a card.
+"""transformers' PaliGemma as its users run it, stage by stage, on a processor or a GPU.
 
 Eager is the model as it is loaded, with a cache that grows. Compiled is what `generate` does with
 `cache_implementation="static"`: prompts are read as before, steps go through `torch.compile` over
@@ -166,7 +166,7 @@ class Original:
         module.register_forward_hook(end)
 
     def _wait(self) -> None:
-        """Until a card has done what it was told to."""
+        """Until a GPU has done what it was told to."""
         if self.model.device.type == "cuda":
             import torch
 

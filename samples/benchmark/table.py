@@ -3,7 +3,7 @@
     python -m samples.benchmark.table one.json other.json
 
 Ratios are to transformers on the same device in the same run: that in bfloat16 on a processor,
-the eager and the compiled one on a card.
+the eager and the compiled one on a GPU.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from paligemma_edge.runtime.diagnostics.timings import FIRST_TOKEN, READING
 Json = dict[str, Any]
 BASE = "transformers bfloat16"
 COLUMNS = ("load s", "first s", *READING, "step ms", "tokens/s", "peak GB", "first ×", "step ×")
-# On a card; between them the tokens in a second of each number of sequences.
+# On a GPU; between them the tokens in a second of each number of sequences.
 CARD_COLUMNS = ("load s", "first ms", "vision ms", "prefill ms", "step ms")
-CARD_LAST = ("host GB", "card GB", "first ×e", "step ×e", "first ×c", "step ×c")
+CARD_LAST = ("host GB", "GPU GB", "first ×e", "step ×e", "first ×c", "step ×c")
 MODES = ("eager", "compiled")
 CARD_NOTE = (
-    "card GB: less free on the card than before the load; ×e, ×c: of what transformers takes, "
+    "GPU GB: less free on the GPU than before the load; ×e, ×c: of what transformers takes, "
     "eager and compiled"
 )
 
@@ -38,7 +38,7 @@ def add_ratios(results: Mapping[str, Json]) -> None:
         if result.get("device") != "cuda":
             if "reading" in (base := bases.get(BASE, {})):
                 result["ratios"] = _ratios(result, base)
-        elif found := _card_ratios(result, bases.values()):
+        elif found := _gpu_ratios(result, bases.values()):
             result["ratios"] = found
 
 
@@ -49,7 +49,7 @@ def _ratios(result: Json, base: Json) -> Json:
     }
 
 
-def _card_ratios(result: Json, bases: Iterable[Json]) -> Json:
+def _gpu_ratios(result: Json, bases: Iterable[Json]) -> Json:
     """By mode, to the first that was measured in it: also the tokens in a second, by sequences."""
     found: Json = {}
     for base in bases:
@@ -77,17 +77,17 @@ def table(found: Json) -> str:
     """One row for each that was measured, then what was not and why."""
     results: dict[str, Json] = found["results"]
     measured = {name: result for name, result in results.items() if "reading" in result}
-    on_card = any(result.get("device") == "cuda" for result in measured.values())
+    on_gpu = any(result.get("device") == "cuda" for result in measured.values())
     batches = list(dict.fromkeys(n for result in measured.values() for n in _throughput(result)))
     columns: Sequence[str] = COLUMNS
-    if on_card:
+    if on_gpu:
         columns = (*CARD_COLUMNS, *(f"tok/s at {n}" for n in batches), *CARD_LAST)
     width = max(map(len, results))
     rows = [f"{'':{width}}" + "".join(f"{column:>11}" for column in columns)]
     for name, result in measured.items():
-        row = _card_cells(result, batches) if on_card else _cells(result)
+        row = _gpu_cells(result, batches) if on_gpu else _cells(result)
         rows.append(f"{name:{width}}" + "".join(f"{cell:>11}" for cell in row))
-    rows += [CARD_NOTE] if on_card else []
+    rows += [CARD_NOTE] if on_gpu else []
     for name, result in results.items():
         if name not in measured:
             rows.append(f"{name}: not measured, {result.get('skipped') or result['error']}")
@@ -99,9 +99,9 @@ def header(found: Json, prompt: str, steps: int, runs: int) -> str:
     results = [result for result in found["results"].values() if "reading" in result]
     told = {key: value for result in results for key, value in result.items()}
     versions = [f"{k} {told[k]}" for k in ("onnxruntime", "torch", "transformers") if k in told]
-    card = f"{told['card']}; " if "card" in told else ""
+    gpu = f"{told['GPU']}; " if "gpu" in told else ""
     return (
-        f"{card}{told.get('processor', 'nothing was measured')}, {found['threads']} threads; "
+        f"{gpu}{told.get('processor', 'nothing was measured')}, {found['threads']} threads; "
         f"{', '.join(versions)}\n{prompt!r}, {told.get('prompt_tokens')} tokens after "
         f"{told.get('image_tokens')} of the picture; medians of {runs} runs of {steps} steps\n"
     )
@@ -120,7 +120,7 @@ def _cells(result: Json) -> list[str]:
     ]
 
 
-def _card_cells(result: Json, batches: Sequence[str]) -> list[str]:
+def _gpu_cells(result: Json, batches: Sequence[str]) -> list[str]:
     """The last columns are ratios of first token and step, to eager and then to compiled."""
     reading, throughput = result["reading"], _throughput(result)
     ratios = [result.get("ratios", {}).get(mode) for mode in MODES]
@@ -129,7 +129,7 @@ def _card_cells(result: Json, batches: Sequence[str]) -> list[str]:
         *(f"{reading[stage]['median'] * 1e3:.2f}" for stage in (FIRST_TOKEN, "vision", "prefill")),
         f"{step(result) * 1e3:.2f}",
         *(f"{throughput[n]:.0f}" if n in throughput else "-" for n in batches),
-        *(_gigabytes(result, part) for part in ("peak", "card")),
+        *(_gigabytes(result, part) for part in ("peak", "gpu")),
         *(f"{to[n]:.2f}" if to else "-" for to in ratios for n in (FIRST_TOKEN, "step")),
     ]
 

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from paligemma_edge.runtime.device.cuda.driver import Card, find_card
+from paligemma_edge.runtime.device.cuda.driver import Gpu, find_gpu
 from paligemma_edge.runtime.diagnostics.timings import StepTimings, Timings, until_first_token
 from paligemma_edge.runtime.errors import DeviceError
 from paligemma_edge.runtime.system.linux import available_memory, process_memory, processor_name
@@ -28,8 +28,8 @@ ITEMSIZES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MODES = ("eager", "compiled")
 
 
-def measure(options: argparse.Namespace, card: Card | None) -> dict[str, Any]:
-    """Read and step `runs` times after a warm-up; `card` as it was before, None for a processor."""
+def measure(options: argparse.Namespace, gpu: Gpu | None) -> dict[str, Any]:
+    """Read and step `runs` times after a warm-up; `GPU` as it was before, None for a processor."""
     start = time.perf_counter()
     import torch
     import transformers
@@ -72,18 +72,18 @@ def measure(options: argparse.Namespace, card: Card | None) -> dict[str, Any]:
         "load": round(load, 6),
         "reading": {k: v.to_json() for k, v in until_first_token(watches[1:]).items()},
         "stepping": [timings.to_json() for timings in stepping],
-        "memory": {**process_memory(), **({} if card is None else card_memory(card))},
-        **({} if card is None else {"card": card.name}),
+        "memory": {**process_memory(), **({} if gpu is None else gpu_memory(gpu))},
+        **({} if gpu is None else {"gpu": gpu.name}),
     }
 
 
-def card_memory(before: Card) -> dict[str, int]:
-    """Bytes: `card` as `paligemma-edge bench` counts it, and torch's own peak within."""
+def gpu_memory(before: Gpu) -> dict[str, int]:
+    """Bytes: `GPU` as `paligemma-edge bench` counts it, and torch's own peak within."""
     import torch
 
     return {
-        "card": before.free_bytes - find_card().free_bytes,
-        "card_allocated_peak": torch.cuda.max_memory_allocated(),
+        "gpu": before.free_bytes - find_gpu().free_bytes,
+        "gpu_allocated_peak": torch.cuda.max_memory_allocated(),
     }
 
 
@@ -147,12 +147,12 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     options = parse_args()
     try:
-        card = find_card() if options.device == "cuda" else None
+        gpu = find_gpu() if options.device == "cuda" else None
     except DeviceError as error:
         raise SystemExit(str(error)) from None
-    free = available_memory() if card is None else card.free_bytes
+    free = available_memory() if gpu is None else gpu.free_bytes
     reason = shortage(count_parameters(options.checkpoint), options.dtype, free)
-    print(json.dumps({"skipped": reason} if reason else measure(options, card)))
+    print(json.dumps({"skipped": reason} if reason else measure(options, gpu)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image
 
 from paligemma_edge.runtime import ObjectResult, PaliGemma
-from paligemma_edge.runtime.encoded_image import View
+from paligemma_edge.runtime.encoded_image import EncodedImage
 from samples.shapes.pictures import SIDE
 from samples.shapes.score import Answer, Guess, Predict
 from samples.shapes.tasks import Question
@@ -17,13 +17,13 @@ def through(model: PaliGemma, *, longest: int = 100) -> Predict:
     """A predictor that looks at a picture once and asks it all questions."""
 
     def predict(image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
-        with model.look(image) as view:
+        with model.encode(image) as view:
             return [_ask(view, question, longest) for question in questions]
 
     return predict
 
 
-def _ask(view: View, question: Question, longest: int) -> Answer:
+def _ask(view: EncodedImage, question: Question, longest: int) -> Answer:
     verb, _, rest = question.prompt.partition(" ")
     if verb == "detect":
         return _guesses(view.detect(rest, max_new_tokens=longest))

@@ -1,9 +1,9 @@
-"""What the tests on a card share: a folder of bundles, and models that are open on the card.
+"""What the tests on a GPU share: a folder of bundles, and models that are open on the GPU.
 
 The tests need the runtime's packages, pytest and hypothesis. The folder is made by
 `python -m tests.gpu.prepare FOLDER`, here or on another machine that has the exporter, and given
 as `--prepared FOLDER`; without, it is made first. `--on-processor` runs the same tests over ONNX
-Runtime's processor, which finds mistakes of the tests, but none of the card.
+Runtime's processor, which finds mistakes of the tests, but none of the GPU.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import onnxruntime as ort
 import pytest
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.device.cuda.check import find_card
+from paligemma_edge.runtime.device.cuda.check import find_gpu
 from paligemma_edge.runtime.device.device import Device, open_device
 from paligemma_edge.runtime.errors import DeviceError
-from tests.gpu.on_card import SHAPES, Requests, Where, sample_requests
+from tests.gpu.on_gpu import SHAPES, Requests, Where, sample_requests
 
 Record = Callable[[str, object], None]
 _FIGURES = pytest.StashKey[dict[str, str]]()
@@ -28,11 +28,11 @@ _FIGURES = pytest.StashKey[dict[str, str]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gpu")
     group.addoption("--prepared", metavar="FOLDER", help="what `python -m tests.gpu.prepare` made")
-    group.addoption("--on-processor", action="store_true", help="the same code without a card")
+    group.addoption("--on-processor", action="store_true", help="the same code without a GPU")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "gpu: needs an NVIDIA card and onnxruntime-gpu")
+    config.addinivalue_line("markers", "gpu: needs an NVIDIA GPU and onnxruntime-gpu")
     config.stash[_FIGURES] = {}
 
 
@@ -62,28 +62,28 @@ def on_processor(pytestconfig: pytest.Config) -> bool:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _card(on_processor: bool) -> None:
-    """Skip, with a reason, where there is no card."""
+def _gpu(on_processor: bool) -> None:
+    """Skip, with a reason, where there is no GPU."""
     if on_processor:
         return
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA; install onnxruntime-gpu in its place")
     try:
-        find_card()
+        find_gpu()
     except DeviceError as error:
         pytest.skip(str(error))
 
 
 @pytest.fixture
-def card(on_processor: bool) -> None:
+def gpu(on_processor: bool) -> None:
     """For tests of what a processor has not."""
     if on_processor:
-        pytest.skip("a card alone shows it")
+        pytest.skip("a GPU alone shows it")
 
 
 @pytest.fixture(scope="session")
 def prepared(
-    _card: None, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+    _gpu: None, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder with the bundles."""
     if given := pytestconfig.getoption("--prepared", None):
@@ -104,7 +104,7 @@ def where(prepared: Path, on_processor: bool) -> Where:
 
 
 @pytest.fixture(scope="session")
-def device(_card: None, on_processor: bool) -> Device:
+def device(_gpu: None, on_processor: bool) -> Device:
     return Device(name="cpu", threads=2) if on_processor else open_device("cuda")
 
 

@@ -1,4 +1,4 @@
-"""Makes what the tests on a card need, on any machine that has the exporter.
+"""Makes what the tests on a GPU need, on any machine that has the exporter.
 
     python -m tests.gpu.prepare FOLDER
 
@@ -21,13 +21,13 @@ import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.config import TextConfig, VisionConfig
 from paligemma_edge.export.exporter import export
-from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
-from paligemma_edge.quantize.schemes.argmax_head import add_choice, look_graphs
+from paligemma_edge.quantize.schemes.argmax_head import add_argmax_head, logit_graphs
 from paligemma_edge.runtime import contract
 from samples.synthetic.models import official
 from samples.synthetic.write import write_checkpoint
-from tests.gpu.on_card import IMAGE_ID, NARROW, NARROW_2, SHAPES, VARIANTS, VOCAB
+from tests.gpu.on_gpu import IMAGE_ID, NARROW, NARROW_2, SHAPES, VARIANTS, VOCAB
 
 CHECKPOINT = Path(__file__).parents[2] / "samples" / "shapes" / "checkpoint"
 LAYERS, ROWS = 2, 2240
@@ -44,13 +44,15 @@ def prepare(folder: Path) -> None:
             write_checkpoint(Path(checkpoint), vision=vision, text=text)
             export(checkpoint, folder / name)
         add_variants(folder / name)
-    graphs = {"choice": choice_graph(), **look_graphs(VOCAB, IMAGE_ID)}
+    graphs = {"choice": choice_graph(), **logit_graphs(VOCAB, IMAGE_ID)}
     for name, graph in graphs.items():
         ir.save(graph, folder / f"{name}.onnx")
 
 
 def add_variants(bundle: Path) -> None:
-    quantize(bundle, [load_recipe(v) for v in VARIANTS], Options(calibrate=False, report=False))
+    quantize(
+        bundle, [load_recipe(v) for v in VARIANTS], QuantizeOptions(calibrate=False, report=False)
+    )
 
 
 def narrowed(vision: VisionConfig, text: TextConfig) -> tuple[VisionConfig, TextConfig]:
@@ -73,7 +75,7 @@ def choice_graph() -> ir.Model:
     same = ir.node("Identity", [given], outputs=[logits])
     graph = ir.Graph([given], [logits], nodes=[same], opset_imports={"": 23}, name="choice")
     model = ir.Model(graph, ir_version=10)
-    add_choice(model, IMAGE_ID)
+    add_argmax_head(model, IMAGE_ID)
     return model
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests and measures on a card, then prints all that was measured as one table.
+# Tests and measures on a GPU, then prints all that was measured as one table.
 #
 #   tests/gpu/run.sh [OUT]        OUT: a folder for logs and JSON, default build/gpu
 #
@@ -46,7 +46,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
 [ -d "$prepared" ] || stage prepare 120 "$python" -m tests.gpu.prepare "$prepared"
 
 if wanted tests; then
-    # A warning of another version of a package is no failure of a card.
+    # A warning of another version of a package is no failure of a GPU.
     stage tests 300 "$python" -m pytest tests/gpu --prepared "$prepared" -q -p no:cacheprovider \
         -W default
 fi

@@ -1,4 +1,4 @@
-"""A card says what the lossless variant says on a processor."""
+"""A GPU says what the lossless variant says on a processor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime import PaliGemma
 from tests.gpu.conftest import Record
-from tests.gpu.on_card import (
+from tests.gpu.on_gpu import (
     BUNDLES,
     SHAPES,
     VARIANTS,
@@ -61,7 +61,7 @@ def test_first_logits_are_those_of_the_lossless_variant(
 
 def first_logits(model: PaliGemma, image: Path, prompt: str) -> NDArray[np.float32]:
     engine, ids = model.engine, model.encoder.encode(prompt, 1)
-    features = model.look(image)._features
-    cache = engine.cache(1, engine.facts.image_tokens + len(ids))
+    features = model.encode(image)._features
+    cache = engine.cache(1, engine.config.image_tokens + len(ids))
     row = engine.prefill(cache, 0, features, ids)  # held: on a processor `whole` is its own memory
     return row.whole.copy()

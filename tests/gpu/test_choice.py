@@ -1,4 +1,4 @@
-"""What a card chooses and picks out of logits is what NumPy does."""
+"""What a GPU chooses and picks out of logits is what NumPy does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.decode_step import Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceLogits
 from paligemma_edge.runtime.engine.logits import HostRow, Shortlist
-from tests.gpu.on_card import IMAGE_ID, SHAPES, VARIANTS, VOCAB, Requests, Where
+from tests.gpu.on_gpu import IMAGE_ID, SHAPES, VARIANTS, VOCAB, Requests, Where
 
 pytestmark = pytest.mark.gpu
 
@@ -154,5 +154,5 @@ def compare(model: PaliGemma, logits: DeviceLogits, slot: int) -> None:
     np.testing.assert_array_equal(row.at(tokens), same.at(tokens))
     np.testing.assert_allclose(row.log_probs(tokens), same.log_probs(tokens), atol=1e-4)
     short = row.shortlist
-    np.testing.assert_array_equal(short.logits, same.spoken[short.tokens])
-    np.testing.assert_array_equal(np.sort(short.logits), np.sort(same.spoken)[-256:])
+    np.testing.assert_array_equal(short.logits, same.answer_logits[short.tokens])
+    np.testing.assert_array_equal(np.sort(short.logits), np.sort(same.answer_logits)[-256:])

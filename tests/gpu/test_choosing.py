@@ -14,7 +14,7 @@ from paligemma_edge.runtime.generation import loop
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.generation.select_token import choose
 from paligemma_edge.runtime.grammar.base import Allowed
-from tests.gpu.on_card import Requests
+from tests.gpu.on_gpu import Requests
 
 pytestmark = pytest.mark.gpu
 POLICIES = (
@@ -49,7 +49,7 @@ def pictures(requests: Requests) -> list[Path]:
 
 def test_grammars(fp16: PaliGemma, requests: Requests, compared: list[int]) -> None:
     for image in pictures(requests)[:4]:
-        with fp16.look(image) as view:
+        with fp16.encode(image) as view:
             view.detect("square ; circle ; star")
             view.detect("square ; circle", any_label=True)
             assert all(found.decoded is not None for found in view.segment("star ; ring"))

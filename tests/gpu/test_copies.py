@@ -1,10 +1,10 @@
-"""A greedy token costs ids and lengths to the card, and the choice back."""
+"""A greedy token costs ids and lengths to the GPU, and the choice back."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.gpu.on_card import NARROW, Requests, Where
+from tests.gpu.on_gpu import NARROW, Requests, Where
 
 pytestmark = pytest.mark.gpu
 SLOTS = 3
@@ -13,7 +13,7 @@ SLOTS = 3
 def test_a_step_copies_what_it_says_and_no_logits(where: Where, requests: Requests) -> None:
     model, copies = where.counted(NARROW, "cuda-fp16")
     engine, (image, prompt) = model.engine, requests[0]
-    view = model.look(image)
+    view = model.encode(image)
     ids = model.encoder.encode(prompt, 1)
     copies.take()
     features, pixels = view._features, 3 * 224 * 224 * 4

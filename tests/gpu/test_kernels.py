@@ -1,4 +1,4 @@
-"""Which attention kernels ONNX Runtime takes: recorded, for they follow card and version."""
+"""Which attention kernels ONNX Runtime takes: recorded, for they follow GPU and version."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from collections import Counter
 import pytest
 
 from tests.gpu.conftest import Record
-from tests.gpu.on_card import BUNDLES, Requests, Where
+from tests.gpu.on_gpu import BUNDLES, Requests, Where
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("card")]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 PRINTS = {"ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO": "1"}
 LINE = re.compile(r"Operator=(\w+).*?SdpaKernel=(\w+)")
 

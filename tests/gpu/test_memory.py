@@ -1,4 +1,4 @@
-"""A card that is full is one error; the process lives, and a smaller request is answered."""
+"""A GPU that is full is one error; the process lives, and a smaller request is answered."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.device.cuda.check import find_card
+from paligemma_edge.runtime.device.cuda.check import find_gpu
 from paligemma_edge.runtime.errors import DeviceError
 from tests.gpu.conftest import Record
-from tests.gpu.on_card import SHAPES, Requests, Where
+from tests.gpu.on_gpu import SHAPES, Requests, Where
 
-pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("card")]
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 VARIANT = "cuda-fp16"
 MB = 1 << 20
 
@@ -28,10 +28,10 @@ def one_line(error: pytest.ExceptionInfo[DeviceError]) -> str:
 
 
 @contextlib.contextmanager
-def full_card(leave: int) -> Iterator[None]:
-    """All of the card but so many bytes is taken, as by another program; a model is open."""
+def full_gpu(leave: int) -> Iterator[None]:
+    """All of the GPU but so many bytes is taken, as by another program; a model is open."""
     runtime, place = cuda_runtime(), ctypes.c_void_p()
-    size = find_card().free_bytes - leave
+    size = find_gpu().free_bytes - leave
     assert runtime.cudaMalloc(ctypes.byref(place), ctypes.c_size_t(size)) == 0
     try:
         yield
@@ -53,7 +53,7 @@ def test_a_limit_that_is_too_small_is_told_before_anything_is_tried(where: Where
     one_line(error)
 
 
-def test_more_slots_than_the_card_holds_are_told_before_anything_is_tried(where: Where) -> None:
+def test_more_slots_than_the_gpu_holds_are_told_before_anything_is_tried(where: Where) -> None:
     with pytest.raises(DeviceError, match=r"the variant needs about .* what is free") as error:
         where.open(SHAPES, VARIANT, max_batch=10_000_000)
     one_line(error)
@@ -63,8 +63,8 @@ def test_slots_that_do_not_fit_leave_the_model_usable(
     fp16: PaliGemma, requests: Requests, record: Record
 ) -> None:
     expected = fp16.generate(*requests[0]).token_ids
-    slots = 2048 * MB // fp16.engine.facts.cache_bytes(512, fp16.engine.dtype)
-    with full_card(leave=1024 * MB):
+    slots = 2048 * MB // fp16.engine.config.cache_bytes(512, fp16.engine.dtype)
+    with full_gpu(leave=1024 * MB):
         with pytest.raises(DeviceError, match="keys and values of") as error:
             fp16.engine.cache(slots, 512)
         assert fp16.generate(*requests[0]).token_ids == expected
@@ -72,11 +72,11 @@ def test_slots_that_do_not_fit_leave_the_model_usable(
     fp16.engine.cache(slots, 512)
 
 
-def test_a_model_does_not_open_on_a_full_card_and_does_on_a_free_one(
+def test_a_model_does_not_open_on_a_full_gpu_and_does_on_a_free_one(
     where: Where, fp16: PaliGemma, requests: Requests
 ) -> None:
     expected = fp16.generate(*requests[0]).token_ids
-    with full_card(leave=64 * MB), pytest.raises(DeviceError) as error:
+    with full_gpu(leave=64 * MB), pytest.raises(DeviceError) as error:
         where.open(SHAPES, VARIANT)
     one_line(error)
     assert where.open(SHAPES, VARIANT).generate(*requests[0]).token_ids == expected
@@ -96,11 +96,11 @@ def test_a_run_that_does_not_fit_leaves_the_model_usable(
     assert model.generate(*requests[0]).token_ids == expected
 
 
-def test_a_recorded_model_lives_through_a_full_card(where: Where, requests: Requests) -> None:
+def test_a_recorded_model_lives_through_a_full_gpu(where: Where, requests: Requests) -> None:
     model = where.open(SHAPES, VARIANT, cuda_graph=True, max_batch=2)
     expected = [answer.token_ids for answer in model.generate_batch(requests[:4])]
-    slots = 2048 * MB // model.engine.facts.cache_bytes(512, model.engine.dtype)
-    with full_card(leave=1024 * MB):
+    slots = 2048 * MB // model.engine.config.cache_bytes(512, model.engine.dtype)
+    with full_gpu(leave=1024 * MB):
         with pytest.raises(DeviceError, match="keys and values of"):
             model.engine.cache(slots, 512)
         assert [answer.token_ids for answer in model.generate_batch(requests[:4])] == expected
@@ -109,10 +109,10 @@ def test_a_recorded_model_lives_through_a_full_card(where: Where, requests: Requ
 def test_a_model_that_is_dropped_gives_its_memory_back(where: Where, record: Record) -> None:
     where.open(SHAPES, VARIANT)  # CUDA keeps what it takes for a process
     gc.collect()
-    before = find_card().free_bytes
+    before = find_gpu().free_bytes
     for _ in range(3):
         where.open(SHAPES, VARIANT)
         gc.collect()
-    kept = before - find_card().free_bytes
+    kept = before - find_gpu().free_bytes
     record("kept of three models that were dropped, MB", f"{kept / 1e6:.1f}")
     assert kept < 32e6

@@ -1,4 +1,4 @@
-"""Every graph of every variant runs on the card alone, and nothing is copied on the way."""
+"""Every graph of every variant runs on the GPU alone, and nothing is copied on the way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from paligemma_edge.runtime.device.device import Device
-from tests.gpu.on_card import BUNDLES, VARIANTS, Where
+from tests.gpu.on_gpu import BUNDLES, VARIANTS, Where
 
 pytestmark = pytest.mark.gpu
 COPIES = (b"MemcpyFromHost", b"MemcpyToHost")

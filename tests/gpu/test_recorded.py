@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.engine.kv_cache import Cache
+from paligemma_edge.runtime.engine.kv_cache import KVCache
 from tests.gpu.conftest import Record
-from tests.gpu.on_card import (
+from tests.gpu.on_gpu import (
     BUNDLES,
     SHAPES,
     VARIANTS,
@@ -69,8 +69,8 @@ def test_step_by_step_while_slots_leave_and_join(
     plain, recorded = ways
     errors, order = [0.0], ORDER[plain.engine.dtype]
     with (
-        plain.caches.lend(slots, 512) as cache,
-        recorded.caches.lend(slots, 512) as planned,
+        plain.cache_pool.acquire(slots, 512) as cache,
+        recorded.cache_pool.acquire(slots, 512) as planned,
     ):
         sides = ((plain, cache), (recorded, planned))
         tokens = [fill(sides, slot, requests[slot]) for slot in range(slots)]
@@ -93,11 +93,11 @@ def test_step_by_step_while_slots_leave_and_join(
     assert max(errors) < order
 
 
-def fill(sides: tuple[tuple[PaliGemma, Cache], ...], slot: int, request: tuple[Path, str]) -> int:
+def fill(sides: tuple[tuple[PaliGemma, KVCache], ...], slot: int, request: tuple[Path, str]) -> int:
     """Read a prompt into a slot of each side; the token that follows it."""
     image, prompt = request
     best = []
     for model, cache in sides:
-        ids, features = model.encoder.encode(prompt, 1), model.look(image)._features
+        ids, features = model.encoder.encode(prompt, 1), model.encode(image)._features
         best.append(model.engine.prefill(cache, slot, features, ids).best)
     return best[0]

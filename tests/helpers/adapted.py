@@ -50,10 +50,10 @@ def logits(
     graphs = _Graphs(bundle, variant, given)
     hidden = graphs.run(contract.VISION_ENCODER, {contract.PIXEL_VALUES: seen})
     features = graphs.run(contract.PROJECTOR, hidden)
-    facts, length = found.model, found.model.image_tokens + len(IDS)
-    row = (1, facts.num_kv_heads, length + 1, facts.head_dim)
-    pasts = [name for i in range(facts.num_layers) for name in contract.past_names(i)]
-    presents = [name for i in range(facts.num_layers) for name in contract.present_names(i)]
+    config, length = found.model, found.model.image_tokens + len(IDS)
+    row = (1, config.num_kv_heads, length + 1, config.head_dim)
+    pasts = [name for i in range(config.num_layers) for name in contract.past_names(i)]
+    presents = [name for i in range(config.num_layers) for name in contract.present_names(i)]
     cache = {name: np.zeros(row, np.float32) for name in pasts}
     reader = graphs.reader()
     rows, first = [], graphs.run(reader, {**features, **_asked(IDS, length), **cache})
@@ -77,7 +77,7 @@ class _Graphs:
         self.folder = bundle / variant
         self.files = dict(manifest.variants[variant].graphs)
         if given is not None:
-            self.files |= manifest.adapted[variant].graphs
+            self.files |= manifest.lora_graphs[variant].graphs
         self.bundle = bundle
 
     def reader(self) -> str:

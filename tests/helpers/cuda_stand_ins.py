@@ -1,4 +1,4 @@
-"""Stand-ins for what a machine without a card lacks: a driver, and a CUDA library to read."""
+"""Stand-ins for what a machine without a GPU lacks: a driver, and a CUDA library to read."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ TEXTS: Mapping[int, bytes] = {
 
 
 class Driver:
-    """A driver with cards; `failing` are its calls that do, each with its error."""
+    """A driver with GPUs; `failing` are its calls that do, each with its error."""
 
     def __init__(
         self,
-        cards: int = 1,
+        gpus: int = 1,
         *,
         integrated: bool = False,
         version: int = 13010,
         failing: Mapping[str, int] | None = None,
     ) -> None:
-        self.cards, self.integrated, self.version = cards, integrated, version
+        self.gpus, self.integrated, self.version = gpus, integrated, version
         self.failing = failing or {}
         self.current: list[int | None] = []
         self.retained: list[int] = []
@@ -46,7 +46,7 @@ class Driver:
         return CFUNCTYPE(c_int, *types)(lambda *given: code or method(self, *given) or 0)
 
     def count(self, out: Out) -> None:
-        out[0] = self.cards
+        out[0] = self.gpus
 
     def age(self, out: Out) -> None:
         out[0] = self.version

@@ -7,8 +7,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.results.result import Found, ObjectResult
-from paligemma_edge.runtime.text.parse_answer import Box, Detection
+from paligemma_edge.runtime.results.result import Detection, ObjectResult
+from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
 WIDTH, HEIGHT = 60, 40
 BOX = Box(0.25, 0.1, 0.75, 0.6)  # rows 10..30, columns 6..36
@@ -27,12 +27,12 @@ def found(
     box: Box = BOX,
     decoded: NDArray[np.float32] | None = None,
     score: float = -0.5,
-) -> Found:
-    detection = Detection(label, box, None if decoded is None else (0,) * 16)
-    return Found(detection=detection, score=score, width=WIDTH, height=HEIGHT, decoded=decoded)
+) -> Detection:
+    detection = ParsedObject(label, box, None if decoded is None else (0,) * 16)
+    return Detection(detection=detection, score=score, width=WIDTH, height=HEIGHT, decoded=decoded)
 
 
-def result(objects: Sequence[Found] = (), **fields: Any) -> ObjectResult:  # noqa: ANN401
+def result(objects: Sequence[Detection] = (), **fields: Any) -> ObjectResult:  # noqa: ANN401
     whole: dict[str, Any] = {
         "prompt": "detect cat ; dog",
         "text": "<loc0256> cat",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paligemma_edge.quantize.graphs.graph_file import write_graph
 from paligemma_edge.quantize.graphs.prefill import has_windows, whole_prompt
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.manifest import ModelFacts
+from paligemma_edge.runtime.manifest import ModelConfig
 
 Array: TypeAlias = NDArray[Any]
 
@@ -30,7 +30,7 @@ def load(bundle: Path) -> dict[str, ir.Model]:
 
 
 def answers(
-    graphs: Mapping[str, ir.Model], facts: ModelFacts, pixels: Array, folder: Path
+    graphs: Mapping[str, ir.Model], config: ModelConfig, pixels: Array, folder: Path
 ) -> Array:
     """The logits [2, vocab] after a prompt and after one step, through all three graphs.
 
@@ -43,10 +43,10 @@ def answers(
         reader = open_graph(whole_prompt(graphs[contract.DECODER]), folder / "prefill.onnx")
     hidden = run(sessions[contract.VISION_ENCODER], {contract.PIXEL_VALUES: pixels})
     features = run(sessions[contract.PROJECTOR], hidden)
-    length = facts.image_tokens + len(IDS)
-    row = (1, facts.num_kv_heads, length + 1, facts.head_dim)
-    names = [name for i in range(facts.num_layers) for name in contract.past_names(i)]
-    presents = [name for i in range(facts.num_layers) for name in contract.present_names(i)]
+    length = config.image_tokens + len(IDS)
+    row = (1, config.num_kv_heads, length + 1, config.head_dim)
+    names = [name for i in range(config.num_layers) for name in contract.past_names(i)]
+    presents = [name for i in range(config.num_layers) for name in contract.present_names(i)]
     cache = {name: np.zeros(row, np.float32) for name in names}
     first = run(reader, {**features, **_asked(IDS, length), **cache})
     nothing = {contract.IMAGE_FEATURES: features[contract.IMAGE_FEATURES][:, :0]}

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from paligemma_edge.runtime.grammar.base import State
-from paligemma_edge.runtime.manifest import TokenizerFacts
+from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 MODEL = Path(__file__).parents[2] / "samples/shapes/checkpoint/tokenizer.model"
 EOS, LOC, SEG, IMAGE = 1, 1000, 2024, 2152
-FACTS = TokenizerFacts(
+CONFIG = TokenizerConfig(
     file="",
     pad_id=0,
     eos_id=EOS,
@@ -27,7 +27,7 @@ FACTS = TokenizerFacts(
 
 @cache
 def encoder() -> PromptEncoder:
-    return PromptEncoder(MODEL, FACTS)
+    return PromptEncoder(MODEL, CONFIG)
 
 
 def ids(state: State) -> list[int]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from paligemma_edge.runtime.bundle.writer import new_bundle
 from paligemma_edge.runtime.manifest import (
     SCHEMA_VERSION,
-    ImageFacts,
+    ImageConfig,
     Manifest,
-    ModelFacts,
-    TokenizerFacts,
+    ModelConfig,
+    TokenizerConfig,
     Variant,
 )
 
@@ -24,7 +24,7 @@ def manifest() -> Manifest:
         schema_version=SCHEMA_VERSION,
         created_by="a test",
         source={"checkpoint": "none"},
-        model=ModelFacts(
+        model=ModelConfig(
             family="paligemma",
             image_tokens=4,
             hidden_size=8,
@@ -34,7 +34,7 @@ def manifest() -> Manifest:
             vocab_size=1160,
             max_length=32,
         ),
-        tokenizer=TokenizerFacts(
+        tokenizer=TokenizerConfig(
             file="tokenizer.model",
             pad_id=0,
             eos_id=1,
@@ -44,7 +44,7 @@ def manifest() -> Manifest:
             first_seg_id=1028,
             image_id=1156,
         ),
-        image=ImageFacts(
+        image=ImageConfig(
             size=28, resample="bicubic", rescale_factor=1 / 255, mean=(0.5,) * 3, std=(0.5,) * 3
         ),
         variants={

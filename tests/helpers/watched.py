@@ -14,21 +14,24 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from paligemma_edge.quantize.calibration.calibrate import Asked, calibrate
+from paligemma_edge.quantize.calibration.calibrate import CalibrationSample, calibrate
 from paligemma_edge.quantize.graphs.derived import Float, matrix_rows
 from paligemma_edge.quantize.graphs.graph_file import write_graph
 from paligemma_edge.quantize.graphs.linear import Linear, linears
 from paligemma_edge.quantize.graphs.prefill import whole_prompt
 from paligemma_edge.quantize.rounding.statistics import Moments
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.manifest import ModelFacts
+from paligemma_edge.runtime.manifest import ModelConfig
 from tests.helpers.half_graphs import Array, load, run
 
 Values = dict[str, Array]
 AssertSame = Callable[[Mapping[str, ir.Model]], None]  # graphs with the logits of the case
 
 TEXT = (2, 411, 108)
-QUESTIONS = (Asked(0, (2, 411, 97, 1203, 108), (640, 77, 901, 12, 1)), Asked(1, (2, 5, 108)))
+QUESTIONS = (
+    CalibrationSample(0, (2, 411, 97, 1203, 108), (640, 77, 901, 12, 1)),
+    CalibrationSample(1, (2, 5, 108)),
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Case:
     """A bundle, and pixel values [2, 3, R, R]."""
 
     bundle: Path
-    facts: ModelFacts
+    config: ModelConfig
     pixels: Array
 
     def graphs(self) -> dict[str, ir.Model]:
@@ -44,11 +47,11 @@ class Case:
 
     def moments(self, graphs: Mapping[str, ir.Model]) -> dict[str, Moments]:
         """What some graphs of this model read of two questions."""
-        return calibrate(graphs, self.facts, list(self.pixels), QUESTIONS, second=True)
+        return calibrate(graphs, self.config, list(self.pixels), QUESTIONS, second=True)
 
     def features(self) -> Array:
         """Random ones, [1, N, hidden]."""
-        shape = (1, self.facts.image_tokens, self.facts.hidden_size)
+        shape = (1, self.config.image_tokens, self.config.hidden_size)
         return np.random.default_rng(2).normal(size=shape).astype(np.float32)
 
 
@@ -78,10 +81,10 @@ def watch(model: ir.Model, names: Iterable[str], path: Path) -> ort.InferenceSes
     )
 
 
-def read_prompt(model: ir.Model, features: Array, facts: ModelFacts, path: Path) -> Values:
+def read_prompt(model: ir.Model, features: Array, config: ModelConfig, path: Path) -> Values:
     """What a decoder or a prefill graph computes of features [1, N, hidden] and a short text."""
     session = watch(model, inputs_of_layers(model), path)
-    return run(session, decoder_feeds(features, TEXT, features.shape[1] + len(TEXT), facts))
+    return run(session, decoder_feeds(features, TEXT, features.shape[1] + len(TEXT), config))
 
 
 def assert_same_moments(found: Moments, expected: Moments, name: str) -> None:
@@ -98,15 +101,15 @@ def assert_same_moments(found: Moments, expected: Moments, name: str) -> None:
 class Whole:
     """Graphs that tell what all their layers read."""
 
-    facts: ModelFacts
+    config: ModelConfig
     sessions: Mapping[str, ort.InferenceSession]
 
     @classmethod
-    def open(cls, graphs: Mapping[str, ir.Model], facts: ModelFacts, folder: Path) -> Whole:
+    def open(cls, graphs: Mapping[str, ir.Model], config: ModelConfig, folder: Path) -> Whole:
         folder.mkdir()
         models = {**graphs, contract.PREFILL: whole_prompt(graphs[contract.DECODER])}
         return cls(
-            facts,
+            config,
             {
                 name: watch(model, inputs_of_layers(model), folder / f"{name}.onnx")
                 for name, model in models.items()
@@ -119,21 +122,21 @@ class Whole:
         hidden = {contract.LAST_HIDDEN_STATE: vision[contract.LAST_HIDDEN_STATE]}
         return vision, hidden | run(self.sessions[contract.PROJECTOR], hidden)
 
-    def read(self, features: Array, asked: Asked) -> tuple[Values, Values]:
+    def read(self, features: Array, asked: CalibrationSample) -> tuple[Values, Values]:
         """What the decoder computes of a prompt, and of an answer token by token."""
         length, fed = features.shape[1] + len(asked.ids), asked.answer[:-1]
         decoder = self.sessions[contract.DECODER]
-        feeds = decoder_feeds(features, asked.ids, length, self.facts, room=len(fed))
+        feeds = decoder_feeds(features, asked.ids, length, self.config, room=len(fed))
         prompt = last = run(self.sessions[contract.PREFILL], feeds)
         steps = []
         for place, token in enumerate(fed, 1):
-            feeds = decoder_feeds(features[:, :0], (token,), length + place, self.facts)
+            feeds = decoder_feeds(features[:, :0], (token,), length + place, self.config)
             last = run(decoder, {**feeds, **self._kept(last)})
             steps.append(last)
         return prompt, {name: np.concatenate([s[name] for s in steps]) for name in last if steps}
 
     def _kept(self, last: Values) -> Values:
-        past, present = (_names(self.facts, of) for of in _CACHE)
+        past, present = (_names(self.config, of) for of in _CACHE)
         return {name: last[made] for name, made in zip(past, present, strict=True)}
 
 
@@ -141,18 +144,18 @@ _CACHE = (contract.past_names, contract.present_names)
 
 
 def decoder_feeds(
-    features: Array, ids: Sequence[int], length: int, facts: ModelFacts, *, room: int = 0
+    features: Array, ids: Sequence[int], length: int, config: ModelConfig, *, room: int = 0
 ) -> Values:
     """All inputs of a decoder; the cache is empty."""
-    row = (1, facts.num_kv_heads, length + room, facts.head_dim)
+    row = (1, config.num_kv_heads, length + room, config.head_dim)
     return {
         contract.IMAGE_FEATURES: features,
         contract.INPUT_IDS: np.array([ids], np.int64),
         contract.SEQLENS_K: np.array([length - 1], np.int32),
         contract.TOTAL_SEQUENCE_LENGTH: np.array(length, np.int32),
-        **{name: np.zeros(row, np.float32) for name in _names(facts, contract.past_names)},
+        **{name: np.zeros(row, np.float32) for name in _names(config, contract.past_names)},
     }
 
 
-def _names(facts: ModelFacts, of: Callable[[int], tuple[str, str]]) -> list[str]:
-    return [name for layer in range(facts.num_layers) for name in of(layer)]
+def _names(config: ModelConfig, of: Callable[[int], tuple[str, str]]) -> list[str]:
+    return [name for layer in range(config.num_layers) for name in of(layer)]

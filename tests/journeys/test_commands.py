@@ -93,8 +93,8 @@ def test_a_bundle_gets_smaller_variants_that_answer_alike(tmp_path: Path, few: P
         checked = call("check", bundle, "--variant", name, light=True)
         assert checked.returncode == 0, checked.stdout + checked.stderr
         assert name in checked.stdout
-        primed = call("prime", bundle, "--variant", name, light=True)
-        assert primed.returncode == 0, primed.stderr
+        prepacked = call("prepack", bundle, "--variant", name, light=True)
+        assert prepacked.returncode == 0, prepacked.stderr
         assert call(*ask, name, light=True).stdout == answers[name]
     assert call("inspect", bundle, light=True).stdout.count("\nprimed      ") == 2
 
@@ -301,7 +301,7 @@ def test_help_names_every_command_and_shows_examples() -> None:
     words = call("--help", light=True).stdout
     for command in (
         *("export", "quantize", "verify", "adapter"),
-        *("run", "inspect", "check", "prime", "bench"),
+        *("run", "inspect", "check", "prepack", "bench"),
     ):
         assert f"\n    {command} " in words
     assert "examples:" in words

@@ -76,17 +76,17 @@ def windowed_bundle(
 @pytest.fixture(scope="session", params=["shapes", "odd", "gemma2", "windowed"])
 def case(request: pytest.FixtureRequest) -> Case:
     bundle: Path = request.getfixturevalue(f"{request.param}_bundle")
-    facts = Bundle.open(bundle).manifest
-    side = facts.image.size
+    config = Bundle.open(bundle).manifest
+    side = config.image.size
     pixels = np.random.default_rng(1).uniform(-1, 1, (2, 3, side, side)).astype(np.float32)
-    return Case(bundle, facts.model, pixels)
+    return Case(bundle, config.model, pixels)
 
 
 @pytest.fixture(scope="session")
 def exact(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Array:
     """The logits [2, vocab] of the graphs as they are, after a prompt and after one step."""
     return answers(
-        case.graphs(), case.facts, case.pixels[:1], tmp_path_factory.mktemp("exact") / "graphs"
+        case.graphs(), case.config, case.pixels[:1], tmp_path_factory.mktemp("exact") / "graphs"
     )
 
 
@@ -95,7 +95,7 @@ def assert_same(case: Case, exact: Array, tmp_path: Path) -> AssertSame:
     """Asserts that graphs have those logits."""
 
     def assert_same(graphs: Mapping[str, ir.Model]) -> None:
-        found = answers(graphs, case.facts, case.pixels[:1], tmp_path / "changed")
+        found = answers(graphs, case.config, case.pixels[:1], tmp_path / "changed")
         np.testing.assert_allclose(found, exact, rtol=0, atol=CLOSE * np.abs(exact).max())
 
     return assert_same

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from paligemma_edge.export.exporter import export
-from paligemma_edge.quantize.fidelity.answers import Asked
+from paligemma_edge.quantize.fidelity.answers import EvalRequest
 from paligemma_edge.quantize.fidelity.figures import divergence
 from paligemma_edge.quantize.fidelity.measure import DEFAULT_MAX_NEW_TOKENS
 from paligemma_edge.quantize.fidelity.questions import sample_questions
-from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Recipe, load_recipe
 from paligemma_edge.runtime import PaliGemma
 from tests.helpers.half_graphs import Array
@@ -70,7 +70,7 @@ def known(shapes_bundle: Path) -> Answers:
     """What the plain model says."""
     model, found = PaliGemma(shapes_bundle), []
     for question in QUESTIONS:
-        said = Asked.ask(model, question, DEFAULT_MAX_NEW_TOKENS).answer()
+        said = EvalRequest.ask(model, question, DEFAULT_MAX_NEW_TOKENS).answer()
         tokens, rows = zip(*((token, row.copy()) for token, row in said), strict=True)
         found.append((tokens, np.stack(rows)))
     return found
@@ -80,7 +80,7 @@ def measure(bundle: Path, variant: str, known: Answers, some: slice = slice(None
     """After the plain model's tokens; where all of those are chosen the answer is the same."""
     model, same, forced, errors, far = PaliGemma(bundle, variant=variant), [], [], [], []
     for question, (tokens, expected) in zip(QUESTIONS[some], known[some], strict=True):
-        asked = Asked.ask(model, question, DEFAULT_MAX_NEW_TOKENS)
+        asked = EvalRequest.ask(model, question, DEFAULT_MAX_NEW_TOKENS)
         chosen = []
         for row, wanted in zip(asked.forced(tokens), expected, strict=True):
             chosen.append(int(row.argmax()))
@@ -115,7 +115,7 @@ def bundles(
     recipes = [load_recipe(name) for name in SHIPPED]
     recipes.append(user_recipe(folder, "cpu-uncured", UNCURED))
     for bundle in (plain, hostile):
-        quantize(bundle, recipes, Options(report=False))
+        quantize(bundle, recipes, QuantizeOptions(report=False))
     return {"plain": plain, "hostile": hostile}
 
 
@@ -178,7 +178,7 @@ def test_each_cure_heals_its_own_channels(
         user_recipe(tmp_path, name, CURES.format(fold=str(fold).lower(), smooth=strength))
         for name, (fold, strength) in (("cpu-sick", without), ("cpu-sound", cured))
     )
-    options = Options(calibrate=False, report=False)
+    options = QuantizeOptions(calibrate=False, report=False)
     quantize(hostile, [sick, sound], options)
     quantize(plain, [sound], options)
     bound = AS_NEAR * measure(plain, "cpu-sound", known, FEW).divergence

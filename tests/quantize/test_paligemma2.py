@@ -13,7 +13,7 @@ import pytest
 
 from paligemma_edge.export.exporter import export
 from paligemma_edge.quantize.fidelity.questions import sample_questions
-from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 from paligemma_edge.quantize.schemes.cuda_check import check_cuda_graph
 from paligemma_edge.quantize.schemes.half import to_half
@@ -51,7 +51,7 @@ def quantized(request: pytest.FixtureRequest, make_checkpoint: MakeCheckpoint) -
     path, notes = checkpoint / "q.bundle", list[str]()
     export(checkpoint, path, sliding_window=request.param)
     recipes = [load_recipe(name) for name in shipped()]
-    options = Options(questions=QUESTIONS, max_new_tokens=12)
+    options = QuantizeOptions(questions=QUESTIONS, max_new_tokens=12)
     reports = quantize(path, recipes, options, note=notes.append)
     by_name = {report.variant: report for report in reports}
     return Quantized(path, request.param == "hf", by_name, tuple(notes))
@@ -111,7 +111,7 @@ def test_half_precision_answers_as_float32_does(
     for model in graphs.values():
         to_half(model, dtype)
         emulate(model, dtype)
-    logits = answers(graphs, case.facts, case.pixels[:1], tmp_path / "half")
+    logits = answers(graphs, case.config, case.pixels[:1], tmp_path / "half")
     np.testing.assert_allclose(logits, exact, rtol=0, atol=tolerance * np.abs(exact).max())
     assert not np.array_equal(logits, exact)
 

@@ -19,7 +19,7 @@ from paligemma_edge.export.exporter import export
 from paligemma_edge.quantize import quantizer
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.graphs.graph_file import write_graph
-from paligemma_edge.quantize.quantizer import Options, Progress, quantize
+from paligemma_edge.quantize.quantizer import Progress, QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme, load_recipe, shipped
 from paligemma_edge.quantize.variant import files as variant
 from paligemma_edge.runtime import PaliGemma
@@ -56,8 +56,8 @@ COARSE = dataclasses.replace(
     RECIPE, prefill=False, layers=(Assignment(match="decoder.*", scheme="int4"),)
 )
 QUESTIONS = tuple(q for q in sample_questions() if q.image.stem in ("00", "01"))
-PLAIN = Options(questions=QUESTIONS, calibrate=False, report=False)
-CALIBRATED = Options(questions=QUESTIONS, max_new_tokens=24)
+PLAIN = QuantizeOptions(questions=QUESTIONS, calibrate=False, report=False)
+CALIBRATED = QuantizeOptions(questions=QUESTIONS, max_new_tokens=24)
 GRAPHS = {"vision_encoder", "projector", "prefill", "decoder", "mask_decoder"}
 
 
@@ -245,10 +245,12 @@ def test_what_does_not_fit_is_told_before_any_work(
     with pytest.raises(OptionError, match="cpu-test is asked for 2 times"):
         quantize(shapes_copy, [RECIPE, COARSE], CALIBRATED)
     with pytest.raises(OptionError, match="no question"):
-        quantize(shapes_copy, [RECIPE], Options(questions=()))
+        quantize(shapes_copy, [RECIPE], QuantizeOptions(questions=()))
     for share in (0, -1, 1.01, float("nan")):
         with pytest.raises(OptionError, match="more than 0 and at most 1"):
-            quantize(shapes_copy, [RECIPE], Options(questions=QUESTIONS, min_agreement=share))
+            quantize(
+                shapes_copy, [RECIPE], QuantizeOptions(questions=QUESTIONS, min_agreement=share)
+            )
     assert contents(shapes_copy) == before
 
 
@@ -426,9 +428,9 @@ def test_exporting_a_variant_twice_is_refused(shapes_checkpoint: Path, tmp_path:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_runs_on_a_card_alone_is_not_searched(shapes_copy: Path) -> None:
-    with pytest.raises(OptionError, match="those of cuda-fp16 run on a card alone; leave it out"):
-        quantize(shapes_copy, [load_recipe("cuda-fp16")], Options(min_agreement=0.9))
+def test_what_runs_on_a_gpu_alone_is_not_searched(shapes_copy: Path) -> None:
+    with pytest.raises(OptionError, match="those of cuda-fp16 run on a GPU alone; leave it out"):
+        quantize(shapes_copy, [load_recipe("cuda-fp16")], QuantizeOptions(min_agreement=0.9))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -442,7 +444,7 @@ def test_weights_that_are_no_numbers_are_not_rounded(
     tensors[name][3, 5] = value
     save_file(tensors, file)
     export(folder, tmp_path / "x.bundle")
-    options = Options(calibrate=False, report=False)
+    options = QuantizeOptions(calibrate=False, report=False)
     with pytest.raises(OptionError, match=r"weights of decoder.layers.1.up_proj hold infinite"):
         quantize(tmp_path / "x.bundle", [load_recipe("cpu-int4")], options)
     assert list(Bundle.open(tmp_path / "x.bundle").manifest.variants) == ["cpu-fp32"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime import Choices, ObjectResult, PaliGemma
-from paligemma_edge.runtime.encoded_image import View
+from paligemma_edge.runtime.encoded_image import EncodedImage
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
 from paligemma_edge.runtime.images.load import load_image
@@ -39,7 +39,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_picture_is_encoded_once_for_all_its_questions(
     shapes_model: PaliGemma, picture: Path, encoded: list[int]
 ) -> None:
-    with shapes_model.look(picture) as view:
+    with shapes_model.encode(picture) as view:
         answers = [
             view.caption().text,
             view.ask("how many shapes are there?").text,
@@ -122,7 +122,7 @@ def test_the_likeliest_choice_is_taken_and_each_has_the_score_of_its_own_answer(
     shapes_model: PaliGemma, picture: Path
 ) -> None:
     prompt, choices = "answer en what shape is yellow?", ["circle", "square ring", "square", "star"]
-    with shapes_model.look(picture) as view:
+    with shapes_model.encode(picture) as view:
         result = view.classify(prompt, choices)
         alone = [view.classify(prompt, [choice]).log_probs[choice] for choice in choices]
         said = view.generate(prompt, grammar=Choices(("star",)))
@@ -138,7 +138,7 @@ def test_without_a_mask_decoder_boxes_are_given_and_the_reason(
     pipeline = shapes_model.pipeline
     sessions = {k: v for k, v in pipeline.engine.sessions.items() if k != "mask_decoder"}
     blind = replace(pipeline, engine=replace(pipeline.engine, sessions=sessions))
-    view = shapes_model.look(picture)
+    view = shapes_model.encode(picture)
     assert view.segment("star").notes == ()
     view._pipeline = blind
     result = view.segment("star")
@@ -166,14 +166,14 @@ def test_a_grammar_is_on_unless_it_is_not_wanted(shapes_model: PaliGemma, pictur
 
 
 def test_several_pictures_have_no_box(shapes_model: PaliGemma, picture: Path) -> None:
-    both = shapes_model.look([picture, picture])
+    both = shapes_model.encode([picture, picture])
     assert both.ask("how many shapes are there?").text
     with pytest.raises(OptionError, match="2 pictures were given, wanted one"):
         both.detect("circle")
 
 
 def test_a_view_that_was_closed_says_so(shapes_model: PaliGemma, picture: Path) -> None:
-    with shapes_model.look(picture) as view:
+    with shapes_model.encode(picture) as view:
         pass
     with pytest.raises(OptionError, match="view was closed"):
         view.caption()
@@ -189,7 +189,11 @@ def test_a_view_that_was_closed_says_so(shapes_model: PaliGemma, picture: Path) 
         (lambda v: v.caption("e n"), PromptError, "the language is"),
         (lambda v: v.caption(max_new_tokens=0), OptionError, "max_new_tokens is 0"),
         (lambda v: v.generate("caption en", grammar="yes"), OptionError, "grammar is 'yes'"),
-        (lambda v: v.generate("caption en", grammar=View), OptionError, "grammar is <class"),
+        (
+            lambda v: v.generate("caption en", grammar=EncodedImage),
+            OptionError,
+            "grammar is <class",
+        ),
         (lambda v: v.classify("caption en", []), OptionError, "wanted answers"),
         (lambda v: v.classify("caption en", "red"), OptionError, "choices are 'red', wanted"),
         (lambda v: v.classify("caption en", 5), OptionError, "choices are 5, wanted"),
@@ -203,15 +207,15 @@ def test_what_cannot_be_asked_is_said_in_one_line(
     message: str,
 ) -> None:
     with pytest.raises(error, match=message) as caught:
-        call(shapes_model.look(picture))
+        call(shapes_model.encode(picture))
     assert "\n" not in str(caught.value)
 
 
 def test_a_picture_is_read_when_it_is_looked_at(shapes_model: PaliGemma) -> None:
     with pytest.raises(ImageError, match="the given bytes"):
-        shapes_model.look(b"none")
+        shapes_model.encode(b"none")
     with pytest.raises(PromptError, match="no picture"):
-        shapes_model.look([])
+        shapes_model.encode([])
 
 
 def test_a_result_shows_its_picture(shapes_model: PaliGemma, picture: Path) -> None:

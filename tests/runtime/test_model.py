@@ -16,7 +16,7 @@ from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaErro
 from paligemma_edge.runtime.generation.loop import generate
 from paligemma_edge.runtime.generation.requests import Images
 from paligemma_edge.runtime.images.load import ImageInput, load_image
-from paligemma_edge.runtime.text.parse_answer import Box, Detection
+from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
 FEW = 12  # tokens of an answer: enough for the lengths to differ
 
@@ -159,9 +159,9 @@ def test_masks_belong_to_their_detections(shapes_model: PaliGemma) -> None:
     rng = np.random.default_rng(0)
     codes = [tuple(map(int, rng.integers(0, 128, 16))) for _ in range(2)]
     detections = [
-        Detection("a", box, codes[0]),
-        Detection("b", box, None),
-        Detection("c", box, codes[1]),
+        ParsedObject("a", box, codes[0]),
+        ParsedObject("b", box, None),
+        ParsedObject("c", box, codes[1]),
     ]
     first, none, last = shapes_model.masks(detections, width=40, height=20)
     assert none is None

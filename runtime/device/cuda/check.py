@@ -1,6 +1,6 @@
-"""Whether a card can be used here, and if not, what is missing.
+"""Whether a GPU can be used here, and if not, what is missing.
 
-Knows what ONNX Runtime's CUDA library asks of the machine. The card is cuda_driver's, the file
+Knows what ONNX Runtime's CUDA library asks of the machine. The GPU is cuda_driver's, the file
 cuda_provider's, the meaning of an error cuda_errors'.
 """
 
@@ -12,23 +12,23 @@ import io
 from collections.abc import Mapping
 from pathlib import Path
 
-from paligemma_edge.runtime.device.cuda.driver import Card, card_is_there, find_card
+from paligemma_edge.runtime.device.cuda.driver import Gpu, find_gpu, gpu_is_present
 from paligemma_edge.runtime.device.cuda.errors import explain
 from paligemma_edge.runtime.device.cuda.provider import Provider, read_provider
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import DeviceError
 
 __all__ = [
-    "Card",
-    "card_is_there",
-    "check_card",
+    "Gpu",
+    "check_gpu",
     "explain",
-    "find_card",
+    "find_gpu",
+    "gpu_is_present",
     "load_libraries",
     "package_advice",
 ]
 
-# It comes with the card's driver and from nowhere else: find_card has told of it.
+# It comes with the GPU's driver and from nowhere else: find_gpu has told of it.
 _DRIVERS_OWN = "libcuda.so"
 # The provider opens it when a convolution runs, and does not name it among what it needs.
 _CUDNN = "libcudnn.so.9"
@@ -56,27 +56,27 @@ def load_libraries() -> None:
         )
 
 
-def check_card(card: Card) -> None:
-    """See that this ONNX Runtime can run on a card, as far as its file tells.
+def check_gpu(gpu: Gpu) -> None:
+    """See that this ONNX Runtime can run on a GPU, as far as its file tells.
 
-    DeviceError: the driver is too old for its CUDA, or it has no code for the card.
+    DeviceError: the driver is too old for its CUDA, or it has no code for the GPU.
     """
     provider = _provider()
     if provider is None:
         return
-    if provider.cuda is not None and card.driver[0] < provider.cuda:
+    if provider.cuda is not None and gpu.driver[0] < provider.cuda:
         first = _FIRST_DRIVER.get(provider.cuda)
         raise DeviceError(
-            f"the driver of {card.name} serves CUDA up to {_dotted(card.driver)}, "
+            f"the driver of {gpu.name} serves CUDA up to {_dotted(gpu.driver)}, "
             f"ONNX Runtime {ort.__version__} needs CUDA {provider.cuda}; install "
             + (f"NVIDIA's driver {first} or newer" if first else "a newer NVIDIA driver")
         )
-    if not provider.serves(card.capability):
+    if not provider.serves(gpu.capability):
         made = ", ".join(map(_dotted, sorted(provider.machine_code | provider.ptx)))
-        major, minor = card.capability
+        major, minor = gpu.capability
         raise DeviceError(
-            f"{card.name} has compute capability {_dotted(card.capability)}, and "
-            f"ONNX Runtime {ort.__version__} has code for {made} alone; use another card, or build "
+            f"{gpu.name} has compute capability {_dotted(gpu.capability)}, and "
+            f"ONNX Runtime {ort.__version__} has code for {made} alone; use another GPU, or build "
             f"ONNX Runtime with CMAKE_CUDA_ARCHITECTURES={major}{minor}"
         )
 

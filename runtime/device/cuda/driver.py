@@ -1,4 +1,4 @@
-"""The card, as NVIDIA's driver tells of it.
+"""The GPU, as NVIDIA's driver tells of it.
 
 Knows the driver's library, which every CUDA program goes through: what it hides, as
 CUDA_VISIBLE_DEVICES bids it, CUDA does not see either. Knows no ONNX Runtime.
@@ -24,8 +24,8 @@ _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
 
 
 @dataclass(frozen=True)
-class Card:
-    """A card that CUDA sees, and the driver that it is reached through."""
+class Gpu:
+    """A GPU that CUDA sees, and the driver that it is reached through."""
 
     name: str  # as its maker calls it
     capability: tuple[int, int]  # its compute capability, such as (8, 9)
@@ -34,20 +34,20 @@ class Card:
     driver: tuple[int, int]  # the newest CUDA that the driver serves, such as (13, 0)
 
 
-def find_card(index: int = 0, *, library: ctypes.CDLL | None = None) -> Card:
-    """Ask the driver for the card at `index`, in CUDA's own order.
+def find_gpu(index: int = 0, *, library: ctypes.CDLL | None = None) -> Gpu:
+    """Ask the driver for the GPU at `index`, in CUDA's own order.
 
-    The free memory of a card that shares the system's is what the system calls available:
+    The free memory of a GPU that shares the system's is what the system calls available:
     cuMemGetInfo leaves out what the system would give back when asked, such as read files.
     `library` stands in for the driver's own, `libcuda.so.1`, opened by ctypes.
 
-    DeviceError says what is missing: the driver, a card, one at `index`, or memory for a start.
+    DeviceError says what is missing: the driver, a GPU, one at `index`, or memory for a start.
     """
     driver = _Driver(_open() if library is None else library)
     driver.start()
     device = driver.device(index)
     name = driver.name(device)
-    return Card(
+    return Gpu(
         name=name,
         capability=(driver.attribute(_MAJOR, device), driver.attribute(_MINOR, device)),
         total_bytes=driver.total_bytes(device),
@@ -56,8 +56,8 @@ def find_card(index: int = 0, *, library: ctypes.CDLL | None = None) -> Card:
     )
 
 
-def card_is_there(*, library: ctypes.CDLL | None = None) -> bool:
-    """Whether CUDA sees any card. Only `find_card` says why not."""
+def gpu_is_present(*, library: ctypes.CDLL | None = None) -> bool:
+    """Whether CUDA sees any GPU. Only `find_gpu` says why not."""
     try:
         driver = _Driver(_open() if library is None else library)
         driver.start()
@@ -71,7 +71,7 @@ def _open() -> ctypes.CDLL:
         return ctypes.CDLL(_LIBRARY)
     except OSError as error:
         raise DeviceError(
-            f"NVIDIA's driver is not here ({error}); install it, or give a container its card: "
+            f"NVIDIA's driver is not here ({error}); install it, or give a container its GPU: "
             "docker run --gpus all, on a Jetson --runtime nvidia"
         ) from None
 
@@ -90,7 +90,7 @@ class _Driver:
         self._library = library
 
     def start(self) -> None:
-        self._call("cuInit", 0, told={_NO_DEVICE: f"CUDA sees no card; {_how_to_show()}"})
+        self._call("cuInit", 0, told={_NO_DEVICE: f"CUDA sees no GPU; {_how_to_show()}"})
 
     def version(self) -> tuple[int, int]:
         number = self._int("cuDriverGetVersion")
@@ -102,10 +102,10 @@ class _Driver:
     def device(self, index: int) -> int:
         count = self.count()
         if count == 0:
-            raise DeviceError(f"CUDA sees no card; {_how_to_show()}")
+            raise DeviceError(f"CUDA sees no GPU; {_how_to_show()}")
         if not 0 <= index < count:
-            seen = "card 0 alone" if count == 1 else f"cards 0 to {count - 1}"
-            raise DeviceError(f"card {index} was asked for, CUDA sees {seen}{_may_hide()}")
+            seen = "GPU 0 alone" if count == 1 else f"GPUs 0 to {count - 1}"
+            raise DeviceError(f"GPU {index} was asked for, CUDA sees {seen}{_may_hide()}")
         return self._int("cuDeviceGet", index)
 
     def name(self, device: int) -> str:
@@ -174,7 +174,7 @@ def _how_to_show() -> str:
     value = os.environ.get(_VISIBLE)
     if value is None:
         return "see whether nvidia-smi lists one; a container needs docker run --gpus all"
-    hides = "hides every card" if value.strip() in ("", "-1") else "may hide the card"
+    hides = "hides every GPU" if value.strip() in ("", "-1") else "may hide the GPU"
     return f"{_VISIBLE} is {value!r} and {hides}: unset it"
 
 

@@ -12,11 +12,11 @@ import re
 _FAILURE = re.compile(r"\b(?:CUDA|CUBLAS|CUDNN|CURAND|CUFFT) failure \d+: [^;]+(?= ;)")
 
 _MEMORY = (
-    "the card has not enough free memory; end what else uses it, ask for fewer pictures or "
+    "the GPU has not enough free memory; end what else uses it, ask for fewer pictures or "
     "tokens at once, or take a variant with smaller weights"
 )
 _NO_CODE = (
-    "this ONNX Runtime has no code for this card; use another card, or an ONNX Runtime that was "
+    "this ONNX Runtime has no code for this GPU; use another GPU, or an ONNX Runtime that was "
     "built for it"
 )
 _DRIVER = "the NVIDIA driver is too old for this ONNX Runtime's CUDA; install a newer one"
@@ -24,15 +24,15 @@ _DRIVER = "the NVIDIA driver is too old for this ONNX Runtime's CUDA; install a 
 # The first that is found counts. cudaGetErrorString and cuGetErrorString agree in their texts;
 # those of cuBLAS are cublasGetStatusString's, in CUDA 12 and before the constants' names.
 _MEANINGS: tuple[tuple[str, str], ...] = (
-    # ONNX Runtime's arena, first when the card refuses, then when `gpu_mem_limit` does
+    # ONNX Runtime's arena, first when the GPU refuses, then when `gpu_mem_limit` does
     (r"Failed to allocate memory for requested buffer", _MEMORY),
     (r"Available memory of \d+ is smaller than requested", _MEMORY),
     (r"\bout of memory\b", _MEMORY),
     (r"the resource allocation failed|CU(BLAS|DNN)_STATUS_\w*ALLOC\w*_FAILED", _MEMORY),
     (
         r"the library was not initialized|CU(BLAS|DNN)_STATUS_NOT_INITIALIZED",
-        "a library of CUDA could not start, most often because the card's memory is full; "
-        "end what else uses the card",
+        "a library of CUDA could not start, most often because the GPU's memory is full; "
+        "end what else uses the GPU",
     ),
     (r"no kernel image is available|invalid device function", _NO_CODE),
     (r"architectural feature absent from the device|ARCH_MISMATCH", _NO_CODE),
@@ -40,7 +40,7 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     (r"compiled with an unsupported toolchain", _DRIVER),
     (
         r"forward compatibility was attempted",
-        "CUDA's compatibility package stands before the driver and does not serve this card; "
+        "CUDA's compatibility package stands before the driver and does not serve this GPU; "
         "take its folder (cuda/compat) out of LD_LIBRARY_PATH, or install a newer driver",
     ),
     (
@@ -55,20 +55,20 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"no CUDA-capable device is detected",
-        "CUDA sees no card; see whether nvidia-smi lists one, and give a container its card "
+        "CUDA sees no GPU; see whether nvidia-smi lists one, and give a container its GPU "
         "(docker run --gpus all)",
     ),
     (
         r"busy or unavailable",
-        "another process holds the card, or it is set to serve none (nvidia-smi -q, compute mode)",
+        "another process holds the GPU, or it is set to serve none (nvidia-smi -q, compute mode)",
     ),
     (
         r"system not yet initialized",
-        "the service that joins the cards is not running; start nvidia-fabricmanager",
+        "the service that joins the GPUs is not running; start nvidia-fabricmanager",
     ),
     (
         r"uncorrectable (ECC|NVLink) error",
-        "the card failed; start the process again, and have the card looked at if it recurs",
+        "the GPU failed; start the process again, and have the GPU looked at if it recurs",
     ),
     (
         r"\binitialization error\b",
@@ -79,7 +79,7 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
         r"|misaligned address|device-side assert|hardware stack error|invalid program counter"
         r"|the function failed to launch on the GPU|CU(BLAS|DNN)_STATUS_EXECUTION_FAILED"
         r"|DEVICE_RESET",
-        "the card broke the work off and this process can no longer use it; start it again",
+        "the GPU broke the work off and this process can no longer use it; start it again",
     ),
     (
         r"CUDA (failure|error) 999\b|cudaErrorUnknown",

@@ -1,4 +1,4 @@
-"""What ONNX Runtime's CUDA library is made of: the libraries that it needs, the cards it serves.
+"""What ONNX Runtime's CUDA library is made of: the libraries that it needs, the GPUs it serves.
 
 Knows ELF and the headers of CUDA's fat binaries, and reads the file without loading it, so that
 a release, a build of one's own and a Jetson's are judged alike, by what they are. Asks no device.
@@ -28,7 +28,7 @@ class Provider:
 
     libraries: tuple[str, ...]  # NVIDIA's, that the system must find by these file names
     machine_code: frozenset[tuple[int, int]]  # compute capabilities that it has code for
-    ptx: frozenset[tuple[int, int]]  # and those that a driver can still compile for newer cards
+    ptx: frozenset[tuple[int, int]]  # and those that a driver can still compile for newer GPUs
 
     @property
     def cuda(self) -> int | None:
@@ -38,9 +38,9 @@ class Provider:
         return int(major) if major.isdecimal() else None
 
     def serves(self, capability: tuple[int, int]) -> bool:
-        """Whether a card can run its code. True also where the file tells of no code at all.
+        """Whether a GPU can run its code. True also where the file tells of no code at all.
 
-        Code for X.y runs on X.z with z >= y, and PTX is compiled for any card as new or newer
+        Code for X.y runs on X.z with z >= y, and PTX is compiled for any GPU as new or newer
         (CUDA C++ Programming Guide, "Binary Compatibility" and "PTX Compatibility").
         """
         if not self.machine_code | self.ptx:

@@ -13,10 +13,10 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_config
 from paligemma_edge.export.checkpoint.preprocessor import read_image_facts
 from paligemma_edge.runtime.errors import CheckpointError
-from paligemma_edge.runtime.manifest import ImageFacts
+from paligemma_edge.runtime.manifest import ImageConfig
 
 SIDE = 56
-FACTS = ImageFacts(
+FACTS = ImageConfig(
     size=SIDE, resample="bicubic", rescale_factor=1 / 255, mean=(0.5,) * 3, std=(0.5,) * 3
 )
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
 from paligemma_edge.export.checkpoint.names import Shape, expected_shapes
-from paligemma_edge.export.lora.adapter import Adapter, read_adapter
+from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
 from paligemma_edge.export.lora.adapter_config import AdapterConfig, read_adapter_config
 from paligemma_edge.runtime.errors import CheckpointError
 from tests.helpers import adapters as peft
@@ -69,7 +69,7 @@ def refused(adapter: Path, shapes: dict[str, Shape]) -> str:
 
 def test_what_an_adapter_says(adapter: Path, shapes: dict[str, Shape]) -> None:
     found = read_adapter(edit(adapter, alpha_pattern={"fc1": 3}), shapes)
-    assert isinstance(found, Adapter)
+    assert isinstance(found, PeftAdapter)
     assert set(found.layers) == {
         *(f"decoder.layers.{i}.q_proj" for i in range(2)),
         *(f"vision.layers.{i}.{name}" for i in range(2) for name in ("q_proj", "fc1")),

@@ -15,7 +15,7 @@ import pytest
 from paligemma_edge.export.exporter import export
 from paligemma_edge.export.lora.add_to_bundle import add_adapter, remove_adapter
 from paligemma_edge.quantize.fidelity.questions import sample_questions
-from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme, load_recipe
 from paligemma_edge.quantize.schemes.cuda_check import missing_kernels
 from paligemma_edge.runtime import contract
@@ -30,7 +30,7 @@ CLOSE = 1e-5  # of the largest logit
 
 
 def graphs_of(path: Path, variant: str = "cpu-fp32") -> list[str]:
-    adapted = Bundle.open(path).manifest.adapted.get(variant)
+    adapted = Bundle.open(path).manifest.lora_graphs.get(variant)
     return [] if adapted is None else list(adapted.graphs)
 
 
@@ -44,8 +44,10 @@ def test_what_the_manifest_says(model: Model) -> None:
     assert manifest.schema_version == SCHEMA_VERSION
     for name, variant in manifest.variants.items():
         wanted = {graph for graph in variant.graphs if graph in facts.graphs}
-        assert set(manifest.adapted[name].graphs) == wanted
-        assert set(manifest.adapted[name].files) == set(manifest.adapted[name].graphs.values())
+        assert set(manifest.lora_graphs[name].graphs) == wanted
+        assert set(manifest.lora_graphs[name].files) == set(
+            manifest.lora_graphs[name].graphs.values()
+        )
 
 
 def test_what_an_adapters_file_holds(model: Model) -> None:
@@ -55,7 +57,7 @@ def test_what_an_adapters_file_holds(model: Model) -> None:
     for name, variant in manifest.variants.items():
         found = inputs(model.bundle, name, "one")
         declared: dict[str, onnx.ValueInfoProto] = {}
-        for file in manifest.adapted[name].graphs.values():
+        for file in manifest.lora_graphs[name].graphs.values():
             proto = onnx.load(model.bundle / file, load_external_data=False)
             declared |= {v.name: v for v in proto.graph.input if contract.LORA in v.name}
         assert set(found) == set(declared)
@@ -93,13 +95,13 @@ def test_half_precision_is_that_of_the_same_numbers(model: Model) -> None:
 def test_adapted_graphs_run_on_cuda_alone(variant: str, model: Model) -> None:
     manifest = Bundle.open(model.bundle).manifest
     dtype = ir.DataType.BFLOAT16 if variant == "cuda-bf16" else ir.DataType.FLOAT16
-    for graph, file in manifest.adapted[variant].graphs.items():
+    for graph, file in manifest.lora_graphs[variant].graphs.items():
         assert missing_kernels(graph, ir.load(model.bundle / file), dtype) == []
 
 
 def test_no_weight_is_copied(model: Model) -> None:
     manifest = Bundle.open(model.bundle).manifest
-    for name, adapted in manifest.adapted.items():
+    for name, adapted in manifest.lora_graphs.items():
         for graph, file in adapted.graphs.items():
             ours, theirs = (
                 onnx.load(model.bundle / path, load_external_data=False).graph.initializer
@@ -107,7 +109,7 @@ def test_no_weight_is_copied(model: Model) -> None:
             )
             assert list(ours) == list(theirs)
             assert manifest.files[file].bytes < 250_000
-    file = manifest.adapted["cpu-fp32"].graphs["decoder"]
+    file = manifest.lora_graphs["cpu-fp32"].graphs["decoder"]
     open_adapted(model.bundle / file, model.bundle / "cpu-fp32")
 
 
@@ -157,11 +159,11 @@ def test_an_adapter_is_replaced_when_asked(small: Model, tmp_path: Path) -> None
 def test_an_adapter_is_made_for_the_variants_that_are_named(model: Model, tmp_path: Path) -> None:
     path = Path(shutil.copytree(model.bundle, tmp_path / "copy.bundle"))
     remove_adapter(path, "one")
-    assert check_whole(path).manifest.adapted == {}
+    assert check_whole(path).manifest.lora_graphs == {}
     add_adapter(path, model.adapter, "one", variants=["cpu-int8", "cuda-fp16", "cpu-int8"])
     manifest = check_whole(path).manifest
     assert list(manifest.adapters["one"].files) == ["cpu-int8", "cuda-fp16"]
-    assert list(manifest.adapted) == ["cpu-int8", "cuda-fp16"]
+    assert list(manifest.lora_graphs) == ["cpu-int8", "cuda-fp16"]
     assert manifest.adapters["one"].graphs == ("vision_encoder", "projector", "decoder")
 
 
@@ -187,7 +189,7 @@ def test_a_bundle_without_a_lossless_variant(model: Model, tmp_path: Path) -> No
 def test_a_variant_that_is_made_anew_takes_what_was_made_for_it(
     small: Model, tmp_path: Path
 ) -> None:
-    plain = Options(calibrate=False, report=False)
+    plain = QuantizeOptions(calibrate=False, report=False)
     int8 = load_recipe("cpu-int8")
     quantize(small.bundle, [int8], plain)
     add_adapter(small.bundle, small.adapter, "both")
@@ -197,7 +199,7 @@ def test_a_variant_that_is_made_anew_takes_what_was_made_for_it(
     quantize(small.bundle, [int8], dataclasses.replace(plain, overwrite=True), note=notes.append)
     manifest = check_whole(small.bundle).manifest
     assert {k: list(v.files) for k, v in manifest.adapters.items()} == {"both": ["cpu-fp32"]}
-    assert list(manifest.adapted) == ["cpu-fp32"]
+    assert list(manifest.lora_graphs) == ["cpu-fp32"]
     after = contents(small.bundle)
     assert {k: v for k, v in after.items() if "int8" not in k} == kept | {
         "manifest.json": after["manifest.json"]
@@ -214,7 +216,7 @@ def test_a_variant_that_is_made_anew_takes_what_was_made_for_it(
 
 
 def test_a_search_for_a_small_variant_does_not_stumble_over_adapters(small: Model) -> None:
-    options = Options(
+    options = QuantizeOptions(
         questions=tuple(sample_questions()[:1]),
         min_agreement=0.01,
         report=False,
@@ -229,7 +231,7 @@ def test_a_search_for_a_small_variant_does_not_stumble_over_adapters(small: Mode
         layers=(Assignment(match="decoder.*", scheme="float"),),
         name="cpu-mine",
     )
-    quantize(small.bundle, [recipe], Options(calibrate=False, report=False))
+    quantize(small.bundle, [recipe], QuantizeOptions(calibrate=False, report=False))
     add_adapter(small.bundle, small.adapter, "one")
     quantize(small.bundle, [recipe], options)
     assert list(check_whole(small.bundle).manifest.adapters["one"].files) == ["cpu-fp32"]

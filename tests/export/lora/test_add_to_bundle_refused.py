@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from paligemma_edge.export.lora import add_to_bundle as adapter_bundle
 from paligemma_edge.export.lora.add_to_bundle import add_adapter, remove_adapter
 from paligemma_edge.export.lora.lora_graphs import AdaptedVariant
-from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
 from paligemma_edge.quantize.transforms.changes_file import CHANGES_FILE
 from paligemma_edge.runtime.bundle import staging
@@ -119,7 +119,9 @@ def test_an_adapter_that_is_not_there(small: Model, tmp_path: Path) -> None:
 
 
 def test_a_variant_of_an_earlier_release_is_refused(small: Model) -> None:
-    quantize(small.bundle, [load_recipe("cpu-int8")], Options(calibrate=False, report=False))
+    quantize(
+        small.bundle, [load_recipe("cpu-int8")], QuantizeOptions(calibrate=False, report=False)
+    )
     file = f"cpu-int8/{CHANGES_FILE}"
 
     (small.bundle / file).unlink()
@@ -138,7 +140,9 @@ def test_a_variant_of_an_earlier_release_is_refused(small: Model) -> None:
 
 @pytest.mark.parametrize("name", ["cpu-int8/decoder.onnx", f"cpu-int8/{CHANGES_FILE}"])
 def test_a_damaged_variant_is_refused(name: str, small: Model) -> None:
-    quantize(small.bundle, [load_recipe("cpu-int8")], Options(calibrate=False, report=False))
+    quantize(
+        small.bundle, [load_recipe("cpu-int8")], QuantizeOptions(calibrate=False, report=False)
+    )
     data = bytearray((small.bundle / name).read_bytes())
     data[len(data) // 2] ^= 1
     (small.bundle / name).write_bytes(data)
@@ -227,7 +231,7 @@ def test_graphs_of_an_addition_that_was_killed_do_no_harm(
         with pytest.raises(KeyboardInterrupt):
             add_adapter(small.bundle, small.adapter, "one")
     manifest = check_whole(small.bundle).manifest
-    assert (list(manifest.adapted), manifest.adapters) == (["cpu-fp32"], {})
+    assert (list(manifest.lora_graphs), manifest.adapters) == (["cpu-fp32"], {})
     np.testing.assert_array_equal(logits(small.bundle, "cpu-fp32", small.seen, {}), plain)
     add_adapter(small.bundle, small.adapter, "one")
     check_whole(small.bundle)
@@ -250,7 +254,7 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_full(
 def test_a_variant_that_is_replaced_meanwhile_is_told(
     small: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = Options(calibrate=False, report=False, overwrite=True)
+    plain = QuantizeOptions(calibrate=False, report=False, overwrite=True)
     quantize(small.bundle, [load_recipe("cpu-int8")], plain)
     write = adapter_bundle._write_inputs
 
@@ -264,7 +268,7 @@ def test_a_variant_that_is_replaced_meanwhile_is_told(
     with pytest.raises(BundleError, match="was replaced meanwhile; run the command again"):
         add_adapter(small.bundle, small.adapter, "one", variants=["cpu-int8"])
     manifest = check_whole(small.bundle).manifest
-    assert (manifest.adapters, manifest.adapted) == ({}, {})
+    assert (manifest.adapters, manifest.lora_graphs) == ({}, {})
 
 
 def test_graphs_that_went_meanwhile_are_told(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from paligemma_edge.quantize.calibration.calibrate import Asked
+from paligemma_edge.quantize.calibration.calibrate import CalibrationSample
 from paligemma_edge.quantize.calibration.ranges import (
     LIMIT,
     Range,
@@ -44,7 +44,7 @@ def pixels(manifest: Manifest, shapes_pictures: Path) -> Array:
 
 
 def scan(graphs: dict[str, ir.Model], manifest: Manifest, pixels: Array) -> list[Range]:
-    return scan_ranges(graphs, manifest.model, [pixels], [Asked(0, IDS, (ANSWER, 1))])
+    return scan_ranges(graphs, manifest.model, [pixels], [CalibrationSample(0, IDS, (ANSWER, 1))])
 
 
 def layer(graphs: dict[str, ir.Model], name: str) -> Linear:
@@ -77,8 +77,8 @@ def planted(bundle: Path) -> dict[str, ir.Model]:
 def test_a_huge_channel_is_kept_in_float32_and_the_answer_stays(
     shapes_bundle: Path, manifest: Manifest, pixels: Array, tmp_path: Path
 ) -> None:
-    facts, batch = manifest.model, pixels[None]
-    exact = answers(load(shapes_bundle), facts, batch, tmp_path / "exact")
+    config, batch = manifest.model, pixels[None]
+    exact = answers(load(shapes_bundle), config, batch, tmp_path / "exact")
     blind, scanned = planted(shapes_bundle), planted(shapes_bundle)
     kept = overflowing(scan(scanned, manifest, pixels))
     assert set(kept) == {UP, DOWN}
@@ -88,8 +88,8 @@ def test_a_huge_channel_is_kept_in_float32_and_the_answer_stays(
     for model in scanned.values():
         to_half(model, HALF, keep_float=kept)
         emulate(model, HALF)
-    assert not np.isfinite(answers(blind, facts, batch, tmp_path / "blind")).all()
-    logits = answers(scanned, facts, batch, tmp_path / "scanned")
+    assert not np.isfinite(answers(blind, config, batch, tmp_path / "blind")).all()
+    logits = answers(scanned, config, batch, tmp_path / "scanned")
     np.testing.assert_allclose(logits, exact, rtol=0, atol=2e-2)
 
 
@@ -118,7 +118,7 @@ def test_the_largest_value_is_that_of_all_runs(
     shapes_bundle: Path, manifest: Manifest, pixels: Array
 ) -> None:
     graphs = load(shapes_bundle)
-    questions = [Asked(0, IDS), Asked(0, (2, 5, 108))]
+    questions = [CalibrationSample(0, IDS), CalibrationSample(0, (2, 5, 108))]
     both = scan_ranges(graphs, manifest.model, [pixels], questions)
     each = [scan_ranges(graphs, manifest.model, [pixels], [one]) for one in questions]
     for found, first, second in zip(both, *each, strict=True):

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from paligemma_edge.quantize.calibration import stream
-from paligemma_edge.quantize.calibration.calibrate import Asked, calibrate, pass_questions
+from paligemma_edge.quantize.calibration.calibrate import (
+    CalibrationSample,
+    calibrate,
+    pass_questions,
+)
 from paligemma_edge.quantize.calibration.stream import Run
 from paligemma_edge.quantize.graphs.linear import linears, untie_head
 from paligemma_edge.quantize.rounding.statistics import PEAK_BLOCK, Moments
@@ -15,10 +19,10 @@ from tests.helpers.half_graphs import Array
 from tests.helpers.watched import Case, Values, Whole, assert_same_moments, inputs_of_layers
 
 QUESTIONS = (
-    Asked(0, (2, 411, 97, 1203, 108), (640, 77, 901, 12, 1)),
-    Asked(1, (2, 5, 108), (1600, 1)),
-    Asked(1, (2, 900, 31, 108)),
-    Asked(0, (2, 17, 108), (1,)),
+    CalibrationSample(0, (2, 411, 97, 1203, 108), (640, 77, 901, 12, 1)),
+    CalibrationSample(1, (2, 5, 108), (1600, 1)),
+    CalibrationSample(1, (2, 900, 31, 108)),
+    CalibrationSample(0, (2, 17, 108), (1,)),
 )
 ANSWER_WEIGHT = 4
 SMALL = 100_000  # bytes of a piece: many pieces even of these models
@@ -28,7 +32,7 @@ CLOSE = 1e-4  # of the largest value
 @pytest.fixture(scope="module")
 def computed(case: Case, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Values, int]]:
     """What whole sessions compute, run by run, and what a token of each counts for."""
-    whole = Whole.open(case.graphs(), case.facts, tmp_path_factory.mktemp("whole") / "graphs")
+    whole = Whole.open(case.graphs(), case.config, tmp_path_factory.mktemp("whole") / "graphs")
     seen = [whole.see(pixels) for pixels in case.pixels]
     found = [(vision, 1) for vision, _ in seen] + [(projector, 1) for _, projector in seen]
     for asked in QUESTIONS:
@@ -53,7 +57,7 @@ def streamed(case: Case, told: list[str]) -> list[Values]:
 
     pass_questions(
         graphs,
-        case.facts,
+        case.config,
         list(case.pixels),
         QUESTIONS,
         wanted=wanted,
@@ -86,7 +90,7 @@ def test_pieces_compute_what_the_whole_graph_does(
 
 def test_moments_are_those_of_the_values(case: Case, computed: list[tuple[Values, int]]) -> None:
     graphs = case.graphs()
-    moments = calibrate(graphs, case.facts, list(case.pixels), QUESTIONS, second=True)
+    moments = calibrate(graphs, case.config, list(case.pixels), QUESTIONS, second=True)
     layers = [layer for model in graphs.values() for layer in linears(model)]
     assert set(moments) == {layer.name for layer in layers}
     for layer in layers:
@@ -118,7 +122,7 @@ def moments_by_hand(rows: Array, weights: Array) -> Moments:
 def test_second_moments_are_kept_only_where_they_are_asked_for(case: Case) -> None:
     graphs = case.graphs()
     untie_head(graphs[contract.DECODER])
-    moments = calibrate(graphs, case.facts, list(case.pixels), QUESTIONS[1:2], second=False)
+    moments = calibrate(graphs, case.config, list(case.pixels), QUESTIONS[1:2], second=False)
     assert all(found.second == () for found in moments.values())
     assert set(moments) == {x.name for model in graphs.values() for x in linears(model)}
 

@@ -21,7 +21,7 @@ from rich.console import Console
 from paligemma_edge.quantize.fidelity import measure as fidelity_measure
 from paligemma_edge.quantize.fidelity.figures import divergence, logit_error
 from paligemma_edge.quantize.fidelity.measure import measure_fidelity
-from paligemma_edge.quantize.fidelity.overlap import Object, box_iou, mask_iou, mean_overlap
+from paligemma_edge.quantize.fidelity.overlap import EvalObject, box_iou, mask_iou, mean_overlap
 from paligemma_edge.quantize.fidelity.plot import plot_layers, report_files
 from paligemma_edge.quantize.fidelity.questions import Question, sample_questions
 from paligemma_edge.quantize.fidelity.report_table import render_reports
@@ -121,12 +121,12 @@ def answers(models: tuple[PaliGemma, PaliGemma]) -> list[tuple[Generation, Gener
 
 
 def rows(model: PaliGemma, question: Question, tokens: Sequence[int]) -> Rows:
-    facts = model.bundle.manifest
-    pixels = pixel_values(load_image(question.image), facts.image)[None]
+    config = model.bundle.manifest
+    pixels = pixel_values(load_image(question.image), config.image)[None]
     features = model.engine.project(model.engine.encode(pixels))
     ids = model.encoder.encode(question.prompt, 1)
     found = [row.copy() for row in replay(model.engine, features, ids, tokens)]
-    return np.stack(found)[:, : facts.tokenizer.image_id]
+    return np.stack(found)[:, : config.tokenizer.image_id]
 
 
 def exam() -> list[tuple[Picture, ShapesQuestion]]:
@@ -315,10 +315,10 @@ def test_a_question_without_truth_or_objects_leaves_them_out(bundle: Path) -> No
 
 
 def test_overlap_matches_labels_and_counts_what_is_left() -> None:
-    def at(x: float, label: str = "a") -> Object:
+    def at(x: float, label: str = "a") -> EvalObject:
         mask = np.zeros((4, 40), np.bool_)
         mask[:, int(x) : int(x) + 4] = True
-        return Object(label, (0, x, 4, x + 4), mask)
+        return EvalObject(label, (0, x, 4, x + 4), mask)
 
     for iou in (box_iou, mask_iou):
         assert iou(at(0), at(2)) == pytest.approx(1 / 3)
@@ -329,9 +329,9 @@ def test_overlap_matches_labels_and_counts_what_is_left() -> None:
         assert mean_overlap([], [], iou) == 1
         # The best pair goes first, though another pairing would have two partners.
         assert mean_overlap([at(0), at(2)], [at(2), at(20)], iou) == 0.5
-    empty = Object("a", (1, 1, 1, 1), np.zeros((4, 4), np.bool_))
+    empty = EvalObject("a", (1, 1, 1, 1), np.zeros((4, 4), np.bool_))
     assert box_iou(empty, empty) == mask_iou(empty, empty) == 1
-    assert mask_iou(Object("a", (0, 0, 1, 1), None), empty) == 0
+    assert mask_iou(EvalObject("a", (0, 0, 1, 1), None), empty) == 0
 
 
 def test_the_divergence_is_exact_where_it_is_known() -> None:

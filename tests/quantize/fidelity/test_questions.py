@@ -13,8 +13,8 @@ from PIL import Image
 
 from paligemma_edge.quantize.fidelity.questions import (
     DEFAULT_PROMPTS,
+    GroundTruth,
     Question,
-    Thing,
     parse_prompts,
     read_masks,
     read_questions,
@@ -67,7 +67,7 @@ def test_a_folder_says_what_is_asked_and_true(tmp_path: Path) -> None:
             image=picture,
             prompt="find",
             task="segment",
-            things=(Thing("x", (0.0, 1.0, 2.0, 3.0)),),
+            things=(GroundTruth("x", (0.0, 1.0, 2.0, 3.0)),),
             masks=masks,
         ),
         Question(image=picture, prompt="detect", task="detect", things=(), masks=masks),

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paligemma_edge.quantize.schemes.argmax_head import add_choice, look_graphs
+from paligemma_edge.quantize.schemes.argmax_head import add_argmax_head, logit_graphs
 from paligemma_edge.quantize.schemes.cuda_check import missing_kernels
 from paligemma_edge.quantize.schemes.half import to_half
 from paligemma_edge.runtime import contract
@@ -29,7 +29,7 @@ def chooser(vocab: int, image_id: int) -> ir.Model:
     logits.name, logits.type, logits.shape = contract.LOGITS, given.type, given.shape
     graph = ir.Graph([given], [logits], nodes=[node], opset_imports={"": 23}, name="chooser")
     model = ir.Model(graph, ir_version=10)
-    add_choice(model, image_id)
+    add_argmax_head(model, image_id)
     return model
 
 
@@ -91,7 +91,7 @@ def test_logits_that_are_no_numbers_have_a_likelihood_that_is_none(value: float)
 
 
 def test_rows_are_looked_at_where_they_are() -> None:
-    graphs = {name: opened(model) for name, model in look_graphs(2176, 2152).items()}
+    graphs = {name: opened(model) for name, model in logit_graphs(2176, 2152).items()}
     logits = np.random.default_rng(0).normal(0, 4, (1, 1, 2176)).astype(np.float32)
     logits[..., 2152:] = 99
     tokens = np.array([2175, 0, 7, 7])
@@ -104,7 +104,7 @@ def test_rows_are_looked_at_where_they_are() -> None:
 
 
 def test_a_shortlist_is_no_longer_than_what_may_be_spoken() -> None:
-    session = opened(look_graphs(40, 30)[contract.SHORTLIST])
+    session = opened(logit_graphs(40, 30)[contract.SHORTLIST])
     (values,) = session.run([contract.TOP_LOGITS], {contract.LOGITS: np.zeros((1, 1, 40), "f4")})
     assert values.shape == (30,)
 
@@ -112,7 +112,7 @@ def test_a_shortlist_is_no_longer_than_what_may_be_spoken() -> None:
 def test_cuda_has_kernels_for_all_of_it(shapes_bundle: Path) -> None:
     decoder = load(shapes_bundle)["decoder"]
     to_half(decoder, HALF)
-    add_choice(decoder, 2152)
+    add_argmax_head(decoder, 2152)
     assert missing_kernels("decoder", decoder, HALF) == []
-    for name, model in look_graphs(2176, 2152).items():
+    for name, model in logit_graphs(2176, 2152).items():
         assert missing_kernels(name, model, HALF) == []

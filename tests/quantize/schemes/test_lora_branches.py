@@ -17,8 +17,13 @@ from paligemma_edge.quantize.schemes.cuda_check import missing_kernels
 from paligemma_edge.quantize.schemes.half import to_half
 from paligemma_edge.quantize.schemes.lora_branches import add_branches, layer_of
 from paligemma_edge.quantize.schemes.products import Product, products
-from paligemma_edge.quantize.variant.build import choices_of
-from paligemma_edge.quantize.variant.passes import Cured, cure, prepare, round_graphs
+from paligemma_edge.quantize.variant.build import scheme_choices
+from paligemma_edge.quantize.variant.passes import (
+    TransformedGraphs,
+    prepare,
+    round_graphs,
+    transform,
+)
 from paligemma_edge.runtime import contract
 from tests.helpers.half_graphs import Array, emulate, open_graph, run
 from tests.helpers.watched import TEXT, Case, decoder_feeds, watch
@@ -48,14 +53,14 @@ def recipe_of(scheme: str) -> Recipe:
     )
 
 
-def cured(case: Case, scheme: str) -> Cured:
+def cured(case: Case, scheme: str) -> TransformedGraphs:
     recipe = recipe_of(scheme)
-    return prepare(cure(case.graphs(), recipe), recipe, {})
+    return prepare(transform(case.graphs(), recipe), recipe, {})
 
 
 def rounded(case: Case, scheme: str) -> dict[str, ir.Model]:
     found, recipe = cured(case, scheme), recipe_of(scheme)
-    return round_graphs(found, recipe, choices_of(found, recipe, measure=False))
+    return round_graphs(found, recipe, scheme_choices(found, recipe, measure=False))
 
 
 def branches(model: ir.Model, rank: int = RANK) -> dict[str, Array]:
@@ -73,11 +78,11 @@ def feeds(case: Case, graph: str) -> dict[str, Array]:
         return {contract.PIXEL_VALUES: case.pixels}
     if graph == contract.PROJECTOR:
         wide = next(p.in_features for p in products(case.graphs()[graph]))
-        shape = (1, case.facts.image_tokens, wide)
+        shape = (1, case.config.image_tokens, wide)
         hidden = np.random.default_rng(3).normal(size=shape).astype(np.float32)
         return {contract.LAST_HIDDEN_STATE: hidden}
-    length = case.facts.image_tokens + len(TEXT)
-    return decoder_feeds(case.features(), TEXT, length, case.facts)
+    length = case.config.image_tokens + len(TEXT)
+    return decoder_feeds(case.features(), TEXT, length, case.config)
 
 
 def check_sums(
@@ -141,7 +146,7 @@ def test_every_layer_but_the_head_has_a_branch(scheme: str, case: Case) -> None:
         layers.pop(EMBEDDING, None)
         assert {p.layer: (p.in_features, p.out_features) for p in products(graphs[graph])} == layers
     decoder, prefill = (set(map(layer_of, products(graphs[name]))) for name in READERS)
-    last = f".{case.facts.num_layers - 1}."
+    last = f".{case.config.num_layers - 1}."
     assert prefill <= decoder
     assert all(last in name for name in decoder - prefill)
 
@@ -155,7 +160,7 @@ def test_the_inputs_that_a_graph_declares(case: Case) -> None:
     added = {str(v.name): v for v in model.graph.inputs if v.name not in before}
     outside = linears(case.graphs()[contract.DECODER])[0].out_features
     rank = f"{name}.rank"
-    shapes = [(case.facts.hidden_size, rank), (rank, outside), (rank,)]
+    shapes = [(case.config.hidden_size, rank), (rank, outside), (rank,)]
     for found, shape in zip(contract.adapter_inputs(name), shapes, strict=True):
         declared = added[found].shape
         assert declared is not None

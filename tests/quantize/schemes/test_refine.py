@@ -14,10 +14,10 @@ import pytest
 
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.graphs.linear import HEAD
-from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme
-from paligemma_edge.quantize.variant.passes import cure, prepare, round_graphs
-from paligemma_edge.quantize.variant.sensitivity import Choice
+from paligemma_edge.quantize.variant.passes import prepare, round_graphs, transform
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
 from paligemma_edge.runtime import PaliGemma
 from tests.helpers.half_graphs import Array, answers
 from tests.helpers.watched import AssertSame, Case
@@ -50,9 +50,9 @@ def recipe(cures: str, *, refine: int) -> Recipe:
 
 
 def headed(case: Case, made_by: Recipe, scheme: str) -> dict[str, ir.Model]:
-    cured = cure(case.graphs(), made_by)
+    cured = transform(case.graphs(), made_by)
     cured = prepare(cured, made_by, case.moments(cured.graphs) if made_by.smooth else {})
-    return round_graphs(cured, made_by, {HEAD: Choice(HEAD, scheme, {scheme: 0.0})})
+    return round_graphs(cured, made_by, {HEAD: SchemeChoice(HEAD, scheme, {scheme: 0.0})})
 
 
 @pytest.mark.parametrize("cures", list(CURES))
@@ -72,7 +72,7 @@ def test_the_best_logits_of_a_rounded_head_are_exact(
     refined, rough = (
         answers(
             headed(case, recipe(cures, refine=count), "coarse"),
-            case.facts,
+            case.config,
             case.pixels[:1],
             tmp_path / str(count),
         )
@@ -95,7 +95,7 @@ def bundle(shapes_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     copy = Path(shutil.copytree(shapes_bundle, tmp_path_factory.mktemp("head") / "copy.bundle"))
     prefill = Recipe(about="a test", weights="bfloat16", prefill=True, name="cpu-prefill")
     recipes = [recipe("rotated", refine=COUNT), recipe("rotated", refine=0), prefill]
-    quantize(copy, recipes, Options(calibrate=False, report=False))
+    quantize(copy, recipes, QuantizeOptions(calibrate=False, report=False))
     return copy
 
 

@@ -32,7 +32,7 @@ from paligemma_edge.quantize.transforms.changes_file import read_changes, write_
 from paligemma_edge.quantize.transforms.fold import float_of
 from paligemma_edge.quantize.transforms.rotation import Rotation
 from paligemma_edge.quantize.variant.build import layer_changes
-from paligemma_edge.quantize.variant.passes import Cured, cure, prepare
+from paligemma_edge.quantize.variant.passes import TransformedGraphs, prepare, transform
 from paligemma_edge.runtime.errors import BundleError
 from tests.helpers.half_graphs import Array
 from tests.helpers.watched import Case, by_name, matrix
@@ -49,8 +49,8 @@ RECIPES = {
 RANK = 5
 
 
-def cured(case: Case, recipe: str, *, calibrated: bool = False) -> Cured:
-    found = cure(case.graphs(), RECIPES[recipe])
+def cured(case: Case, recipe: str, *, calibrated: bool = False) -> TransformedGraphs:
+    found = transform(case.graphs(), RECIPES[recipe])
     moments = case.moments(found.graphs) if calibrated else {}
     return prepare(found, RECIPES[recipe], moments)
 
@@ -81,7 +81,7 @@ def replayed(weight: Float, changes: Sequence[Change]) -> Float:
 def test_a_cured_branch_is_the_difference_that_it_makes_to_the_cured_weight(
     recipe: str, calibrated: bool, case: Case
 ) -> None:
-    """The cures do `cure(W + B A) - cure(W)`, replayed on both; and they leave nothing else."""
+    """The cures do `transform(W + B A) - cure(W)`, replayed on both; and they leave nothing else."""
     before = by_name(case.graphs())
     after = by_name(cured(case, recipe, calibrated=calibrated).graphs)
     for name, layer in before.items():
@@ -102,7 +102,7 @@ def test_a_model_with_other_weights_is_cured_to_the_branch(recipe: str, case: Ca
     for name, layer in by_name(other).items():
         branches[name] = branch_for(layer)
         layer.change(Added(product(branches[name])))
-    found, moved = (by_name(cure(g, RECIPES[recipe]).graphs) for g in (plain, other))
+    found, moved = (by_name(transform(g, RECIPES[recipe]).graphs) for g in (plain, other))
     shifted = 0
     for name, layer in found.items():
         if name == HEAD:

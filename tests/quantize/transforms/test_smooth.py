@@ -68,7 +68,7 @@ def test_a_planted_channel_is_as_if_it_had_never_been(known: bool, case: Case) -
     for graphs, moments in zip((plain, planted), before, strict=True):
         smooth_all(graphs, moments if known else {}, norms=False)
     after = case.moments(plain), case.moments(planted)
-    assert len(names) > case.facts.num_layers
+    assert len(names) > case.config.num_layers
     for name in names:
         ratios = before[1][name].largest / before[0][name].largest
         assert ratios[CHANNEL] == pytest.approx(FACTOR, rel=1e-2)

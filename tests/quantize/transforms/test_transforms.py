@@ -13,7 +13,7 @@ from paligemma_edge.quantize.graphs.prefill import has_windows, prefill_of, whol
 from paligemma_edge.quantize.recipes.recipe import Recipe
 from paligemma_edge.quantize.transforms.fold import NORMS, float_of, fold_gains, put_float
 from paligemma_edge.quantize.transforms.rotation import Rotation, rotate_columns
-from paligemma_edge.quantize.variant.passes import cure, prepare
+from paligemma_edge.quantize.variant.passes import prepare, transform
 from paligemma_edge.runtime import contract
 from tests.helpers.half_graphs import Array, answers
 from tests.helpers.watched import AssertSame, Case, by_name, matrix, read_prompt
@@ -40,7 +40,7 @@ def test_folded_norms_have_neither_gain_nor_shift(case: Case, assert_same: Asser
     *inner, last = norms(graphs[VISION])
     found = gains(graphs[DECODER])
     folded = {name for name, gain in found.items() if np.all(gain == 1)}
-    assert len(folded) == 2 * case.facts.num_layers + 1
+    assert len(folded) == 2 * case.config.num_layers + 1
     assert {name.split(".")[-2] for name in set(found) - folded} <= POST_NORMS
     assert all(np.array_equal(found[name], before[name]) for name in set(found) - folded)
     assert all(np.all(float_of(n.inputs[1]) == 1) for n in inner)
@@ -54,7 +54,7 @@ def gains(model: ir.Model) -> dict[str, Array]:
 
 
 def test_a_fold_changes_the_head_and_not_the_embedding(case: Case) -> None:
-    decoder = cure(case.graphs(), FOLDED).graphs[DECODER]
+    decoder = transform(case.graphs(), FOLDED).graphs[DECODER]
     tables = [m.graph.initializers[EMBEDDING + WEIGHT] for m in (case.graphs()[DECODER], decoder)]
     before, after = (t.const_value.numpy() for t in tables if t.const_value is not None)
     np.testing.assert_array_equal(after, before)
@@ -84,7 +84,7 @@ def test_a_rotation_does_not_gather_what_is_common_to_all_channels() -> None:
 
 
 def test_a_rotated_decoder_has_the_same_logits(case: Case, assert_same: AssertSame) -> None:
-    assert_same(cure(case.graphs(), ROTATED).graphs)
+    assert_same(transform(case.graphs(), ROTATED).graphs)
 
 
 @pytest.mark.parametrize("case", ["shapes", "odd"], indirect=True)
@@ -93,25 +93,25 @@ def test_an_outlier_channel_of_the_stream_is_spread(case: Case, tmp_path: Path) 
     features[..., 5] *= 60
     peaks = {}
     for recipe in (FOLDED, ROTATED):
-        cured = cure(case.graphs(), recipe)
+        cured = transform(case.graphs(), recipe)
         assert cured.notes == ()
-        decoder, facts = cured.graphs[DECODER], case.facts
-        read = read_prompt(decoder, features, facts, tmp_path / f"{recipe.name}.onnx")
+        decoder, config = cured.graphs[DECODER], case.config
+        read = read_prompt(decoder, features, config, tmp_path / f"{recipe.name}.onnx")
         inputs = {str(x.input.name) for x in linears(decoder) if x.name.endswith("qkv_proj")}
-        assert len(inputs) == facts.num_layers
+        assert len(inputs) == config.num_layers
         peaks[recipe.name] = [peak(read[name]) for name in sorted(inputs)]
-    assert max(peaks["cpu-folded"]) > 0.9 * np.sqrt(case.facts.hidden_size)
+    assert max(peaks["cpu-folded"]) > 0.9 * np.sqrt(case.config.hidden_size)
     assert max(peaks["cpu-rotated"]) < 0.4 * max(peaks["cpu-folded"])
 
 
 @pytest.mark.parametrize("case", ["gemma2"], indirect=True)
 def test_where_the_stream_cannot_be_rotated_its_readers_are_smoothed(case: Case) -> None:
-    graphs, planted = case.graphs(), np.ones(case.facts.hidden_size, np.float32)
+    graphs, planted = case.graphs(), np.ones(case.config.hidden_size, np.float32)
     planted[5] = 60
     for norm in norms(graphs[DECODER]):
         if POST_NORMS & set(str(norm.inputs[1] and norm.inputs[1].name).split(".")):
             put_float(norm.inputs[1], float_of(norm.inputs[1]) * planted)
-    cured = cure(graphs, ALL)
+    cured = transform(graphs, ALL)
     assert cured.head_input.rotation is None
     assert ["stream is not rotated" in note for note in cured.notes] == [True]
     before = case.moments(cured.graphs)
@@ -119,13 +119,13 @@ def test_where_the_stream_cannot_be_rotated_its_readers_are_smoothed(case: Case)
     assert smoothed.notes == cured.notes
     after = case.moments(smoothed.graphs)
     readers = [n for n in after if n.endswith((".gate_proj", ".lm_head"))]
-    assert len(readers) == case.facts.num_layers + 1
+    assert len(readers) == case.config.num_layers + 1
     for name in readers:
         assert excess(before[name].largest, 5) > 4 * excess(after[name].largest, 5), name
 
 
 def test_a_stream_that_was_to_stay_is_no_matter_of_a_note(case: Case) -> None:
-    assert cure(case.graphs(), FOLDED).notes == ()
+    assert transform(case.graphs(), FOLDED).notes == ()
 
 
 def excess(largest: Array, channel: int) -> float:
@@ -139,12 +139,12 @@ def peak(values: Array) -> float:
 
 
 def test_a_rotation_turns_each_head_of_the_values(case: Case) -> None:
-    folded, rotated = (by_name(cure(case.graphs(), r).graphs) for r in (FOLDED, ROTATED))
-    size, name = case.facts.head_dim, "decoder.layers.0.qkv_proj"
-    stream = cure(case.graphs(), ROTATED).head_input.rotation
+    folded, rotated = (by_name(transform(case.graphs(), r).graphs) for r in (FOLDED, ROTATED))
+    size, name = case.config.head_dim, "decoder.layers.0.qkv_proj"
+    stream = transform(case.graphs(), ROTATED).head_input.rotation
     before = matrix(folded[name]) if stream is None else stream.apply(matrix(folded[name]))
     after = matrix(rotated[name])
-    first = len(after) - case.facts.num_kv_heads * size
+    first = len(after) - case.config.num_kv_heads * size
     np.testing.assert_allclose(after[:first], before[:first], atol=1e-5)
     turn = Rotation.of_size(size)
     for start in range(first, len(after), size):
@@ -157,13 +157,13 @@ def test_a_prefill_graph_makes_the_same_keys_and_values(case: Case, tmp_path: Pa
     decoder = case.graphs()[DECODER]
     prefill = prefill_of(decoder)
     names = [layer.name for layer in linears(prefill)]
-    last = f".{case.facts.num_layers - 1}."
+    last = f".{case.config.num_layers - 1}."
     assert [name for name in names if last in name] == [f"prefill.layers{last}qkv_proj"]
     assert len(names) == len(linears(decoder)) - 5  # the last block's other four, and the head
     outputs = [value.name for value in prefill.graph.outputs]
     assert [contract.LOGITS, *outputs] == [value.name for value in decoder.graph.outputs]
     found, expected = (
-        read_prompt(model, case.features(), case.facts, tmp_path / f"{model.graph.name}.onnx")
+        read_prompt(model, case.features(), case.config, tmp_path / f"{model.graph.name}.onnx")
         for model in (prefill, decoder)
     )
     for name in outputs:
@@ -174,7 +174,7 @@ def test_a_prefill_graph_makes_the_same_keys_and_values(case: Case, tmp_path: Pa
 def test_a_prefill_graph_beside_a_decoder_with_windows_sees_all_and_answers(
     case: Case, tmp_path: Path
 ) -> None:
-    decoder = cure(case.graphs(), FOLDED).graphs[DECODER]
+    decoder = transform(case.graphs(), FOLDED).graphs[DECODER]
     prefill = prefill_of(decoder)
     names = [layer.name.replace("prefill.", "decoder.", 1) for layer in linears(prefill)]
     assert names == [layer.name for layer in linears(decoder)]
@@ -182,7 +182,7 @@ def test_a_prefill_graph_beside_a_decoder_with_windows_sees_all_and_answers(
     assert has_windows(decoder)
     assert not has_windows(prefill)
     found, expected, short = (
-        read_prompt(model, case.features(), case.facts, tmp_path / f"{name}.onnx")
+        read_prompt(model, case.features(), case.config, tmp_path / f"{name}.onnx")
         for name, model in (("a", prefill), ("b", whole_prompt(decoder)), ("c", decoder))
     )
     largest = np.abs(expected[contract.LOGITS]).max()
@@ -191,7 +191,7 @@ def test_a_prefill_graph_beside_a_decoder_with_windows_sees_all_and_answers(
 
 
 def test_all_cures_together_keep_the_logits(case: Case, assert_same: AssertSame) -> None:
-    cured = cure(case.graphs(), ALL)
+    cured = transform(case.graphs(), ALL)
     assert_same(prepare(cured, ALL, case.moments(cured.graphs)).graphs)
 
 
@@ -199,10 +199,10 @@ def test_graphs_that_are_cured_are_left_as_they_are(
     case: Case, exact: Array, tmp_path: Path
 ) -> None:
     graphs = case.graphs()
-    cured = cure(graphs, ALL)
+    cured = transform(graphs, ALL)
     before = {name: matrix(layer) for name, layer in by_name(cured.graphs).items()}
     prepare(cured, ALL, case.moments(cured.graphs))
     for name, layer in by_name(cured.graphs).items():
         np.testing.assert_array_equal(matrix(layer), before[name])
-    again = answers(graphs, case.facts, case.pixels[:1], tmp_path / "again")
+    again = answers(graphs, case.config, case.pixels[:1], tmp_path / "again")
     np.testing.assert_array_equal(again, exact)

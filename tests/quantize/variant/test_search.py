@@ -12,13 +12,13 @@ import pytest
 from paligemma_edge.quantize.calibration.samples import Calibration, without_answers
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.graphs.linear import linears
-from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme
 from paligemma_edge.quantize.variant import search
-from paligemma_edge.quantize.variant.passes import Cured
-from paligemma_edge.quantize.variant.prepare import cured_with
+from paligemma_edge.quantize.variant.passes import TransformedGraphs
+from paligemma_edge.quantize.variant.prepare import transform_and_calibrate
 from paligemma_edge.quantize.variant.search import smallest_that_keeps
-from paligemma_edge.quantize.variant.sensitivity import Choice, choose
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoice, choose_schemes
 from paligemma_edge.runtime.bundle.bundle import Bundle, sha256
 from paligemma_edge.runtime.bundle.fidelity import Fidelity
 from paligemma_edge.runtime.errors import OptionError
@@ -43,15 +43,17 @@ SAFEST = dataclasses.replace(
 HOPELESS = dataclasses.replace(ROUGH, layers=(Assignment(match="decoder.*", scheme="int4"),))
 PICTURES = 2
 QUESTIONS = tuple(q for q in sample_questions() if int(q.image.stem) < PICTURES)
-OPTIONS = Options(questions=QUESTIONS)
+OPTIONS = QuantizeOptions(questions=QUESTIONS)
 
 
 @pytest.fixture(scope="module")
-def cured_choices(shapes_bundle: Path) -> tuple[Bundle, Cured, dict[str, Choice]]:
+def cured_choices(shapes_bundle: Path) -> tuple[Bundle, TransformedGraphs, dict[str, SchemeChoice]]:
     bundle, calibration = Bundle.open(shapes_bundle), calibrated(shapes_bundle)
-    facts = bundle.manifest.model
-    cured = cured_with(load(shapes_bundle), facts, ROUGH, calibration, lambda *_: None)
-    return bundle, cured, choose(cured.layers(), ROUGH, cured.moments)
+    config = bundle.manifest.model
+    cured = transform_and_calibrate(
+        load(shapes_bundle), config, ROUGH, calibration, lambda *_: None
+    )
+    return bundle, cured, choose_schemes(cured.layers(), ROUGH, cured.moments)
 
 
 def calibrated(path: Path) -> Calibration:
@@ -68,7 +70,7 @@ def share_of_8_bits(graphs: Mapping[str, ir.Model]) -> float:
 @pytest.mark.parametrize("share", [0.01, 0.4, 0.41, 0.99, 1.0])
 def test_the_fewest_layers_take_a_safer_scheme_and_those_that_gain_most(
     share: float,
-    cured_choices: tuple[Bundle, Cured, dict[str, Choice]],
+    cured_choices: tuple[Bundle, TransformedGraphs, dict[str, SchemeChoice]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Here a variant keeps as many answers as layers have 8 bits."""
@@ -98,7 +100,7 @@ def test_the_fewest_layers_take_a_safer_scheme_and_those_that_gain_most(
     assert min(gains[name] for name in moved) >= max(kept, default=0)
 
 
-def gain(choice: Choice, cured: Cured) -> float:
+def gain(choice: SchemeChoice, cured: TransformedGraphs) -> float:
     """How much of the squared error goes, for a weight."""
     layer = cured.layers()[choice.layer]
     errors = choice.errors

@@ -17,7 +17,7 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import (
     Fidelity,
     LayerError,
-    Memory,
+    MemoryUse,
     Spread,
     TaskScore,
     plot_name,
@@ -51,7 +51,7 @@ REPORTS = st.builds(
         WORDS, st.builds(TaskScore, questions=COUNTS, reference=SHARES, variant=SHARES)
     ),
     disk_bytes=COUNTS,
-    memory=st.none() | st.builds(Memory, peak_bytes=COUNTS, anonymous_bytes=COUNTS),
+    memory=st.none() | st.builds(MemoryUse, peak_bytes=COUNTS, anonymous_bytes=COUNTS),
     layers=st.lists(
         st.builds(
             LayerError,
@@ -80,7 +80,7 @@ REPORT = Fidelity(
     mask_iou=None,
     tasks={"caption": TaskScore(questions=12, reference=0.75, variant=0.5)},
     disk_bytes=5_000_000,
-    memory=Memory(peak_bytes=123_000_000, anonymous_bytes=45_000_000),
+    memory=MemoryUse(peak_bytes=123_000_000, anonymous_bytes=45_000_000),
     layers=(LayerError(graph="decoder", layer="lm_head", scheme="int8", relative_error=0.01),),
     notes=("a note",),
 )

@@ -17,14 +17,14 @@ from paligemma_edge.runtime.bundle.bundle import MANIFEST, Bundle
 from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bundle, remove_folder
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.errors import BundleError, OutputError
-from paligemma_edge.runtime.manifest import Manifest, Primed, Variant
+from paligemma_edge.runtime.manifest import Manifest, Prepacked, Variant
 from paligemma_edge.runtime.system import disk
 from tests.helpers.small_bundle import GRAPH, REPORT, WEIGHTS, write
 
 FOLDER = "cpu-int4"
 SMALL = "cpu-int4/decoder.onnx"
 EXTRA = "fidelity/cpu-int4.json"
-PRIMED = "primed/cpu-int4/decoder.onnx"
+PRIMED = "prepacked/cpu-int4/decoder.onnx"
 
 # Extends a bundle in a child that kills itself at a step, once for each step, until one finishes.
 KILLER = """
@@ -85,9 +85,9 @@ def variant(name: str) -> Callable[[Manifest], Manifest]:
     return change
 
 
-def prime(manifest: Manifest) -> Manifest:
-    primed = Primed(device="here", graphs={"decoder": PRIMED}, files=(PRIMED,))
-    return dataclasses.replace(manifest, primed={FOLDER: primed})
+def prepack(manifest: Manifest) -> Manifest:
+    prepacked = Prepacked(device="here", graphs={"decoder": PRIMED}, files=(PRIMED,))
+    return dataclasses.replace(manifest, prepacked={FOLDER: prepacked})
 
 
 def extend(path: Path, data: bytes = b"small", *, overwrite: bool = False) -> Manifest:
@@ -96,10 +96,10 @@ def extend(path: Path, data: bytes = b"small", *, overwrite: bool = False) -> Ma
         return writer.finish(variant(FOLDER), extra={EXTRA: data})
 
 
-def extend_primed(path: Path) -> Manifest:
-    with extend_bundle(Bundle.open(path), "primed/cpu-int4", overwrite=True) as writer:
-        writer.write(PRIMED, b"primed")
-        return writer.finish(prime)
+def extend_prepacked(path: Path) -> Manifest:
+    with extend_bundle(Bundle.open(path), "prepacked/cpu-int4", overwrite=True) as writer:
+        writer.write(PRIMED, b"prepacked")
+        return writer.finish(prepack)
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -164,17 +164,17 @@ def test_a_folder_that_came_meanwhile_is_kept(path: Path) -> None:
 
 def test_a_folder_is_replaced_when_asked_and_what_was_made_from_it_goes(path: Path) -> None:
     extend(path)
-    extend_primed(path)
-    assert check_whole(path).manifest.primed
+    extend_prepacked(path)
+    assert check_whole(path).manifest.prepacked
     with extend_bundle(Bundle.open(path), FOLDER, overwrite=True) as writer:
         writer.write(SMALL, b"other")
         writer.write("cpu-int4/more", b"more")
         writer.finish(variant(FOLDER))
     bundle = check_whole(path)
     assert bundle.file(SMALL).read_bytes() == b"other"
-    assert bundle.manifest.primed == {}
+    assert bundle.manifest.prepacked == {}
     assert PRIMED not in bundle.manifest.files
-    assert not (path / "primed").exists()
+    assert not (path / "prepacked").exists()
 
 
 def test_a_folder_that_no_manifest_lists_is_replaced(path: Path) -> None:
@@ -237,7 +237,7 @@ def test_an_extension_that_is_not_finished_is_a_mistake(path: Path) -> None:
 
 def test_an_extension_killed_at_any_step_leaves_a_bundle_that_works(path: Path) -> None:
     extend(path)
-    extend_primed(path)
+    extend_prepacked(path)
     subprocess.run([sys.executable, "-c", KILLER, str(path)], check=True)
     found = set()
     for step in (path.parent / "steps").iterdir():
@@ -365,10 +365,10 @@ def test_a_folder_that_leaves_the_bundle_is_refused(path: Path, folder: str) -> 
 
 def test_a_folder_behind_a_link_is_refused(path: Path) -> None:
     (path.parent / "outside").mkdir()
-    (path / "primed").symlink_to(path.parent / "outside")
+    (path / "prepacked").symlink_to(path.parent / "outside")
     with (
         pytest.raises(BundleError, match="behind a link"),
-        extend_bundle(Bundle.open(path), "primed/cpu-int4"),
+        extend_bundle(Bundle.open(path), "prepacked/cpu-int4"),
     ):
         pass
 
@@ -383,7 +383,7 @@ def test_what_a_killed_extension_staged_is_removed_by_the_next(path: Path) -> No
 def test_a_folder_is_removed_with_what_was_made_from_it(path: Path) -> None:
     before = contents(path)
     extend(path)
-    extend_primed(path)
+    extend_prepacked(path)
     remove_folder(Bundle.open(path), FOLDER)
     assert {**contents(path), MANIFEST: b""} == {**before, MANIFEST: b""}
     assert list(check_whole(path).manifest.variants) == ["cpu-fp32"]

@@ -11,7 +11,7 @@ from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle, remove_folder
 from paligemma_edge.runtime.bundle.removal import without_folder
-from paligemma_edge.runtime.manifest import Adapted, AdapterFacts, Manifest, Primed
+from paligemma_edge.runtime.manifest import LoraGraphs, LoraInfo, Manifest, Prepacked
 from tests.helpers.small_bundle import write
 from tests.runtime.bundle.test_folder_writer import check_whole, contents, variant
 
@@ -26,8 +26,8 @@ def add(path: Path, folder: str, files: list[str], change: Manifest) -> None:
             lambda m: dataclasses.replace(
                 m,
                 variants={**m.variants, **change.variants},
-                primed={**m.primed, **change.primed},
-                adapted={**m.adapted, **change.adapted},
+                prepacked={**m.prepacked, **change.prepacked},
+                lora_graphs={**m.lora_graphs, **change.lora_graphs},
                 adapters={**m.adapters, **change.adapters},
             )
         )
@@ -35,21 +35,31 @@ def add(path: Path, folder: str, files: list[str], change: Manifest) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Two variants, both primed and adapted, and two adapters, one of them for one variant."""
+    """Two variants, both prepacked and adapted, and two adapters, one of them for one variant."""
     path = tmp_path / "a.bundle"
     write(path)
     none = dataclasses.replace(Bundle.open(path).manifest, variants={})
     add(path, "cpu-int4", ["cpu-int4/decoder.onnx"], variant("cpu-int4")(none))
     for name in VARIANTS:
-        primed, adapted = f"primed/{name}/decoder.onnx", f"adapted/{name}/decoder.onnx"
-        made = Primed(device="here", graphs={"decoder": primed}, files=(primed,))
-        add(path, f"primed/{name}", [primed], dataclasses.replace(none, primed={name: made}))
-        graphs = Adapted(graphs={"decoder": adapted}, files=(adapted,))
-        add(path, f"adapted/{name}", [adapted], dataclasses.replace(none, adapted={name: graphs}))
+        prepacked, adapted = f"prepacked/{name}/decoder.onnx", f"adapted/{name}/decoder.onnx"
+        made = Prepacked(device="here", graphs={"decoder": prepacked}, files=(prepacked,))
+        add(
+            path,
+            f"prepacked/{name}",
+            [prepacked],
+            dataclasses.replace(none, prepacked={name: made}),
+        )
+        graphs = LoraGraphs(graphs={"decoder": adapted}, files=(adapted,))
+        add(
+            path,
+            f"adapted/{name}",
+            [adapted],
+            dataclasses.replace(none, lora_graphs={name: graphs}),
+        )
     for name, variants in (("both", VARIANTS), ("small", VARIANTS[1:])):
         files = {of: f"adapters/{name}/{of}.npz" for of in variants}
-        facts = AdapterFacts(source="lora", rank=8, graphs=(contract.DECODER,), files=files)
-        change = dataclasses.replace(none, adapters={name: facts})
+        config = LoraInfo(source="lora", rank=8, graphs=(contract.DECODER,), files=files)
+        change = dataclasses.replace(none, adapters={name: config})
         add(path, f"adapters/{name}", list(files.values()), change)
     check_whole(path)
     return path
@@ -59,7 +69,7 @@ def test_a_variant_takes_with_it_what_was_made_from_it(path: Path) -> None:
     before = contents(path)
     found = remove_folder(Bundle.open(path), "cpu-int4")
     assert check_whole(path).manifest == found
-    for kept in (found.variants, found.primed, found.adapted):
+    for kept in (found.variants, found.prepacked, found.lora_graphs):
         assert list(kept) == ["cpu-fp32"]
     assert list(found.adapters) == ["both"]
     assert found.adapters["both"].files == {"cpu-fp32": "adapters/both/cpu-fp32.npz"}
@@ -73,16 +83,16 @@ def test_an_adapter_goes_alone(path: Path) -> None:
     before = contents(path)
     found = remove_folder(Bundle.open(path), "adapters/both")
     assert list(found.adapters) == ["small"]
-    assert list(found.adapted) == list(found.primed) == list(VARIANTS)
+    assert list(found.lora_graphs) == list(found.prepacked) == list(VARIANTS)
     gone = set(before) - set(contents(check_whole(path).path))
     assert gone == {f"adapters/both/{name}.npz" for name in VARIANTS}
 
 
 def test_adapted_graphs_go_alone(path: Path) -> None:
     found = remove_folder(Bundle.open(path), "adapted/cpu-fp32")
-    assert list(found.adapted) == ["cpu-int4"]
+    assert list(found.lora_graphs) == ["cpu-int4"]
     assert list(found.adapters) == ["both", "small"]
-    assert list(found.primed) == list(VARIANTS)
+    assert list(found.prepacked) == list(VARIANTS)
     check_whole(path)
 
 

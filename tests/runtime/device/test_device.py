@@ -14,10 +14,10 @@ import onnxruntime as ort
 import pytest
 
 from paligemma_edge.runtime.device.cuda import check as cuda
-from paligemma_edge.runtime.device.cuda.check import Card
+from paligemma_edge.runtime.device.cuda.check import Gpu
 from paligemma_edge.runtime.device.device import Device, open_device, require_placed
 from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
-from paligemma_edge.runtime.loading.variants import choose
+from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.manifest import Manifest, Variant
 from paligemma_edge.runtime.system.linux import usable_cores
 
@@ -49,34 +49,34 @@ def manifest() -> Manifest:
     )
 
 
-def _providers(monkeypatch: pytest.MonkeyPatch, *names: str, card: bool = True) -> None:
+def _providers(monkeypatch: pytest.MonkeyPatch, *names: str, gpu: bool = True) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: list(names))
-    monkeypatch.setattr(cuda, "card_is_there", lambda: card)
-    monkeypatch.setattr(cuda, "find_card", lambda index=0: CARD if card else _no_card())
+    monkeypatch.setattr(cuda, "gpu_is_present", lambda: gpu)
+    monkeypatch.setattr(cuda, "find_gpu", lambda index=0: CARD if gpu else _no_gpu())
 
 
-def _no_card() -> Card:
-    raise DeviceError("there is no card")
+def _no_gpu() -> Gpu:
+    raise DeviceError("there is no GPU")
 
 
-CARD = Card("a card", (9, 0), 80 << 30, 79 << 30, (13, 0))
+CARD = Gpu("a GPU", (9, 0), 80 << 30, 79 << 30, (13, 0))
 
 
 def test_auto_takes_cuda_where_it_is_present(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
-    assert choose(manifest)[0] == "cuda-fp16"
+    assert choose_variant(manifest)[0] == "cuda-fp16"
     _providers(monkeypatch, "CPUExecutionProvider")
-    assert choose(manifest)[0] == "cpu-fp32"
+    assert choose_variant(manifest)[0] == "cpu-fp32"
 
 
-def test_auto_takes_the_processor_where_no_card_is(
+def test_auto_takes_the_processor_where_no_gpu_is(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider", card=False)
-    assert choose(manifest)[0] == "cpu-fp32"
-    with pytest.raises(DeviceError, match="there is no card"):
+    _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider", gpu=False)
+    assert choose_variant(manifest)[0] == "cpu-fp32"
+    with pytest.raises(DeviceError, match="there is no GPU"):
         open_device("cuda")
 
 
@@ -85,29 +85,29 @@ def test_auto_stays_on_the_processor_without_a_cuda_variant(
 ) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
     cpu_only = {k: v for k, v in manifest.variants.items() if v.device == "cpu"}
-    assert choose(dataclasses.replace(manifest, variants=cpu_only))[0] == "cpu-fp32"
+    assert choose_variant(dataclasses.replace(manifest, variants=cpu_only))[0] == "cpu-fp32"
 
 
 def test_a_named_variant_is_taken(manifest: Manifest) -> None:
-    assert choose(manifest, variant="cpu-int8")[0] == "cpu-int8"
+    assert choose_variant(manifest, variant="cpu-int8")[0] == "cpu-int8"
 
 
 def test_what_cannot_be_had_is_said(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
     unknown: Any = "tpu"
     with pytest.raises(OptionError, match="device is 'tpu', wanted one of auto, cpu, cuda"):
-        choose(manifest, unknown)
+        choose_variant(manifest, unknown)
     with pytest.raises(OptionError, match="has cpu-fp32, cpu-int8, cuda-fp16"):
-        choose(manifest, variant="cpu-int3")
+        choose_variant(manifest, variant="cpu-int3")
     with pytest.raises(OptionError, match="made for cpu, device cuda"):
-        choose(manifest, "cuda", "cpu-int8")
+        choose_variant(manifest, "cuda", "cpu-int8")
     cpu_only = {"cpu-fp32": manifest.variants["cpu-fp32"]}
     with pytest.raises(BundleError, match="no variant for cuda, only cpu-fp32 for cpu") as caught:
-        choose(dataclasses.replace(manifest, variants=cpu_only), "cuda")
+        choose_variant(dataclasses.replace(manifest, variants=cpu_only), "cuda")
     assert "quantize" not in str(caught.value)  # which is no command
     unhashable: Any = []
     with pytest.raises(OptionError, match="variant is "):
-        choose(manifest, variant=unhashable)
+        choose_variant(manifest, variant=unhashable)
 
 
 def test_cuda_without_cuda_is_an_error_and_no_run_on_the_processor(
@@ -119,7 +119,7 @@ def test_cuda_without_cuda_is_an_error_and_no_run_on_the_processor(
         open_device("cuda")
     # The device is looked for before the bundle's variants are.
     with pytest.raises(DeviceError, match="device cuda was asked for"):
-        choose(dataclasses.replace(manifest, variants={}), "cuda")
+        choose_variant(dataclasses.replace(manifest, variants={}), "cuda")
 
 
 def test_an_old_onnxruntime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_nodes_that_would_run_elsewhere_are_named(shapes_bundle: Path) -> None:
         require_placed(path, session, "CUDAExecutionProvider")
 
 
-def test_a_card_is_asked_for_with_what_keeps_it_exact_and_small(
+def test_a_gpu_is_asked_for_with_what_keeps_it_exact_and_small(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: dict[str, Any] = {}
@@ -197,14 +197,14 @@ def test_a_card_is_asked_for_with_what_keeps_it_exact_and_small(
     assert seen["providers"][0][1]["enable_cuda_graph"] == "0"
 
 
-def test_memory_of_a_card_that_ran_out_is_one_clear_line(
+def test_memory_of_a_gpu_that_ran_out_is_one_clear_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def full(*_: object, **__: object) -> None:
         raise RuntimeError("Available memory of 12 is smaller than requested bytes of 4096")
 
     monkeypatch.setattr(ort, "InferenceSession", full)
-    with pytest.raises(DeviceError, match="the card has not enough free memory"):
+    with pytest.raises(DeviceError, match="the GPU has not enough free memory"):
         Device(name="cuda", threads=1).open_session(tmp_path / "decoder.onnx")
 
 

@@ -1,4 +1,4 @@
-"""A variant primed for this device answers as before, and elsewhere it is as if it were not."""
+"""A variant prepacked for this device answers as before, and elsewhere it is as if it were not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from paligemma_edge.runtime.bundle.bundle import MANIFEST, Bundle
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.cli import main as cli
 from paligemma_edge.runtime.device.device import Device
-from paligemma_edge.runtime.diagnostics.prepack import prime, unprime
+from paligemma_edge.runtime.diagnostics.prepack import prepack, remove_prepacked
 from paligemma_edge.runtime.errors import (
     BundleError,
     DeviceError,
@@ -26,26 +26,26 @@ from paligemma_edge.runtime.errors import (
     OptionError,
     OutputError,
 )
-from paligemma_edge.runtime.loading import prepacked as primed
+from paligemma_edge.runtime.loading import prepacked
 from paligemma_edge.runtime.results.generation import Generation
 from tests.helpers.journey import call, refused
 
 VARIANT = "cpu-fp32"
-DATA = f"primed/{VARIANT}/decoder.onnx.data"
+DATA = f"prepacked/{VARIANT}/decoder.onnx.data"
 PICTURE = np.random.default_rng(5).integers(0, 256, (80, 100, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
-def primed_bundle(shapes_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Not to be changed; `primed_copy` is."""
-    path = Path(shutil.copytree(shapes_bundle, tmp_path_factory.mktemp("primed") / "a.bundle"))
-    assert prime(path) == VARIANT
+def prepacked_bundle(shapes_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Not to be changed; `prepacked_copy` is."""
+    path = Path(shutil.copytree(shapes_bundle, tmp_path_factory.mktemp("prepacked") / "a.bundle"))
+    assert prepack(path) == VARIANT
     return path
 
 
 @pytest.fixture
-def primed_copy(primed_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(primed_bundle, tmp_path / "copy.bundle"))
+def prepacked_copy(prepacked_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(prepacked_bundle, tmp_path / "copy.bundle"))
 
 
 def answers(model: PaliGemma) -> list[Generation]:
@@ -63,30 +63,30 @@ def files(path: Path) -> dict[str, bytes]:
     return {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*") if p.is_file()}
 
 
-def test_the_answers_are_the_same(shapes_model: PaliGemma, primed_bundle: Path) -> None:
-    model = PaliGemma(primed_bundle)
-    assert model.primed is not None
-    assert set(model.primed.graphs) == set(model.bundle.manifest.variants[VARIANT].graphs)
+def test_the_answers_are_the_same(shapes_model: PaliGemma, prepacked_bundle: Path) -> None:
+    model = PaliGemma(prepacked_bundle)
+    assert model.prepacked is not None
+    assert set(model.prepacked.graphs) == set(model.bundle.manifest.variants[VARIANT].graphs)
     assert answers(model) == answers(shapes_model)
     codes = np.arange(32).reshape(2, 16)
     here, before = (m.engine.decode_masks(codes) for m in (model, shapes_model))
     np.testing.assert_array_equal(here, before)
 
 
-def test_the_primed_files_are_read_in_place_of_the_originals(
-    primed_copy: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_prepacked_files_are_read_in_place_of_the_originals(
+    prepacked_copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
     open_session = Device.open_session
 
     def watched(self: Device, path: Path, **options: Any) -> ort.InferenceSession:  # noqa: ANN401
-        opened.append(path.relative_to(primed_copy).parent.as_posix())
+        opened.append(path.relative_to(prepacked_copy).parent.as_posix())
         return open_session(self, path, **options)
 
     monkeypatch.setattr(Device, "open_session", watched)
-    damage(primed_copy / f"{VARIANT}/decoder.onnx.data")
-    model = PaliGemma(primed_copy)
-    assert opened == [f"primed/{VARIANT}"] * len(opened) != []
+    damage(prepacked_copy / f"{VARIANT}/decoder.onnx.data")
+    model = PaliGemma(prepacked_copy)
+    assert opened == [f"prepacked/{VARIANT}"] * len(opened) != []
     assert not any(name.startswith(f"{VARIANT}/") for name in model.verified_files)
     assert model.generate(PICTURE, "caption en", max_new_tokens=4).token_ids
 
@@ -101,30 +101,30 @@ def test_the_primed_files_are_read_in_place_of_the_originals(
     ],
 )
 def test_damage_is_told_with_its_remedy_which_helps(
-    primed_copy: Path, break_it: Callable[[Path], object], message: str
+    prepacked_copy: Path, break_it: Callable[[Path], object], message: str
 ) -> None:
-    break_it(primed_copy / DATA)
-    Bundle.open(primed_copy)
+    break_it(prepacked_copy / DATA)
+    Bundle.open(prepacked_copy)
     with pytest.raises(BundleError, match=message) as error:
-        PaliGemma(primed_copy)
-    assert f"run `paligemma-edge prime {primed_copy} --variant {VARIANT}`" in str(error.value)
-    prime(primed_copy, VARIANT)
-    assert PaliGemma(primed_copy).primed is not None
+        PaliGemma(prepacked_copy)
+    assert f"run `paligemma-edge prepack {prepacked_copy} --variant {VARIANT}`" in str(error.value)
+    prepack(prepacked_copy, VARIANT)
+    assert PaliGemma(prepacked_copy).prepacked is not None
 
 
-def test_a_file_that_no_manifest_lists_is_refused(primed_copy: Path) -> None:
-    (primed_copy / f"primed/{VARIANT}/more.data").write_bytes(b"x")
+def test_a_file_that_no_manifest_lists_is_refused(prepacked_copy: Path) -> None:
+    (prepacked_copy / f"prepacked/{VARIANT}/more.data").write_bytes(b"x")
     with pytest.raises(BundleError, match=r"more.data' is not in manifest.json"):
-        PaliGemma(primed_copy)
+        PaliGemma(prepacked_copy)
 
 
-def test_packed_weights_of_another_model_are_not_used(primed_copy: Path) -> None:
+def test_packed_weights_of_another_model_are_not_used(prepacked_copy: Path) -> None:
     """ONNX Runtime's own check, behind the digests: weights and their packed form must agree."""
-    data = primed_copy / DATA
+    data = prepacked_copy / DATA
     raw = bytearray(data.read_bytes())
     raw[-64:] = bytes(byte ^ 1 for byte in raw[-64:])
     data.write_bytes(raw)
-    with pytest.raises(DeviceError, match="paligemma-edge prime"):
+    with pytest.raises(DeviceError, match="paligemma-edge prepack"):
         Device(name="cpu", threads=1).open_session(data.with_suffix(""), optimized=True)
 
 
@@ -137,73 +137,73 @@ def test_packed_weights_of_another_model_are_not_used(primed_copy: Path) -> None
     ],
 )
 def test_on_another_device_the_originals_are_used(
-    primed_copy: Path,
+    prepacked_copy: Path,
     name: str,
     other: Callable[[], Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert cli.main(["inspect", str(primed_copy)]) == 0
+    assert cli.main(["inspect", str(prepacked_copy)]) == 0
     assert "(this device)" in capsys.readouterr().out
-    damage(primed_copy / DATA)
-    monkeypatch.setattr(primed, name, other)
-    model = PaliGemma(primed_copy)
-    assert model.primed is None
+    damage(prepacked_copy / DATA)
+    monkeypatch.setattr(prepacked, name, other)
+    model = PaliGemma(prepacked_copy)
+    assert model.prepacked is None
     assert DATA not in model.verified_files
-    assert cli.main(["inspect", str(primed_copy)]) == 0
+    assert cli.main(["inspect", str(prepacked_copy)]) == 0
     assert "(not this device, so it is not used)" in capsys.readouterr().out
 
 
 def test_the_fingerprint_can_be_read_and_tells_devices_apart(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    here = primed.fingerprint()
+    here = prepacked.fingerprint()
     assert f"ONNX Runtime {ort.__version__}" in here
-    monkeypatch.setattr(primed, "processor_name", lambda: "A")
-    monkeypatch.setattr(primed, "instruction_sets", lambda: ["b", "c"])
-    one = primed.fingerprint()
-    monkeypatch.setattr(primed, "instruction_sets", lambda: ["b"])
-    assert len({here, one, primed.fingerprint()}) == 3
+    monkeypatch.setattr(prepacked, "processor_name", lambda: "A")
+    monkeypatch.setattr(prepacked, "instruction_sets", lambda: ["b", "c"])
+    one = prepacked.fingerprint()
+    monkeypatch.setattr(prepacked, "instruction_sets", lambda: ["b"])
+    assert len({here, one, prepacked.fingerprint()}) == 3
     assert one.startswith("A, ")
 
 
-def test_priming_again_gives_a_bundle_that_works(primed_copy: Path) -> None:
-    before = Bundle.open(primed_copy).manifest
-    prime(primed_copy)
-    again = Bundle.open(primed_copy)
+def test_priming_again_gives_a_bundle_that_works(prepacked_copy: Path) -> None:
+    before = Bundle.open(prepacked_copy).manifest
+    prepack(prepacked_copy)
+    again = Bundle.open(prepacked_copy)
     again.verify(again.manifest.files)
     assert again.manifest.files.keys() == before.files.keys()
-    assert again.manifest.primed == before.primed
-    assert not list(primed_copy.glob(".*"))
+    assert again.manifest.prepacked == before.prepacked
+    assert not list(prepacked_copy.glob(".*"))
 
 
-def test_what_was_primed_is_removed(primed_copy: Path, shapes_bundle: Path) -> None:
-    assert unprime(primed_copy) == [VARIANT]
-    before, after = files(shapes_bundle), files(primed_copy)
+def test_what_was_prepacked_is_removed(prepacked_copy: Path, shapes_bundle: Path) -> None:
+    assert remove_prepacked(prepacked_copy) == [VARIANT]
+    before, after = files(shapes_bundle), files(prepacked_copy)
     assert {**after, MANIFEST: b""} == {**before, MANIFEST: b""}
-    assert Bundle.open(primed_copy).manifest == Bundle.open(shapes_bundle).manifest
-    assert unprime(primed_copy) == []
-    with pytest.raises(OptionError, match="primed are none"):
-        unprime(primed_copy, VARIANT)
+    assert Bundle.open(prepacked_copy).manifest == Bundle.open(shapes_bundle).manifest
+    assert remove_prepacked(prepacked_copy) == []
+    with pytest.raises(OptionError, match="prepacked are none"):
+        remove_prepacked(prepacked_copy, VARIANT)
 
 
-def test_a_variant_that_is_replaced_takes_its_priming_with_it(primed_copy: Path) -> None:
-    bundle = Bundle.open(primed_copy)
+def test_a_variant_that_is_replaced_takes_its_priming_with_it(prepacked_copy: Path) -> None:
+    bundle = Bundle.open(prepacked_copy)
     variant = bundle.manifest.variants[VARIANT]
     with extend_bundle(bundle, VARIANT, overwrite=True) as writer:
         for name in variant.files:
             writer.write(name, bundle.file(name).read_bytes())
         writer.finish(lambda m: type(m)(**{**vars(m), "variants": {VARIANT: variant}}))
-    assert Bundle.open(primed_copy).manifest.primed == {}
-    assert not (primed_copy / "primed").exists()
-    assert PaliGemma(primed_copy).primed is None
+    assert Bundle.open(prepacked_copy).manifest.prepacked == {}
+    assert not (prepacked_copy / "prepacked").exists()
+    assert PaliGemma(prepacked_copy).prepacked is None
 
 
 def test_a_graph_is_made_from_verified_files_only(shapes_copy: Path) -> None:
     damage(shapes_copy / f"{VARIANT}/decoder.onnx.data")
     before = files(shapes_copy)
     with pytest.raises(BundleError, match="differs from its sha256"):
-        prime(shapes_copy)
+        prepack(shapes_copy)
     assert files(shapes_copy) == before
 
 
@@ -215,9 +215,9 @@ def test_an_interrupt_changes_nothing(shapes_copy: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prime(shapes_copy, progress=stop)
+        prepack(shapes_copy, progress=stop)
     assert files(shapes_copy) == before
-    assert not (shapes_copy / "primed").exists()
+    assert not (shapes_copy / "prepacked").exists()
 
 
 def test_a_disk_that_fills_up_changes_nothing(
@@ -233,10 +233,10 @@ def test_a_disk_that_fills_up_changes_nothing(
     with monkeypatch.context() as patch:
         patch.setattr(Device, "save_session", truncated)
         with pytest.raises(DeviceError, match="cannot open"):
-            prime(shapes_copy)
+            prepack(shapes_copy)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
     with pytest.raises(OutputError, match="free some or choose another disk") as error:
-        prime(shapes_copy)
+        prepack(shapes_copy)
     assert error.value.errno == errno.ENOSPC
     assert files(shapes_copy) == before
 
@@ -244,29 +244,29 @@ def test_a_disk_that_fills_up_changes_nothing(
 @pytest.mark.parametrize(("variant", "match"), [("cpu-int1", "the bundle has cpu-fp32")])
 def test_a_variant_that_is_not_there_is_told(shapes_copy: Path, variant: str, match: str) -> None:
     with pytest.raises(OptionError, match=match):
-        prime(shapes_copy, variant)
+        prepack(shapes_copy, variant)
 
 
 def test_from_the_command_line_without_the_packages_of_export(shapes_copy: Path) -> None:
     before = files(shapes_copy)
-    done = call("prime", shapes_copy, "--variant", VARIANT, light=True)
-    assert (done.returncode, done.stdout.startswith(f"primed {VARIANT} ")) == (0, True), done
+    done = call("prepack", shapes_copy, "--variant", VARIANT, light=True)
+    assert (done.returncode, done.stdout.startswith(f"prepacked {VARIANT} ")) == (0, True), done
     graphs = Bundle.open(shapes_copy).manifest.variants[VARIANT].graphs
-    assert done.stderr.splitlines() == [f"priming {graph}" for graph in graphs]
+    assert done.stderr.splitlines() == [f"prepacking {graph}" for graph in graphs]
     assert call("inspect", shapes_copy, light=True).stdout.count("(this device)") == 1
-    line = refused("prime", shapes_copy, "--variant", "x", light=True, code=2)
+    line = refused("prepack", shapes_copy, "--variant", "x", light=True, code=2)
     assert "the bundle has cpu-fp32" in line
-    done = call("prime", shapes_copy, "--remove", light=True)
-    assert done.stdout == f"removed what was primed: {VARIANT}\n"
+    done = call("prepack", shapes_copy, "--remove", light=True)
+    assert done.stdout == f"removed what was prepacked: {VARIANT}\n"
     assert files(shapes_copy).keys() == before.keys()
 
 
 def test_inspect_tells_of_priming_where_onnxruntime_is_absent(
-    primed_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    prepacked_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def absent(_: Bundle) -> list[str]:
         raise MissingExtraError
 
-    monkeypatch.setattr(primed, "describe", absent)
-    assert cli.main(["inspect", str(primed_bundle)]) == 0
+    monkeypatch.setattr(prepacked, "describe", absent)
+    assert cli.main(["inspect", str(prepacked_bundle)]) == 0
     assert f"{VARIANT}, not used: no ONNX Runtime is here" in capsys.readouterr().out

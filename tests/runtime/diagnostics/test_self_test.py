@@ -80,14 +80,14 @@ def test_an_early_difference_does_not_grow_into_others(
 ) -> None:
     def after_another_start(tokens: tuple[int, ...]) -> tuple[int, ...]:
         """An original that starts with another token and goes on as the model then would."""
-        facts = shapes_model.bundle.manifest
-        pixels = pixel_values(load_image(picture), facts.image)[None]
+        config = shapes_model.bundle.manifest
+        pixels = pixel_values(load_image(picture), config.image)[None]
         features = shapes_model.engine.project(shapes_model.engine.encode(pixels))
         ids = shapes_model.encoder.encode(PROMPT, 1)
         said = [tokens[0] ^ 1]
         while len(said) < 6:
             *_, row = (r.copy() for r in replay(shapes_model.engine, features, ids, [*said, 0]))
-            said.append(int(row[: facts.tokenizer.image_id].argmax()))
+            said.append(int(row[: config.tokenizer.image_id].argmax()))
         return tuple(said)
 
     result = self_test(give_golden(after_another_start), device="cpu")

@@ -10,14 +10,14 @@ import pytest
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.cli import main as cli
-from paligemma_edge.runtime.device.cuda.check import Card
+from paligemma_edge.runtime.device.cuda.check import Gpu
 from paligemma_edge.runtime.device.device import Device
-from paligemma_edge.runtime.engine.cache_plan import Plan
+from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.errors import DeviceError, OptionError, PromptError
-from paligemma_edge.runtime.generation.pipeline import Options
+from paligemma_edge.runtime.generation.pipeline import GenerationOptions
 from paligemma_edge.runtime.loading import options as opening
-from paligemma_edge.runtime.loading.memory_estimate import forecast
-from paligemma_edge.runtime.loading.options import device_for, plan_for
+from paligemma_edge.runtime.loading.memory_estimate import estimate_memory
+from paligemma_edge.runtime.loading.options import cache_plan_for, device_for
 from paligemma_edge.runtime.manifest import Manifest
 from tests.helpers.small_bundle import manifest as small_manifest
 
@@ -52,10 +52,10 @@ def test_answers_within_a_plan_are_those_without_one(
 
 
 def test_no_memory_is_taken_for_a_second_answer(planned: PaliGemma, picture: Path) -> None:
-    with planned.caches.lend(1, 10) as first:
+    with planned.cache_pool.acquire(1, 10) as first:
         pass
     planned.generate(picture, "caption en", max_new_tokens=4)
-    with planned.caches.lend(2, LONG) as second:
+    with planned.cache_pool.acquire(2, LONG) as second:
         assert second is first
         assert not second.lengths.any()
 
@@ -71,7 +71,7 @@ def test_what_is_beyond_a_plan_is_refused_before_a_picture_is_read(planned: Pali
 
 
 def test_an_answer_has_the_room_that_was_planned(planned: PaliGemma, picture: Path) -> None:
-    question = planned.pipeline.question("caption en", 1, Options())
+    question = planned.pipeline.question("caption en", 1, GenerationOptions())
     assert question.capacity == LONG
 
 
@@ -91,8 +91,8 @@ def test_planned_slots_are_one_users_at_a_time(planned: PaliGemma, picture: Path
         ({"max_batch": 2.5}, "max_batch is 2.5"),
         ({"max_length": 66}, "max_length is 66, wanted 67 to 512 tokens"),
         ({"max_length": 513}, "max_length is 513, wanted 67 to 512 tokens"),
-        ({"memory_limit": 10**9}, "memory_limit is about a card's memory"),
-        ({"cuda_graph": True}, "cuda_graph records steps on a card, variant cpu-fp32"),
+        ({"memory_limit": 10**9}, "memory_limit is about a GPU's memory"),
+        ({"cuda_graph": True}, "cuda_graph records steps on a GPU, variant cpu-fp32"),
     ],
 )
 def test_what_cannot_be_planned_is_said(
@@ -114,97 +114,99 @@ def test_the_command_line_plans_too(
     assert "--memory-limit is -3.0, wanted gigabytes" in capsys.readouterr().err
 
 
-# What it takes, of a variant for a card that is not here.
+# What it takes, of a variant for a GPU that is not here.
 
 
 @pytest.fixture
-def card_manifest() -> Manifest:
+def gpu_manifest() -> Manifest:
     manifest = small_manifest()
-    card = dataclasses.replace(
+    gpu = dataclasses.replace(
         manifest.variants["cpu-fp32"],
         device="cuda",
         recipe="fp16",
         compute_dtype="float16",
         memory_bytes=5_000_000_000,
     )
-    return dataclasses.replace(manifest, variants={"cuda-fp16": card})
+    return dataclasses.replace(manifest, variants={"cuda-fp16": gpu})
 
 
-def test_a_forecast_adds_up(card_manifest: Manifest) -> None:
-    variant = card_manifest.variants["cuda-fp16"]
-    told = forecast(card_manifest, variant, Plan(max_batch=3, max_length=32))
+def test_a_forecast_adds_up(gpu_manifest: Manifest) -> None:
+    variant = gpu_manifest.variants["cuda-fp16"]
+    told = estimate_memory(gpu_manifest, variant, CachePlan(max_batch=3, max_length=32))
     cache = 3 * 32 * 2 * 4 * 2  # slots, tokens, key and value, head_dim, bytes
     assert told.cache == 2048 >= cache > 1024
     assert told.weights == 5_000_000_000
     assert told.total == told.weights + told.cache + told.workspace + told.device
-    larger = forecast(card_manifest, variant, Plan(max_batch=300, max_length=32))
+    larger = estimate_memory(gpu_manifest, variant, CachePlan(max_batch=300, max_length=32))
     assert larger.total > told.total
     assert told.describe().startswith(f"about {told.total / 1e9:.2f} GB: 5.00 weights")
 
 
 def test_a_processor_takes_what_is_asked_and_no_more() -> None:
     manifest = small_manifest()
-    told = forecast(manifest, manifest.variants["cpu-fp32"], Plan(max_batch=3, max_length=32))
+    told = estimate_memory(
+        manifest, manifest.variants["cpu-fp32"], CachePlan(max_batch=3, max_length=32)
+    )
     assert told.cache == 3 * 32 * 2 * 4 * 4
 
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """A card with 8 GB of which 6 are free; what the device was opened with."""
+    """A GPU with 8 GB of which 6 are free; what the device was opened with."""
     seen: list[Any] = []
 
     def open_device(name: Any, threads: Any, **options: Any) -> Device:  # noqa: ANN401
         seen.append(options)
-        return Device(name=name, threads=1, card=card, **options)
+        return Device(name=name, threads=1, gpu=gpu, **options)
 
-    card = Card("a card", (8, 6), 8_000_000_000, 6_000_000_000, (13, 0))
+    gpu = Gpu("a GPU", (8, 6), 8_000_000_000, 6_000_000_000, (13, 0))
     monkeypatch.setattr(opening, "open_device", open_device)
     return seen
 
 
 def test_a_variant_that_fits_is_opened_with_its_limit(
-    card_manifest: Manifest, limits: list[Any]
+    gpu_manifest: Manifest, limits: list[Any]
 ) -> None:
-    variant = card_manifest.variants["cuda-fp16"]
-    plan = Plan(max_batch=1, max_length=32)
-    device = device_for(card_manifest, variant, plan, None, 5_900_000_000, cuda_graph=True)
-    told = forecast(card_manifest, variant, plan)
+    variant = gpu_manifest.variants["cuda-fp16"]
+    plan = CachePlan(max_batch=1, max_length=32)
+    device = device_for(gpu_manifest, variant, plan, None, 5_900_000_000, cuda_graph=True)
+    told = estimate_memory(gpu_manifest, variant, plan)
     assert device.captures
     assert device.memory_limit == 5_900_000_000 - told.weights - told.cache - told.device
-    assert device_for(card_manifest, variant, None, 2, None, cuda_graph=False).memory_limit is None
+    assert device_for(gpu_manifest, variant, None, 2, None, cuda_graph=False).memory_limit is None
 
 
 @pytest.mark.parametrize(
     ("weights", "limit", "problem"),
     [
-        (7_000_000_000, None, "what is free of the 8.0 GB of a card is 6.00 GB.*end what else"),
+        (7_000_000_000, None, "what is free of the 8.0 GB of a GPU is 6.00 GB.*end what else"),
         (5_000_000_000, 4_000_000_000, "the memory limit is 4.00 GB.*raise the limit"),
     ],
 )
 def test_a_variant_that_does_not_fit_is_not_tried(
-    card_manifest: Manifest, limits: list[Any], weights: int, limit: int | None, problem: str
+    gpu_manifest: Manifest, limits: list[Any], weights: int, limit: int | None, problem: str
 ) -> None:
-    variant = dataclasses.replace(card_manifest.variants["cuda-fp16"], memory_bytes=weights)
+    variant = dataclasses.replace(gpu_manifest.variants["cuda-fp16"], memory_bytes=weights)
     with pytest.raises(DeviceError, match=f"needs about .* weights.*{problem}"):
-        device_for(card_manifest, variant, None, None, limit, cuda_graph=False)
+        device_for(gpu_manifest, variant, None, None, limit, cuda_graph=False)
 
 
 @pytest.mark.parametrize("limit", ["4GB", -1, 4e9, True])
 def test_a_limit_that_is_none_is_refused(
-    card_manifest: Manifest,
+    gpu_manifest: Manifest,
     limits: list[Any],
     limit: Any,  # noqa: ANN401
 ) -> None:
-    variant = card_manifest.variants["cuda-fp16"]
+    variant = gpu_manifest.variants["cuda-fp16"]
     with pytest.raises(OptionError, match=r"memory_limit is .*wanted a whole number"):
-        device_for(card_manifest, variant, None, None, limit, cuda_graph=False)
+        device_for(gpu_manifest, variant, None, None, limit, cuda_graph=False)
 
 
-def test_steps_that_are_recorded_are_planned_for(card_manifest: Manifest) -> None:
-    variant = card_manifest.variants["cuda-fp16"]
-    assert plan_for(card_manifest, variant, None, None, cuda_graph=False) is None
-    plan = plan_for(card_manifest, variant, None, None, cuda_graph=True)
-    assert plan == Plan(max_batch=4, max_length=32)
+def test_steps_that_are_recorded_are_planned_for(gpu_manifest: Manifest) -> None:
+    variant = gpu_manifest.variants["cuda-fp16"]
+    assert cache_plan_for(gpu_manifest, variant, None, None, cuda_graph=False) is None
+    plan = cache_plan_for(gpu_manifest, variant, None, None, cuda_graph=True)
+    assert plan == CachePlan(max_batch=4, max_length=32)
 
 
 def test_inspect_tells_what_each_variant_takes(

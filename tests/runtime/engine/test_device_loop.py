@@ -1,4 +1,4 @@
-"""The loop of a card, run over the processor: same graphs, same code, and what it copies."""
+"""The loop of a GPU, run over the processor: same graphs, same code, and what it copies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from paligemma_edge.quantize.fidelity.questions import sample_questions
-from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.decode_step import Stepper
@@ -20,7 +20,7 @@ from paligemma_edge.runtime.engine.device_logits import DeviceLogits, DeviceRow
 from paligemma_edge.runtime.engine.logits import HostRow
 from paligemma_edge.runtime.errors import BundleError, DeviceError
 from paligemma_edge.runtime.generation.sampling import TopSampling
-from tests.helpers.card_on_host import Copies, open_on_host
+from tests.helpers.gpu_on_host import Copies, open_on_host
 
 RECIPES = ("cuda-fp16", "cuda-int8", "cuda-int4")
 SLOTS = 3
@@ -28,13 +28,15 @@ SLOTS = 3
 
 @pytest.fixture(scope="module")
 def bundle(shapes_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    copy = Path(shutil.copytree(shapes_bundle, tmp_path_factory.mktemp("card") / "card.bundle"))
-    quantize(copy, [load_recipe(r) for r in RECIPES], Options(calibrate=False, report=False))
+    copy = Path(shutil.copytree(shapes_bundle, tmp_path_factory.mktemp("gpu") / "GPU.bundle"))
+    quantize(
+        copy, [load_recipe(r) for r in RECIPES], QuantizeOptions(calibrate=False, report=False)
+    )
     return copy
 
 
 @pytest.fixture(scope="module")
-def card(bundle: Path) -> tuple[PaliGemma, Copies]:
+def gpu(bundle: Path) -> tuple[PaliGemma, Copies]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         return open_on_host(bundle, "cuda-fp16", monkeypatch)
 
@@ -59,9 +61,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[DeviceLogits]:
 
 
 def test_answers_are_those_of_the_lossless_variant(
-    card: tuple[PaliGemma, Copies], shapes_model: PaliGemma, requests: list[Any]
+    gpu: tuple[PaliGemma, Copies], shapes_model: PaliGemma, requests: list[Any]
 ) -> None:
-    found = card[0].generate_batch(requests, slots=SLOTS)
+    found = gpu[0].generate_batch(requests, slots=SLOTS)
     expected = shapes_model.generate_batch(requests, slots=SLOTS)
     same = [a.token_ids == b.token_ids for a, b in zip(found, expected, strict=True)]
     assert sum(same) >= 0.95 * len(same)
@@ -79,13 +81,13 @@ def test_variants_with_rounded_weights_run_by_the_same_loop(
     assert [g.token_ids for g in model.generate_batch(requests[:4], slots=SLOTS)] == alone
 
 
-def test_a_greedy_token_costs_ids_and_lengths_to_the_card_and_the_choice_back(
-    card: tuple[PaliGemma, Copies], requests: list[Any]
+def test_a_greedy_token_costs_ids_and_lengths_to_the_gpu_and_the_choice_back(
+    gpu: tuple[PaliGemma, Copies], requests: list[Any]
 ) -> None:
-    model, copies = card
+    model, copies = gpu
     engine = model.engine
     cache = engine.cache(SLOTS, 90)
-    features = model.look(requests[0][0])._features
+    features = model.encode(requests[0][0])._features
     ids = model.encoder.encode(requests[0][1], 1)
     tokens = [engine.prefill(cache, slot, features, ids).best for slot in range(SLOTS)]
     stepper = engine.stepper(cache, SLOTS)
@@ -100,20 +102,20 @@ def test_a_greedy_token_costs_ids_and_lengths_to_the_card_and_the_choice_back(
 
 
 def test_nothing_of_a_picture_comes_back_to_the_host(
-    card: tuple[PaliGemma, Copies], requests: list[Any]
+    gpu: tuple[PaliGemma, Copies], requests: list[Any]
 ) -> None:
-    model, copies = card
-    view = model.look(requests[0][0])
+    model, copies = gpu
+    view = model.encode(requests[0][0])
     copies.take()
     assert view._features.shape() == [1, 64, 192]
     assert copies.take() == (3 * 112 * 112 * 4, 0)
 
 
 def test_a_grammar_brings_back_no_more_than_it_allows(
-    card: tuple[PaliGemma, Copies], requests: list[Any], steps: list[DeviceLogits]
+    gpu: tuple[PaliGemma, Copies], requests: list[Any], steps: list[DeviceLogits]
 ) -> None:
-    model, copies = card
-    view = model.look(requests[0][0])
+    model, copies = gpu
+    view = model.encode(requests[0][0])
     view.caption()
     copies.take()
     found = view.detect("star ; circle")
@@ -124,13 +126,13 @@ def test_a_grammar_brings_back_no_more_than_it_allows(
 
 
 def test_a_sample_of_the_likeliest_brings_back_the_shortlist(
-    card: tuple[PaliGemma, Copies],
+    gpu: tuple[PaliGemma, Copies],
     shapes_model: PaliGemma,
     requests: list[Any],
     steps: list[DeviceLogits],
 ) -> None:
     policy = TopSampling(temperature=0.8, top_k=20, seed=3)
-    found = card[0].generate(*requests[0], sampling=policy, max_new_tokens=12)
+    found = gpu[0].generate(*requests[0], sampling=policy, max_new_tokens=12)
     assert all("on_host" not in vars(step) for step in steps)
     assert (
         found.token_ids
@@ -139,12 +141,12 @@ def test_a_sample_of_the_likeliest_brings_back_the_shortlist(
 
 
 def test_a_sample_of_all_is_that_of_the_same_logits_on_the_host(
-    card: tuple[PaliGemma, Copies], requests: list[Any], steps: list[DeviceLogits]
+    gpu: tuple[PaliGemma, Copies], requests: list[Any], steps: list[DeviceLogits]
 ) -> None:
     policy = TopSampling(temperature=0.5, seed=5)
-    found = card[0].generate(*requests[0], sampling=policy, max_new_tokens=1)
-    (row,) = first_rows(card[0], requests[:1])
-    assert found.token_ids[0] == policy.choose(row.spoken, 0)
+    found = gpu[0].generate(*requests[0], sampling=policy, max_new_tokens=1)
+    (row,) = first_rows(gpu[0], requests[:1])
+    assert found.token_ids[0] == policy.choose(row.answer_logits, 0)
 
 
 def first_rows(model: PaliGemma, requests: list[Any]) -> list[DeviceRow]:
@@ -153,15 +155,15 @@ def first_rows(model: PaliGemma, requests: list[Any]) -> list[DeviceRow]:
     for image, prompt in requests:
         ids = model.encoder.encode(prompt, 1)
         cache = model.engine.cache(1, 64 + len(ids))
-        rows.append(model.engine.prefill(cache, 0, model.look(image)._features, ids))
+        rows.append(model.engine.prefill(cache, 0, model.encode(image)._features, ids))
     return rows  # type: ignore[return-value]
 
 
 def test_what_is_told_of_a_row_is_what_its_logits_say(
-    card: tuple[PaliGemma, Copies], requests: list[Any]
+    gpu: tuple[PaliGemma, Copies], requests: list[Any]
 ) -> None:
     tokens = np.array([5, 1, 300, 2151])
-    for row in first_rows(card[0], requests[:6]):
+    for row in first_rows(gpu[0], requests[:6]):
         same = HostRow(row.whole.copy(), 2152)
         assert row.best == same.best
         assert row.log_prob(row.best) == pytest.approx(same.log_prob(row.best), abs=1e-5)
@@ -170,31 +172,31 @@ def test_what_is_told_of_a_row_is_what_its_logits_say(
         assert np.array_equal(row.at(tokens), same.at(tokens))
         short = row.shortlist
         assert np.array_equal(short.logits, same.whole[short.tokens])
-        assert sorted(short.logits)[0] == np.sort(same.spoken)[-256]
+        assert sorted(short.logits)[0] == np.sort(same.answer_logits)[-256]
 
 
 def test_scores_of_choices_are_those_of_the_lossless_variant(
-    card: tuple[PaliGemma, Copies], shapes_model: PaliGemma, requests: list[Any]
+    gpu: tuple[PaliGemma, Copies], shapes_model: PaliGemma, requests: list[Any]
 ) -> None:
     asked = (requests[0][0], "answer en what color is it?", ["black", "red", "a red star"])
-    found, expected = card[0].classify(*asked).log_probs, shapes_model.classify(*asked).log_probs
+    found, expected = gpu[0].classify(*asked).log_probs, shapes_model.classify(*asked).log_probs
     np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=0.05)
 
 
 def test_recorded_steps_are_the_same_steps(
     bundle: Path,
-    card: tuple[PaliGemma, Copies],
+    gpu: tuple[PaliGemma, Copies],
     monkeypatch: pytest.MonkeyPatch,
     requests: list[Any],
 ) -> None:
-    """Memory and lengths as a recorded step needs them; that it is replayed, a card alone shows."""
+    """Memory and lengths as a recorded step needs them; that it is replayed, a GPU alone shows."""
     model, _ = open_on_host(bundle, "cuda-fp16", monkeypatch, cuda_graph=True, max_batch=SLOTS)
     found = model.generate_batch(requests)
-    expected = card[0].generate_batch(requests, slots=SLOTS)
+    expected = gpu[0].generate_batch(requests, slots=SLOTS)
     assert [(g.token_ids, g.log_probs) for g in found] == [
         (g.token_ids, g.log_probs) for g in expected
     ]
-    planned = model.caches._planned
+    planned = model.cache_pool._planned
     assert planned is not None
     assert {count for _, count, _ in planned.steppers} <= {1, 2, 3}
     assert len({id(s.binding) for s in planned.steppers.values()}) == len(planned.steppers)
@@ -203,9 +205,9 @@ def test_recorded_steps_are_the_same_steps(
 
 @pytest.mark.parametrize("way", ["put", "write", "read"])
 def test_memory_that_fails_midway_is_one_clear_error(
-    card: tuple[PaliGemma, Copies], requests: list[Any], monkeypatch: pytest.MonkeyPatch, way: str
+    gpu: tuple[PaliGemma, Copies], requests: list[Any], monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    model = card[0]
+    model = gpu[0]
     expected = model.generate(*requests[0])
 
     class Failing:
@@ -227,9 +229,9 @@ def test_memory_that_fails_midway_is_one_clear_error(
 
 
 def test_logits_that_are_no_numbers_are_an_error(
-    card: tuple[PaliGemma, Copies], requests: list[Any], monkeypatch: pytest.MonkeyPatch
+    gpu: tuple[PaliGemma, Copies], requests: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = card[0].engine
+    engine = gpu[0].engine
     put = type(engine.memory).read
 
     def spoilt(self: Any, value: Any) -> NDArray[Any]:  # noqa: ANN401
@@ -238,10 +240,10 @@ def test_logits_that_are_no_numbers_are_an_error(
 
     monkeypatch.setattr(type(engine.memory), "read", spoilt)
     with pytest.raises(DeviceError, match="produced nan where logits were wanted"):
-        card[0].generate(*requests[0])
+        gpu[0].generate(*requests[0])
 
 
-def test_a_variant_that_cannot_choose_on_its_card_is_refused(
+def test_a_variant_that_cannot_choose_on_its_gpu_is_refused(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import json

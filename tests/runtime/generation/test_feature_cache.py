@@ -10,9 +10,9 @@ import pytest
 
 from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.generation.feature_cache import PictureEncoder
+from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
 from paligemma_edge.runtime.images import pixels as pictures
-from paligemma_edge.runtime.images.pixels import Pictures
+from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.timing import Stopwatch
 
 SHAPE = (1, 4, 8)  # of features: 128 bytes
@@ -41,13 +41,13 @@ class Counting:
         return Features(hidden)
 
 
-def picture(value: float) -> Pictures:
-    return Pictures(np.full((1, 3, 2, 2), value, np.float32), 2, 2)
+def picture(value: float) -> ImageBatch:
+    return ImageBatch(np.full((1, 3, 2, 2), value, np.float32), 2, 2)
 
 
-def encoded(values: list[float]) -> tuple[list[float], PictureEncoder]:
+def encoded(values: list[float]) -> tuple[list[float], ImageFeatureCache]:
     engine = Counting()
-    encoder = PictureEncoder(cast(Engine, engine))
+    encoder = ImageFeatureCache(cast(Engine, engine))
     for value in values:
         found: Any = encoder.features(picture(value), Stopwatch())
         assert found.of == value
@@ -70,9 +70,9 @@ def test_no_more_is_kept_than_fits_but_always_the_latest(
 
 
 def test_several_pictures_are_another_thing_than_one_of_them() -> None:
-    both = Pictures(np.ones((2, 3, 2, 2), np.float32), 2, 2)
+    both = ImageBatch(np.ones((2, 3, 2, 2), np.float32), 2, 2)
     engine = Counting()
-    encoder = PictureEncoder(cast(Engine, engine))
+    encoder = ImageFeatureCache(cast(Engine, engine))
     for seen in (both, picture(1), both):
         encoder.features(seen, Stopwatch())
     assert len(engine.encoded) == 2

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.device.memory import Memory
+from paligemma_edge.runtime.device.memory import DeviceMemory
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.engine.kv_cache import Cache
+from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.logits import HostOutputs, HostRow
-from paligemma_edge.runtime.generation.loop import Request, Spoken, generate
+from paligemma_edge.runtime.generation.loop import GeneratedToken, Request, generate
 from paligemma_edge.runtime.generation.sampling import Greedy
-from paligemma_edge.runtime.manifest import TokenizerFacts
+from paligemma_edge.runtime.manifest import TokenizerConfig
 
 EOS, LONGEST, IMAGE, VOCAB = 1, 29, 1156, 1160
-TOKENIZER = TokenizerFacts(
+TOKENIZER = TokenizerConfig(
     file="",
     pad_id=0,
     eos_id=EOS,
@@ -47,13 +47,13 @@ class Countdown:
     read: list[int] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
 
-    def prefill(self, cache: Cache, slot: int, pictures: int, ids: Sequence[int]) -> HostRow:
+    def prefill(self, cache: KVCache, slot: int, pictures: int, ids: Sequence[int]) -> HostRow:
         assert cache.lengths[slot] == 0, "the slot is still taken"
         cache.lengths[slot] = pictures + len(ids)
         self.read.append(ids[0])
         return HostRow(_row(ids[0]), IMAGE)
 
-    def stepper(self, cache: Cache, slots: int) -> Countdown:
+    def stepper(self, cache: KVCache, slots: int) -> Countdown:
         return self
 
     def step(self, tokens: Sequence[int]) -> HostOutputs:
@@ -62,10 +62,10 @@ class Countdown:
         return HostOutputs(rows[:, None], IMAGE)
 
 
-def _cache(slots: int) -> Cache:
+def _cache(slots: int) -> KVCache:
     anything = cast(Any, None)
     lengths = np.zeros(slots, np.int32)
-    return Cache(Memory(), anything, "float32", 0, (1, 64, 1), lengths, anything)
+    return KVCache(DeviceMemory(), anything, "float32", 0, (1, 64, 1), lengths, anything)
 
 
 def _requests(counts: Sequence[int], limit: int) -> list[Request]:
@@ -85,7 +85,7 @@ def _answers(
     return answers
 
 
-def _run(engine: Countdown, requests: Any, cache: Cache) -> Iterator[Spoken]:  # noqa: ANN401
+def _run(engine: Countdown, requests: Any, cache: KVCache) -> Iterator[GeneratedToken]:  # noqa: ANN401
     return generate(cast(Engine, engine), TOKENIZER, requests, cache)
 
 

@@ -1,4 +1,4 @@
-"""A choice over a row on the host, and over one of which a card gives no more than is asked."""
+"""A choice over a row on the host, and over one of which a GPU gives no more than is asked."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ class WatchedRow(FarRow):
         return int(self.whole[: self.image_id].argmax())
 
     @property
-    def spoken(self) -> NDArray[np.float32]:
+    def answer_logits(self) -> NDArray[np.float32]:
         self.looks.append("all")
-        return super().spoken
+        return super().answer_logits
 
 
 @st.composite

@@ -116,7 +116,7 @@ def test_the_scores_are_those_of_the_model_fed_with_each_answer(
     ids = shapes_model.encoder.encode("answer en which shapes are there?", 1)
     choices = Choices(("red circle", "red square", "red", "blue star", "a red circle"))
 
-    length = engine.facts.image_tokens + len(ids)
+    length = engine.config.image_tokens + len(ids)
     cache = engine.cache(1, length + choices.longest(shapes_model.encoder))
     first = engine.prefill(cache, 0, features, ids)
     stepper = engine.stepper(cache, 1)

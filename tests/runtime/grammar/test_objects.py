@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from paligemma_edge.runtime.errors import PromptError
 from paligemma_edge.runtime.grammar.base import State
 from paligemma_edge.runtime.grammar.objects import ObjectGrammar
-from paligemma_edge.runtime.text.parse_answer import Box, Detection, parse
+from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject, parse_answer
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
-from tests.helpers.sample_tokenizer import EOS, FACTS, IMAGE, LOC, MODEL, SEG, encoder, ids
+from tests.helpers.sample_tokenizer import CONFIG, EOS, IMAGE, LOC, MODEL, SEG, encoder, ids
 
 pb: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
 SEPARATOR = " ; "
@@ -68,9 +68,11 @@ def written(objects: list[Object]) -> str:
     )
 
 
-def detections(objects: list[Object]) -> tuple[Detection, ...]:
+def detections(objects: list[Object]) -> tuple[ParsedObject, ...]:
     return tuple(
-        Detection(label, Box.from_locations(box[0], box[1], box[2], box[3]), tuple(codes) or None)
+        ParsedObject(
+            label, Box.from_locations(box[0], box[1], box[2], box[3]), tuple(codes) or None
+        )
         for box, codes, label in objects
     )
 
@@ -101,7 +103,7 @@ def test_any_walk_is_parsed_as_the_objects_that_were_walked(
     labels: tuple[str, ...] | None, masks: bool, seed: int, end: float
 ) -> None:
     tokens = walk(ObjectGrammar(labels, masks), seed, end)
-    objects, answer = objects_of(tokens, masks), parse(encoder().decode(tokens))
+    objects, answer = objects_of(tokens, masks), parse_answer(encoder().decode(tokens))
     assert answer.detections == detections(objects)
     assert answer.plain == ""
     for (y0, x0, y1, x1), codes, label in objects:
@@ -167,7 +169,7 @@ def without_piece(text: str) -> PromptEncoder:
     model = pb.ModelProto.FromString(MODEL.read_bytes())
     (piece,) = (piece for piece in model.pieces if piece.piece == text)
     piece.piece = "\ue000\ue001"
-    return PromptEncoder(bytes(model.SerializeToString()), FACTS)
+    return PromptEncoder(bytes(model.SerializeToString()), CONFIG)
 
 
 @pytest.mark.parametrize("label", ["", " cat", " two words"])
@@ -217,7 +219,7 @@ def test_a_label_that_the_tokenizer_cannot_write_is_refused(label: str, message:
 
 
 def test_asked_labels_do_not_need_the_vocabulary() -> None:
-    fresh = PromptEncoder(MODEL, FACTS)
+    fresh = PromptEncoder(MODEL, CONFIG)
     ObjectGrammar(("cat",), True).start(fresh)
     assert "vocabulary" not in vars(fresh)
     state = ObjectGrammar(None, True).start(fresh)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError
 from paligemma_edge.runtime.grammar.regex import MAX_PATTERN, Regex
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
-from tests.helpers.sample_tokenizer import EOS, FACTS, MODEL, encoder, ids
+from tests.helpers.sample_tokenizer import CONFIG, EOS, MODEL, encoder, ids
 
 CONTROL = {0, 1, 2, 3}
 PATTERNS = {
@@ -137,14 +137,14 @@ def test_the_tree_of_a_vocabulary_is_built_once(monkeypatch: pytest.MonkeyPatch)
         return real(*arguments)
 
     monkeypatch.setattr(llguidance, "LLTokenizer", counted)
-    fresh = PromptEncoder(MODEL, FACTS)
+    fresh = PromptEncoder(MODEL, CONFIG)
     for pattern in ("a", "b", "a"):
         Regex(pattern).start(fresh)
     assert built == [1]
 
 
 def test_a_tokenizer_is_let_go_and_a_state_keeps_it() -> None:
-    fresh = PromptEncoder(MODEL, FACTS)
+    fresh = PromptEncoder(MODEL, CONFIG)
     state = Regex("red circle").start(fresh)
     held = weakref.ref(fresh)
     del fresh

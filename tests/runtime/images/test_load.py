@@ -26,11 +26,11 @@ from paligemma_edge.runtime.images.load import (
     load_image,
 )
 from paligemma_edge.runtime.images.preprocess import pixel_values
-from paligemma_edge.runtime.manifest import ImageFacts
+from paligemma_edge.runtime.manifest import ImageConfig
 
 SIDE = 56
 HALF = (0.5, 0.5, 0.5)
-FACTS = ImageFacts(size=SIDE, resample="bicubic", rescale_factor=1 / 255, mean=HALF, std=HALF)
+CONFIG = ImageConfig(size=SIDE, resample="bicubic", rescale_factor=1 / 255, mean=HALF, std=HALF)
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> NDArray[np.uint8]:
@@ -47,24 +47,24 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:  # noqa: AN
 
 
 @cache
-def processor(facts: ImageFacts = FACTS) -> SiglipImageProcessorPil:
+def processor(config: ImageConfig = CONFIG) -> SiglipImageProcessorPil:
     return SiglipImageProcessorPil(
-        size={"height": facts.size, "width": facts.size},
-        resample=Image.Resampling[facts.resample.upper()],
-        rescale_factor=facts.rescale_factor,
-        image_mean=list(facts.mean),
-        image_std=list(facts.std),
+        size={"height": config.size, "width": config.size},
+        resample=Image.Resampling[config.resample.upper()],
+        rescale_factor=config.rescale_factor,
+        image_mean=list(config.mean),
+        image_std=list(config.std),
     )
 
 
-def reference(image: Image.Image, facts: ImageFacts = FACTS) -> NDArray[np.float32]:
-    (values,) = processor(facts)(image, return_tensors="np")["pixel_values"]
+def reference(image: Image.Image, config: ImageConfig = CONFIG) -> NDArray[np.float32]:
+    (values,) = processor(config)(image, return_tensors="np")["pixel_values"]
     result: NDArray[np.float32] = values
     return result
 
 
-def ours(source: ImageInput, facts: ImageFacts = FACTS) -> NDArray[np.float32]:
-    return pixel_values(load_image(source), facts)
+def ours(source: ImageInput, config: ImageConfig = CONFIG) -> NDArray[np.float32]:
+    return pixel_values(load_image(source), config)
 
 
 def assert_equal(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
@@ -89,9 +89,9 @@ def test_noise_of_any_size_is_bit_identical(height: int, width: int, seed: int) 
 
 def test_every_byte_value_is_bit_identical() -> None:
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    facts = ImageFacts(size=16, resample="nearest", rescale_factor=1 / 255, mean=HALF, std=HALF)
+    config = ImageConfig(size=16, resample="nearest", rescale_factor=1 / 255, mean=HALF, std=HALF)
     image = Image.fromarray(np.stack([ramp, ramp.T, ramp[::-1]], -1))
-    assert_equal(ours(image, facts), reference(image, facts))
+    assert_equal(ours(image, config), reference(image, config))
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,9 @@ def test_every_byte_value_is_bit_identical() -> None:
 )
 def test_other_facts_are_bit_identical(resample: Any) -> None:  # noqa: ANN401 - a literal
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    facts = ImageFacts(size=40, resample=resample, rescale_factor=0.00392, mean=mean, std=std)
+    config = ImageConfig(size=40, resample=resample, rescale_factor=0.00392, mean=mean, std=std)
     image = Image.fromarray(noise(70, 90))
-    assert_equal(ours(image, facts), reference(image, facts))
+    assert_equal(ours(image, config), reference(image, config))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])

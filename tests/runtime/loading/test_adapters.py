@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from paligemma_edge.export.exporter import export
 from paligemma_edge.export.lora.add_to_bundle import add_adapter
-from paligemma_edge.quantize.quantizer import Options, quantize
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.cli import main as cli
-from paligemma_edge.runtime.diagnostics.prepack import prime
+from paligemma_edge.runtime.diagnostics.prepack import prepack
 from paligemma_edge.runtime.errors import BundleError, OptionError
 from tests.conftest import MakeCheckpoint
 from tests.helpers import adapters as peft
-from tests.helpers.card_on_host import open_on_host
+from tests.helpers.gpu_on_host import open_on_host
 
 SEEING = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 SAYING = r".*language_model.*\.(q_proj|v_proj|down_proj)"
@@ -51,7 +51,11 @@ def bundle(
 ) -> Path:
     path = tmp_path_factory.mktemp("bundle") / "base.bundle"
     export(checkpoint, path)
-    quantize(path, [load_recipe(name) for name in RECIPES], Options(calibrate=False, report=False))
+    quantize(
+        path,
+        [load_recipe(name) for name in RECIPES],
+        QuantizeOptions(calibrate=False, report=False),
+    )
     for name, folder in trained.items():
         add_adapter(path, folder, name)
     return path
@@ -107,9 +111,9 @@ def test_every_call_can_be_asked_of_an_adapter(model: PaliGemma, requests: list[
     image, prompt = requests[0]
     expected = model.generate(image, prompt, max_new_tokens=8, adapter="seeing").text
     assert "".join(model.stream(image, prompt, max_new_tokens=8, adapter="seeing")) == expected
-    view = model.look(image, adapter="seeing")
+    view = model.encode(image, adapter="seeing")
     assert view.generate(prompt, max_new_tokens=8).text == expected
-    assert not np.array_equal(view._features.numpy(), model.look(image)._features.numpy())
+    assert not np.array_equal(view._features.numpy(), model.encode(image)._features.numpy())
     asked = ("answer en which?", ["red", "blue"])
     base, other = (model.classify(image, *asked, adapter=a).log_probs for a in (None, "saying"))
     assert base != other
@@ -137,24 +141,24 @@ def changed_logits(model: PaliGemma, name: str, requests: list[Any]) -> NDArray[
     rows = []
     for image, prompt in requests:
         for adapter in (name, None):
-            engine, ids = model.adapted(adapter).engine, model.encoder.encode(prompt, 1)
-            features = model.look(image, adapter=adapter)._features
-            cache = engine.cache(1, engine.facts.image_tokens + len(ids))
-            rows.append(engine.prefill(cache, 0, features, ids).spoken.copy())
+            engine, ids = model.with_adapter(adapter).engine, model.encoder.encode(prompt, 1)
+            features = model.encode(image, adapter=adapter)._features
+            cache = engine.cache(1, engine.config.image_tokens + len(ids))
+            rows.append(engine.prefill(cache, 0, features, ids).answer_logits.copy())
     return np.concatenate([mine - base for mine, base in zip(rows[::2], rows[1::2], strict=True)])
 
 
-def test_a_card_switches_too_and_records_steps_of_each_adapter_apart(
+def test_a_gpu_switches_too_and_records_steps_of_each_adapter_apart(
     bundle: Path, model: PaliGemma, requests: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    card, _ = open_on_host(bundle, "cuda-fp16", monkeypatch, cuda_graph=True, max_batch=2)
+    gpu, _ = open_on_host(bundle, "cuda-fp16", monkeypatch, cuda_graph=True, max_batch=2)
     names = [None, "seeing", "saying"]
-    found = [said(card, requests[:2], adapter=name) for name in names]
-    assert [said(card, requests[:2], adapter=name) for name in names] == found
+    found = [said(gpu, requests[:2], adapter=name) for name in names]
+    assert [said(gpu, requests[:2], adapter=name) for name in names] == found
     assert found != [found[0]] * 3
-    adapters = [card.adapted(name).engine.adapter for name in ("seeing", "seeing")]
+    adapters = [gpu.with_adapter(name).engine.adapter for name in ("seeing", "seeing")]
     assert adapters[0] is adapters[1]  # which was not read again
-    planned = card.caches._planned
+    planned = gpu.cache_pool._planned
     assert planned is not None
     numbers = [stepper.captured for stepper in planned.steppers.values()]
     assert len(set(numbers)) == len(numbers) >= 3
@@ -176,7 +180,7 @@ def test_what_is_not_there_is_said(model: PaliGemma, requests: list[Any], bundle
         model.generate_batch([(image, prompt)], adapter=nested)
     unhashable: Any = ["seeing"]
     with pytest.raises(OptionError, match=r"adapter is \['seeing'\]"):
-        model.look(image, adapter=unhashable)
+        model.encode(image, adapter=unhashable)
     with pytest.raises(OptionError, match="wanted one name, or one for each of 1 requests"):
         model.generate_batch([(image, prompt)], adapter=["seeing", "saying"])
 
@@ -301,9 +305,9 @@ def test_inspect_and_bench_know_adapters(bundle: Path, capsys: pytest.CaptureFix
     assert json.loads(told.splitlines()[-1])["adapter"] == "saying"
 
 
-def test_a_variant_with_adapters_is_not_primed(bundle: Path) -> None:
+def test_a_variant_with_adapters_is_not_prepacked(bundle: Path) -> None:
     with pytest.raises(OptionError, match=r"variant cpu-int8 has adapters, .* remove the adapters"):
-        prime(bundle, "cpu-int8")
+        prepack(bundle, "cpu-int8")
 
 
 def test_an_adapter_that_a_variant_loses_is_named(

@@ -12,14 +12,14 @@ from PIL import Image, ImageFont
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.results.draw import PALETTE, colour_of, contrast, draw, text_colour
-from paligemma_edge.runtime.text.parse_answer import Box, Detection
+from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
 GREY = (128, 128, 128)
 MIDDLE = Box(0.25, 0.25, 0.75, 0.75)
 
 
-def detection(label: str = "cat", box: Box = MIDDLE) -> Detection:
-    return Detection(label, box, None)
+def detection(label: str = "cat", box: Box = MIDDLE) -> ParsedObject:
+    return ParsedObject(label, box, None)
 
 
 def canvas(width: int = 200, height: int = 160) -> Image.Image:

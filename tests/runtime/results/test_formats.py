@@ -15,7 +15,7 @@ from pycocotools.coco import COCO
 
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError
 from paligemma_edge.runtime.results import rle
-from paligemma_edge.runtime.results.result import Found, ObjectResult
+from paligemma_edge.runtime.results.result import Detection, ObjectResult
 from paligemma_edge.runtime.text.parse_answer import Box
 from tests.helpers.found_objects import BOX, HEIGHT, NO_PIXELS, WIDTH, disc, found, result, results
 
@@ -27,7 +27,7 @@ CATEGORIES = {"cat": 3, "dog": 7, "": 8, "日本": 9}
 TWO = result([found("cat", decoded=disc()), found("dog", Box(0, 0.5, 1, 1), score=-1.5)])
 
 
-def mask_of(one: Found) -> NDArray[np.bool_]:
+def mask_of(one: Detection) -> NDArray[np.bool_]:
     assert one.mask is not None
     return one.mask
 

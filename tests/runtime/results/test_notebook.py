@@ -13,8 +13,8 @@ from PIL import Image
 from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.results.draw import colour_of, draw
 from paligemma_edge.runtime.results.notebook import html, objects_html, overlay
-from paligemma_edge.runtime.results.result import ChoiceResult, Found, ObjectResult, TextResult
-from paligemma_edge.runtime.text.parse_answer import Box, Detection
+from paligemma_edge.runtime.results.result import ChoiceResult, Detection, ObjectResult, TextResult
+from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 from tests.helpers.found_objects import HEIGHT, WIDTH, disc, found, result
 
 GREY = (128, 128, 128)
@@ -53,8 +53,8 @@ def canvas(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 
 def large(width: int, height: int) -> ObjectResult:
     """A disc in the left half of a picture of any size."""
-    detection = Detection("cat", Box(0, 0, 1, 0.5), (0,) * 16)
-    one = Found(detection=detection, score=-0.1, width=width, height=height, decoded=disc())
+    detection = ParsedObject("cat", Box(0, 0, 1, 0.5), (0,) * 16)
+    one = Detection(detection=detection, score=-0.1, width=width, height=height, decoded=disc())
     return result([one], width=width, height=height, picture=canvas(width, height))
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.images.pixels import read_pictures
+from paligemma_edge.runtime.images.pixels import read_images
 from paligemma_edge.runtime.run.answer import among_choices, in_slots
 from paligemma_edge.runtime.run.loop import Answer, Query
 from paligemma_edge.runtime.run.sources import Source
@@ -53,11 +53,11 @@ def test_copies_of_a_picture_are_encoded_once_for_all_prompts(
 
 def ask(model: PaliGemma, answer: Answer, picture: Path) -> list[str]:
     """The texts about two copies of a picture, both prompts each."""
-    facts = model.bundle.manifest.image
+    config = model.bundle.manifest.image
     queries = [
         Query(2 * copy + place, Source(str(copy), str(picture)), pictures, prompt, 2)
         for copy in range(2)
-        for pictures in [read_pictures([picture], facts, Stopwatch())]
+        for pictures in [read_images([picture], config, Stopwatch())]
         for place, prompt in enumerate(PROMPTS)
     ]
     found = {query.number: result.text for query, result in answer(queries)}

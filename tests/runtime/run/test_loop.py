@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime.errors import DeviceError, ImageError
-from paligemma_edge.runtime.images.pixels import Pictures
-from paligemma_edge.runtime.results.result import Found, ObjectResult, TextResult
+from paligemma_edge.runtime.images.pixels import ImageBatch
+from paligemma_edge.runtime.results.result import Detection, ObjectResult, TextResult
 from paligemma_edge.runtime.run.loop import Answered, InOrder, Query, Result, answer_sources
 from paligemma_edge.runtime.run.sources import Source
-from paligemma_edge.runtime.text.parse_answer import Box, Detection
+from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
 PROMPTS = ("caption en", "caption de")
 
@@ -21,10 +21,10 @@ def sources(count: int) -> list[Source]:
     return [Source(f"{number}.png", f"{number}.png") for number in range(count)]
 
 
-def read(source: Source) -> Pictures:
+def read(source: Source) -> ImageBatch:
     if source.name in ("1.png", "2.png"):
         raise ImageError(f"{source.name}: damaged")
-    return Pictures(np.zeros((1, 3, 2, 2), np.float32), 30, 20)
+    return ImageBatch(np.zeros((1, 3, 2, 2), np.float32), 30, 20)
 
 
 def result(query: Query) -> TextResult:
@@ -90,8 +90,8 @@ def test_a_record_has_the_prompt_that_was_given() -> None:
 
 
 def test_masks_that_are_no_numbers_are_one_picture_s_failure() -> None:
-    found = Found(
-        detection=Detection("cat", Box(0.2, 0.2, 0.8, 0.8), (0,) * 16),
+    found = Detection(
+        detection=ParsedObject("cat", Box(0.2, 0.2, 0.8, 0.8), (0,) * 16),
         score=-1.0,
         width=30,
         height=20,
@@ -114,7 +114,7 @@ def test_masks_that_are_no_numbers_are_one_picture_s_failure() -> None:
 def test_what_is_done_is_neither_read_nor_asked() -> None:
     seen: list[str] = []
 
-    def watched(source: Source) -> Pictures:
+    def watched(source: Source) -> ImageBatch:
         seen.append(source.name)
         return read(source)
 
@@ -126,7 +126,7 @@ def test_what_is_done_is_neither_read_nor_asked() -> None:
 
 
 def test_one_picture_is_read_once_for_all_prompts() -> None:
-    pictures: list[Pictures] = []
+    pictures: list[ImageBatch] = []
 
     def watched(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
         for query in queries:

@@ -12,21 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paligemma_edge.runtime.errors import ImageError, OptionError, OutputError
-from paligemma_edge.runtime.results.result import Found, ObjectResult, TextResult
+from paligemma_edge.runtime.results.result import Detection, ObjectResult, TextResult
 from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays, safe_name
 from paligemma_edge.runtime.run.sources import Source, find_sources
-from paligemma_edge.runtime.text.parse_answer import Box, Detection
+from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
 WORDS = TextResult(prompt="caption en", text="a cat", score=-1.0, truncated=False)
 SIZE = 40, 30
 
 
 def boxed() -> ObjectResult:
-    detection = Detection("cat", Box(0.2, 0.2, 0.8, 0.8), None)
+    detection = ParsedObject("cat", Box(0.2, 0.2, 0.8, 0.8), None)
     return ObjectResult(
         prompt="detect cat",
         text="",
-        objects=(Found(detection=detection, score=-1.0, width=40, height=30),),
+        objects=(Detection(detection=detection, score=-1.0, width=40, height=30),),
         score=-1.0,
         truncated=False,
         width=40,

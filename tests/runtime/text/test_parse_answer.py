@@ -10,7 +10,7 @@ from PIL import Image
 
 from paligemma_edge.runtime.errors import DeviceError, OptionError
 from paligemma_edge.runtime.results.mask import evaluation_mask, inside, paste_mask
-from paligemma_edge.runtime.text.parse_answer import Answer, Box, Detection, parse
+from paligemma_edge.runtime.text.parse_answer import Box, ParsedAnswer, ParsedObject, parse_answer
 
 
 class Found(NamedTuple):
@@ -56,7 +56,7 @@ def reference_parse(text: str) -> tuple[list[Found], str]:
     return objects, plain
 
 
-def flat(answer: Answer) -> list[Found]:
+def flat(answer: ParsedAnswer) -> list[Found]:
     return [Found(d.box.locations, d.codes, d.label) for d in answer.detections]
 
 
@@ -74,7 +74,7 @@ pieces = st.sampled_from(
 @given(st.lists(pieces, max_size=14).map("".join))
 def test_any_text_is_parsed_by_the_rules_of_the_demo(text: str) -> None:
     objects, plain = reference_parse(text)
-    answer = parse(text)
+    answer = parse_answer(text)
     assert flat(answer) == objects
     assert answer.text == text
     without_tokens = re.sub("<(loc0[0-9]{3}|loc10[01].|loc102[0-3]|seg0..|seg127)>", "", plain)
@@ -84,7 +84,7 @@ def test_any_text_is_parsed_by_the_rules_of_the_demo(text: str) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_any_text_at_all_never_raises(text: str) -> None:
-    assert parse(text).text == text
+    assert parse_answer(text).text == text
 
 
 BOX = "<loc0100><loc0200><loc0300><loc0400>"
@@ -105,7 +105,7 @@ CODES = "".join(f"<seg{i:03}>" for i in range(16))
     ],
 )
 def test_answers_that_models_give(text: str, found: list[Found]) -> None:
-    assert flat(parse(text)) == found
+    assert flat(parse_answer(text)) == found
 
 
 @pytest.mark.parametrize(
@@ -116,23 +116,25 @@ def test_answers_that_models_give(text: str, found: list[Found]) -> None:
     ],
 )
 def test_the_spans_say_where_the_objects_stand(text: str, parts: list[str]) -> None:
-    assert [text[start:end] for start, end in parse(text).spans] == parts
+    assert [text[start:end] for start, end in parse_answer(text).spans] == parts
 
 
 def test_plain_text_is_what_stands_around_the_objects() -> None:
-    assert parse("no cats here").plain == "no cats here"
-    assert parse(f"look:\n{BOX} cat ; and more").plain == "look:\nand more"
-    assert parse(f"{BOX} cat ; <loc0001><loc0002>").plain == ""
+    assert parse_answer("no cats here").plain == "no cats here"
+    assert parse_answer(f"look:\n{BOX} cat ; and more").plain == "look:\nand more"
+    assert parse_answer(f"{BOX} cat ; <loc0001><loc0002>").plain == ""
 
 
 def test_a_detection_holds_shares_of_1024() -> None:
-    (detection,) = parse(f"{BOX} cat").detections
-    assert detection == Detection("cat", Box(100 / 1024, 200 / 1024, 300 / 1024, 400 / 1024), None)
+    (detection,) = parse_answer(f"{BOX} cat").detections
+    assert detection == ParsedObject(
+        "cat", Box(100 / 1024, 200 / 1024, 300 / 1024, 400 / 1024), None
+    )
 
 
 def test_a_long_answer_takes_little_time() -> None:
     text = f"{BOX} cat ; " * 20_000 + "<loc0001>" * 20_000
-    assert len(parse(text).detections) == 25_000
+    assert len(parse_answer(text).detections) == 25_000
 
 
 locations = st.tuples(*[st.integers(0, 1023)] * 4)

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from transformers import PaliGemmaProcessor
 
 from paligemma_edge.runtime.errors import PromptError, TokenizerError
-from paligemma_edge.runtime.manifest import TokenizerFacts
+from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
 
 pb: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
 CHECKPOINT = Path(__file__).parents[3] / "samples/shapes/checkpoint"
 MODEL = CHECKPOINT / "tokenizer.model"
 SIZE = 2152
-FACTS = TokenizerFacts(
+CONFIG = TokenizerConfig(
     file="tokenizer.model",
     pad_id=0,
     eos_id=1,
@@ -52,7 +52,7 @@ PROMPTS = [
 
 @cache
 def encoder() -> PromptEncoder:
-    return PromptEncoder(MODEL, FACTS)
+    return PromptEncoder(MODEL, CONFIG)
 
 
 @cache
@@ -95,7 +95,7 @@ def test_several_pictures_need_no_other_text_ids() -> None:
 
 def test_the_ids_are_bos_text_newline() -> None:
     ids = encoder().encode("caption en", 1)
-    assert (ids[0], ids[-1]) == (FACTS.bos_id, FACTS.newline_id)
+    assert (ids[0], ids[-1]) == (CONFIG.bos_id, CONFIG.newline_id)
     assert encoder().decode(ids) == "caption en\n"
 
 
@@ -107,14 +107,14 @@ def test_the_last_newline_stays_alone(ending: str) -> None:
 @pytest.mark.parametrize("name", ["<bos>", "<eos>", "<pad>", "<unk>"])
 def test_control_tokens_in_a_text_are_plain_text(name: str) -> None:
     ids = encoder().encode(f"a {name} b", 1)
-    assert not set(ids[1:]) & {FACTS.bos_id, FACTS.eos_id, FACTS.pad_id, 3}
+    assert not set(ids[1:]) & {CONFIG.bos_id, CONFIG.eos_id, CONFIG.pad_id, 3}
     assert encoder().decode(ids) == f"a {name} b\n"
 
 
 def test_locations_and_codes_are_whole_tokens() -> None:
     names = [f"<loc{i:04}>" for i in range(1024)] + [f"<seg{i:03}>" for i in range(128)]
     ids = encoder().encode("".join(names), 1)
-    assert ids[1:-1] == tuple(range(FACTS.first_loc_id, SIZE))
+    assert ids[1:-1] == tuple(range(CONFIG.first_loc_id, SIZE))
     assert encoder().decode(ids[1:-1]) == "".join(names)
 
 
@@ -178,7 +178,7 @@ def test_the_ids_of_a_continuation_are_those_of_transformers(text: str) -> None:
 def test_in_a_continuation_control_tokens_and_the_marker_are_spelt_out(text: str) -> None:
     for one in (encoder(), with_an_image_piece()):
         ids = one.continuation(text)
-        assert not set(ids) & {FACTS.bos_id, FACTS.eos_id, FACTS.pad_id, 3}
+        assert not set(ids) & {CONFIG.bos_id, CONFIG.eos_id, CONFIG.pad_id, 3}
         assert max(ids) < SIZE
         assert one.decode(ids) == text
 
@@ -210,10 +210,10 @@ def test_what_is_made_of_a_tokenizer_is_made_once() -> None:
         made.append(one)
         return len(made)
 
-    one, other = PromptEncoder(MODEL, FACTS), PromptEncoder(MODEL, FACTS)
+    one, other = PromptEncoder(MODEL, CONFIG), PromptEncoder(MODEL, CONFIG)
     assert [one.once(count), one.once(count), other.once(count), one.once(count)] == [1, 1, 2, 1]
     assert made == [one, other]
-    assert one.facts == FACTS
+    assert one.config == CONFIG
 
 
 anything = st.lists(st.integers(-3, SIZE + 20) | st.integers(6, 265), max_size=30)
@@ -264,9 +264,9 @@ def test_streams_do_not_share_what_they_hold_back() -> None:
 
 
 def test_bytes_and_path_are_the_same_model() -> None:
-    from_bytes = PromptEncoder(MODEL.read_bytes(), FACTS)
+    from_bytes = PromptEncoder(MODEL.read_bytes(), CONFIG)
     assert from_bytes.encode("caption en", 1) == encoder().encode("caption en", 1)
-    assert PromptEncoder(os.fspath(MODEL), FACTS).decode([1000]) == "<loc0000>"
+    assert PromptEncoder(os.fspath(MODEL), CONFIG).decode([1000]) == "<loc0000>"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def test_bytes_and_path_are_the_same_model() -> None:
     ],
 )
 def test_facts_that_do_not_fit_are_refused(field: str, value: int) -> None:
-    changed = TokenizerFacts(**(dataclasses.asdict(FACTS) | {field: value}))
+    changed = TokenizerConfig(**(dataclasses.asdict(CONFIG) | {field: value}))
     with pytest.raises(TokenizerError, match=r"does not fit the bundle: id .* wanted '") as caught:
         PromptEncoder(MODEL, changed)
     assert "\n" not in str(caught.value)
@@ -296,9 +296,9 @@ def changed_model(**changes: bool) -> bytes:
 
 @pytest.mark.parametrize("name", ["add_dummy_prefix", "remove_extra_whitespaces"])
 def test_a_model_that_changes_spaces_is_refused(name: str) -> None:
-    assert PromptEncoder(changed_model(), FACTS)
+    assert PromptEncoder(changed_model(), CONFIG)
     with pytest.raises(TokenizerError, match="comes back as"):
-        PromptEncoder(changed_model(**{name: True}), FACTS)
+        PromptEncoder(changed_model(**{name: True}), CONFIG)
 
 
 def with_type(token: int, kind: int) -> bytes:
@@ -309,19 +309,19 @@ def with_type(token: int, kind: int) -> bytes:
 
 def test_a_model_that_splits_locations_is_refused() -> None:
     with pytest.raises(TokenizerError, match="become ids"):
-        PromptEncoder(with_type(1000, pb.ModelProto.SentencePiece.NORMAL), FACTS)
+        PromptEncoder(with_type(1000, pb.ModelProto.SentencePiece.NORMAL), CONFIG)
 
 
 def test_a_model_whose_control_tokens_are_text_is_refused() -> None:
     with pytest.raises(TokenizerError, match="'<bos>' is plain text"):
-        PromptEncoder(with_type(2, pb.ModelProto.SentencePiece.USER_DEFINED), FACTS)
+        PromptEncoder(with_type(2, pb.ModelProto.SentencePiece.USER_DEFINED), CONFIG)
 
 
 def with_an_image_piece() -> PromptEncoder:
     model = pb.ModelProto.FromString(MODEL.read_bytes())
     kind = pb.ModelProto.SentencePiece.USER_DEFINED
     model.pieces.append(pb.ModelProto.SentencePiece(piece="<image>", score=0.0, type=kind))
-    return PromptEncoder(bytes(model.SerializeToString()), FACTS)
+    return PromptEncoder(bytes(model.SerializeToString()), CONFIG)
 
 
 def test_a_model_with_an_image_piece_of_its_own_fits() -> None:
@@ -333,9 +333,9 @@ def test_a_model_with_an_image_piece_of_its_own_fits() -> None:
 @pytest.mark.parametrize("data", [b"", b"not a model", MODEL.read_bytes()[:1000]])
 def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
     with pytest.raises(TokenizerError, match=f"^found {len(data)} bytes .*wanted"):
-        PromptEncoder(data, FACTS)
+        PromptEncoder(data, CONFIG)
 
 
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"missing\.model: cannot read"):
-        PromptEncoder(tmp_path / "missing.model", FACTS)
+        PromptEncoder(tmp_path / "missing.model", CONFIG)

@@ -10,15 +10,15 @@ import onnxruntime as ort
 import pytest
 
 from paligemma_edge.runtime.device.cuda.check import (
-    Card,
-    check_card,
+    Gpu,
+    check_gpu,
     load_libraries,
     package_advice,
 )
 from paligemma_edge.runtime.errors import DeviceError
 from tests.helpers.cuda_stand_ins import CODE, CUDA_13, EVERY, make_package
 
-CARD = Card("NVIDIA L4", (8, 9), 24 << 30, 20 << 30, (13, 0))
+CARD = Gpu("NVIDIA L4", (8, 9), 24 << 30, 20 << 30, (13, 0))
 
 
 @pytest.fixture
@@ -95,16 +95,16 @@ def test_a_build_for_another_cuda_is_not_sent_to_pip(
     assert asked == ["libcudart.so.12", "libcudnn.so.9"]
 
 
-def test_a_card_that_is_served_passes(package: Path) -> None:
+def test_a_gpu_that_is_served_passes(package: Path) -> None:
     make_package(package)
-    check_card(CARD)
-    check_card(dataclasses.replace(CARD, driver=(14, 2)))
+    check_gpu(CARD)
+    check_gpu(dataclasses.replace(CARD, driver=(14, 2)))
 
 
 def test_an_old_driver_is_refused(package: Path) -> None:
     make_package(package)
     with pytest.raises(DeviceError) as caught:
-        check_card(dataclasses.replace(CARD, driver=(12, 8)))
+        check_gpu(dataclasses.replace(CARD, driver=(12, 8)))
     assert str(caught.value) == (
         "the driver of NVIDIA L4 serves CUDA up to 12.8, ONNX Runtime 1.31.1 needs CUDA 13; "
         "install NVIDIA's driver R580 or newer"
@@ -114,16 +114,16 @@ def test_an_old_driver_is_refused(package: Path) -> None:
 def test_a_driver_for_a_cuda_to_come_has_no_number(package: Path) -> None:
     make_package(package, ["libcudart.so.15"])
     with pytest.raises(DeviceError, match="needs CUDA 15; install a newer NVIDIA driver"):
-        check_card(CARD)
+        check_gpu(CARD)
 
 
-def test_a_card_that_there_is_no_code_for_is_refused(package: Path) -> None:
+def test_a_gpu_that_there_is_no_code_for_is_refused(package: Path) -> None:
     make_package(package, code=[EVERY, [(CODE, 90)]])
     with pytest.raises(DeviceError) as caught:
-        check_card(dataclasses.replace(CARD, name="Orin", capability=(11, 0)))
+        check_gpu(dataclasses.replace(CARD, name="Orin", capability=(11, 0)))
     assert str(caught.value) == (
         "Orin has compute capability 11.0, and ONNX Runtime 1.31.1 has code for 7.5, 8.0, 9.0, "
-        "12.0 alone; use another card, or build ONNX Runtime with CMAKE_CUDA_ARCHITECTURES=110"
+        "12.0 alone; use another GPU, or build ONNX Runtime with CMAKE_CUDA_ARCHITECTURES=110"
     )
 
 
@@ -132,7 +132,7 @@ def test_nothing_is_refused_where_there_is_nothing_to_read(
 ) -> None:
     asked = _libraries(monkeypatch)
     load_libraries()
-    check_card(dataclasses.replace(CARD, capability=(1, 0), driver=(1, 0)))
+    check_gpu(dataclasses.replace(CARD, capability=(1, 0), driver=(1, 0)))
     assert asked == []
 
 

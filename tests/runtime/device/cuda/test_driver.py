@@ -1,4 +1,4 @@
-"""A card is told as the driver tells it, and what is missing is said."""
+"""A GPU is told as the driver tells it, and what is missing is said."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 
 from paligemma_edge.runtime.device.cuda import driver as cuda_driver
-from paligemma_edge.runtime.device.cuda.driver import Card, card_is_there, find_card
+from paligemma_edge.runtime.device.cuda.driver import Gpu, find_gpu, gpu_is_present
 from paligemma_edge.runtime.errors import DeviceError
 from tests.helpers.cuda_stand_ins import Driver
 
 
-def find(driver: Driver, index: int = 0) -> Card:
+def find(driver: Driver, index: int = 0) -> Gpu:
     library: Any = driver
-    return find_card(index, library=library)
+    return find_gpu(index, library=library)
 
 
 @pytest.fixture(autouse=True)
@@ -22,9 +22,9 @@ def _nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_a_card_is_told_as_the_driver_tells_it() -> None:
-    driver = Driver(cards=3)
-    assert find(driver, 2) == Card(
+def test_a_gpu_is_told_as_the_driver_tells_it() -> None:
+    driver = Driver(gpus=3)
+    assert find(driver, 2) == Gpu(
         name="NVIDIA L12",
         capability=(8, 9),
         total_bytes=24 << 30,
@@ -34,7 +34,7 @@ def test_a_card_is_told_as_the_driver_tells_it() -> None:
     assert driver.retained == driver.current == []  # its context was given back
 
 
-def test_a_card_that_shares_the_systems_memory_has_what_the_system_can_free(
+def test_a_gpu_that_shares_the_systems_memory_has_what_the_system_can_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(cuda_driver, "available_memory", lambda: 23 << 30)
@@ -46,33 +46,33 @@ def test_a_card_that_shares_the_systems_memory_has_what_the_system_can_free(
 def test_no_driver_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_driver, "_LIBRARY", "libno-such-driver.so.1")
     with pytest.raises(DeviceError, match=r"driver is not here \(libno-such-driver.*; install it"):
-        find_card()
-    assert not card_is_there()
+        find_gpu()
+    assert not gpu_is_present()
 
 
-@pytest.mark.parametrize(("value", "hides"), [("", "every card"), ("-1", "every card"), ("5", "")])
-@pytest.mark.parametrize("driver", [Driver(failing={"cuInit": 100}), Driver(cards=0)])
-def test_hidden_cards_are_said(
+@pytest.mark.parametrize(("value", "hides"), [("", "every GPU"), ("-1", "every GPU"), ("5", "")])
+@pytest.mark.parametrize("driver", [Driver(failing={"cuInit": 100}), Driver(gpus=0)])
+def test_hidden_gpus_are_said(
     monkeypatch: pytest.MonkeyPatch, driver: Driver, value: str, hides: str
 ) -> None:
-    with pytest.raises(DeviceError, match="CUDA sees no card; see whether nvidia-smi lists one"):
+    with pytest.raises(DeviceError, match="CUDA sees no GPU; see whether nvidia-smi lists one"):
         find(driver)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
-    wanted = f"CUDA sees no card; CUDA_VISIBLE_DEVICES is '{value}' and .*{hides}: unset it"
+    wanted = f"CUDA sees no GPU; CUDA_VISIBLE_DEVICES is '{value}' and .*{hides}: unset it"
     with pytest.raises(DeviceError, match=wanted):
         find(driver)
 
 
 @pytest.mark.parametrize("index", [-1, 2])
-def test_a_card_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
-    with pytest.raises(DeviceError, match=f"card {index} was asked for, CUDA sees cards 0 to 1$"):
-        find(Driver(cards=2), index)
+def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    with pytest.raises(DeviceError, match=f"GPU {index} was asked for, CUDA sees GPUs 0 to 1$"):
+        find(Driver(gpus=2), index)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    with pytest.raises(DeviceError, match="sees card 0 alone; CUDA_VISIBLE_DEVICES is '1' and may"):
+    with pytest.raises(DeviceError, match="sees GPU 0 alone; CUDA_VISIBLE_DEVICES is '1' and may"):
         find(Driver(), index)
 
 
-def test_a_card_without_memory_for_a_start_is_said() -> None:
+def test_a_gpu_without_memory_for_a_start_is_said() -> None:
     with pytest.raises(DeviceError, match=r"NVIDIA L10 has not even the memory free .*end what"):
         find(Driver(failing={"cuDevicePrimaryCtxRetain": 2}))
 
@@ -101,14 +101,14 @@ def test_a_driver_that_lacks_a_call_is_old() -> None:
 
     library: Any = Old()
     with pytest.raises(DeviceError, match="no cuDeviceGetCount; install a driver that is not so"):
-        find_card(library=library)
+        find_gpu(library=library)
 
 
 @pytest.mark.parametrize(
     ("driver", "there"),
-    [(Driver(), True), (Driver(cards=0), False), (Driver(failing={"cuInit": 100}), False)],
+    [(Driver(), True), (Driver(gpus=0), False), (Driver(failing={"cuInit": 100}), False)],
 )
-def test_whether_a_card_is_there(driver: Driver, there: bool) -> None:
+def test_whether_a_gpu_is_there(driver: Driver, there: bool) -> None:
     library: Any = driver
-    assert card_is_there(library=library) is there
-    assert driver.retained == []  # to ask takes no memory of the card
+    assert gpu_is_present(library=library) is there
+    assert driver.retained == []  # to ask takes no memory of the GPU

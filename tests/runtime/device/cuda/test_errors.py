@@ -45,13 +45,13 @@ RETURNED = "[ONNXRuntimeError] : 1 : FAIL : {} ; GPU=0 ; hostname=vm ; file=x.cc
             NODE,
             "CUDA error cudaErrorNoKernelImageForDevice:no kernel image is available for execution "
             "on the device",
-            "no code for this card",
+            "no code for this GPU",
         ),
         (
             THROWN,
             "CUBLAS failure 8: the function requires an architectural feature absent from the "
             "device",
-            "no code for this card",
+            "no code for this GPU",
         ),
         (
             THROWN,
@@ -68,7 +68,7 @@ RETURNED = "[ONNXRuntimeError] : 1 : FAIL : {} ; GPU=0 ; hostname=vm ; file=x.cc
             "CUDA failure 803: system has unsupported display driver / cuda driver combination",
             "restart the machine",
         ),
-        (THROWN, "CUDA failure 100: no CUDA-capable device is detected", "sees no card"),
+        (THROWN, "CUDA failure 100: no CUDA-capable device is detected", "sees no GPU"),
         (THROWN, "CUDA failure 46: CUDA-capable device(s) is/are busy or unavailable", "holds the"),
         (THROWN, "CUDA failure 802: system not yet initialized", "nvidia-fabricmanager"),
         (THROWN, "CUDA failure 3: initialization error", "forked"),
@@ -76,7 +76,7 @@ RETURNED = "[ONNXRuntimeError] : 1 : FAIL : {} ; GPU=0 ; hostname=vm ; file=x.cc
         (NODE, "CUDA error cudaErrorUnknown:unknown error", "the driver failed"),
         (RETURNED, "CUDA failure 719: unspecified launch failure", "start it again"),
         (RETURNED, "CUDA failure 700: an illegal memory access was encountered", "start it again"),
-        (RETURNED, "CUDA failure 214: uncorrectable ECC error encountered", "the card failed"),
+        (RETURNED, "CUDA failure 214: uncorrectable ECC error encountered", "the GPU failed"),
         (NODE, "CUDA error cudaErrorLaunchFailure:unspecified launch failure", "start it again"),
         (
             NODE,
@@ -122,7 +122,7 @@ def test_a_failure_is_told_in_one_line(frame: str, text: str, wanted: str) -> No
             ),
         ),
         (
-            "no code for this card",
+            "no code for this GPU",
             ("invalid device function", "CUDNN_STATUS_NOT_SUPPORTED_ARCH_MISMATCH"),
         ),
         (

@@ -54,12 +54,12 @@ def test_its_cuda_is_that_of_the_runtime_that_it_needs(
         ((12, 1), True),
     ],
 )
-def test_what_a_card_can_run(capability: tuple[int, int], served: bool) -> None:
+def test_what_a_gpu_can_run(capability: tuple[int, int], served: bool) -> None:
     provider = Provider((), frozenset({(7, 5), (8, 6)}), frozenset({(10, 0)}))
     assert provider.serves(capability) is served
 
 
-def test_a_library_that_tells_of_no_code_refuses_no_card(tmp_path: Path) -> None:
+def test_a_library_that_tells_of_no_code_refuses_no_gpu(tmp_path: Path) -> None:
     provider = read_provider(make_package(tmp_path, code=[]))
     assert provider is not None
     assert provider.serves((1, 0))

@@ -1,4 +1,4 @@
-"""Models on a card, or with the same code on a processor, and what it means that two agree."""
+"""Models on a GPU, or with the same code on a processor, and what it means that two agree."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.device.device import Device
 from paligemma_edge.runtime.loading.options import device_for
 from paligemma_edge.runtime.results.generation import Generation
-from tests.helpers.card_on_host import CardOnHost, Copies, CountedMemory
+from tests.helpers.gpu_on_host import Copies, CountedMemory, GpuOnHost
 
 SHAPES, NARROW, NARROW_2 = "shapes.bundle", "narrow.bundle", "narrow2.bundle"
 BUNDLES = (SHAPES, NARROW, NARROW_2)
@@ -40,7 +40,7 @@ def sample_requests() -> Requests:
 
 @dataclass(frozen=True)
 class Where:
-    """Opens the bundles of a folder; with `on_processor` those for a card run there too."""
+    """Opens the bundles of a folder; with `on_processor` those for a GPU run there too."""
 
     folder: Path
     on_processor: bool
@@ -80,10 +80,10 @@ class Where:
             return PaliGemma(path, variant=variant)
 
     def counted(self, name: str, variant: str) -> tuple[PaliGemma, Copies]:
-        """A model, and what it copies between host and card."""
+        """A model, and what it copies between host and GPU."""
         kind = "cpu" if self.on_processor else "cuda"
         memory = CountedMemory(kind)  # type: ignore[arg-type]
-        device = CardOnHost(name=memory.device, threads=2, counted=memory)
+        device = GpuOnHost(name=memory.device, threads=2, counted=memory)
         return _opened_by(device, self.bundle(name).path, variant, {}), memory.copies
 
 

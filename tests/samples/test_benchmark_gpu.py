@@ -1,4 +1,4 @@
-"""The benchmark on a card, without one: what is asked of whom, and what is made of the answers."""
+"""The benchmark on a GPU, without one: what is asked of whom, and what is made of the answers."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def test_a_cache_of_fixed_size_keeps_its_place(
 
 
 @pytest.fixture
-def card_bundle(shapes_copy: Path) -> Path:
-    """A bundle whose variant says that it is made for a card; nothing opens it."""
+def gpu_bundle(shapes_copy: Path) -> Path:
+    """A bundle whose variant says that it is made for a GPU; nothing opens it."""
     path = shapes_copy / "manifest.json"
     manifest = json.loads(path.read_text())
     made = manifest["variants"]["cpu-fp32"]
@@ -118,12 +118,12 @@ def asked(bundle: Path, *options: str) -> dict[str, str]:
     return {n: " ".join(c) for n, c in benchmark.commands(parsed, Path("drawn.png"))}
 
 
-def test_each_is_asked_for_the_same_sequences_on_the_card(
-    card_bundle: Path, shapes_checkpoint: Path
+def test_each_is_asked_for_the_same_sequences_on_the_gpu(
+    gpu_bundle: Path, shapes_checkpoint: Path
 ) -> None:
     original = ("--against", "transformers", "--checkpoint", str(shapes_checkpoint))
     plan = ("--cuda-graph", "--max-length", "300")
-    told = asked(card_bundle, "--device", "cuda", "--batch", "1,8,8", *original, *plan)
+    told = asked(gpu_bundle, "--device", "cuda", "--batch", "1,8,8", *original, *plan)
     assert list(told) == [
         "transformers bfloat16 eager",
         "transformers bfloat16 compiled",
@@ -138,18 +138,18 @@ def test_each_is_asked_for_the_same_sequences_on_the_card(
     assert recorded == f"{plain} --cuda-graph --max-batch 8"
 
 
-def test_a_processor_is_asked_as_before(card_bundle: Path, shapes_checkpoint: Path) -> None:
+def test_a_processor_is_asked_as_before(gpu_bundle: Path, shapes_checkpoint: Path) -> None:
     original = ("--against", "transformers", "--checkpoint", str(shapes_checkpoint))
-    told = asked(card_bundle, *original)
+    told = asked(gpu_bundle, *original)
     assert list(told) == ["transformers bfloat16", "transformers float32", "cpu-fp32"]
     assert not any("--device" in command for command in told.values())
 
 
 def test_no_steps_are_recorded_on_a_processor(
-    card_bundle: Path, capsys: pytest.CaptureFixture[str]
+    gpu_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        benchmark.parse_args([str(card_bundle), "--cuda-graph"])
+        benchmark.parse_args([str(gpu_bundle), "--cuda-graph"])
     assert "give --device cuda with it" in capsys.readouterr().err
 
 
@@ -160,17 +160,17 @@ def result(first: float, steps: dict[int, float], mode: str | None = None) -> di
     ]
     return {
         "device": "cuda",
-        "card": "NVIDIA L4",
+        "gpu": "NVIDIA L4",
         "processor": "a processor",
         "load": 2.0,
         "reading": {k: {"median": s} for k, s in {**stages, "first_token": first}.items()},
         "stepping": stepping,
-        "memory": {"peak": 3 * 10**9, "card": 5 * 10**9},
+        "memory": {"peak": 3 * 10**9, "gpu": 5 * 10**9},
         **({} if mode is None else {"mode": mode}),
     }
 
 
-def test_a_card_is_told_beside_both_ways_of_transformers() -> None:
+def test_a_gpu_is_told_beside_both_ways_of_transformers() -> None:
     results = {
         "transformers bfloat16 eager": result(0.08, {1: 0.04, 8: 0.05}, "eager"),
         "transformers bfloat16 compiled": result(0.05, {1: 0.02, 8: 0.025}, "compiled"),

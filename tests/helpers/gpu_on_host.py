@@ -1,6 +1,6 @@
-"""A card that is none: variants for CUDA over ONNX Runtime's processor, by the same code.
+"""A GPU that is none: variants for CUDA over ONNX Runtime's processor, by the same code.
 
-The graphs in float16 open there. What goes between host and "card" is counted.
+The graphs in float16 open there. What goes between host and "GPU" is counted.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime import model as models
 from paligemma_edge.runtime.device.device import Device
-from paligemma_edge.runtime.device.memory import Memory
+from paligemma_edge.runtime.device.memory import DeviceMemory
 
 
 @dataclass
 class Copies:
     """Bytes that went each way."""
 
-    to_card: int = 0
+    to_gpu: int = 0
     to_host: int = 0
 
     def take(self) -> tuple[int, int]:
-        """What went to the card and back since it was last asked."""
-        found = (self.to_card, self.to_host)
-        self.to_card = self.to_host = 0
+        """What went to the GPU and back since it was last asked."""
+        found = (self.to_gpu, self.to_host)
+        self.to_gpu = self.to_host = 0
         return found
 
 
 @dataclass(frozen=True)
-class CountedMemory(Memory):
+class CountedMemory(DeviceMemory):
     copies: Copies = field(default_factory=Copies)
 
     def put(self, array: NDArray[Any]) -> ort.OrtValue:
-        self.copies.to_card += array.nbytes
+        self.copies.to_gpu += array.nbytes
         return super().put(array)
 
     def write(self, value: ort.OrtValue, array: NDArray[Any]) -> None:
-        self.copies.to_card += array.nbytes
+        self.copies.to_gpu += array.nbytes
         super().write(value, array)
 
     def read(self, value: ort.OrtValue) -> NDArray[Any]:
@@ -52,7 +52,7 @@ class CountedMemory(Memory):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CardOnHost(Device):
+class GpuOnHost(Device):
     counted: CountedMemory = field(default_factory=CountedMemory)
 
     @property
@@ -67,8 +67,8 @@ def open_on_host(
     **opening: Any,  # noqa: ANN401 - those of PaliGemma
 ) -> tuple[PaliGemma, Copies]:
     """Open a variant for CUDA on the processor."""
-    card = CardOnHost(name="cpu", threads=2, captures=opening.get("cuda_graph", False))
+    gpu = GpuOnHost(name="cpu", threads=2, captures=opening.get("cuda_graph", False))
     with monkeypatch.context() as patched:
-        patched.setattr(models, "device_for", lambda *_, **__: card)
+        patched.setattr(models, "device_for", lambda *_, **__: gpu)
         model = PaliGemma(bundle, variant=variant, **opening)
-    return model, card.counted.copies
+    return model, gpu.counted.copies
