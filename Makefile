@@ -48,7 +48,7 @@ demo: wheel $(DEVICE_VENV)/ready
 	    --mask-decoder $(SAMPLE)/checkpoint/vae-oid.npz --overwrite
 	$(VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int8 --min-agreement 0.99
 	$(VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int4
-	$(DEVICE_VENV)/bin/python samples/demo.py $(BUNDLE) samples/pictures build/demo
+	$(DEVICE_VENV)/bin/python samples/demo.py $(BUNDLE) samples/images build/demo
 
 test: wheel
 	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)

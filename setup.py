@@ -12,12 +12,12 @@ found = find_packages(include=[pattern for name in FOLDERS for pattern in (name,
 setup(
     packages=[
         *(f"paligemma_edge.{name}" for name in found),
-        "paligemma_edge.sample_pictures",
+        "paligemma_edge.sample_images",
         "optimum.commands.register",  # a namespace of optimum's: no __init__.py may be there
     ],
     package_dir={
         **{f"paligemma_edge.{name}": name for name in FOLDERS},
-        "paligemma_edge.sample_pictures": "samples/pictures",
+        "paligemma_edge.sample_images": "samples/images",
         "optimum.commands.register": "export/optimum_register",
     },
 )

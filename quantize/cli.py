@@ -50,7 +50,7 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
         "--calibrate",
         metavar="DIR",
         type=Path,
-        help="pictures, with a prompts.json or without; default: the sample pictures",
+        help="images, with a prompts.json or without; default: the sample images",
     )
     parser.add_argument(
         "--no-calibration",

@@ -1,7 +1,7 @@
-"""A picture that was encoded once, to be asked any number of prompts.
+"""An image that was encoded once, to be asked any number of prompts.
 
 What is kept are the vision features. The decoder's keys and values cannot be kept: a PaliGemma
-prompt sees itself whole, picture included, so another prompt changes them all.
+prompt sees itself whole, image included, so another prompt changes them all.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ if TYPE_CHECKING:
 
 
 class EncodedImage:
-    """One picture, or several that a prompt is about together; features are made on first use."""
+    """One image, or several that a prompt is about together; features are made on first use."""
 
     def __init__(
         self,
         pipeline: Pipeline,
-        pictures: ImageBatch,
+        images: ImageBatch,
         watch: Stopwatch | None = None,
-        picture: Image.Image | None = None,
+        image: Image.Image | None = None,
         encoder: ImageFeatureCache | None = None,
     ) -> None:
-        """`picture` is what results show in a notebook; an encoder may know the features."""
+        """`image` is what results show in a notebook; an encoder may know the features."""
         self._pipeline = pipeline
         self._encoder = encoder or ImageFeatureCache(pipeline.engine)
-        self._pictures: ImageBatch | None = pictures
+        self._images: ImageBatch | None = images
         self._watch = watch or Stopwatch()
-        self._picture = picture
+        self._image = image
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +61,7 @@ class EncodedImage:
 
     def close(self) -> None:
         """Give the features back; the view answers no more."""
-        self._pictures = None
+        self._images = None
         self._encoder = ImageFeatureCache(self._pipeline.engine)
         self.__dict__.pop("_features", None)
 
@@ -110,7 +110,7 @@ class EncodedImage:
         return self._objects(task, grammar, any_label, max_new_tokens)
 
     def caption(self, language: str = "en", *, max_new_tokens: int | None = None) -> TextResult:
-        """What the picture shows."""
+        """What the image shows."""
         return self._words(Task.caption(language), max_new_tokens)
 
     def ask(
@@ -120,11 +120,11 @@ class EncodedImage:
         *,
         max_new_tokens: int | None = None,
     ) -> TextResult:
-        """The answer to a question about the picture."""
+        """The answer to a question about the image."""
         return self._words(Task.ask(question, language), max_new_tokens)
 
     def read(self, *, max_new_tokens: int | None = None) -> TextResult:
-        """What is written in the picture."""
+        """What is written in the image."""
         return self._words(Task.read(), max_new_tokens)
 
     def detect(
@@ -165,24 +165,24 @@ class EncodedImage:
         question = self._question(prompt, GenerationOptions(max_new_tokens=longest))
         scores = self._pipeline.score(question, self._features, allowed)
         best = max(scores, key=lambda choice: scores[choice])
-        return ChoiceResult(prompt=prompt, text=best, log_probs=scores, picture=self._picture)
+        return ChoiceResult(prompt=prompt, text=best, log_probs=scores, image=self._image)
 
     def _words(self, task: Task, max_new_tokens: int | None) -> TextResult:
         generation = self._answer(task.prompt, GenerationOptions(max_new_tokens=max_new_tokens))
-        return text_result(generation, self._picture)
+        return text_result(generation, self._image)
 
     def _objects(
         self, task: Task, grammar: bool, any_label: bool, max_new_tokens: int | None
     ) -> ObjectResult:
         if self._open.count > 1:
             raise OptionError(
-                f"{self._open.count} pictures were given, wanted one: a box lies in one picture; "
+                f"{self._open.count} images were given, wanted one: a box lies in one image; "
                 "look at each of them alone"
             )
         rules = task_grammar(task, any_label=any_label) if grammar else None
         options = GenerationOptions(max_new_tokens=max_new_tokens, grammar=rules)
         generation = self._answer(task.prompt, options)
-        return object_result(task, generation, self._size, self._decode_masks, self._picture)
+        return object_result(task, generation, self._size, self._decode_masks, self._image)
 
     def _answer(self, prompt: str, options: GenerationOptions) -> Generation:
         question = self._question(prompt, options)
@@ -197,9 +197,9 @@ class EncodedImage:
 
     @property
     def _open(self) -> ImageBatch:
-        if self._pictures is None:
-            raise OptionError("the view was closed; look at the picture again")
-        return self._pictures
+        if self._images is None:
+            raise OptionError("the view was closed; look at the image again")
+        return self._images
 
     @property
     def _size(self) -> tuple[int, int]:

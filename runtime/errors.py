@@ -4,7 +4,7 @@
     ├── BundleError          a bundle that is missing, damaged or not understood
     ├── CheckpointError      a checkpoint that cannot be exported
     ├── TokenizerError       a tokenizer that is not a PaliGemma tokenizer
-    ├── ImageError           a picture that cannot be used
+    ├── ImageError           an image that cannot be used
     ├── PromptError          a prompt that cannot be used
     ├── OptionError          an option or a value that is not known
     ├── DeviceError          a device that is not there, or refuses the work
@@ -33,11 +33,11 @@ class TokenizerError(PaliGemmaError, ValueError):
 
 
 class ImageError(PaliGemmaError, ValueError):
-    """A picture is unreadable, too large or of a kind that is not accepted."""
+    """An image is unreadable, too large or of a kind that is not accepted."""
 
 
 class PromptError(PaliGemmaError, ValueError):
-    """A prompt is empty, does not fit, or names pictures that are not there."""
+    """A prompt is empty, does not fit, or names images that are not there."""
 
 
 class OptionError(PaliGemmaError, ValueError):

@@ -74,7 +74,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """How a picture becomes pixel values: `(x * rescale_factor - mean) / std`, squeezed."""
+    """How an image becomes pixel values: `(x * rescale_factor - mean) / std`, squeezed."""
 
     size: int
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]

@@ -1,4 +1,4 @@
-"""PaliGemma: pictures and a prompt in, an answer out. Reads in the order of the data."""
+"""PaliGemma: images and a prompt in, an answer out. Reads in the order of the data."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class PaliGemma:
 
         `device` "auto" takes CUDA where it is present and the bundle has a variant for it.
         `threads` defaults to the cores that the process may use. With `max_batch` answers at once
-        or `max_length` tokens of picture, prompt and answer, the keys and values are sized at
+        or `max_length` tokens of image, prompt and answer, the keys and values are sized at
         load and one answer or batch is made at a time; without, each takes what it needs.
         `memory_limit` is in bytes of a GPU, and bounds what each graph may take there beside
         weights, keys and values. `cuda_graph` records the steps there, once for each number of
@@ -103,18 +103,18 @@ class PaliGemma:
         return dataclasses.replace(self.pipeline, engine=engine)
 
     def encode(self, image: Images, *, adapter: str | None = None) -> EncodedImage:
-        """Read a picture, or several given as a list, and encode it once for many prompts.
+        """Read an image, or several given as a list, and encode it once for many prompts.
 
         With an `adapter` of the bundle it is looked at and answered about as that one does.
         """
         pipeline = self.with_adapter(adapter)
         watch, images = Stopwatch(), as_tuple(image)
         if not images:
-            raise PromptError("no picture was given, wanted at least one")
+            raise PromptError("no image was given, wanted at least one")
         with watch.measure("preprocess"):
             loaded = [load_image(one) for one in images]
-            pictures = ImageBatch.of(loaded, self.bundle.manifest.image)
-        return EncodedImage(pipeline, pictures, watch, loaded[0])
+            batch = ImageBatch.of(loaded, self.bundle.manifest.image)
+        return EncodedImage(pipeline, batch, watch, loaded[0])
 
     def answer(
         self,
@@ -139,7 +139,7 @@ class PaliGemma:
         max_new_tokens: int | None = None,
         adapter: str | None = None,
     ) -> TextResult:
-        """What a picture shows."""
+        """What an image shows."""
         return self.encode(image, adapter=adapter).caption(language, max_new_tokens=max_new_tokens)
 
     def ask(
@@ -151,7 +151,7 @@ class PaliGemma:
         max_new_tokens: int | None = None,
         adapter: str | None = None,
     ) -> TextResult:
-        """The answer to a question about a picture, or about several given as a list."""
+        """The answer to a question about an image, or about several given as a list."""
         return self.encode(image, adapter=adapter).ask(
             question, language, max_new_tokens=max_new_tokens
         )
@@ -159,7 +159,7 @@ class PaliGemma:
     def read(
         self, image: Images, *, max_new_tokens: int | None = None, adapter: str | None = None
     ) -> TextResult:
-        """What is written in a picture."""
+        """What is written in an image."""
         return self.encode(image, adapter=adapter).read(max_new_tokens=max_new_tokens)
 
     def detect(
@@ -213,7 +213,7 @@ class PaliGemma:
         grammar: Grammar | None = None,
         adapter: str | None = None,
     ) -> Generation:
-        """Answer any prompt about one picture, or about several given as a list.
+        """Answer any prompt about one image, or about several given as a list.
 
         With a grammar, such as `Choices` or `Regex`, only what it allows is said; with an
         adapter of the bundle it is said as that one does.
@@ -240,7 +240,7 @@ class PaliGemma:
     ) -> Iterator[str]:
         """The text of `generate`, piece by piece; a character is never cut in two.
 
-        Prompt and options are checked by the call, the picture is read with the first piece.
+        Prompt and options are checked by the call, the image is read with the first piece.
         """
         options = GenerationOptions(
             max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
@@ -264,8 +264,8 @@ class PaliGemma:
         There are 4 slots by default, or as many as were planned.
         Each answer equals the one that `generate` gives alone, but for the last bits of 4-bit
         products and adapters. Prompts and options are checked
-        first; a picture is read when a slot is free for it, and one that cannot be read ends the
-        batch: the ImageError says which, as `requests[2]: ...`. A picture that several prompts
+        first; an image is read when a slot is free for it, and one that cannot be read ends the
+        batch: the ImageError says which, as `requests[2]: ...`. An image that several prompts
         are about is encoded once if they follow each other. `adapter` is one for all, or a list
         with one for each request; those with the same one are answered together.
         """

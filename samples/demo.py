@@ -1,4 +1,4 @@
-"""Answer the sample pictures' prompts from a bundle, with the packages of the runtime alone."""
+"""Answer the sample images' prompts from a bundle, with the packages of the runtime alone."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ ABSENT = ("torch", "transformers", "onnx")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("pictures", type=Path, help="pictures beside a prompts.json")
-    parser.add_argument("output", type=Path, help="where to write the pictures with overlays")
+    parser.add_argument("images", type=Path, help="images beside a prompts.json")
+    parser.add_argument("output", type=Path, help="where to write the images with overlays")
     options = parser.parse_args()
     if present := [name for name in ABSENT if importlib.util.find_spec(name)]:
         raise SystemExit(f"{', '.join(present)} can be imported here; this is to run without")
     print(f"in this Python there is no {', no '.join(ABSENT)}")
     model = PaliGemma(options.bundle)
-    answers = answer_all(model, options.pictures, options.output)
-    print(f"\npictures with boxes and masks: {options.output}")
+    answers = answer_all(model, options.images, options.output)
+    print(f"\nimages with boxes and masks: {options.output}")
     for variant in model.bundle.manifest.variants:
         if variant != model.variant:
-            compare(PaliGemma(options.bundle, variant=variant), answers, options.pictures)
+            compare(PaliGemma(options.bundle, variant=variant), answers, options.images)
 
 
-def compare(model: PaliGemma, answers: dict[tuple[str, str], str], pictures: Path) -> None:
+def compare(model: PaliGemma, answers: dict[tuple[str, str], str], images: Path) -> None:
     """Ask a smaller variant the same, and say where it answers otherwise."""
     print(f"\n{model.variant}, {size(model) / 1e6:.1f} MB:", end=" ")
-    said = {key: model.answer(pictures / key[0], key[1]).text for key in answers}
+    said = {key: model.answer(images / key[0], key[1]).text for key in answers}
     other = [key for key in answers if said[key] != answers[key]]
     print(f"{len(answers) - len(other)} of {len(answers)} answers are the lossless variant's")
     for key in other:
@@ -49,22 +49,22 @@ def size(model: PaliGemma) -> int:
     return sum(manifest.files[name].bytes for name in manifest.variants[model.variant].files)
 
 
-def answer_all(model: PaliGemma, pictures: Path, output: Path) -> dict[tuple[str, str], str]:
+def answer_all(model: PaliGemma, images: Path, output: Path) -> dict[tuple[str, str], str]:
     """Print every answer beside the truth, and draw the boxes and masks.
 
-    Returns the answers by picture and prompt.
+    Returns the answers by image and prompt.
     """
     output.mkdir(parents=True, exist_ok=True)
     answers = {}
-    for entry in json.loads((pictures / "prompts.json").read_text()):
-        print(f"\n{entry['picture']}")
-        with model.encode(pictures / entry["picture"]) as view:
+    for entry in json.loads((images / "prompts.json").read_text()):
+        print(f"\n{entry['image']}")
+        with model.encode(images / entry["image"]) as view:
             for question in entry["questions"]:
                 result = view.answer(question["prompt"])
-                answers[entry["picture"], result.prompt] = result.text
+                answers[entry["image"], result.prompt] = result.text
                 print("\n".join(describe(result, question)))
                 if isinstance(result, ObjectResult) and len(result):
-                    name = f"{Path(entry['picture']).stem}-{question['task']}.png"
+                    name = f"{Path(entry['image']).stem}-{question['task']}.png"
                     overlay(result).save(output / name)
     return answers
 
@@ -87,10 +87,10 @@ def describe(result: TextResult | ObjectResult, question: dict[str, Any]) -> lis
 
 
 def overlay(result: ObjectResult) -> Image.Image:
-    """What was found drawn over the picture, large enough to look at."""
-    assert result.picture is not None
+    """What was found drawn over the image, large enough to look at."""
+    assert result.image is not None
     size = (result.width * 4, result.height * 4)
-    return result.draw(result.picture.resize(size, Image.Resampling.LANCZOS))
+    return result.draw(result.image.resize(size, Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":

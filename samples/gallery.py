@@ -1,4 +1,4 @@
-"""A sheet of overlays: what the sample model finds in the sample pictures.
+"""A sheet of overlays: what the sample model finds in the sample images.
 
 python -m samples.gallery build/shapes.bundle samples/shapes/overlays.jpg
 """
@@ -13,7 +13,7 @@ from PIL import Image
 
 from paligemma_edge.runtime import ObjectResult, PaliGemma
 
-PICTURES = Path(__file__).with_name("pictures")
+IMAGES = Path(__file__).with_name("images")
 CHOSEN = ("00.png", "01.png", "02.png", "04.png")
 TASKS = ("detect", "segment")  # a row of the sheet for each
 SIDE, GAP = 336, 8
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def sheet(model: PaliGemma) -> Image.Image:
-    """The overlays, tasks below each other and pictures side by side."""
+    """The overlays, tasks below each other and images side by side."""
     step = SIDE + GAP
     paper = Image.new("RGB", (len(CHOSEN) * step - GAP, len(TASKS) * step - GAP), "white")
     for column, name in enumerate(CHOSEN):
@@ -40,12 +40,12 @@ def sheet(model: PaliGemma) -> Image.Image:
 
 
 def _overlay(model: PaliGemma, name: str, task: str) -> Image.Image:
-    entries = json.loads((PICTURES / "prompts.json").read_text())
-    (questions,) = (entry["questions"] for entry in entries if entry["picture"] == name)
+    entries = json.loads((IMAGES / "prompts.json").read_text())
+    (questions,) = (entry["questions"] for entry in entries if entry["image"] == name)
     (prompt,) = (question["prompt"] for question in questions if question["task"] == task)
-    result = model.answer(PICTURES / name, prompt)
-    assert isinstance(result, ObjectResult) and result.picture is not None
-    return result.draw(result.picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    result = model.answer(IMAGES / name, prompt)
+    assert isinstance(result, ObjectResult) and result.image is not None
+    return result.draw(result.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ def shapes_checkpoint() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shapes_pictures() -> Path:
-    return ROOT / "samples" / "pictures"
+def shapes_images() -> Path:
+    return ROOT / "samples" / "images"
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ def _vision(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     side = math.isqrt(tokens)
     if side * side != tokens:
         raise CheckpointError(
-            f"{_POSITIONS[0]} has {tokens} positions, wanted those of a square picture; "
+            f"{_POSITIONS[0]} has {tokens} positions, wanted those of a square image; "
             "give an npz as big_vision saves it"
         )
     return {

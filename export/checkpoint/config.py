@@ -68,7 +68,7 @@ class VisionConfig:
 
     @property
     def image_tokens(self) -> int:
-        """Patches of one picture."""
+        """Patches of one image."""
         return (self.image_size // self.patch_size) ** 2
 
 
@@ -154,12 +154,12 @@ def _vision(values: Json) -> VisionConfig:
 
 
 def _require_room(vision: VisionConfig, text: TextConfig) -> None:
-    needed = vision.image_tokens + 2  # a picture, the first token, the newline
+    needed = vision.image_tokens + 2  # an image, the first token, the newline
     if text.max_position_embeddings < needed:
         refuse(
             "text_config.max_position_embeddings",
             text.max_position_embeddings,
-            f"at least {needed}, for one picture and a prompt",
+            f"at least {needed}, for one image and a prompt",
         )
 
 

@@ -1,4 +1,4 @@
-"""How a checkpoint wants its pictures, from the file that its image processor saved.
+"""How a checkpoint wants its images, from the file that its image processor saved.
 
 Fills SiglipImageProcessor's defaults and refuses what the runtime does not do.
 """
@@ -107,5 +107,5 @@ def _number(name: str, value: Any, above: float = 0.0) -> float:  # noqa: ANN401
 def _refuse(name: str, found: object, wanted: str) -> NoReturn:
     raise CheckpointError(
         f"{PREPROCESSOR_FILE} has {name} {found!r}, wanted {wanted}; "
-        "the runtime prepares pictures in no other way"
+        "the runtime prepares images in no other way"
     )

@@ -20,8 +20,8 @@ _DECODERS = ("gemma", "gemma2")
 # What people take for a PaliGemma, by model_type.
 _OTHERS: Mapping[str, str] = {
     "colpali": "ColPali gives vectors to search with, and no answers",
-    "gemma": "Gemma alone reads no pictures",
-    "gemma2": "Gemma 2 alone reads no pictures",
+    "gemma": "Gemma alone reads no images",
+    "gemma2": "Gemma 2 alone reads no images",
     "pi0": "pi0 gives motions of a robot, and no answers",
 }
 

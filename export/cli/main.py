@@ -77,7 +77,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         help=f"{LOSSLESS} (the default), or a recipe as `quantize` takes it; may be repeated",
     )
     parser.add_argument(
-        "--calibrate", metavar="DIR", type=Path, help="as in `quantize`; default: sample pictures"
+        "--calibrate", metavar="DIR", type=Path, help="as in `quantize`; default: sample images"
     )
     parser.add_argument("--no-calibration", action="store_true", help="as in `quantize`")
     parser.add_argument(
@@ -117,7 +117,7 @@ def _add_verify(parser: argparse.ArgumentParser) -> None:
         "--samples",
         metavar="DIR",
         type=Path,
-        help="pictures with a prompts.json; default: three pictures that are drawn",
+        help="images with a prompts.json; default: three images that are drawn",
     )
     parser.add_argument("--max-new-tokens", type=int, default=DEFAULT_MAX_NEW_TOKENS, metavar="N")
     parser.set_defaults(command=_verify)

@@ -1,4 +1,4 @@
-"""Gemma or Gemma 2 as one graph for both phases: a prompt with its pictures, or one token a slot.
+"""Gemma or Gemma 2 as one graph for both phases: a prompt with its images, or one token a slot.
 
 Knows the two ends, embedding and head. What lies between them is in `decoder_block`, and why one
 graph is enough in `decoder_attention`.

@@ -44,10 +44,10 @@ class ReferenceTrace:
     answer was cut; `text` leaves it out.
     """
 
-    pixel_values: Float  # [pictures, 3, R, R]
+    pixel_values: Float  # [images, 3, R, R]
     ids: tuple[int, ...]  # the text part: bos, prompt, newline
-    last_hidden_state: Float  # [pictures, N, vision hidden]
-    image_features: Float  # [pictures, N, hidden]
+    last_hidden_state: Float  # [images, N, vision hidden]
+    image_features: Float  # [images, N, hidden]
     logits: Float  # [tokens, vocab]
     tokens: tuple[int, ...]
     text: str
@@ -145,7 +145,7 @@ class Reference:
         )
 
     def forward_full(self, sample: Sample, answer: Sequence[int]) -> Float:
-        """One pass over pictures, prompt and answer, with the prefix mask and no cache.
+        """One pass over images, prompt and answer, with the prefix mask and no cache.
 
         Returns [answer + 1, vocab]: row i is what follows the first i tokens of the answer.
         """
@@ -162,11 +162,11 @@ class Reference:
         return _numpy(output.logits[0])
 
     def inputs(self, sample: Sample) -> tuple[Float, list[int]]:
-        """The processor's pixel values [pictures, 3, R, R] and ids, image tokens included."""
-        pictures = [_load_picture(image) for image in sample.images]
-        text = IMAGE_MARKER * len(pictures) + sample.prompt
+        """The processor's pixel values [images, 3, R, R] and ids, image tokens included."""
+        images = [_load_image(image) for image in sample.images]
+        text = IMAGE_MARKER * len(images) + sample.prompt
         with _quiet():
-            inputs = self.processor(text=[text], images=[pictures], do_convert_rgb=True)
+            inputs = self.processor(text=[text], images=[images], do_convert_rgb=True)
         pixels = np.stack(inputs["pixel_values"]).astype(np.float32, copy=False)
         return pixels, [int(token) for token in inputs["input_ids"][0]]
 
@@ -231,8 +231,8 @@ class Reference:
                 hook.remove()
 
 
-def _load_picture(source: ImageInput) -> Image.Image:
-    """A picture as transformers' `load_image` opens it, none of ours taking part.
+def _load_image(source: ImageInput) -> Image.Image:
+    """An image as transformers' `load_image` opens it, none of ours taking part.
 
     Its processor then makes RGB of it and lays transparency on white. 16-bit grey it clips, and
     the runtime scales: there alone the two are meant to differ.
@@ -249,7 +249,7 @@ def _load_picture(source: ImageInput) -> Image.Image:
     except Exception as error:  # decoders raise what they like
         reason = " ".join(str(error).split())[:300]
         raise ImageError(
-            f"{image_label(source)}: cannot be read ({reason}); give a JPEG or PNG picture"
+            f"{image_label(source)}: cannot be read ({reason}); give a JPEG or PNG image"
         ) from None
 
 

@@ -1,6 +1,6 @@
 """The questions that a bundle and its original are both asked: drawn here, or read from a folder.
 
-Knows pictures and prompts. Knows nothing of a model, nor of a true answer.
+Knows images and prompts. Knows nothing of a model, nor of a true answer.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ DEFAULT_MAX_NEW_TOKENS = 32  # of each answer; the original runs in float32, so 
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt about one picture or several, each of a kind that `runtime.image` reads."""
+    """A prompt about one image or several, each of a kind that `runtime.image` reads."""
 
     images: tuple[ImageInput, ...]
     prompt: str
 
 
 def default_samples() -> list[Sample]:
-    """Three drawn pictures, three prompts about each; the same ones every time."""
-    pictures = [_draw(number, *size) for number, size in enumerate(_SIZES)]
-    return [Sample((p,), prompt) for p, prompt in itertools.product(pictures, _PROMPTS)]
+    """Three drawn images, three prompts about each; the same ones every time."""
+    images = [_draw(number, *size) for number, size in enumerate(_SIZES)]
+    return [Sample((p,), prompt) for p, prompt in itertools.product(images, _PROMPTS)]
 
 
 def read_samples(directory: Path) -> list[Sample]:
-    """Every prompt of a folder's `prompts.json`, with the picture beside it that it is about.
+    """Every prompt of a folder's `prompts.json`, with the image beside it that it is about.
 
     OptionError where the file is absent or of another form.
     """
@@ -51,12 +51,12 @@ def _draw(number: int, width: int, height: int) -> Image.Image:
     y = np.linspace(0, 1, height)[:, None]
     channels = (x + 0 * y, 0 * x + y, 0.5 + 0.5 * np.sin((3 + number) * np.pi * (x + y)))
     turned = [channels[(number + place) % 3] for place in range(3)]
-    picture = Image.fromarray(np.rint(np.stack(turned, axis=-1) * 255).astype(np.uint8))
-    canvas = ImageDraw.Draw(picture)
+    image = Image.fromarray(np.rint(np.stack(turned, axis=-1) * 255).astype(np.uint8))
+    canvas = ImageDraw.Draw(image)
     for colour, box in _boxes(number, width, height).items():
         canvas.ellipse(box, fill=colour, outline="black", width=3)
         canvas.rectangle([edge // 2 for edge in box], outline=colour, width=5)
-    return picture
+    return image
 
 
 def _boxes(number: int, width: int, height: int) -> Mapping[str, list[int]]:

@@ -1,6 +1,6 @@
 """Is a bundle what its checkpoint is? Each stage beside transformers', and the answers.
 
-Every stage of the bundle is fed with the bundle's own stage before it, as a user's picture
+Every stage of the bundle is fed with the bundle's own stage before it, as a user's image
 would be, so an error that grows on its way is seen. The steps are fed with the original's
 tokens; the answers run free.
 """
@@ -240,7 +240,7 @@ def _record(bundle: Bundle, report: ParityReport, sample: Sample, trace: Referen
         golden = Golden(
             image=GOLDEN_IMAGE, prompt=sample.prompt, token_ids=trace.tokens, text=trace.text
         )
-        picture = io.BytesIO()
-        load_image(sample.images[0]).save(picture, "PNG")
-        files |= {GOLDEN: golden.to_json(), GOLDEN_IMAGE: picture.getvalue()}
+        image = io.BytesIO()
+        load_image(sample.images[0]).save(image, "PNG")
+        files |= {GOLDEN: golden.to_json(), GOLDEN_IMAGE: image.getvalue()}
     amend_bundle(bundle, files, lambda manifest: manifest)

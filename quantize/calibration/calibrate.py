@@ -1,7 +1,7 @@
 """Runs questions through the float graphs and keeps statistics of what each layer reads.
 
 The graphs run in pieces (`stream`), so a full-size model is calibrated in the memory of one of
-its blocks. An answer's tokens count for more than the many tokens of a picture.
+its blocks. An answer's tokens count for more than the many tokens of an image.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ Observe = Callable[[str, str, Array, Run], None]  # graph, name of a value, the 
 
 _GRAPHS = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
 
-# Pictures have 256 tokens and more, answers ten; yet every token of an answer is a decision.
+# Images have 256 tokens and more, answers ten; yet every token of an answer is a decision.
 _ANSWER_WEIGHT = 4.0
 
 
 @dataclass(frozen=True)
 class CalibrationSample:
-    """A picture, by its number, the ids of a prompt, and those of its answer (none: unknown)."""
+    """An image, by its number, the ids of a prompt, and those of its answer (none: unknown)."""
 
-    picture: int
+    image: int
     ids: tuple[int, ...]
     answer: tuple[int, ...] = ()
 
@@ -40,7 +40,7 @@ class CalibrationSample:
 def calibrate(
     graphs: Mapping[str, ir.Model],
     config: ModelConfig,
-    pictures: Sequence[Float],
+    images: Sequence[Float],
     asked: Sequence[CalibrationSample],
     *,
     second: bool,
@@ -48,13 +48,13 @@ def calibrate(
 ) -> dict[str, Moments]:
     """Statistics of the input of every linear layer, by the layer's name.
 
-    `pictures` are pixel values [3, R, R]. `second` asks for second moments, which GPTQ needs.
+    `images` are pixel values [3, R, R]. `second` asks for second moments, which GPTQ needs.
     """
     watch = _Watch(graphs, second)
     pass_questions(
         graphs,
         config,
-        pictures,
+        images,
         asked,
         wanted=watch.names(),
         observe=watch.add,
@@ -66,7 +66,7 @@ def calibrate(
 def pass_questions(
     graphs: Mapping[str, ir.Model],
     config: ModelConfig,
-    pictures: Sequence[Float],
+    images: Sequence[Float],
     asked: Sequence[CalibrationSample],
     *,
     wanted: Mapping[str, Iterable[str]],
@@ -93,7 +93,7 @@ def pass_questions(
         stream(graphs[graph], runs, names | outputs, see, lambda done, of: tell(graph, done, of))
         return [found[number] for number in range(len(found))]
 
-    seen = [Run({contract.PIXEL_VALUES: pixels[None]}) for pixels in pictures]
+    seen = [Run({contract.PIXEL_VALUES: pixels[None]}) for pixels in images]
     hidden = run(contract.VISION_ENCODER, seen, contract.LAST_HIDDEN_STATE)
     seen = [Run({contract.LAST_HIDDEN_STATE: state}) for state in hidden]
     features = run(contract.PROJECTOR, seen, contract.IMAGE_FEATURES)
@@ -131,18 +131,18 @@ class _Watch:
 
 def _runs(question: CalibrationSample, features: Sequence[Array], config: ModelConfig) -> list[Run]:
     """The prompt; then all of the answer but its last token, which no layer reads."""
-    picture = features[question.picture]
-    prompt_length = picture.shape[1] + len(question.ids)
+    image = features[question.image]
+    prompt_length = image.shape[1] + len(question.ids)
     fed = question.answer[:-1]
     capacity = prompt_length + len(fed)
-    prompt = _run(picture, question.ids, prompt_length)
+    prompt = _run(image, question.ids, prompt_length)
     row = (1, config.num_kv_heads, capacity, config.head_dim)
     names = [name for layer in range(config.num_layers) for name in contract.past_names(layer)]
     prompt.values |= {name: np.zeros(row, np.float32) for name in names}
     if not fed:
         return [prompt]
     presents = [n for layer in range(config.num_layers) for n in contract.present_names(layer)]
-    answer = _run(picture[:, :0], fed, capacity)
+    answer = _run(image[:, :0], fed, capacity)
     answer.causal, answer.after = True, prompt
     answer.takes = dict(zip(names, presents, strict=True))
     return [prompt, answer]

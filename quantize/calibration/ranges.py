@@ -25,7 +25,7 @@ from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import BundleError, OptionError
 from paligemma_edge.runtime.manifest import ModelConfig
 
-# Half of what float16 reaches: other pictures may show more than those of the calibration.
+# Half of what float16 reaches: other images may show more than those of the calibration.
 LIMIT = 65504 / 2
 
 _HALF = ir.DataType.FLOAT16
@@ -52,14 +52,14 @@ class Range:
 def scan_ranges(
     graphs: Mapping[str, ir.Model],
     config: ModelConfig,
-    pictures: Sequence[Float],
+    images: Sequence[Float],
     asked: Sequence[CalibrationSample],
     *,
     progress: Progress | None = None,
 ) -> list[Range]:
     """The range of every value that `to_half` would put into float16, in the order of the data.
 
-    `graphs` are float32, with products still to be rounded; `pictures` are pixel values
+    `graphs` are float32, with products still to be rounded; `images` are pixel values
     [3, R, R]. BundleError where they compute infinite values or no numbers themselves.
     """
     copies = {name: graphs[name].clone() for name in _GRAPHS}
@@ -67,7 +67,7 @@ def scan_ranges(
     pass_questions(
         copies,
         config,
-        pictures,
+        images,
         asked,
         wanted={name: [*scan.watched, *_OUTPUTS] for name, scan in scans.items()},
         observe=lambda graph, name, array, run: scans[graph].see(name, array, run),

@@ -22,9 +22,9 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Pixel values [3, R, R] of each picture, and what is asked about them."""
+    """Pixel values [3, R, R] of each image, and what is asked about them."""
 
-    pictures: tuple[Float, ...]
+    images: tuple[Float, ...]
     asked: tuple[CalibrationSample, ...]
 
 
@@ -55,14 +55,14 @@ def without_answers(
     answers: Sequence[tuple[int, ...]] = (),
 ) -> Calibration:
     """The questions with answers that are known already, or with none."""
-    images = list(dict.fromkeys(question.image for question in questions))
-    pictures = tuple(pixel_values(load_image(image), manifest.image) for image in images)
+    paths = list(dict.fromkeys(question.image for question in questions))
+    images = tuple(pixel_values(load_image(path), manifest.image) for path in paths)
     known = answers or [()] * len(questions)
     return Calibration(
-        pictures,
+        images,
         tuple(
             CalibrationSample(
-                images.index(question.image), encoder.encode(question.prompt, 1), answer
+                paths.index(question.image), encoder.encode(question.prompt, 1), answer
             )
             for question, answer in zip(questions, known, strict=True)
         ),

@@ -32,7 +32,7 @@ class EvalAnswer:
 
     tokens: tuple[int, ...]
     text: str
-    width: int  # of the picture, in pixels
+    width: int  # of the image, in pixels
     height: int
     detections: tuple[ParsedObject, ...]
     masks: NDArray[np.float32] | None  # None where the variant has no mask decoder
@@ -60,14 +60,14 @@ class EvalRequest:
 
     model: PaliGemma
     question: Question
-    size: tuple[int, int]  # width and height of the picture
+    size: tuple[int, int]  # width and height of the image
     features: ort.OrtValue  # [1, N, hidden]
     ids: tuple[int, ...]
     limit: int  # tokens of an answer
 
     @classmethod
     def ask(cls, model: PaliGemma, question: Question, max_new_tokens: int) -> EvalRequest:
-        """Read the picture and encode it. ImageError or PromptError where that cannot be done."""
+        """Read the image and encode it. ImageError or PromptError where that cannot be done."""
         config = model.bundle.manifest
         ids = model.encoder.encode(question.prompt, 1)
         room = config.model.max_length - config.model.image_tokens - len(ids)
@@ -75,10 +75,10 @@ class EvalRequest:
             raise PromptError(
                 f"the prompt {question.prompt[:40]!r} leaves no room for an answer; shorten it"
             )
-        picture = load_image(question.image)
-        hidden = model.engine.encode(pixel_values(picture, config.image)[None])
+        image = load_image(question.image)
+        hidden = model.engine.encode(pixel_values(image, config.image)[None])
         features = model.engine.project(hidden)
-        return cls(model, question, picture.size, features, ids, min(room, max_new_tokens))
+        return cls(model, question, image.size, features, ids, min(room, max_new_tokens))
 
     def answer(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The greedy answer: each token with the logits that it was chosen from.

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class EvalObject:
-    """Corners y0, x0, y1, x1 in pixels; the mask is bool [height, width] of the picture."""
+    """Corners y0, x0, y1, x1 in pixels; the mask is bool [height, width] of the image."""
 
     label: str
     box: tuple[float, float, float, float]

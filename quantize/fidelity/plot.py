@@ -1,4 +1,4 @@
-"""A variant's error, layer by layer, as a picture; and the files that a report is in a bundle.
+"""A variant's error, layer by layer, as an image; and the files that a report is in a bundle.
 
 Knows the report alone. matplotlib is imported where it draws.
 """

@@ -1,6 +1,6 @@
 """The questions that calibrate a recipe and that its report is about, read from a folder.
 
-Knows pictures, prompts and true answers as `prompts.json` tells them. Knows nothing of a model.
+Knows images, prompts and true answers as `prompts.json` tells them. Knows nothing of a model.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ DEFAULT_PROMPTS = ("caption en", "answer en what is this?", "detect object")
 
 _MAX_BYTES = 64 << 20
 _MASK_MODES = ("L", "P")
-_WANTED = '[{"picture": "file.png", "questions": [{"prompt": "caption en"}, ...]}, ...]'
+_WANTED = '[{"image": "file.png", "questions": [{"prompt": "caption en"}, ...]}, ...]'
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class GroundTruth:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt about a picture, and what is known of the true answer: words or objects."""
+    """A prompt about an image, and what is known of the true answer: words or objects."""
 
     image: Path
     prompt: str
     task: str  # the prompt's first word where the folder names none
     text: str | None = None
     things: tuple[GroundTruth, ...] | None = None
-    masks: Path | None = None  # a picture as large as the other, each object in a value of its own
+    masks: Path | None = None  # an image as large as the other, each object in a value of its own
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class _PromptEntry:
 
 @dataclass(frozen=True)
 class _Entry:
-    picture: str
+    image: str
     questions: tuple[_PromptEntry, ...]
     masks: str | None = None
 
 
 def sample_questions() -> list[Question]:
-    """Those about the pictures that are installed with this package, truth included."""
-    return read_questions(Path(str(files("paligemma_edge.sample_pictures"))))
+    """Those about the images that are installed with this package, truth included."""
+    return read_questions(Path(str(files("paligemma_edge.sample_images"))))
 
 
 def read_questions(
@@ -73,18 +73,18 @@ def read_questions(
     prompts: Iterable[str] = DEFAULT_PROMPTS,
     tell: Callable[[str], None] | None = None,
 ) -> list[Question]:
-    """The questions of a folder's `prompts.json`, or `prompts` about each picture in it.
+    """The questions of a folder's `prompts.json`, or `prompts` about each image in it.
 
-    Every picture is opened. Without a `prompts.json`, a file that is no picture is skipped and
+    Every image is opened. Without a `prompts.json`, a file that is no image is skipped and
     `tell` is told; with one it is an ImageError. OptionError where no question is left or the
     file has another form.
     """
     if not directory.is_dir():
         found = "is no folder" if directory.exists() else "does not exist"
-        raise OptionError(f"{directory} {found}, wanted a folder of pictures")
+        raise OptionError(f"{directory} {found}, wanted a folder of images")
     if not (directory / PROMPTS_FILE).exists():
-        pictures, asked = _readable_pictures(directory, tell), list(map(_PromptEntry, prompts))
-        return [_question(picture, a, None) for picture in pictures for a in asked]
+        images, asked = _readable_images(directory, tell), list(map(_PromptEntry, prompts))
+        return [_question(image, a, None) for image in images for a in asked]
     questions = parse_prompts(directory)
     sizes = {image: load_image(image).size for image in {q.image for q in questions}}
     for image, masks in {(q.image, q.masks) for q in questions if q.masks is not None}:
@@ -93,10 +93,10 @@ def read_questions(
 
 
 def parse_prompts(directory: Path) -> list[Question]:
-    """Every prompt of a folder's `prompts.json`; its pictures are not opened.
+    """Every prompt of a folder's `prompts.json`; its images are not opened.
 
-    The file is a list of `{"picture": name, "questions": [{"prompt": text}]}`. Optional are the
-    picture's `masks` and a question's `task`, `text` and `things`; other fields are left unread.
+    The file is a list of `{"image": name, "questions": [{"prompt": text}]}`. Optional are the
+    image's `masks` and a question's `task`, `text` and `things`; other fields are left unread.
     OptionError where it is absent or of another form.
     """
     path = directory / PROMPTS_FILE
@@ -117,27 +117,27 @@ def parse_prompts(directory: Path) -> list[Question]:
 def read_masks(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """The value of the object at each pixel, uint8 [height, width].
 
-    `size` is the width and height of the picture that the masks are of. ImageError where they
+    `size` is the width and height of the image that the masks are of. ImageError where they
     cannot be read or are of another size.
     """
     label = image_label(path)
     try:
-        with Image.open(path, formats=FORMATS) as picture:
-            found, mode = picture.size, picture.mode
-            values = np.asarray(picture) if found == size and mode in _MASK_MODES else None
+        with Image.open(path, formats=FORMATS) as image:
+            found, mode = image.size, image.mode
+            values = np.asarray(image) if found == size and mode in _MASK_MODES else None
     except Exception:  # decoders raise what they like
-        raise ImageError(f"{label}: cannot be read, wanted a picture of masks") from None
+        raise ImageError(f"{label}: cannot be read, wanted an image of masks") from None
     if values is None:
         raise ImageError(
             f"{label}: {found[0]} x {found[1]} pixels in mode {mode}, wanted masks of "
-            f"{size[0]} x {size[1]} like their picture, with one byte a pixel"
+            f"{size[0]} x {size[1]} like their image, with one byte a pixel"
         )
     return values
 
 
 def _asked(directory: Path, entry: _Entry, asked: _PromptEntry) -> Question:
     return _question(
-        directory / entry.picture, asked, None if entry.masks is None else directory / entry.masks
+        directory / entry.image, asked, None if entry.masks is None else directory / entry.masks
     )
 
 
@@ -153,20 +153,20 @@ def _question(image: Path, asked: _PromptEntry, masks: Path | None) -> Question:
     )
 
 
-def _readable_pictures(directory: Path, tell: Callable[[str], None] | None) -> list[Path]:
-    pictures = []
+def _readable_images(directory: Path, tell: Callable[[str], None] | None) -> list[Path]:
+    images = []
     for path in _visible_files(directory):
         try:
             load_image(path)
-            pictures.append(path)
+            images.append(path)
         except ImageError as error:
             if tell:
                 tell(f"skipped {error}")
-    if not pictures:
+    if not images:
         raise OptionError(
-            f"{directory} holds no readable picture, wanted JPEG, PNG, WebP or BMP files"
+            f"{directory} holds no readable image, wanted JPEG, PNG, WebP or BMP files"
         )
-    return pictures
+    return images
 
 
 def _visible_files(directory: Path) -> list[Path]:

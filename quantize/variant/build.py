@@ -105,7 +105,7 @@ def _kept_float(
     ranges = scan_ranges(
         cured.graphs,
         config,
-        calibration.pictures,
+        calibration.images,
         calibration.asked,
         progress=lambda stage, done, of: tell(f"scanning ranges of {stage}", done, of),
     )

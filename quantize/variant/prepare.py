@@ -44,7 +44,7 @@ def transform_and_calibrate(
         moments = calibrate(
             cured.graphs,
             config,
-            calibration.pictures,
+            calibration.images,
             calibration.asked,
             second=second,
             progress=lambda stage, done, of: tell(f"calibrating {stage}", done, of),

@@ -128,7 +128,7 @@ def _same(model: PaliGemma, known: Calibration) -> float:
     config, engine = model.bundle.manifest, model.engine
     same = 0
     for asked in known.asked:
-        features = engine.project(engine.encode(known.pictures[asked.picture][None]))
+        features = engine.project(engine.encode(known.images[asked.image][None]))
         request = Request(features, asked.ids, len(asked.answer), Greedy())
         length = config.model.image_tokens + len(asked.ids) + len(asked.answer)
         cache = engine.cache(1, length)

@@ -56,7 +56,7 @@ def _describe(found: Benchmark, imported: float) -> Iterator[str]:
     if found.gpu is not None:
         yield f"GPU          {found.gpu}"
     yield f"ONNX Runtime  {found.onnxruntime}"
-    yield f"picture       {found.image}, {found.image_tokens} tokens"
+    yield f"image       {found.image}, {found.image_tokens} tokens"
     yield f"prompt        {found.prompt!r}, {found.prompt_tokens} tokens"
     yield f"runs          {found.runs} of {found.steps} steps, after a warm-up"
     yield ""

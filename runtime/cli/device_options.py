@@ -34,7 +34,7 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
         "--max-length",
         type=int,
         metavar="N",
-        help="tokens of picture, prompt and answer that memory is sized for",
+        help="tokens of image, prompt and answer that memory is sized for",
     )
 
 

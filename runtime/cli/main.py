@@ -194,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, (_, summary) in _ELSEWHERE.items():
         names.add_parser(name, help=summary, add_help=False)
     plain = argparse.RawDescriptionHelpFormatter  # an example keeps its line
-    run = names.add_parser("run", help="answer a prompt about pictures", formatter_class=plain)
+    run = names.add_parser("run", help="answer a prompt about images", formatter_class=plain)
     run_options.add_run(run)
     add_device_options(run)
     _add_inspect(names.add_parser("inspect", help="say what a bundle holds", formatter_class=plain))
@@ -232,7 +232,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _BENCH_EPILOG
     parser.add_argument("bundle", metavar="BUNDLE")
     add_device_options(parser)
-    parser.add_argument("--image", metavar="FILE", help="default: a picture that is drawn")
+    parser.add_argument("--image", metavar="FILE", help="default: an image that is drawn")
     parser.add_argument("--prompt", metavar="TEXT", default="answer en what is this?")
     parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens of an answer")
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="after one warm-up")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from paligemma_edge.runtime.model import PaliGemma
 
 EPILOG = """\
-PATHS are pictures, folders with all below them, globs, - for a list of files on standard input,
+PATHS are images, folders with all below them, globs, - for a list of files on standard input,
 videos, or camera:0; videos and cameras need: pip install 'paligemma-edge[video]'
 
 examples:
@@ -36,11 +36,11 @@ goes on from there.
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Describe the command to a parser."""
-    parser.description = "Answer a prompt about each picture."
+    parser.description = "Answer a prompt about each image."
     parser.epilog = EPILOG
     parser.add_argument("bundle", metavar="BUNDLE", help="the folder that export wrote")
     parser.add_argument("prompt", metavar="PROMPT", help="such as 'caption en' or 'detect cat'")
-    parser.add_argument("paths", metavar="PATHS", nargs="+", help="pictures; see below")
+    parser.add_argument("paths", metavar="PATHS", nargs="+", help="images; see below")
     _add_questions(parser)
     _add_outputs(parser)
     parser.set_defaults(command=run)
@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> int:
 def _add_questions(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--also", action="append", default=[], metavar="PROMPT", help="ask this too; repeatable")
-    add("--together", action="store_true", help="one answer about all pictures, not one for each")
-    add("--every", type=float, metavar="SECONDS", help="between pictures of a video; default: 1")
+    add("--together", action="store_true", help="one answer about all images, not one for each")
+    add("--every", type=float, metavar="SECONDS", help="between images of a video; default: 1")
     add(
         "--slots",
         type=int,
@@ -81,10 +81,10 @@ def _add_questions(parser: argparse.ArgumentParser) -> None:
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", metavar="FILE", help="write .jsonl, .csv or COCO's .json; resumes if cut short")
-    add("--draw", metavar="TARGET", help="write pictures with boxes and masks: a file, or a folder")
+    add("--draw", metavar="TARGET", help="write images with boxes and masks: a file, or a folder")
     add("--overwrite", action="store_true", help="replace a file, fill a folder anew")
     add("--json", action="store_true", help="print one object a line")
-    add("--stream", action="store_true", help="print the text of one picture as it comes")
+    add("--stream", action="store_true", help="print the text of one image as it comes")
 
 
 def check(options: argparse.Namespace) -> None:
@@ -138,12 +138,12 @@ def pattern(options: argparse.Namespace) -> Grammar | None:
     return None if options.regex is None else Regex(options.regex)
 
 
-def grammar(options: argparse.Namespace, pictures: int) -> Grammar | None:
-    """What the one answer about so many pictures may be; boxes lie in one picture."""
+def grammar(options: argparse.Namespace, images: int) -> Grammar | None:
+    """What the one answer about so many images may be; boxes lie in one image."""
     from paligemma_edge.runtime.grammar.task_grammar import task_grammar
     from paligemma_edge.runtime.text.tasks import Task
 
-    if options.regex is not None or options.no_grammar or pictures > 1:
+    if options.regex is not None or options.no_grammar or images > 1:
         return pattern(options)
     return task_grammar(Task.of(options.prompt), any_label=options.any_label)
 

@@ -154,7 +154,7 @@ _CUDA_SESSION: Mapping[str, str] = {
 }
 _CUDA_PROVIDER: Mapping[str, str] = {
     "arena_extend_strategy": "kSameAsRequested",
-    "cudnn_conv_algo_search": "HEURISTIC",  # to try all would delay the first picture
+    "cudnn_conv_algo_search": "HEURISTIC",  # to try all would delay the first image
     "use_tf32": "0",  # what a recipe keeps in float32 is to be computed in float32
 }
 

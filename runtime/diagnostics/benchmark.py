@@ -104,13 +104,13 @@ def benchmark(
     if not batches:
         raise OptionError("batch names no number of slots, wanted at least one")
     _plan_for(batches, opening)
-    with _picture(image) as picture:
-        load_image(picture)  # one that cannot be read is told before the model is loaded
+    with _image_file(image) as path:
+        load_image(path)  # one that cannot be read is told before the model is loaded
         gpu = _gpu(bundle, device, variant)
         start = time.perf_counter()
         model = PaliGemma(bundle, device, variant, **opening)
         load = time.perf_counter() - start
-        question = RepeatedPrompt(model.with_adapter(adapter), picture, prompt, steps)
+        question = RepeatedPrompt(model.with_adapter(adapter), path, prompt, steps)
         read, reading = measure_reading(question, runs)
         stepping = measure_stepping(question, read, runs, batches)
     return Benchmark(
@@ -144,7 +144,7 @@ def _plan_for(batches: Sequence[int], opening: LoadOptions) -> None:
         opening["max_batch"] = planned or most
 
 
-def draw_picture(path: Path) -> None:
+def draw_image(path: Path) -> None:
     """A PNG of 640 x 480 pixels that is as hard to decode as a photograph."""
     rows, columns = np.mgrid[0:480, 0:640]
     waves = 128 + 90 * np.sin(rows / 37)[..., None] * np.cos(columns[..., None] / (23, 31, 47))
@@ -168,11 +168,11 @@ def _memory(before: Gpu | None) -> dict[str, int]:
 
 
 @contextlib.contextmanager
-def _picture(image: str | os.PathLike[str] | None) -> Iterator[Path]:
+def _image_file(image: str | os.PathLike[str] | None) -> Iterator[Path]:
     if image is not None:
         yield Path(image)
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "drawn.png")
-        draw_picture(path)
+        draw_image(path)
         yield path

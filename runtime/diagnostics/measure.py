@@ -1,6 +1,6 @@
 """One question, asked again and again: the seconds of its stages and of its steps.
 
-Measures what a user waits for: a picture is read from its file, a token is chosen from the
+Measures what a user waits for: an image is read from its file, a token is chosen from the
 logits. The end-of-sequence token ends nothing here, so every run takes the same steps.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RepeatedPrompt:
-    """A picture in a file and a prompt, asked again and again."""
+    """An image in a file and a prompt, asked again and again."""
 
     pipeline: Pipeline
     image: Path
@@ -45,7 +45,7 @@ class EncodedPrompt:
 
     @property
     def length(self) -> int:
-        """Tokens of picture and text."""
+        """Tokens of image and text."""
         return int(self.features.shape()[1]) + len(self.ids)
 
 
@@ -62,7 +62,7 @@ def measure_reading(
 
 
 def _read(question: RepeatedPrompt, watch: Stopwatch) -> EncodedPrompt:
-    """From the picture's file to the first token, as every answer begins."""
+    """From the image's file to the first token, as every answer begins."""
     engine, manifest = question.pipeline.engine, question.pipeline.manifest
     with watch.measure("preprocess"):
         pixels = pixel_values(load_image(question.image), manifest.image)[None]
@@ -117,7 +117,7 @@ def _check_length(question: RepeatedPrompt) -> None:
     prompt = pipeline.engine.config.image_tokens + len(ids)
     if prompt + question.steps > limit:
         raise OptionError(
-            f"prompt and picture take {prompt} tokens and steps is {question.steps}, the model "
+            f"prompt and image take {prompt} tokens and steps is {question.steps}, the model "
             f"holds {limit} in all; lower steps or shorten the prompt"
         )
 

@@ -2,7 +2,7 @@
 
 Knows one short answer and what it took; None where the system does not tell.
 
-    python -m paligemma_edge.runtime.diagnostics.memory_use BUNDLE VARIANT PICTURE PROMPT TOKENS
+    python -m paligemma_edge.runtime.diagnostics.memory_use BUNDLE VARIANT IMAGE PROMPT TOKENS
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHORT = 8  # tokens of an answer: enough for every graph to have run
 def measure_memory(
     bundle: str | os.PathLike[str],
     variant: str,
-    picture: str | os.PathLike[str],
+    image: str | os.PathLike[str],
     prompt: str,
     *,
     max_new_tokens: int = _SHORT,
@@ -32,7 +32,7 @@ def measure_memory(
     None where the system does not tell, or the process failed, as one does that the system
     stops for want of memory.
     """
-    question = (os.fspath(bundle), variant, os.fspath(picture), prompt, str(max_new_tokens))
+    question = (os.fspath(bundle), variant, os.fspath(image), prompt, str(max_new_tokens))
     command = [
         sys.executable,
         "-P",
@@ -59,9 +59,9 @@ def main() -> None:
     """Answer, then print as JSON what it took."""
     from paligemma_edge.runtime.model import PaliGemma
 
-    bundle, variant, picture, prompt, tokens = sys.argv[1:]
+    bundle, variant, image, prompt, tokens = sys.argv[1:]
     model = PaliGemma(bundle, variant=variant)
-    model.generate(picture, prompt, max_new_tokens=int(tokens))
+    model.generate(image, prompt, max_new_tokens=int(tokens))
     found = resident()
     sys.stdout.write(json.dumps(None if found is None else dataclasses.asdict(found)))
 

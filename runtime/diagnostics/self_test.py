@@ -86,8 +86,8 @@ def self_test(
 def _agreement(model: PaliGemma, golden: Golden) -> float:
     """Share of the golden tokens that come after the golden ones before them; never 1 here."""
     config = model.bundle.manifest
-    picture = load_image(model.bundle.file(golden.image))
-    hidden = model.engine.encode(pixel_values(picture, config.image)[None])
+    image = load_image(model.bundle.file(golden.image))
+    hidden = model.engine.encode(pixel_values(image, config.image)[None])
     ids = model.encoder.encode(golden.prompt, 1)
     rows = replay(model.engine, model.engine.project(hidden), ids, golden.token_ids)
     spoken = config.tokenizer.image_id

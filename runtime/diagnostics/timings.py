@@ -59,7 +59,7 @@ class StepTimings:
 
 
 def until_first_token(watches: Sequence[Stopwatch]) -> dict[str, Timings]:
-    """The stages from a picture's file to the first token, then their sum run by run."""
+    """The stages from an image's file to the first token, then their sum run by run."""
     stages: dict[str, Timings] = {
         stage: Timings(tuple(watch.seconds[stage] for watch in watches)) for stage in READING
     }

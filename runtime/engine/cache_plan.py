@@ -9,7 +9,7 @@ from paligemma_edge.runtime.manifest import ModelConfig
 from paligemma_edge.runtime.validation import check_count
 
 DEFAULT_MAX_BATCH = 4
-_DEFAULT_ANSWER = 512  # tokens of prompt and answer, beside those of a picture
+_DEFAULT_ANSWER = 512  # tokens of prompt and answer, beside those of an image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +36,10 @@ class CachePlan:
         usual = min(config.max_length, config.image_tokens + _DEFAULT_ANSWER)
         batch = DEFAULT_MAX_BATCH if max_batch is None else check_count("max_batch", max_batch)
         length = usual if max_length is None else check_count("max_length", max_length)
-        least = config.image_tokens + 3  # a picture, <bos>, the newline and an answer
+        least = config.image_tokens + 3  # an image, <bos>, the newline and an answer
         if not least <= length <= config.max_length:
             raise OptionError(
-                f"max_length is {length}, wanted {least} to {config.max_length} tokens of picture, "
+                f"max_length is {length}, wanted {least} to {config.max_length} tokens of image, "
                 "prompt and answer together"
             )
         return cls(max_batch=batch, max_length=length)

@@ -1,4 +1,4 @@
-"""Runs the graphs: encode a picture, prefill a slot, step all slots. The only file that does.
+"""Runs the graphs: encode an image, prefill a slot, step all slots. The only file that does.
 
 Knows tensors and sessions. Knows no text, no policy and no end of an answer.
 """
@@ -72,7 +72,7 @@ class Engine:
         return int(options.intra_op_num_threads)
 
     def encode(self, pixel_values: NDArray[np.float32]) -> ort.OrtValue:
-        """Pixels [pictures, 3, R, R] → the encoder's `last_hidden_state` [pictures, N, width]."""
+        """Pixels [images, 3, R, R] → the encoder's `last_hidden_state` [images, N, width]."""
         return self._call(
             contract.VISION_ENCODER,
             {contract.PIXEL_VALUES: self.memory.put(pixel_values)},
@@ -80,7 +80,7 @@ class Engine:
         )
 
     def project(self, last_hidden_state: ort.OrtValue) -> ort.OrtValue:
-        """[pictures, N, width] → `image_features` [pictures, N, hidden]."""
+        """[images, N, width] → `image_features` [images, N, hidden]."""
         return self._call(
             contract.PROJECTOR,
             {contract.LAST_HIDDEN_STATE: last_hidden_state},
@@ -110,19 +110,19 @@ class Engine:
     def prefill(
         self, cache: KVCache, slot: int, image_features: ort.OrtValue, ids: Sequence[int]
     ) -> Row:
-        """Read a whole prompt into a slot, its pictures in front → logits of what follows.
+        """Read a whole prompt into a slot, its images in front → logits of what follows.
 
-        `image_features` is [pictures, N, hidden], `ids` the text. One run: a prompt sees itself
+        `image_features` is [images, N, hidden], `ids` the text. One run: a prompt sees itself
         whole, so no part of it can be read before the rest.
         """
-        pictures, tokens, _ = image_features.shape()
-        length = pictures * tokens + len(ids)
+        images, tokens, _ = image_features.shape()
+        length = images * tokens + len(ids)
         assert length <= cache.capacity, "a prompt is checked against the capacity before it is run"
         reader = self.sessions.get(contract.PREFILL, self.sessions[contract.DECODER])
         answers = contract.LOGITS in reader.outputs
         inputs = Inputs.of(self.memory, [ids], length)
         binding = reader.binding()
-        self._bind_features(binding, image_features, (1, pictures * tokens))
+        self._bind_features(binding, image_features, (1, images * tokens))
         inputs.bind(binding)
         self.adapter.bind(binding, reader)
         if answers:

@@ -22,11 +22,11 @@ def replay(
 ) -> Iterator[NDArray[np.float32]]:
     """Prefill a prompt, then feed a known answer: the logits [vocab] before each of its tokens.
 
-    `features` is [pictures, N, hidden]. What the variant itself would have said is not fed, so
+    `features` is [images, N, hidden]. What the variant itself would have said is not fed, so
     one difference does not grow into others. Each row is valid until the next one is asked for.
     """
-    pictures, image_tokens, _ = features.shape()
-    capacity = pictures * image_tokens + len(ids) + len(tokens)
+    images, image_tokens, _ = features.shape()
+    capacity = images * image_tokens + len(ids) + len(tokens)
     cache = engine.cache(1, capacity)
     yield engine.prefill(cache, 0, features, ids).whole
     stepper = engine.stepper(cache, 1)

@@ -1,6 +1,6 @@
-"""Many pictures, each asked some prompts, answered in slots as what the prompts ask for.
+"""Many images, each asked some prompts, answered in slots as what the prompts ask for.
 
-Knows typed questions and results. Knows nothing of where pictures come from or where results go.
+Knows typed questions and results. Knows nothing of where images come from or where results go.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Key = TypeVar("Key")
 
 @dataclass(frozen=True, eq=False)
 class TypedQuestion:
-    """A prompt about one picture that was checked, and what its answer is to become."""
+    """A prompt about one image that was checked, and what its answer is to become."""
 
     task: Task
     question: PreparedPrompt
@@ -38,10 +38,10 @@ class TypedQuestion:
 
 @dataclass(frozen=True, eq=False)
 class Item(Generic[Key]):
-    """A picture and a question about it; the key is what the caller knows it by."""
+    """An image and a question about it; the key is what the caller knows it by."""
 
     key: Key
-    pictures: ImageBatch
+    images: ImageBatch
     asked: TypedQuestion
 
 
@@ -54,7 +54,7 @@ def typed_question(
     grammar: Grammar | bool = True,
     any_label: bool = False,
 ) -> TypedQuestion:
-    """Check a prompt about one picture.
+    """Check a prompt about one image.
 
     `grammar` True takes the task's own, False none. PromptError or OptionError where the prompt
     or an option cannot be used.
@@ -74,7 +74,7 @@ def answer_each(
     """Answer items in so many slots; yield (key, result) as answers are complete.
 
     `items` is read only as slots become free. `capacity` is that of the longest question. A
-    picture whose pixels were seen lately is not encoded again.
+    image whose pixels were seen lately is not encoded again.
     """
     waiting: dict[int, Item[Key]] = {}
     encoder, engine = ImageFeatureCache(pipeline.engine), pipeline.engine
@@ -83,10 +83,10 @@ def answer_each(
     def asked() -> Iterator[EncodedRequest]:
         for number, item in enumerate(items):
             waiting[number], watch = item, Stopwatch()
-            features = encoder.features(item.pictures, watch)
+            features = encoder.features(item.images, watch)
             yield EncodedRequest(item.asked.question, features, watch)
 
     for number, generation in pipeline.answer(asked(), slots=slots, capacity=capacity):
         item = waiting.pop(number)
-        size = (item.pictures.width, item.pictures.height)
+        size = (item.images.width, item.images.height)
         yield item.key, build_result(item.asked.task, generation, size, decode_masks)

@@ -1,6 +1,6 @@
-"""Pictures to features; those of a picture seen lately come at once.
+"""Images to features; those of an image seen lately come at once.
 
-A picture is known by its pixels as the model sees them, so that copies of a file are one.
+An image is known by its pixels as the model sees them, so that copies of a file are one.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from paligemma_edge.runtime.timing import Stopwatch
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-_KEPT_BYTES = 64 << 20  # of features: 32 pictures of PaliGemma-3B at 224, 2 at 896
+_KEPT_BYTES = 64 << 20  # of features: 32 images of PaliGemma-3B at 224, 2 at 896
 
 
 @dataclass(frozen=True, eq=False)
 class ImageFeatureCache:
-    """Encodes and projects pictures, and keeps what it made of the latest ones."""
+    """Encodes and projects images, and keeps what it made of the latest ones."""
 
     engine: Engine
     kept: dict[bytes, ort.OrtValue] = field(default_factory=dict)  # by digest, the oldest first
 
-    def features(self, pictures: ImageBatch, watch: Stopwatch) -> ort.OrtValue:
-        """Features [pictures, N, hidden]."""
-        digest = hashlib.sha256(pictures.pixel_values.data).digest()
-        found = self.kept.pop(digest, None) or self._encode(pictures.pixel_values, watch)
+    def features(self, images: ImageBatch, watch: Stopwatch) -> ort.OrtValue:
+        """Features [images, N, hidden]."""
+        digest = hashlib.sha256(images.pixel_values.data).digest()
+        found = self.kept.pop(digest, None) or self._encode(images.pixel_values, watch)
         self.kept[digest] = found
         size = itemsize(self.engine.dtype) * int(np.prod(found.shape()))
         most = max(1, _KEPT_BYTES // size)

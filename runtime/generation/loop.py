@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """Features [pictures, N, hidden], the ids of a prompt, and how to answer.
+    """Features [images, N, hidden], the ids of a prompt, and how to answer.
 
     `state` is the start of a grammar, None where anything may be said.
     """

@@ -59,11 +59,11 @@ class GenerationOptions:
 
 @dataclass(frozen=True, eq=False)
 class PreparedPrompt:
-    """A prompt that was checked, and how to answer it; good for any picture."""
+    """A prompt that was checked, and how to answer it; good for any image."""
 
     prompt: str
     ids: tuple[int, ...]
-    length: int  # of pictures and prompt, in tokens
+    length: int  # of images and prompt, in tokens
     max_new_tokens: int
     sampling: Sampling
     state: State | None  # the start of its grammar
@@ -76,7 +76,7 @@ class PreparedPrompt:
 
 @dataclass(frozen=True, eq=False)
 class EncodedRequest:
-    """A question about pictures that were encoded: features [pictures, N, hidden]."""
+    """A question about images that were encoded: features [images, N, hidden]."""
 
     question: PreparedPrompt
     image_features: ort.OrtValue
@@ -92,12 +92,12 @@ class Pipeline:
     manifest: Manifest
     cache_pool: KVCachePool
 
-    def question(self, prompt: str, pictures: int, options: GenerationOptions) -> PreparedPrompt:
-        """Check a prompt about so many pictures; PromptError where it cannot be asked."""
-        if pictures < 1:
-            raise PromptError("no picture was given, wanted at least one for each prompt")
-        ids = self.encoder.encode(prompt, pictures)
-        length = pictures * self.engine.config.image_tokens + len(ids)
+    def question(self, prompt: str, images: int, options: GenerationOptions) -> PreparedPrompt:
+        """Check a prompt about so many images; PromptError where it cannot be asked."""
+        if images < 1:
+            raise PromptError("no image was given, wanted at least one for each prompt")
+        ids = self.encoder.encode(prompt, images)
+        length = images * self.engine.config.image_tokens + len(ids)
         max_new_tokens = self._room(length, options.max_new_tokens)
         state = None if options.grammar is None else options.grammar.start(self.encoder)
         sampling = options.sampling or Greedy()
@@ -179,8 +179,8 @@ class Pipeline:
             if self.cache_pool.plan is not None:
                 held, more = f"it was opened with max_length {limit}", "open it with more, "
             raise PromptError(
-                f"prompt and pictures take {length} tokens and the answer may take "
-                f"{max(room, 1)}, {held} in all; {more}shorten the prompt, give fewer pictures "
+                f"prompt and images take {length} tokens and the answer may take "
+                f"{max(room, 1)}, {held} in all; {more}shorten the prompt, give fewer images "
                 "or lower max_new_tokens"
             )
         return room

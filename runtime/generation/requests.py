@@ -1,6 +1,6 @@
-"""Requests of a caller: checked together, grouped by their adapter, pictures read one by one.
+"""Requests of a caller: checked together, grouped by their adapter, images read one by one.
 
-Knows pairs of pictures and prompts. Knows nothing of how they are answered.
+Knows pairs of images and prompts. Knows nothing of how they are answered.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class ValidatedRequest:
 
 
 def as_tuple(image: Images) -> tuple[ImageInput, ...]:
-    """One picture, or several that a prompt is about together."""
+    """One image, or several that a prompt is about together."""
     return tuple(image) if isinstance(image, list | tuple) else (image,)
 
 
 def validate_requests(
     pipeline: Pipeline, requests: Iterable[tuple[Images, str]], options: GenerationOptions
 ) -> list[ValidatedRequest]:
-    """Check all prompts; PromptError says which cannot be asked. No picture is read."""
+    """Check all prompts; PromptError says which cannot be asked. No image is read."""
     if not isinstance(requests, Iterable):
         raise PromptError(f"the requests are {type(requests).__name__}, wanted a list of pairs")
     encode_requests, checked = list(requests), list[ValidatedRequest]()
@@ -51,7 +51,7 @@ def validate_requests(
         with _telling_which(number, len(encode_requests)):
             if not isinstance(request, list | tuple) or len(request) != 2:
                 found = type(request).__name__
-                raise PromptError(f"a {found} that is no pair, wanted (picture, prompt)")
+                raise PromptError(f"a {found} that is no pair, wanted (image, prompt)")
             images = as_tuple(request[0])
             question = pipeline.question(request[1], len(images), options)
             checked.append(ValidatedRequest(number, len(encode_requests), images, question))
@@ -80,16 +80,16 @@ def group_by_adapter(
 def encode_requests(
     pipeline: Pipeline, requests: Iterable[ValidatedRequest]
 ) -> Iterator[EncodedRequest]:
-    """Read and encode the pictures of each request when it is asked for.
+    """Read and encode the images of each request when it is asked for.
 
-    ImageError says which of several requests has a picture that cannot be read.
+    ImageError says which of several requests has an image that cannot be read.
     """
     encoder = ImageFeatureCache(pipeline.engine)
     for request in requests:
         watch = Stopwatch()
         with _telling_which(request.number, request.count):
-            pictures = read_images(request.images, pipeline.manifest.image, watch)
-        yield EncodedRequest(request.question, encoder.features(pictures, watch), watch)
+            images = read_images(request.images, pipeline.manifest.image, watch)
+        yield EncodedRequest(request.question, encoder.features(images, watch), watch)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""A picture, however it is given, to pixel values.
+"""An image, however it is given, to pixel values.
 
 Knows files, bytes, arrays and Pillow's modes, and refuses what it cannot read exactly. Knows
-nothing of the model but the config of its pictures.
+nothing of the model but the config of its images.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ MAX_PIXELS = 40_000_000
 MAX_SIDE = 65_535  # JPEG's own; the filter of a longer side alone would take gigabytes
 MAX_FILE_BYTES = 512 << 20
 
-_WANTED = "wanted a JPEG, PNG, WebP or BMP picture"
+_WANTED = "wanted a JPEG, PNG, WebP or BMP image"
 _WANTED_ARRAY = "wanted uint8 [height, width, 3] with values from 0 to 255"
-_ORIENTATION = 0x0112  # EXIF tag; its values 2..8 say how to turn the picture upright
+_ORIENTATION = 0x0112  # EXIF tag; its values 2..8 say how to turn the image upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,9 +46,9 @@ _KINDS = (
     (b"\x89PNG", _DAMAGED),
     (b"RIFF", _DAMAGED),
     (b"BM", _DAMAGED),
-    (b"GIF8", "a GIF picture"),
-    (b"II*\0", "a TIFF picture"),
-    (b"MM\0*", "a TIFF picture"),
+    (b"GIF8", "a GIF image"),
+    (b"II*\0", "a TIFF image"),
+    (b"MM\0*", "a TIFF image"),
     (b"%PDF", "a PDF document"),
     (b"<", "a text in XML or HTML"),
 )
@@ -59,14 +59,14 @@ _TURN = threading.Lock()
 
 
 def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read a picture as upright RGB, as transformers' processor does but for 16-bit grey.
+    """Read an image as upright RGB, as transformers' processor does but for 16-bit grey.
 
     Files and bytes hold JPEG, PNG, WebP or BMP; of an animation the first frame is used.
     Arrays are uint8 [height, width], or with 1, 3 or 4 channels behind. The EXIF orientation
     is applied, transparency lies on white, 16-bit grey is scaled by dropping the low byte
     (transformers clips it). Threads may call it at once; they take turns.
     The result holds pixels and nothing else, so that it can be loaded again. ImageError of
-    one line if the picture cannot be read or has more than `max_pixels`.
+    one line if the image cannot be read or has more than `max_pixels`.
     """
     label = image_label(source)
     with _TURN, warnings.catch_warnings():
@@ -78,12 +78,12 @@ def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
 
 
 def image_label(source: object) -> str:
-    """Name a picture in a message, in one line of at most 100 characters."""
+    """Name an image in a message, in one line of at most 100 characters."""
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
         name = name if name.isprintable() and name else repr(name)
         return name if len(name) <= 100 else f"{name[:48]}...{name[-48:]}"
-    names = {bytes: "bytes", np.ndarray: "array", Image.Image: "picture"}
+    names = {bytes: "bytes", np.ndarray: "array", Image.Image: "image"}
     kinds = [name for kind, name in names.items() if isinstance(source, kind)]
     return f"the given {kinds[0] if kinds else type(source).__name__}"
 
@@ -97,7 +97,7 @@ def _open(source: ImageInput, label: str) -> Image.Image:
         return _decode_header(source, label)
     if isinstance(source, str | os.PathLike):
         return _decode_header(_read(Path(os.fsdecode(source)), label), label)
-    raise ImageError(f"{label}: no picture; wanted a path, bytes, a uint8 array or a PIL image")
+    raise ImageError(f"{label}: no image; wanted a path, bytes, a uint8 array or a PIL image")
 
 
 def _read(path: Path, label: str) -> bytes:
@@ -116,12 +116,12 @@ def _read(path: Path, label: str) -> bytes:
 
 
 def _decode_header(data: bytes, label: str) -> Image.Image:
-    """Read the header only, so that a picture that is too large is never decoded."""
+    """Read the header only, so that an image that is too large is never decoded."""
     try:
         return Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise ImageError(
-            f"{label}: more than {Image.MAX_IMAGE_PIXELS} pixels; make the picture smaller"
+            f"{label}: more than {Image.MAX_IMAGE_PIXELS} pixels; make the image smaller"
         ) from None
     except Exception:  # decoders raise what they like, in words that are not for users
         raise ImageError(f"{label}: {_kind(data)}, {_WANTED}") from None
@@ -131,9 +131,9 @@ def _kind(data: bytes) -> str:
     if not data:
         return "empty"
     if data[4:8] == b"ftyp":
-        return "a HEIF or AVIF picture, or a video"
+        return "a HEIF or AVIF image, or a video"
     kinds = [kind for magic, kind in _KINDS if data.startswith(magic)]
-    return kinds[0] if kinds else "no picture that can be read"
+    return kinds[0] if kinds else "no image that can be read"
 
 
 def _from_array(array: NDArray[np.uint8], label: str) -> Image.Image:
@@ -155,7 +155,7 @@ def _check_size(image: Image.Image, label: str, max_pixels: int) -> None:
     if width * height > max_pixels or max(width, height) > MAX_SIDE:
         raise ImageError(
             f"{label}: {width} x {height} pixels, wanted at most {max_pixels} in all "
-            f"and {MAX_SIDE} a side; make the picture smaller"
+            f"and {MAX_SIDE} a side; make the image smaller"
         )
 
 

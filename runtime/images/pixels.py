@@ -1,6 +1,6 @@
-"""Pictures to features: read, squeezed, encoded; those of a picture seen lately come at once.
+"""Images to features: read, squeezed, encoded; those of an image seen lately come at once.
 
-A picture is known by its pixels as the model sees them, so that copies of a file are one.
+An image is known by its pixels as the model sees them, so that copies of a file are one.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """The pictures of one prompt as the model sees them, and the size of the first."""
+    """The images of one prompt as the model sees them, and the size of the first."""
 
-    pixel_values: NDArray[np.float32]  # [pictures, 3, R, R]
+    pixel_values: NDArray[np.float32]  # [images, 3, R, R]
     width: int
     height: int
 
     @classmethod
     def of(cls, images: Sequence[Image.Image], config: ImageConfig) -> Self:
-        """Squeeze pictures that were loaded, at least one."""
+        """Squeeze images that were loaded, at least one."""
         pixels = np.stack([pixel_values(image, config) for image in images])
         return cls(pixels, *images[0].size)
 
     @property
     def count(self) -> int:
-        """How many pictures the prompt is about."""
+        """How many images the prompt is about."""
         return len(self.pixel_values)
 
 
 def read_images(images: Sequence[ImageInput], config: ImageConfig, watch: Stopwatch) -> ImageBatch:
-    """Read and squeeze one or more pictures; ImageError for one that cannot be read."""
+    """Read and squeeze one or more images; ImageError for one that cannot be read."""
     with watch.measure("preprocess"):
         return ImageBatch.of([load_image(image) for image in images], config)

@@ -1,6 +1,6 @@
-"""An RGB picture to pixel values, bit by bit as transformers does it.
+"""An RGB image to pixel values, bit by bit as transformers does it.
 
-Knows Pillow's filters. Knows nothing of the model but the config of its pictures.
+Knows Pillow's filters. Knows nothing of the model but the config of its images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from paligemma_edge.runtime.manifest import ImageConfig
 
 
 def pixel_values(image: Image.Image, config: ImageConfig) -> NDArray[np.float32]:
-    """Squeeze an RGB picture to float32 [3, R, R], bit by bit as transformers' Pillow backend.
+    """Squeeze an RGB image to float32 [3, R, R], bit by bit as transformers' Pillow backend.
 
     The product with `rescale_factor` is rounded from float64 to float32, then mean and
     standard deviation are applied in float32. A byte has 256 values, so that is a table.

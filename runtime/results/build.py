@@ -32,20 +32,20 @@ def build_result(
     size: tuple[int, int],
     decode_masks: DecodeMasks,
 ) -> TextResult | ObjectResult:
-    """Words or objects, as the task asks; `size` is the picture's width and height."""
+    """Words or objects, as the task asks; `size` is the image's width and height."""
     if task.labels is None:
         return text_result(generation)
     return object_result(task, generation, size, decode_masks)
 
 
-def text_result(generation: Generation, picture: Image.Image | None = None) -> TextResult:
+def text_result(generation: Generation, image: Image.Image | None = None) -> TextResult:
     """The words of an answer."""
     return TextResult(
         prompt=generation.prompt,
         text=generation.text,
         score=generation.score,
         truncated=generation.truncated,
-        picture=picture,
+        image=image,
     )
 
 
@@ -54,7 +54,7 @@ def object_result(
     generation: Generation,
     size: tuple[int, int],
     decode_masks: DecodeMasks,
-    picture: Image.Image | None = None,
+    image: Image.Image | None = None,
 ) -> ObjectResult:
     """The objects of an answer, masks decoded; one that the token limit cut is left out."""
     answer = generation.answer
@@ -81,7 +81,7 @@ def object_result(
         width=size[0],
         height=size[1],
         notes=(WITHOUT_MASKS,) if lacking else (),
-        picture=picture,
+        image=image,
     )
 
 

@@ -1,6 +1,6 @@
-"""Boxes, masks and labels over a picture.
+"""Boxes, masks and labels over an image.
 
-A label has one colour in every picture. Sizes follow the picture, from a thumbnail to 40
+A label has one colour in every image. Sizes follow the image, from a thumbnail to 40
 megapixels. Knows pixels; knows nothing of models.
 """
 
@@ -42,7 +42,7 @@ PALETTE: tuple[Colour, ...] = (
     (250, 170, 190),
 )
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-_VEIL = 0.5  # how much of a mask's colour lies over the picture
+_VEIL = 0.5  # how much of a mask's colour lies over the image
 _LONGEST = 200  # characters of a label
 _MOST_HIDDEN = 0.3  # of a label's plate, by the label of another object
 _STEPS = 6  # places for a label, one under the other, that are tried in a crowd
@@ -51,7 +51,7 @@ _HALO = 130  # of 255: how dark or light the rim of a line is
 
 @dataclass(frozen=True)
 class _Style:
-    """Sizes in pixels that suit a picture."""
+    """Sizes in pixels that suit an image."""
 
     line: int
     pad: int  # between a label and the rim of its plate
@@ -59,7 +59,7 @@ class _Style:
     ascii_only: bool
 
     @classmethod
-    def for_picture(cls, width: int, height: int, font: str | os.PathLike[str] | None) -> Self:
+    def for_image(cls, width: int, height: int, font: str | os.PathLike[str] | None) -> Self:
         side = math.sqrt(width * height)
         size = max(9, round(side / 38))
         return cls(max(1, round(side / 250)), max(1, size // 5), _font(font, size), font is None)
@@ -72,34 +72,34 @@ def draw(
     *,
     font: str | os.PathLike[str] | None = None,
 ) -> Image.Image:
-    """Copy of a picture as RGB, with translucent masks, boxes and labels.
+    """Copy of an image as RGB, with translucent masks, boxes and labels.
 
     `masks` gives a soft mask [height, width] or None for each detection, and may make them one
     by one, for they are large; a box without pixels is left out, and so is a label that would
     hide another. Pillow's own font knows ASCII alone: accents are dropped, and `font` names a
     TrueType file for other scripts. OptionError if masks or font cannot be used.
     """
-    picture = image.convert("RGB")
-    style = _Style.for_picture(*picture.size, font)
-    objects = [(colour_of(d.label), d.label, _corners(d, picture)) for d in detections]
+    canvas = image.convert("RGB")
+    style = _Style.for_image(*canvas.size, font)
+    objects = [(colour_of(d.label), d.label, _corners(d, canvas)) for d in detections]
     if masks is not None:
-        _draw_masks(picture, [colour for colour, _, _ in objects], masks, style.line)
-    pen = ImageDraw.Draw(picture, "RGBA")
+        _draw_masks(canvas, [colour for colour, _, _ in objects], masks, style.line)
+    pen = ImageDraw.Draw(canvas, "RGBA")
     shown = [item for item in objects if _has_pixels(item[2])]
     for colour, _, corners in shown:
         _draw_box(pen, corners, colour, style.line)
     taken: list[Corners] = []
     for colour, label, corners in shown:
-        if text := _fitted(label, style, picture.width):
-            plate = _place(corners, _plate_size(text, style), picture.size, taken)
+        if text := _fitted(label, style, canvas.width):
+            plate = _place(corners, _plate_size(text, style), canvas.size, taken)
             if plate:
                 _draw_label(pen, text, plate, colour, style)
                 taken.append(plate)
-    return picture
+    return canvas
 
 
 def colour_of(label: str) -> Colour:
-    """Colour of a label, the same in every picture, process and release."""
+    """Colour of a label, the same in every image, process and release."""
     name = label.strip().casefold().encode("utf-8", "replace")
     return PALETTE[zlib.crc32(name) % len(PALETTE)]
 
@@ -128,8 +128,8 @@ def _font(path: str | os.PathLike[str] | None, size: int) -> Font:
         raise OptionError(f"{os.fspath(path or '')}: no font, wanted a TrueType file") from None
 
 
-def _corners(detection: ParsedObject, picture: Image.Image) -> Corners:
-    y0, x0, y1, x1 = detection.box.pixels(*picture.size)
+def _corners(detection: ParsedObject, image: Image.Image) -> Corners:
+    y0, x0, y1, x1 = detection.box.pixels(*image.size)
     return x0, y0, x1, y1
 
 
@@ -139,18 +139,18 @@ def _has_pixels(corners: Corners) -> bool:
 
 
 def _draw_masks(
-    picture: Image.Image, colours: Sequence[Colour], masks: Iterable[Mask | None], line: int
+    image: Image.Image, colours: Sequence[Colour], masks: Iterable[Mask | None], line: int
 ) -> None:
     """Veils of the soft masks, and over all of them a line along the rim of what is inside."""
     rims = []
     for colour, mask in _paired(colours, masks):
-        if mask is not None and (found := _cropped(mask, picture)):
+        if mask is not None and (found := _cropped(mask, image)):
             part, x0, y0 = found
             veil = Image.fromarray((part * (_VEIL * 255)).astype(np.uint8))
-            picture.paste(colour, (x0, y0), veil)
+            image.paste(colour, (x0, y0), veil)
             rims.append((colour, (x0 - line, y0 - line), _rim(inside(part), line)))
     for colour, corner, rim in rims:
-        picture.paste(colour, corner, rim)
+        image.paste(colour, corner, rim)
 
 
 def _paired(
@@ -165,11 +165,11 @@ def _paired(
         ) from None
 
 
-def _cropped(mask: Mask, picture: Image.Image) -> tuple[Mask, int, int] | None:
+def _cropped(mask: Mask, image: Image.Image) -> tuple[Mask, int, int] | None:
     """The part of a mask that is not zero, and where it begins; None where all is zero."""
-    wanted = (picture.height, picture.width)
+    wanted = (image.height, image.width)
     if mask.shape != wanted:
-        raise OptionError(f"a mask is {list(mask.shape)}, wanted the picture's {list(wanted)}")
+        raise OptionError(f"a mask is {list(mask.shape)}, wanted the image's {list(wanted)}")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
         return None
@@ -194,7 +194,7 @@ def _draw_box(pen: ImageDraw.ImageDraw, corners: Corners, colour: Colour, line: 
 
 
 def _fitted(label: str, style: _Style, width: int) -> str:
-    """The label in one line, cut with dots where it is wider than the picture."""
+    """The label in one line, cut with dots where it is wider than the image."""
     text = " ".join(label.split())
     if style.ascii_only:
         text = "".join(c for c in unicodedata.normalize("NFKD", text) if not _is_accent(c))

@@ -1,6 +1,6 @@
 """What the model said to a prompt: tokens, their text, and how likely each of them was.
 
-Knows ids, text and places in it. Knows nothing of pictures.
+Knows ids, text and places in it. Knows nothing of images.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Masks of 64 x 64 at the size of the picture.
+"""Masks of 64 x 64 at the size of the image.
 
 Knows two rules and keeps them apart: how PaliGemma's public demo shows a mask, and how its
 published scores count one.

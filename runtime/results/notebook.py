@@ -1,6 +1,6 @@
-"""An answer as a picture: its overlay, and what a notebook shows of it.
+"""An answer as an image: its overlay, and what a notebook shows of it.
 
-Knows pixels and HTML. Trusts no text: an answer may hold whatever stands in a picture.
+Knows pixels and HTML. Trusts no text: an answer may hold whatever stands in an image.
 """
 
 from __future__ import annotations
@@ -23,76 +23,74 @@ if TYPE_CHECKING:
     from paligemma_edge.runtime.results.result import Detection, ObjectResult
 
 _LONGEST = 1200  # pixels of a side that a notebook is sent
-_SMALL = 240  # pixels of a side below which a picture is shown larger, in whole steps
+_SMALL = 240  # pixels of a side below which an image is shown larger, in whole steps
 _STRETCHED = 1.05  # how much a side may have grown more than the other: pixels are whole
 _LOSSLESS = 256 * 256  # pixels up to which PNG takes little room
 
 
-def overlay(result: ObjectResult, picture: ImageInput | None = None) -> Image.Image:
-    """The picture with the objects of an answer drawn over it, RGB.
+def overlay(result: ObjectResult, image: ImageInput | None = None) -> Image.Image:
+    """The image with the objects of an answer drawn over it, RGB.
 
-    `picture` stands for the one that the answer kept, in any size, and is read as the model
+    `image` stands for the one that the answer kept, in any size, and is read as the model
     reads it. OptionError where there is none, or where it has another shape.
     """
-    shown = result.picture if picture is None else load_image(picture)
+    shown = result.image if image is None else load_image(image)
     if shown is None:
         raise OptionError(
-            "the answer kept no picture to draw on, wanted the one that was asked about; give it"
+            "the answer kept no image to draw on, wanted the one that was asked about; give it"
         )
     shape = (shown.width * result.height) / (shown.height * result.width)
     if not 1 / _STRETCHED < shape < _STRETCHED:
         raise OptionError(
-            f"the picture has {shown.width} x {shown.height} pixels, the answer is about one of "
+            f"the image has {shown.width} x {shown.height} pixels, the answer is about one of "
             f"{result.width} x {result.height}; give the one that was asked about, in any size"
         )
     return _drawn(result.objects, shown)
 
 
-def html(picture: Image.Image | None, text: str) -> str | None:
-    """A picture with a text under it; None, so that the notebook prints, without a picture."""
-    return None if picture is None else _figure(_shrunk(picture), text)
+def html(image: Image.Image | None, text: str) -> str | None:
+    """An image with a text under it; None, so that the notebook prints, without an image."""
+    return None if image is None else _figure(_shrunk(image), text)
 
 
 def objects_html(result: ObjectResult) -> str | None:
-    """The overlay with labels and shares under it; None without a picture."""
-    if result.picture is None:
+    """The overlay with labels and shares under it; None without an image."""
+    if result.image is None:
         return None
-    return _figure(_drawn(result.objects, _shrunk(result.picture)), _caption(result))
+    return _figure(_drawn(result.objects, _shrunk(result.image)), _caption(result))
 
 
-def _drawn(objects: Sequence[Detection], picture: Image.Image) -> Image.Image:
-    """Objects over a picture of any size, one mask in memory at a time."""
+def _drawn(objects: Sequence[Detection], image: Image.Image) -> Image.Image:
+    """Objects over an image of any size, one mask in memory at a time."""
     masks = (
-        None if found.decoded is None else paste_mask(found.decoded, found.box, *picture.size)
+        None if found.decoded is None else paste_mask(found.decoded, found.box, *image.size)
         for found in objects
     )
-    return draw(picture, [found.detection for found in objects], masks)
+    return draw(image, [found.detection for found in objects], masks)
 
 
-def _shrunk(picture: Image.Image) -> Image.Image:
-    """The picture as RGB, no side longer than a notebook needs."""
-    share = min(_LONGEST / max(picture.size), 1)
-    width, height = (max(round(side * share), 1) for side in picture.size)
-    return picture.convert("RGB").resize(
-        (width, height), Image.Resampling.LANCZOS, reducing_gap=2.0
-    )
+def _shrunk(image: Image.Image) -> Image.Image:
+    """The image as RGB, no side longer than a notebook needs."""
+    share = min(_LONGEST / max(image.size), 1)
+    width, height = (max(round(side * share), 1) for side in image.size)
+    return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _figure(picture: Image.Image, text: str) -> str:
-    step = max(2 * _SMALL // max(picture.size), 1) if max(picture.size) < _SMALL else 1
+def _figure(image: Image.Image, text: str) -> str:
+    step = max(2 * _SMALL // max(image.size), 1) if max(image.size) < _SMALL else 1
     style = "max-width:100%;height:auto" + (";image-rendering:pixelated" if step > 1 else "")
     return (
-        f'<figure style="margin:0"><img src="{_data_uri(picture)}" alt="" '
-        f'width="{picture.width * step}" style="{style}">'
+        f'<figure style="margin:0"><img src="{_data_uri(image)}" alt="" '
+        f'width="{image.width * step}" style="{style}">'
         f'<figcaption style="white-space:pre-wrap">{markup.escape(text)}</figcaption></figure>'
     )
 
 
-def _data_uri(picture: Image.Image) -> str:
-    """The picture inside an address; a large one as JPEG that keeps coloured lines sharp."""
+def _data_uri(image: Image.Image) -> str:
+    """The image inside an address; a large one as JPEG that keeps coloured lines sharp."""
     data = BytesIO()
-    kind = "png" if picture.width * picture.height <= _LOSSLESS else "jpeg"
-    picture.save(data, kind, **({"quality": 90, "subsampling": 0} if kind == "jpeg" else {}))
+    kind = "png" if image.width * image.height <= _LOSSLESS else "jpeg"
+    image.save(data, kind, **({"quality": 90, "subsampling": 0} if kind == "jpeg" else {}))
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
 
 

@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TextResult:
-    """Words: a caption, an answer, what is written in a picture. `str()` gives the text."""
+    """Words: a caption, an answer, what is written in an image. `str()` gives the text."""
 
     prompt: str
     text: str
     score: float
     truncated: bool  # cut by the token limit
-    picture: Image.Image | None = field(default=None, repr=False, compare=False)
+    image: Image.Image | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
@@ -50,7 +50,7 @@ class TextResult:
         }
 
     def _repr_html_(self) -> str | None:
-        return notebook.html(self.picture, self.text)
+        return notebook.html(self.image, self.text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class ChoiceResult:
     prompt: str
     text: str
     log_probs: Mapping[str, float]  # in the order in which the choices were given
-    picture: Image.Image | None = field(default=None, repr=False, compare=False)
+    image: Image.Image | None = field(default=None, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.text
@@ -100,12 +100,12 @@ class ChoiceResult:
 
     def _repr_html_(self) -> str | None:
         shares = (f"{choice} {share:.1%}" for choice, share in self.probabilities.items())
-        return notebook.html(self.picture, ", ".join(shares))
+        return notebook.html(self.image, ", ".join(shares))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Detection:
-    """One object in a picture of `width` x `height` pixels."""
+    """One object in an image of `width` x `height` pixels."""
 
     detection: ParsedObject
     score: float  # of this object's tokens alone
@@ -124,7 +124,7 @@ class Detection:
 
     @property
     def box(self) -> Box:
-        """Corners as shares of the picture's sides, `<loc>` / 1024."""
+        """Corners as shares of the image's sides, `<loc>` / 1024."""
         return self.detection.box
 
     @property
@@ -159,7 +159,7 @@ class ObjectResult:
     width: int
     height: int
     notes: tuple[str, ...] = ()  # what a user should know, such as why there are no masks
-    picture: Image.Image | None = None
+    image: Image.Image | None = None
 
     def __iter__(self) -> Iterator[Detection]:
         return iter(self.objects)
@@ -199,9 +199,9 @@ class ObjectResult:
         """Array [objects] of label, score, xyxy in pixels, and box y0, x0, y1, x1 as shares."""
         return convert.to_numpy(self)
 
-    def draw(self, picture: ImageInput | None = None) -> Image.Image:
-        """The picture with boxes, labels and masks over it; `picture` where none was kept."""
-        return notebook.overlay(self, picture)
+    def draw(self, image: ImageInput | None = None) -> Image.Image:
+        """The image with boxes, labels and masks over it; `image` where none was kept."""
+        return notebook.overlay(self, image)
 
     def _repr_html_(self) -> str | None:
         return notebook.objects_html(self)

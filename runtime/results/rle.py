@@ -24,7 +24,7 @@ _STRIP = 64  # rows turned at a time, so that they stay in the processor's cache
 
 @dataclass(frozen=True, eq=False)
 class Rle:
-    """Runs of a mask, outside and inside in turn, down each column; together the whole picture."""
+    """Runs of a mask, outside and inside in turn, down each column; together the whole image."""
 
     size: tuple[int, int]  # height, width
     counts: NDArray[np.int64]  # [runs]; only the first may be 0
@@ -102,7 +102,7 @@ def area(counts: str) -> int:
 
 
 def _changes(part: NDArray[np.bool_], top: int, left: int, height: int) -> NDArray[np.int64]:
-    """Where runs inside begin and end, in turn, counted down the columns of the whole picture."""
+    """Where runs inside begin and end, in turn, counted down the columns of the whole image."""
     rows, columns = part.shape
     turned = np.zeros((columns, rows + 2), np.bool_)  # with a pixel outside around each column
     for first in range(0, rows, _STRIP):
@@ -145,7 +145,7 @@ def _read(text: str) -> NDArray[np.int64]:
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > _MOST_CHARACTERS:
-        raise OptionError("the counts of a mask hold a run that no picture has; check them")
+        raise OptionError("the counts of a mask hold a run that no image has; check them")
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
     numbers = np.add.reduceat((codes & _BITS) << shifts, starts)
     numbers -= np.where(codes[ends] & _SIGN, 1 << 5 * lengths, 0)

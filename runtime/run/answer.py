@@ -42,7 +42,7 @@ def in_slots(
     capacity = max(asked.question.capacity for asked in questions.values())
 
     def answer(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
-        items = (Item(query, query.pictures, questions[query.prompt]) for query in queries)
+        items = (Item(query, query.images, questions[query.prompt]) for query in queries)
         yield from answer_each(pipeline, items, slots=slots, capacity=capacity)
 
     return answer
@@ -57,7 +57,7 @@ def among_choices(pipeline: Pipeline, prompts: Sequence[str], choices: Sequence[
     def answer(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
         encoder = ImageFeatureCache(pipeline.engine)
         for query in queries:
-            with EncodedImage(pipeline, query.pictures, encoder=encoder) as view:
+            with EncodedImage(pipeline, query.images, encoder=encoder) as view:
                 yield query, view.classify(query.prompt, choices)
 
     return answer

@@ -1,4 +1,4 @@
-"""What `run` does: find pictures, ask about them, print or write what is answered.
+"""What `run` does: find images, ask about them, print or write what is answered.
 
 Reads in the order of the data. What can be found wrong is found before the model is opened.
 """
@@ -33,11 +33,11 @@ from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
 from paligemma_edge.runtime.run.writers import check_out, finish
 from paligemma_edge.runtime.timing import Stopwatch
 
-_READ_AHEAD = 2  # pictures for each slot
+_READ_AHEAD = 2  # images for each slot
 
 
 def run(options: argparse.Namespace) -> int:
-    """Answer each prompt about each picture; 1 where one of the pictures could not be read.
+    """Answer each prompt about each image; 1 where one of the images could not be read.
 
     A run with --out that is interrupted leaves a journal, and its KeyboardInterrupt says so;
     a camera's run ends that way, and is finished.
@@ -67,7 +67,7 @@ class _Job:
     journal: Journal | None
     place: Path | None  # of the file that the journal becomes
     overlays: Overlays | None
-    names: list[str] = field(default_factory=list)  # of the journal's pictures, in order
+    names: list[str] = field(default_factory=list)  # of the journal's images, in order
 
     def run(self) -> int:
         """Answer what was not answered yet, then write the file of --out."""
@@ -120,7 +120,7 @@ class _Job:
 
     @property
     def _is_paced(self) -> bool:
-        """Whether each picture is answered before the next one is read."""
+        """Whether each image is answered before the next one is read."""
         return self.sources.live or (self.sources.paced and self.options.slots is None)
 
     def _passing(self) -> Iterator[Source]:
@@ -135,7 +135,7 @@ class _Job:
         try:
             self._draw(answered, report, decode_masks)
             record = answered.record
-        except ImageError as error:  # such as of a picture that has gone since it was read
+        except ImageError as error:  # such as of an image that has gone since it was read
             answered = dataclasses.replace(answered, outcome=error)
             record = answered.record
         if self.journal is not None:
@@ -178,7 +178,7 @@ def _read(model: PaliGemma, source: Source) -> ImageBatch:
 
 
 def _slots(options: argparse.Namespace, sources: Sources, model: PaliGemma) -> int:
-    """As many as were asked for, as can be used, and one where pictures come one by one."""
+    """As many as were asked for, as can be used, and one where images come one by one."""
     wanted = 1 if sources.paced and options.slots is None else options.slots
     slots = model.cache_pool.slots(wanted, DEFAULT_MAX_BATCH)
     queries = None if sources.count is None else sources.count * len(run_options.prompts(options))
@@ -209,7 +209,7 @@ def _report(options: argparse.Namespace, sources: Sources, journal: Journal | No
 
 
 def _count_done(options: argparse.Namespace, sources: Sources, journal: Journal) -> int:
-    """Pictures about which every prompt was asked already."""
+    """Images about which every prompt was asked already."""
     prompts = run_options.prompts(options)
     if sources.count is None:
         return journal.answers // len(prompts)

@@ -1,7 +1,7 @@
 """What a run has answered so far, on the disk, so that a run that was killed goes on.
 
 The journal of FILE is FILE.partial: JSON Lines, the first says which run it is, each other is one
-record. Knows records by their picture and prompt. Knows nothing of what else they hold.
+record. Knows records by their image and prompt. Knows nothing of what else they hold.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from paligemma_edge.runtime.errors import OptionError, OutputError
 from paligemma_edge.runtime.system.atomic_file import check_file_target, unwritable
 
 Record: TypeAlias = Mapping[str, Any]
-Key: TypeAlias = tuple[str, str]  # name of the picture, prompt
+Key: TypeAlias = tuple[str, str]  # name of the image, prompt
 
 _RUN = "paligemma_edge_run"
 _SYNCED = 5.0  # seconds of work that a power cut may cost
@@ -86,7 +86,7 @@ class Journal:
         return tuple(self._places)
 
     def keep_only(self, keys: Iterable[Key]) -> None:
-        """Forget the records of other keys, such as those of pictures that have vanished since."""
+        """Forget the records of other keys, such as those of images that have vanished since."""
         kept = set(keys)
         self._places = {key: place for key, place in self._places.items() if key in kept}
         self._failed &= kept

@@ -1,6 +1,6 @@
-"""Many pictures, each asked some prompts: read ahead, answered as slots are free, handed on.
+"""Many images, each asked some prompts: read ahead, answered as slots are free, handed on.
 
-Knows order, what was done before, and that a picture may be broken. Knows nothing of a model: it
+Knows order, what was done before, and that an image may be broken. Knows nothing of a model: it
 is given what answers.
 """
 
@@ -25,18 +25,18 @@ Result: TypeAlias = TextResult | ChoiceResult | ObjectResult
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A prompt about a picture that was read; `number` counts them in order."""
+    """A prompt about an image that was read; `number` counts them in order."""
 
     number: int
     source: Source
-    pictures: ImageBatch
+    images: ImageBatch
     prompt: str
-    siblings: int  # queries about this picture
+    siblings: int  # queries about this image
 
 
 @dataclass(frozen=True, eq=False)
 class Answered:
-    """What came of a prompt about a picture: a result, or why there is none."""
+    """What came of a prompt about an image: a result, or why there is none."""
 
     number: int
     source: Source
@@ -50,7 +50,7 @@ class Answered:
     def record(self) -> dict[str, Any]:
         """It as plain JSON, under the prompt as it was given.
 
-        ImageError where the masks that were found in this picture are no numbers.
+        ImageError where the masks that were found in this image are no numbers.
         """
         named = {"image": self.source.name, "prompt": self.prompt}
         if self.adapter is not None:
@@ -79,9 +79,9 @@ def answer_sources(
     depth: int,
     adapter: str | None = None,
 ) -> None:
-    """Ask every prompt about every picture but those that are done; `take` what comes of it.
+    """Ask every prompt about every image but those that are done; `take` what comes of it.
 
-    Pictures are read in a thread, at most `depth` of them early. A picture for which `read`
+    Images are read in a thread, at most `depth` of them early. An image for which `read`
     raises an ImageError is taken with that error, once for each prompt, and holds up no other.
     What is taken bears the name of the `adapter` that answers.
     """
@@ -94,18 +94,18 @@ def answer_sources(
     def queries() -> Generator[Query, None, None]:
         number = 0
         with closing(ahead(waiting(), lambda entry: read(entry[0]), depth)) as outcomes:
-            for (source, left), pictures in outcomes:
+            for (source, left), images in outcomes:
                 for prompt in left:
-                    if isinstance(pictures, ImageError):
-                        failed = (number, source, prompt, len(left), pictures, None)
+                    if isinstance(images, ImageError):
+                        failed = (number, source, prompt, len(left), images, None)
                         take(Answered(*failed, adapter))
                     else:
-                        yield Query(number, source, pictures, prompt, len(left))
+                        yield Query(number, source, images, prompt, len(left))
                     number += 1
 
     with closing(queries()) as asked:
         for query, result in answer(asked):
-            size = query.pictures.width, query.pictures.height
+            size = query.images.width, query.images.height
             told = (query.number, query.source, query.prompt, query.siblings, result, size)
             take(Answered(*told, adapter))
 

@@ -1,6 +1,6 @@
-"""Pictures with what was found drawn over them, as files.
+"""Images with what was found drawn over them, as files.
 
-Knows where each one goes: never out of its folder, never over a picture that is read, never two
+Knows where each one goes: never out of its folder, never over an image that is read, never two
 in one place. Knows nothing of a model.
 """
 
@@ -42,12 +42,12 @@ _KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".webp": ("WEBP", {"quality": 92}),
     ".bmp": ("BMP", {}),
 }
-_FRAME = ".jpg"  # for a source whose name is no picture's
+_FRAME = ".jpg"  # for a source whose name is no image's
 
 
 @dataclass
 class Overlays:
-    """Where the overlays of a run go: into a folder, or, of one picture, into one file."""
+    """Where the overlays of a run go: into a folder, or, of one image, into one file."""
 
     target: Path
     prompts: Sequence[str]
@@ -66,17 +66,17 @@ class Overlays:
     def write(
         self, source: Source, prompt: str, result: Result, decode_masks: DecodeMasks = None
     ) -> Path:
-        """Draw an answer over its picture and put it in its place, whole.
+        """Draw an answer over its image and put it in its place, whole.
 
-        `decode_masks` is for a text that holds masks. ImageError where this picture cannot be
+        `decode_masks` is for a text that holds masks. ImageError where this image cannot be
         drawn, OutputError where no file can be written.
         """
         place = self._places.pop((source.name, prompt))
         try:
-            picture = _drawn(load_image(source.load()), result, decode_masks)
+            image = _drawn(load_image(source.load()), result, decode_masks)
         except (OptionError, DeviceError) as error:  # such as of another shape than it was
             raise ImageError(f"{image_label(source.name)}: {error}") from None
-        data = _encoded(picture, place)
+        data = _encoded(image, place)
         if not self.is_file:
             self._make_folder(place.parent)
         with drafted(place.resolve() if self.is_file else place, _OPTION) as file:
@@ -92,7 +92,7 @@ class Overlays:
         if real in self.sources or real == os.path.realpath(name):
             raise OutputError(
                 errno.EEXIST,
-                f"{_OPTION} would write over the picture {place}; give another folder or name",
+                f"{_OPTION} would write over the image {place}; give another folder or name",
             )
         self._taken.add(place)
         return place
@@ -115,14 +115,14 @@ def open_overlays(
 ) -> Overlays:
     """Find before the model is opened what would fail after its answers.
 
-    A target with a picture's suffix is a file, for one picture and prompt; any other is a
+    A target with an image's suffix is a file, for one image and prompt; any other is a
     folder. Either is new, and a folder may be empty, unless `reuse`.
     """
     is_file = target.suffix.lower() in _KINDS
     if is_file:
         if sources.count != 1 or len(prompts) > 1:
             raise OptionError(
-                f"{_OPTION} {target} names one picture, and more are to be drawn; give a folder"
+                f"{_OPTION} {target} names one image, and more are to be drawn; give a folder"
             )
         check_file_target(target, _OPTION)
         if not reuse:
@@ -141,12 +141,12 @@ def lacks_masks(result: Result, decode_masks: DecodeMasks) -> bool:
 
 
 def safe_name(name: str, prompt: int = 1) -> PurePosixPath:
-    """A source's name as a path below a folder, with a picture's suffix.
+    """A source's name as a path below a folder, with an image's suffix.
 
     The root and `.` are left out, `..` becomes `_`; prompts behind the first add their number.
     """
     parts = ["_" if part == ".." else part for part in PurePosixPath(name).parts if part.strip("/")]
-    place = PurePosixPath(*parts or ["picture"])
+    place = PurePosixPath(*parts or ["image"])
     if place.suffix.lower() not in _KINDS:
         place = place.with_name(f"{place.name}{_FRAME}")
     return place if prompt == 1 else place.with_name(f"{place.stem}-{prompt}{place.suffix}")
@@ -174,23 +174,23 @@ def _check_folder(target: Path, reuse: bool) -> None:
         )
 
 
-def _drawn(picture: Image.Image, result: Result, decode_masks: DecodeMasks) -> Image.Image:
+def _drawn(image: Image.Image, result: Result, decode_masks: DecodeMasks) -> Image.Image:
     if isinstance(result, ObjectResult):
-        return result.draw(picture)
+        return result.draw(image)
     found = parse_answer(result.text).detections
     decoded = zip(found, decoded_masks(found, decode_masks), strict=True)
     # Made one by one, for they are large.
-    masks = (m if m is None else paste_mask(m, f.box, *picture.size) for f, m in decoded)
-    return draw(picture, found, masks)
+    masks = (m if m is None else paste_mask(m, f.box, *image.size) for f, m in decoded)
+    return draw(image, found, masks)
 
 
-def _encoded(picture: Image.Image, place: Path) -> bytes:
+def _encoded(image: Image.Image, place: Path) -> bytes:
     (kind, options), file = _KINDS[place.suffix.lower()], io.BytesIO()
     try:
-        picture.save(file, kind, **options)
+        image.save(file, kind, **options)
     except (OSError, ValueError):  # such as a WebP of more than 16383 pixels a side
         raise ImageError(
-            f"cannot write {place}: {picture.width} x {picture.height} pixels are too large for "
+            f"cannot write {place}: {image.width} x {image.height} pixels are too large for "
             f"{kind}; draw into a file that ends in .png"
         ) from None
     return file.getvalue()

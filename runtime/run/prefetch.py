@@ -1,6 +1,6 @@
 """Work that is done in a thread before its result is asked for.
 
-Knows order and depth. Knows nothing of pictures but that one of them may be broken.
+Knows order and depth. Knows nothing of images but that one of them may be broken.
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ from typing import TextIO
 _REDRAWN = 0.1  # seconds between two lines on a terminal
 _REPEATED = 10.0  # and elsewhere, such as in a log
 _QUICK = 2.0  # what takes less says nothing in a log
-_WINDOW = 64  # pictures that the rate is taken over
+_WINDOW = 64  # images that the rate is taken over
 _CLEAR = "\r\x1b[K"
 
 
 class Progress:
-    """Tells `stream` how many of `total` pictures are done, how fast, and how long it may take.
+    """Tells `stream` how many of `total` images are done, how fast, and how long it may take.
 
     `total` is None where nobody knows. `resumed` of them were done by an earlier run.
     """
@@ -40,7 +40,7 @@ class Progress:
         self._shown = False
 
     def advance(self, *, failed: bool = False) -> None:
-        """One more picture is done."""
+        """One more image is done."""
         self._done += 1
         self._failed += failed
         now = self._clock()
@@ -85,7 +85,7 @@ class Progress:
         took = now - self._recent[0]
         if len(self._recent) > 1 and took > 0:
             rate = (len(self._recent) - 1) / took
-            parts.append(f"{rate:,.0f} pictures/s" if rate >= 100 else f"{rate:.3g} pictures/s")
+            parts.append(f"{rate:,.0f} images/s" if rate >= 100 else f"{rate:.3g} images/s")
             if self._total is not None and self._total > self._done:
                 parts.append(f"{_duration((self._total - self._done) / rate)} left")
         if self._failed:

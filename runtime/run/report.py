@@ -23,15 +23,15 @@ Style: TypeAlias = Literal["text", "json", "none"]  # what standard output gets
 
 @dataclass
 class Report:
-    """Prints what was answered, in the order of the pictures, and counts it."""
+    """Prints what was answered, in the order of the images, and counts it."""
 
     style: Style
-    names: bool  # whether a line of text names the picture
+    names: bool  # whether a line of text names the image
     prompts: bool  # and the prompt
     progress: Progress | None
     failures: int = 0
     _told: set[str] = field(default_factory=set)  # notes, each of which is told once
-    _left: dict[str, int] = field(default_factory=dict)  # queries of a picture to come
+    _left: dict[str, int] = field(default_factory=dict)  # queries of an image to come
 
     def __post_init__(self) -> None:
         self._in_order = InOrder(self._show)

@@ -1,4 +1,4 @@
-"""What `run` does about pictures that belong together, and about one whose answer is streamed."""
+"""What `run` does about images that belong together, and about one whose answer is streamed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from paligemma_edge.runtime.run.sources import Source, Sources
 
 
 def run_at_once(options: argparse.Namespace, sources: Sources) -> int:
-    """Print the one answer about all pictures; 1 where one of them could not be read."""
+    """Print the one answer about all shown; 1 where one of them could not be read."""
     if sources.live or (options.stream and not options.together and sources.count != 1):
-        raise OptionError("--stream prints the answer about one picture; name one, or --together")
+        raise OptionError("--stream prints the answer about one image; name one, or --together")
     model = run_options.open_model(options)
     config = model.engine.config
     # One more than the model could hold is too many already, however many a video has.
-    pictures = list(islice(sources, config.max_length // config.image_tokens + 1))
+    shown = list(islice(sources, config.max_length // config.image_tokens + 1))
     try:
-        images = [source.load() for source in pictures]
+        images = [source.load() for source in shown]
         if options.stream:
             _stream(model, images, options)
         else:
-            _print(_answered(model, images, options), pictures, options)
+            _print(_answered(model, images, options), shown, options)
     except ImageError as error:
         if options.json:
-            _print({"prompt": options.prompt, "error": str(error)}, pictures, options)
+            _print({"prompt": options.prompt, "error": str(error)}, shown, options)
         else:
             print(f"paligemma-edge: {error}", file=sys.stderr, flush=True)
         return 1
@@ -67,12 +67,12 @@ def _answered(
     return text_result(generation).to_json()
 
 
-def _print(record: dict[str, object], pictures: list[Source], options: argparse.Namespace) -> None:
+def _print(record: dict[str, object], shown: list[Source], options: argparse.Namespace) -> None:
     if options.json:
         adapter = {} if options.adapter is None else {"adapter": options.adapter}
-        images = [source.name for source in pictures]
+        images = [source.name for source in shown]
         print(json.dumps({"image": images, **adapter, **record}), flush=True)
     else:
-        names = ", ".join(source.name for source in pictures)
-        prefix = f"{names}: " if len(pictures) > 1 else ""
+        names = ", ".join(source.name for source in shown)
+        prefix = f"{names}: " if len(shown) > 1 else ""
         print(f"{prefix}{record['text']}{CUT if record['truncated'] else ''}", flush=True)

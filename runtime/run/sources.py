@@ -1,6 +1,6 @@
-"""What PATHS stand for: a list of pictures, read when their turn comes.
+"""What PATHS stand for: a list of images, read when their turn comes.
 
-Knows names of files, folders, globs, lists, videos and cameras. Opens no picture.
+Knows names of files, folders, globs, lists, videos and cameras. Opens no image.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.run import video as frames
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 STDIN = "-"
-DEFAULT_EVERY = 1.0  # seconds of a video between two pictures
+DEFAULT_EVERY = 1.0  # seconds of a video between two images
 
 _SHOWN = 100  # characters of a line that is no name
 _CAMERA = re.compile(r"camera:([0-9]{1,3})")
@@ -28,16 +28,16 @@ _CAMERA = re.compile(r"camera:([0-9]{1,3})")
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A picture and the name that records give it; where there is none, the error says why."""
+    """An image and the name that records give it; where there is none, the error says why."""
 
     name: str
-    picture: ImageInput | ImageError
+    image: ImageInput | ImageError
 
     def load(self) -> ImageInput:
         """The path of a file, or the array of a frame; ImageError where there is neither."""
-        if isinstance(self.picture, ImageError):
-            raise self.picture
-        return self.picture
+        if isinstance(self.image, ImageError):
+            raise self.image
+        return self.image
 
 
 Opens: TypeAlias = Callable[[], Iterator[Source]]
@@ -45,14 +45,14 @@ Opens: TypeAlias = Callable[[], Iterator[Source]]
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Pictures in their order, each name once. Iterate over it once: a list may be a pipe.
+    """Images in their order, each name once. Iterate over it once: a list may be a pipe.
 
     `count` is None where it shows only on the way, `live` tells that a camera takes part, which
-    ends when it is told to, and `paced` that the next picture may be long in coming: from a
+    ends when it is told to, and `paced` that the next image may be long in coming: from a
     camera, or a list that is still written.
     """
 
-    entries: tuple[str | Opens, ...]  # a picture's file, or what opens into several pictures
+    entries: tuple[str | Opens, ...]  # an image's file, or what opens into several images
     live: bool
     paced: bool
 
@@ -82,7 +82,7 @@ def find_sources(paths: Sequence[str], stdin: TextIO, every: float | None = None
 
     A folder is searched with all below it, links to folders and hidden files left out. `-` is a
     list of files, one a line, read when their turn comes. A file that does not exist is listed:
-    its load says so. OptionError for a folder or a glob that has no picture and for a camera
+    its load says so. OptionError for a folder or a glob that has no image and for a camera
     that is not there, MissingExtraError for a video without PyAV.
     """
     if every is not None and not 0 < every < float("inf"):
@@ -108,17 +108,17 @@ def _in_folder(folder: str) -> list[str]:
     found: list[str] = []
     for place, folders, files in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += (os.path.join(place, name) for name in sorted(files) if _is_shown(name, PICTURES))  # noqa: PTH118
+        found += (os.path.join(place, name) for name in sorted(files) if _is_shown(name, IMAGES))  # noqa: PTH118
     if not found:
-        raise OptionError(f"{folder}: a folder without pictures, wanted {', '.join(PICTURES)}")
+        raise OptionError(f"{folder}: a folder without images, wanted {', '.join(IMAGES)}")
     return found
 
 
 def _in_glob(pattern: str) -> list[str]:
     matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - names as they were given
-    found = sorted(name for name in matches if _is_shown(name, PICTURES + VIDEOS))
+    found = sorted(name for name in matches if _is_shown(name, IMAGES + VIDEOS))
     if not found:
-        raise OptionError(f"{pattern}: matches no picture, wanted {', '.join(PICTURES)}")
+        raise OptionError(f"{pattern}: matches no image, wanted {', '.join(IMAGES)}")
     return found
 
 

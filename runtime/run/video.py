@@ -1,6 +1,6 @@
-"""Pictures out of a video file or a camera, through PyAV.
+"""Images out of a video file or a camera, through PyAV.
 
-Knows times and pixels. Knows nothing of names, nor of what is done with a picture.
+Knows times and pixels. Knows nothing of names, nor of what is done with an image.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ def _camera(number: int) -> Iterator[Frame]:
 def _decoded(container: InputContainer, label: str) -> Iterator[Frame]:
     """All frames, upright, in seconds from the start."""
     if not container.streams.video:
-        raise ImageError(f"{label}: holds no pictures, {_WANTED}")
+        raise ImageError(f"{label}: holds no images, {_WANTED}")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     first: float | None = None

@@ -83,7 +83,7 @@ def write_coco(records: Records, file: TextIO) -> None:
     """COCO: objects as `annotations`, with boxes, RLE masks and scores.
 
     Captions and other texts are `annotations` where no answer has objects, as in COCO's caption
-    files, and else `captions`. Pictures without an answer are `errors`. A category is a label
+    files, and else `captions`. Images without an answer are `errors`. A category is a label
     that was asked for, in the order in which it was, or that an answer names.
     """
     images, categories = _surveyed(records())
@@ -130,7 +130,7 @@ def _cell(value: object) -> object:
 def _surveyed(
     records: Iterable[Record],
 ) -> tuple[dict[str, tuple[int, Record]], dict[str, int] | None]:
-    """Each picture's number and size, and each label's number; None where no answer has objects."""
+    """Each image's number and size, and each label's number; None where no answer has objects."""
     images: dict[str, tuple[int, Record]] = {}
     categories: dict[str, int] | None = None
     for record in records:

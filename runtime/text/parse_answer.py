@@ -21,7 +21,7 @@ _STRAY = re.compile(f"{_LOC}|{_SEG}")
 
 @dataclass(frozen=True)
 class Box:
-    """Corners as shares of the picture's height and width, each 0..1; may be empty."""
+    """Corners as shares of the image's height and width, each 0..1; may be empty."""
 
     y0: float
     x0: float

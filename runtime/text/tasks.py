@@ -45,19 +45,19 @@ class Task:
 
     @classmethod
     def caption(cls, language: str) -> Self:
-        """What the picture shows, in a language such as "en"."""
+        """What the image shows, in a language such as "en"."""
         return cls(f"caption {_language(language)}")
 
     @classmethod
     def ask(cls, question: str, language: str) -> Self:
-        """A question about the picture."""
+        """A question about the image."""
         if not isinstance(question, str) or not question.strip():
             raise PromptError(f"the question is {question!r}, wanted a text such as 'how many?'")
         return cls(f"answer {_language(language)} {question}")
 
     @classmethod
     def read(cls) -> Self:
-        """What is written in the picture."""
+        """What is written in the image."""
         return cls("ocr")
 
     @classmethod

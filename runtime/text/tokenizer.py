@@ -1,7 +1,7 @@
 """Text to token ids and back, as PaliGemma's processor does it.
 
-Knows the tokenizer and the ids that are set by hand. Knows nothing of pictures but their number:
-image positions are not ids here, the features of the pictures stand in front of the text.
+Knows the tokenizer and the ids that are set by hand. Knows nothing of images but their number:
+image positions are not ids here, the features of the images stand in front of the text.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PromptEncoder:
     def encode(self, prompt: str, num_images: int) -> tuple[int, ...]:
         """Ids of `<bos>`, the prompt and a newline; PromptError if the prompt cannot be used.
 
-        `<image>` markers at the start are dropped when they are as many as the pictures.
+        `<image>` markers at the start are dropped when they are as many as the images.
         Newlines at the end are dropped, so that the one that ends every prompt stays alone;
         other spaces are kept, as transformers does.
         """
@@ -225,12 +225,12 @@ def _without_markers(prompt: str, num_images: int) -> str:
     total = prompt.count(IMAGE_MARKER)
     if IMAGE_MARKER in text:
         raise PromptError(
-            "the prompt has an <image> marker after its start, but pictures stand in front "
+            "the prompt has an <image> marker after its start, but images stand in front "
             "of the text; leave the markers out"
         )
     if total not in (0, num_images):
         raise PromptError(
-            f"the prompt has {total} <image> markers for {num_images} pictures; "
-            "leave the markers out, or write one for each picture"
+            f"the prompt has {total} <image> markers for {num_images} images; "
+            "leave the markers out, or write one for each image"
         )
     return text

@@ -4,7 +4,7 @@
     python -m samples.benchmark mix.bundle --device cuda --batch 1,8,32 --cuda-graph \
         --against transformers --checkpoint paligemma-3b-mix-224
 
-All read the same picture and prompt, with the same number of threads. A table comes out, and all
+All read the same image and prompt, with the same number of threads. A table comes out, and all
 that was measured as one line of JSON. Use the ratios: they are taken side by side.
 """
 
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.diagnostics.benchmark import DEFAULT_PROMPT, draw_picture
+from paligemma_edge.runtime.diagnostics.benchmark import DEFAULT_PROMPT, draw_image
 from paligemma_edge.runtime.errors import PaliGemmaError
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.system.linux import usable_cores
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> Json:
     with tempfile.TemporaryDirectory() as folder:
         image = options.image or Path(folder, "drawn.png")
         if options.image is None:
-            draw_picture(image)
+            draw_image(image)
         for name, command in commands(options, image):
             print(f"measuring {name}", file=sys.stderr, flush=True)
             results[name] = measured(command)
@@ -119,7 +119,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="what the bundle was exported from")
     parser.add_argument("--dtype", help="of transformers; default: bfloat16,float32, cuda bfloat16")
     parser.add_argument("--mode", default=",".join(MODES), help="of transformers on a GPU")
-    parser.add_argument("--image", type=Path, help="default: a picture that is drawn")
+    parser.add_argument("--image", type=Path, help="default: an image that is drawn")
     parser.add_argument("--prompt", default=DEFAULT_PROMPT)
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3, help="after one warm-up")

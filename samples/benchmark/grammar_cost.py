@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def run_steps(model: PaliGemma, count: int) -> tuple[list[HostRow], list[float]]:
-    """The logits of greedy steps behind a grey picture, and the seconds of each step."""
+    """The logits of greedy steps behind a grey image, and the seconds of each step."""
     size, spoken = model.bundle.manifest.image.size, model.bundle.manifest.tokenizer.image_id
     engine, ids = model.engine, model.encoder.encode("detect cat ; dog", 1)
     features = engine.project(engine.encode(np.zeros((1, 3, size, size), np.float32)))

@@ -23,7 +23,7 @@ class Read:
 
     token: int
     cache: Any  # a Cache of transformers, of one sequence
-    length: int  # tokens of picture and text
+    length: int  # tokens of image and text
     prompt_tokens: int  # of the text
 
 
@@ -71,15 +71,13 @@ class Original:
         return torch.inference_mode() if self.compiled is None else torch.no_grad()
 
     def read(self, image: Path, prompt: str, steps: int) -> Read:
-        """From the picture's file to the first token, with room for so many steps."""
+        """From the image's file to the first token, with room for so many steps."""
         import torch
         from PIL import Image
 
         with self.watch.measure("preprocess"):
-            picture = Image.open(image).convert("RGB")
-            inputs = self.processor(
-                text=[f"<image>{prompt}"], images=[picture], return_tensors="pt"
-            )
+            pixels = Image.open(image).convert("RGB")
+            inputs = self.processor(text=[f"<image>{prompt}"], images=[pixels], return_tensors="pt")
             pixels = inputs["pixel_values"].to(self.model.dtype)
         start, ids = time.perf_counter(), inputs["input_ids"].to(self.model.device)
         cache = self._cache(ids.shape[1] + steps)

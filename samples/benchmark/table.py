@@ -103,7 +103,7 @@ def header(found: Json, prompt: str, steps: int, runs: int) -> str:
     return (
         f"{gpu}{told.get('processor', 'nothing was measured')}, {found['threads']} threads; "
         f"{', '.join(versions)}\n{prompt!r}, {told.get('prompt_tokens')} tokens after "
-        f"{told.get('image_tokens')} of the picture; medians of {runs} runs of {steps} steps\n"
+        f"{told.get('image_tokens')} of the image; medians of {runs} runs of {steps} steps\n"
     )
 
 

@@ -5,7 +5,7 @@
 The task is a list, "star red, ring blue", in a form that the base does not know. `finetune_train`
 trains the adapter. `export --adapter` merges it into a bundle, for a device that lists and does
 nothing else. `adapter` puts it beside the base, for one where each call says whether it lists. The
-table tells how many answers about held-out pictures are right, word for word: of the new task, and
+table tells how many answers about held-out images are right, word for word: of the new task, and
 of one that the base knew.
 """
 
@@ -24,13 +24,13 @@ from paligemma_edge.runtime.cli.main import main as paligemma_edge
 from samples.finetune import train as finetune_train
 from samples.finetune.train import PROMPT, Plan, shapes, truth
 from samples.shapes.evaluate import CHECKPOINT
-from samples.shapes.pictures import Picture
+from samples.shapes.scenes import Scene
 from samples.shapes.tasks import describe
 
 KNOWN = "caption en"
 SMALL = "cpu-int8"
 
-Ask: TypeAlias = Callable[[Sequence[Picture], str], list[str]]
+Ask: TypeAlias = Callable[[Sequence[Scene], str], list[str]]
 
 
 def finetune(folder: Path, plan: Plan, asked: int) -> dict[str, tuple[float, float]]:
@@ -65,8 +65,8 @@ def through(path: Path, variant: str, adapter: str | None = None) -> Ask:
     """The answers of a bundle; an adapter beside the base is for the new task alone."""
     model = PaliGemma(path, variant=variant)
 
-    def ask(pictures: Sequence[Picture], prompt: str) -> list[str]:
-        requests = [(picture.image(), prompt) for picture in pictures]
+    def ask(scenes: Sequence[Scene], prompt: str) -> list[str]:
+        requests = [(scene.image(), prompt) for scene in scenes]
         with_it = adapter if prompt == PROMPT else None
         answers = model.generate_batch(requests, max_new_tokens=40, adapter=with_it)
         return [answer.text for answer in answers]
@@ -74,24 +74,24 @@ def through(path: Path, variant: str, adapter: str | None = None) -> Ask:
     return ask
 
 
-def rights(ask: Ask, pictures: Sequence[Picture]) -> tuple[float, float]:
+def rights(ask: Ask, scenes: Sequence[Scene]) -> tuple[float, float]:
     """Which shares of the answers are the truth: of the new task, and of the known one."""
     new, known = (
-        sum(answer == true(picture) for answer, picture in zip(answers, pictures, strict=True))
-        for answers, true in ((ask(pictures, PROMPT), truth), (ask(pictures, KNOWN), describe))
+        sum(answer == true(scene) for answer, scene in zip(answers, scenes, strict=True))
+        for answers, true in ((ask(scenes, PROMPT), truth), (ask(scenes, KNOWN), describe))
     )
-    return new / len(pictures), known / len(pictures)
+    return new / len(scenes), known / len(scenes)
 
 
 def write_questions(folder: Path, number: int) -> Path:
-    """Pictures of the training and a prompts.json: what `quantize` is calibrated with."""
+    """Images of the training and a prompts.json: what `quantize` is calibrated with."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    for place, picture in enumerate(shapes("train", number)):
-        picture.image().save(folder / f"{place:02d}.png")
-        pairs = ((PROMPT, truth(picture)), (KNOWN, describe(picture)))
+    for place, scene in enumerate(shapes("train", number)):
+        scene.image().save(folder / f"{place:02d}.png")
+        pairs = ((PROMPT, truth(scene)), (KNOWN, describe(scene)))
         questions = [{"prompt": prompt, "text": text} for prompt, text in pairs]
-        entries.append({"picture": f"{place:02d}.png", "questions": questions})
+        entries.append({"image": f"{place:02d}.png", "questions": questions})
     (folder / "prompts.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
     return folder
 
@@ -110,11 +110,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("build/finetune"))
-    parser.add_argument("--pictures", type=int, default=Plan.pictures, help="of the training")
+    parser.add_argument("--images", type=int, default=Plan.scenes, help="of the training")
     parser.add_argument("--steps", type=int, default=Plan.steps)
-    parser.add_argument("--asked", type=int, default=200, help="held-out pictures")
+    parser.add_argument("--asked", type=int, default=200, help="held-out images")
     options = parser.parse_args()
-    plan = Plan(options.pictures, options.steps)
+    plan = Plan(options.scenes, options.steps)
     shares = finetune(options.out, plan, options.asked)
     print(f"\n{'right answers':28}{PROMPT:>12}{KNOWN:>14}")
     for name, (new, known) in shares.items():

@@ -1,6 +1,6 @@
 """The task of `finetune`, and how an adapter learns it: peft's LoRA, transformers' Trainer.
 
-Knows the sample model and its drawn pictures. Knows nothing of bundles.
+Knows the sample model and its drawn images. Knows nothing of bundles.
 """
 
 from __future__ import annotations
@@ -24,47 +24,47 @@ from transformers import (
 
 from samples.shapes.checkpoint import processor
 from samples.shapes.evaluate import CHECKPOINT
-from samples.shapes.pictures import Picture, Split, draw
+from samples.shapes.scenes import Scene, Split, draw
 
 PROMPT = "list"
 DECODER = r".*language_model.*_proj"  # every linear layer of it; the vision tower stays as it is
-FIRST = 2_000_000  # the sample model has seen the pictures before this number
+FIRST = 2_000_000  # the sample model has seen the images before this number
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How long the training takes, and over how many pictures; how many calibrate."""
+    """How long the training takes, and over how many images; how many calibrate."""
 
-    pictures: int = 2000
+    scenes: int = 2000
     steps: int = 500
     batch: int = 16
     calibration: int = 12
 
 
-def shapes(split: Split, number: int) -> list[Picture]:
-    """The first pictures of a split, from FIRST on, that show shapes and no word."""
+def shapes(split: Split, number: int) -> list[Scene]:
+    """The first images of a split, from FIRST on, that show shapes and no word."""
     drawn = (draw(split, place) for place in count(FIRST))
-    return list(islice((picture for picture in drawn if picture.word is None), number))
+    return list(islice((scene for scene in drawn if scene.word is None), number))
 
 
-def truth(picture: Picture) -> str:
+def truth(scene: Scene) -> str:
     """The shapes from left to right, kind before colour."""
-    return ", ".join(f"{shape.kind} {shape.colour}" for shape in picture.shapes)
+    return ", ".join(f"{shape.kind} {shape.colour}" for shape in scene.shapes)
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Pictures to a batch: of a `suffix` the processor makes labels and token types."""
+    """Images to a batch: of a `suffix` the processor makes labels and token types."""
 
     processor: PaliGemmaProcessor
 
-    def __call__(self, pictures: Sequence[Picture]) -> dict[str, Tensor]:
+    def __call__(self, scenes: Sequence[Scene]) -> dict[str, Tensor]:
         """What PaliGemma learns from: it sees its prompt whole, and the answer alone counts."""
         return dict(
             self.processor(
-                text=[f"<image>{PROMPT}"] * len(pictures),
-                images=[[picture.image()] for picture in pictures],
-                suffix=[truth(picture) for picture in pictures],
+                text=[f"<image>{PROMPT}"] * len(scenes),
+                images=[[scene.image()] for scene in scenes],
+                suffix=[truth(scene) for scene in scenes],
                 padding="longest",
                 return_tensors="pt",
             )
@@ -92,17 +92,17 @@ def train(folder: Path, plan: Plan) -> Any:  # noqa: ANN401 - peft wraps any mod
         use_cpu=True,
         disable_tqdm=True,
     )
-    shown: Any = shapes("train", plan.pictures)  # a list does what a Dataset does
+    shown: Any = shapes("train", plan.scenes)  # a list does what a Dataset does
     Trainer(model, arguments, Collator(processor(CHECKPOINT)), shown).train()
     model.save_pretrained(str(folder))
     return model.eval()
 
 
-def ask(model: Any, pictures: Sequence[Picture], prompt: str) -> list[str]:  # noqa: ANN401
+def ask(model: Any, scenes: Sequence[Scene], prompt: str) -> list[str]:  # noqa: ANN401
     """The answers of transformers' model, greedy."""
     encode, answers = processor(CHECKPOINT), list[str]()
-    for start in range(0, len(pictures), 25):
-        images = [[picture.image()] for picture in pictures[start : start + 25]]
+    for start in range(0, len(scenes), 25):
+        images = [[scene.image()] for scene in scenes[start : start + 25]]
         texts = [f"<image>{prompt}"] * len(images)
         inputs = encode(text=texts, images=images, padding="longest", return_tensors="pt")
         inputs.pop("labels")

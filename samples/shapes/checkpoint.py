@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from samples.shapes import tokenizer
-from samples.shapes.pictures import SIDE
+from samples.shapes.scenes import SIDE
 
 PATCH = 14
 PATCHES = (SIDE // PATCH) ** 2

@@ -1,9 +1,9 @@
-"""Asks a predictor about held-out pictures and reports how often it is right.
+"""Asks a predictor about held-out images and reports how often it is right.
 
     python -m samples.shapes.evaluate                          # the checkpoint, by transformers
     python -m samples.shapes.evaluate --bundle shapes.bundle   # a bundle, by its typed calls
 
-`evaluate` takes any predictor: a function of a picture and questions that returns their answers.
+`evaluate` takes any predictor: a function of an image and questions that returns their answers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from samples.shapes.pictures import Picture, draw
+from samples.shapes.scenes import Scene, draw
 from samples.shapes.score import Predict, score
 from samples.shapes.tasks import TASKS, Question, ask, possible
 
@@ -30,21 +30,21 @@ MEASURES = {
 }
 
 
-def exam(count: int) -> Iterator[tuple[Picture, list[Question]]]:
-    """Held-out pictures, each with one question of every task that it allows."""
+def exam(count: int) -> Iterator[tuple[Scene, list[Question]]]:
+    """Held-out images, each with one question of every task that it allows."""
     for number in range(count):
-        picture = draw("held_out", number)
+        scene = draw("held_out", number)
         rng = np.random.default_rng([1, number])
-        yield picture, [ask(picture, task, rng) for task in possible(picture)]
+        yield scene, [ask(scene, task, rng) for task in possible(scene)]
 
 
 def evaluate(predict: Predict, *, count: int = 200) -> dict[str, dict[str, float]]:
     """For each task, how many questions there were and the mean score."""
     scores: dict[str, list[float]] = {task: [] for task in TASKS}
-    for picture, questions in exam(count):
-        answers = predict(picture.image(), questions)
+    for scene, questions in exam(count):
+        answers = predict(scene.image(), questions)
         for question, answer in zip(questions, answers, strict=True):
-            scores[question.task].append(score(question, picture, answer))
+            scores[question.task].append(score(question, scene, answer))
     return {
         task: {"questions": len(got), "score": float(np.mean(got))}
         for task, got in scores.items()

@@ -1,7 +1,7 @@
-"""Training examples: fresh pictures, questions about each, and the batches made of them.
+"""Training examples: fresh images, questions about each, and the batches made of them.
 
 A batch has exactly what PaliGemma's processor makes of the same texts and suffixes, but one
-picture's pixels are there once, with `picture` to say which rows ask about it, and `truth` to say
+image's pixels are there once, with `image` to say which rows ask about it, and `truth` to say
 what each patch shows.
 """
 
@@ -16,25 +16,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from samples.shapes.checkpoint import IMAGE_ID, PATCHES
-from samples.shapes.pictures import Picture, draw
+from samples.shapes.scenes import Scene, draw
 from samples.shapes.tasks import CodeTable, answer_text, ask, possible
 from samples.shapes.vision import pixel_values, truth
 
 PAD, EOS, BOS = 0, 1, 2
 IGNORED = -100
-FIRST = 1_000_000  # the vision tower has seen the pictures before this number
+FIRST = 1_000_000  # the vision tower has seen the images before this number
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """A picture with prompts and the texts that should follow them."""
+    """An image with prompts and the texts that should follow them."""
 
-    picture: Picture
+    scene: Scene
     pairs: tuple[tuple[str, str], ...]
 
 
 class Lessons(Dataset[Lesson]):
-    """Lesson i is on picture FIRST + skip + i: a question of each task, and one more to answer."""
+    """Lesson i is on image FIRST + skip + i: a question of each task, and one more to answer."""
 
     def __init__(self, count: int, codes: CodeTable, skip: int = 0) -> None:
         self.count, self.codes, self.skip = count, codes, skip
@@ -44,13 +44,11 @@ class Lessons(Dataset[Lesson]):
 
     def __getitem__(self, index: int) -> Lesson:
         number = self.skip + index
-        picture = draw("train", FIRST + number)
+        scene = draw("train", FIRST + number)
         rng = np.random.default_rng([2, number])
-        tasks = possible(picture)
-        asked = [ask(picture, task, rng) for task in (*tasks, *(t for t in tasks if t == "answer"))]
-        return Lesson(
-            picture, tuple((q.prompt, answer_text(q, picture, self.codes)) for q in asked)
-        )
+        tasks = possible(scene)
+        asked = [ask(scene, task, rng) for task in (*tasks, *(t for t in tasks if t == "answer"))]
+        return Lesson(scene, tuple((q.prompt, answer_text(q, scene, self.codes)) for q in asked))
 
 
 @dataclass(frozen=True)
@@ -63,11 +61,11 @@ class Collator:
         """All pairs of all lessons as rows of one batch."""
         rows = [self._ids(*pair) for lesson in lessons for pair in lesson.pairs]
         owners = [index for index, lesson in enumerate(lessons) for _ in lesson.pairs]
-        pictures = [lesson.picture for lesson in lessons]
+        scenes = [lesson.scene for lesson in lessons]
         return {
-            "pixel_values": pixel_values(pictures),
-            "truth": truth(pictures),
-            "picture": torch.tensor(owners),
+            "pixel_values": pixel_values(scenes),
+            "truth": truth(scenes),
+            "image": torch.tensor(owners),
             **_padded(rows),
         }
 

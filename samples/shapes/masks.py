@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from samples.shapes.pictures import KINDS, SIZES, silhouette
+from samples.shapes.scenes import KINDS, SIZES, silhouette
 
 CODES, WIDTH, CODE_SIDE, MASK_SIDE = 128, 512, 4, 64
 
@@ -102,7 +102,7 @@ def square_mask(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def code_table(vae: MaskVae) -> dict[tuple[str, int, int], tuple[int, ...]]:
-    """The codes of every silhouette that a picture can hold, by kind, height and width."""
+    """The codes of every silhouette that an image can hold, by kind, height and width."""
     keys = sorted({(kind, *silhouette(kind, h, w).shape) for kind in KINDS for h, w in _sides()})
     drawn = {
         (kind, *silhouette(kind, h, w).shape): silhouette(kind, h, w)

@@ -15,7 +15,7 @@ from samples.shapes.tasks import Question
 
 
 def load(folder: Path, *, longest: int = 100) -> Predict:
-    """A predictor that answers all questions about one picture as one batch."""
+    """A predictor that answers all questions about one image as one batch."""
     decode = mask_decoder.load(folder / "vae-oid.npz")
     processor = PaliGemmaProcessor.from_pretrained(folder)
     model: PaliGemmaForConditionalGeneration = PaliGemmaForConditionalGeneration.from_pretrained(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from samples.shapes.pictures import SIDE, Picture
+from samples.shapes.scenes import SIDE, Scene
 from samples.shapes.tasks import Question
 
 MaskDecoder: TypeAlias = Callable[
@@ -52,7 +52,7 @@ def _guess(match: re.Match[str], decode: MaskDecoder) -> Guess:
     return Guess(match[3], box, paste(box, decode(codes)) if codes else None)
 
 
-def score(question: Question, picture: Picture, answer: Answer) -> float:
+def score(question: Question, scene: Scene, answer: Answer) -> float:
     """1 or 0 for words; the mean IoU of the objects for boxes and masks."""
     if isinstance(answer, str):
         return float(answer == question.text)
@@ -60,14 +60,14 @@ def score(question: Question, picture: Picture, answer: Answer) -> float:
     for row, thing in enumerate(question.things):
         for column, guess in enumerate(answer):
             if guess.label == thing.label:
-                pairs[row, column] = _overlap(question.task, picture, thing.index, guess)
+                pairs[row, column] = _overlap(question.task, scene, thing.index, guess)
     return _matched(pairs) / max(pairs.shape)
 
 
-def _overlap(task: str, picture: Picture, index: int, guess: Guess) -> float:
+def _overlap(task: str, scene: Scene, index: int, guess: Guess) -> float:
     if task == "detect":
-        return box_iou(picture.shapes[index].box, guess.box)
-    return 0.0 if guess.mask is None else mask_iou(picture.mask(index), guess.mask)
+        return box_iou(scene.shapes[index].box, guess.box)
+    return 0.0 if guess.mask is None else mask_iou(scene.mask(index), guess.mask)
 
 
 def _matched(pairs: NDArray[np.float64]) -> float:

@@ -1,4 +1,4 @@
-"""Writes held-out pictures with prompts and the truth: the dozen that ship, or any others.
+"""Writes held-out images with prompts and the truth: the dozen that ship, or any others.
 
 python -m samples.shapes.showcase --out build/exam --first 0 --count 200
 """
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from samples.shapes.pictures import Picture, draw
+from samples.shapes.scenes import Scene, draw
 from samples.shapes.tasks import Question, ask, possible
 
-FIRST, COUNT = 100_000, 12  # far from the pictures of the exam
-PICTURES = Path(__file__).parents[1] / "pictures"
+FIRST, COUNT = 100_000, 12  # far from the images of the exam
+IMAGES = Path(__file__).parents[1] / "images"
 
 
 def write(folder: Path, first: int = FIRST, count: int = COUNT) -> None:
@@ -28,25 +28,25 @@ def write(folder: Path, first: int = FIRST, count: int = COUNT) -> None:
 
 
 def _write_one(folder: Path, name: str, number: int) -> dict[str, Any]:
-    picture = draw("held_out", number)
+    scene = draw("held_out", number)
     rng = np.random.default_rng([3, number])
-    picture.image().save(folder / f"{name}.png", optimize=True)
-    Image.fromarray(picture.owner).save(folder / f"{name}-masks.png", optimize=True)
-    questions = [ask(picture, task, rng) for task in possible(picture)]
+    scene.image().save(folder / f"{name}.png", optimize=True)
+    Image.fromarray(scene.owner).save(folder / f"{name}-masks.png", optimize=True)
+    questions = [ask(scene, task, rng) for task in possible(scene)]
     return {
-        "picture": f"{name}.png",
+        "image": f"{name}.png",
         "masks": f"{name}-masks.png",
-        "questions": [_entry(picture, question) for question in questions],
+        "questions": [_entry(scene, question) for question in questions],
     }
 
 
-def _entry(picture: Picture, question: Question) -> dict[str, Any]:
+def _entry(scene: Scene, question: Question) -> dict[str, Any]:
     """Words are a `text`; else `things`: label, pixel box y0 x0 y1 x1 and value in the masks."""
     head = {"task": question.task, "prompt": question.prompt}
     if not question.things:
         return {**head, "text": question.text}
     things = [
-        {"label": t.label, "box": list(picture.shapes[t.index].box), "mask": t.index + 1}
+        {"label": t.label, "box": list(scene.shapes[t.index].box), "mask": t.index + 1}
         for t in question.things
     ]
     return {**head, "things": things}
@@ -55,8 +55,8 @@ def _entry(picture: Picture, question: Question) -> dict[str, Any]:
 def main() -> None:
     """Write the folder."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=PICTURES)
-    parser.add_argument("--first", type=int, default=FIRST, help="number of the first picture")
+    parser.add_argument("--out", type=Path, default=IMAGES)
+    parser.add_argument("--first", type=int, default=FIRST, help="number of the first image")
     parser.add_argument("--count", type=int, default=COUNT)
     options = parser.parse_args()
     write(options.out, options.first, options.count)

@@ -1,4 +1,4 @@
-"""Asks about a picture, and knows the true answer, in PaliGemma's prompts and output formats.
+"""Asks about an image, and knows the true answer, in PaliGemma's prompts and output formats.
 
 Knows nothing of tokens' ids, and nothing of torch.
 """
@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from samples.shapes.pictures import COLOURS, KINDS, SIDE, Box, Picture, Shape
+from samples.shapes.scenes import COLOURS, KINDS, SIDE, Box, Scene, Shape
 
 CodeTable: TypeAlias = Mapping[tuple[str, int, int], tuple[int, ...]]
 TASKS = ("caption", "answer", "detect", "segment", "ocr")
@@ -20,7 +20,7 @@ _CLEAR = 14  # pixels off the middle before a shape is called left, right, top o
 
 @dataclass(frozen=True)
 class Thing:
-    """One object of an answer: what it is called there, and which shape of the picture it is."""
+    """One object of an answer: what it is called there, and which shape of the image it is."""
 
     label: str
     index: int
@@ -36,23 +36,23 @@ class Question:
     things: tuple[Thing, ...] = ()
 
 
-def ask(picture: Picture, task: str, rng: np.random.Generator) -> Question:
-    """A question of one task; `possible` says which tasks a picture allows."""
-    return _ASK[task](picture, rng)
+def ask(scene: Scene, task: str, rng: np.random.Generator) -> Question:
+    """A question of one task; `possible` says which tasks an image allows."""
+    return _ASK[task](scene, rng)
 
 
-def possible(picture: Picture) -> tuple[str, ...]:
-    """The tasks that make sense on a picture."""
-    shapes = ("answer", "detect", "segment") if picture.shapes else ()
-    return ("caption", *shapes, *(("ocr",) if picture.word else ()))
+def possible(scene: Scene) -> tuple[str, ...]:
+    """The tasks that make sense on an image."""
+    shapes = ("answer", "detect", "segment") if scene.shapes else ()
+    return ("caption", *shapes, *(("ocr",) if scene.word else ()))
 
 
-def answer_text(question: Question, picture: Picture, codes: CodeTable) -> str:
+def answer_text(question: Question, scene: Scene, codes: CodeTable) -> str:
     """The text that a model should generate."""
     if question.task not in ("detect", "segment"):
         return question.text
     return " ; ".join(
-        _located(question.task, thing, picture.shapes[thing.index], codes)
+        _located(question.task, thing, scene.shapes[thing.index], codes)
         for thing in question.things
     )
 
@@ -70,67 +70,65 @@ def _located(task: str, thing: Thing, shape: Shape, codes: CodeTable) -> str:
     )
 
 
-def _caption(picture: Picture, _: np.random.Generator) -> Question:
-    return Question("caption", "caption en", describe(picture))
+def _caption(scene: Scene, _: np.random.Generator) -> Question:
+    return Question("caption", "caption en", describe(scene))
 
 
-def describe(picture: Picture) -> str:
+def describe(scene: Scene) -> str:
     """The caption: shapes from left to right; or a word, and the shape above or below it."""
-    named = [f"a {s.size} {s.colour} {s.kind}" for s in picture.shapes]
-    if picture.word is None:
+    named = [f"a {s.size} {s.colour} {s.kind}" for s in scene.shapes]
+    if scene.word is None:
         return " and ".join([", ".join(named[:-1]), named[-1]]) if len(named) > 1 else named[0]
     if not named:
-        return f"the word {picture.word.text}"
-    side = "above" if picture.shapes[0].box[2] <= picture.word.box[0] else "below"
-    return f"{named[0]} {side} the word {picture.word.text}"
+        return f"the word {scene.word.text}"
+    side = "above" if scene.shapes[0].box[2] <= scene.word.box[0] else "below"
+    return f"{named[0]} {side} the word {scene.word.text}"
 
 
-def _ocr(picture: Picture, _: np.random.Generator) -> Question:
-    return Question("ocr", "ocr", picture.word.text if picture.word else "")
+def _ocr(scene: Scene, _: np.random.Generator) -> Question:
+    return Question("ocr", "ocr", scene.word.text if scene.word else "")
 
 
-def _matching(picture: Picture, name: str) -> list[int]:
+def _matching(scene: Scene, name: str) -> list[int]:
     """The shapes that "circle" or "red circle" names, from left to right."""
-    return [i for i, s in enumerate(picture.shapes) if name in (s.kind, f"{s.colour} {s.kind}")]
+    return [i for i, s in enumerate(scene.shapes) if name in (s.kind, f"{s.colour} {s.kind}")]
 
 
-def _some_name(picture: Picture, rng: np.random.Generator) -> str:
-    shape = picture.shapes[int(rng.integers(len(picture.shapes)))]
+def _some_name(scene: Scene, rng: np.random.Generator) -> str:
+    shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
     return shape.kind if rng.random() < 0.4 else f"{shape.colour} {shape.kind}"
 
 
-def _only_name(shape: Shape, picture: Picture, rng: np.random.Generator) -> str | None:
-    """A name that no other shape of the picture answers to."""
+def _only_name(shape: Shape, scene: Scene, rng: np.random.Generator) -> str | None:
+    """A name that no other shape of the image answers to."""
     names = [
-        n for n in (shape.kind, f"{shape.colour} {shape.kind}") if len(_matching(picture, n)) == 1
+        n for n in (shape.kind, f"{shape.colour} {shape.kind}") if len(_matching(scene, n)) == 1
     ]
     return str(rng.choice(names)) if names else None
 
 
-def _detect(picture: Picture, rng: np.random.Generator) -> Question:
-    names = [_some_name(picture, rng)]
-    other = _some_name(picture, rng)
-    if rng.random() < 0.4 and not set(_matching(picture, other)) & set(
-        _matching(picture, names[0])
-    ):
+def _detect(scene: Scene, rng: np.random.Generator) -> Question:
+    names = [_some_name(scene, rng)]
+    other = _some_name(scene, rng)
+    if rng.random() < 0.4 and not set(_matching(scene, other)) & set(_matching(scene, names[0])):
         names.append(other)
-    things = tuple(Thing(name, index) for name in names for index in _matching(picture, name))
+    things = tuple(Thing(name, index) for name in names for index in _matching(scene, name))
     return Question("detect", f"detect {' ; '.join(names)}", things=things)
 
 
-def _segment(picture: Picture, rng: np.random.Generator) -> Question:
+def _segment(scene: Scene, rng: np.random.Generator) -> Question:
     """One shape that has a name of its own; if there is none, all that share a name."""
-    names = [_only_name(shape, picture, rng) for shape in picture.shapes]
+    names = [_only_name(shape, scene, rng) for shape in scene.shapes]
     own = [name for name in names if name]
-    name = str(rng.choice(own)) if own else _some_name(picture, rng)
-    things = tuple(Thing(name, index) for index in _matching(picture, name))
+    name = str(rng.choice(own)) if own else _some_name(scene, rng)
+    things = tuple(Thing(name, index) for index in _matching(scene, name))
     return Question("segment", f"segment {name}", things=things)
 
 
-def _answer(picture: Picture, rng: np.random.Generator) -> Question:
-    """One of the kinds of question, drawn again until it fits the picture."""
+def _answer(scene: Scene, rng: np.random.Generator) -> Question:
+    """One of the kinds of question, drawn again until it fits the image."""
     while True:
-        found = _QUESTIONS[int(rng.integers(len(_QUESTIONS)))](picture, rng)
+        found = _QUESTIONS[int(rng.integers(len(_QUESTIONS)))](scene, rng)
         if found is not None:
             return Question("answer", f"answer en {found[0]}", found[1])
 
@@ -138,40 +136,40 @@ def _answer(picture: Picture, rng: np.random.Generator) -> Question:
 _Pair: TypeAlias = tuple[str, str] | None
 
 
-def _one(picture: Picture, rng: np.random.Generator) -> tuple[Shape, str | None]:
-    shape = picture.shapes[int(rng.integers(len(picture.shapes)))]
-    return shape, _only_name(shape, picture, rng)
+def _one(scene: Scene, rng: np.random.Generator) -> tuple[Shape, str | None]:
+    shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
+    return shape, _only_name(shape, scene, rng)
 
 
-def _what_colour(picture: Picture, rng: np.random.Generator) -> _Pair:
-    shape, _ = _one(picture, rng)
+def _what_colour(scene: Scene, rng: np.random.Generator) -> _Pair:
+    shape, _ = _one(scene, rng)
     word = str(rng.choice(["color", "colour"]))
-    same = len(_matching(picture, shape.kind))
+    same = len(_matching(scene, shape.kind))
     return (f"what {word} is the {shape.kind}?", shape.colour) if same == 1 else None
 
 
-def _what_shape(picture: Picture, rng: np.random.Generator) -> _Pair:
-    shape, _ = _one(picture, rng)
-    same = sum(s.colour == shape.colour for s in picture.shapes)
+def _what_shape(scene: Scene, rng: np.random.Generator) -> _Pair:
+    shape, _ = _one(scene, rng)
+    same = sum(s.colour == shape.colour for s in scene.shapes)
     return (f"what shape is {shape.colour}?", shape.kind) if same == 1 else None
 
 
-def _what_size(picture: Picture, rng: np.random.Generator) -> _Pair:
-    shape, name = _one(picture, rng)
+def _what_size(scene: Scene, rng: np.random.Generator) -> _Pair:
+    shape, name = _one(scene, rng)
     return (f"what size is the {name}?", shape.size) if name else None
 
 
-def _how_many(picture: Picture, rng: np.random.Generator) -> _Pair:
+def _how_many(scene: Scene, rng: np.random.Generator) -> _Pair:
     if rng.random() < 0.5:
-        return "how many shapes are there?", str(len(picture.shapes))
-    kind = picture.shapes[0].kind if rng.random() < 0.8 else str(rng.choice(KINDS))
+        return "how many shapes are there?", str(len(scene.shapes))
+    kind = scene.shapes[0].kind if rng.random() < 0.8 else str(rng.choice(KINDS))
     return f"how many {kind}{'es' if kind == 'cross' else 's'} are there?", str(
-        len(_matching(picture, kind))
+        len(_matching(scene, kind))
     )
 
 
-def _where(picture: Picture, rng: np.random.Generator) -> _Pair:
-    shape, name = _one(picture, rng)
+def _where(scene: Scene, rng: np.random.Generator) -> _Pair:
+    shape, name = _one(scene, rng)
     down, right = (c - SIDE / 2 for c in shape.centre)
     if name is None or max(abs(down), abs(right)) < _CLEAR + min(abs(down), abs(right)):
         return None
@@ -180,19 +178,19 @@ def _where(picture: Picture, rng: np.random.Generator) -> _Pair:
     return f"where is the {name}?", sideways if abs(right) > abs(down) else upright
 
 
-def _is_there(picture: Picture, rng: np.random.Generator) -> _Pair:
+def _is_there(scene: Scene, rng: np.random.Generator) -> _Pair:
     """Half of what is asked for is there; what is not may share kind or colour with what is."""
-    shape, _ = _one(picture, rng)
+    shape, _ = _one(scene, rng)
     kind, colour = shape.kind, shape.colour
     if rng.random() < 0.5:
         kind = str(rng.choice(KINDS)) if rng.random() < 0.6 else kind
         colour = str(rng.choice(list(COLOURS))) if rng.random() < 0.6 else colour
-    found = bool(_matching(picture, f"{colour} {kind}"))
+    found = bool(_matching(scene, f"{colour} {kind}"))
     return f"is there a {colour} {kind}?", "yes" if found else "no"
 
 
-def _which_side(picture: Picture, rng: np.random.Generator) -> _Pair:
-    (one, name), (two, other) = _one(picture, rng), _one(picture, rng)
+def _which_side(scene: Scene, rng: np.random.Generator) -> _Pair:
+    (one, name), (two, other) = _one(scene, rng), _one(scene, rng)
     if one is two or name is None or other is None:
         return None
     side = str(rng.choice(["left", "right"]))
@@ -201,7 +199,7 @@ def _which_side(picture: Picture, rng: np.random.Generator) -> _Pair:
     ) else "no"
 
 
-_ASK: Mapping[str, Callable[[Picture, np.random.Generator], Question]] = {
+_ASK: Mapping[str, Callable[[Scene, np.random.Generator], Question]] = {
     "caption": _caption,
     "answer": _answer,
     "detect": _detect,

@@ -17,7 +17,7 @@ import sentencepiece as spm
 from sentencepiece import sentencepiece_model_pb2
 from transformers import AddedToken, GemmaTokenizer
 
-from samples.shapes.pictures import KINDS, draw
+from samples.shapes.scenes import KINDS, draw
 from samples.shapes.tasks import ask, possible
 
 VOCABULARY = 1000  # pieces before <loc> and <seg>, with <mask> and the newline
@@ -28,21 +28,21 @@ IMAGE_TOKEN = "<image>"
 _ENGLISH = Path(__file__).with_name("english.txt")
 
 
-def corpus(pictures: int = 1500) -> list[str]:
-    """Prompts and answers of training pictures, and some English."""
+def corpus(scenes: int = 1500) -> list[str]:
+    """Prompts and answers of training images, and some English."""
     lines = _ENGLISH.read_text(encoding="utf-8").splitlines()
-    return [*_task_lines(pictures), *(lines * 4)]
+    return [*_task_lines(scenes), *(lines * 4)]
 
 
-def _task_lines(pictures: int) -> Iterator[str]:
-    """The words that a picture shows are left out, so that they are spelt in letters."""
+def _task_lines(scenes: int) -> Iterator[str]:
+    """The words that an image shows are left out, so that they are spelt in letters."""
     rng = np.random.default_rng(0)
-    for number in range(pictures):
-        picture = draw("train", number)
-        for task in possible(picture):
-            question = ask(picture, task, rng)
+    for number in range(scenes):
+        scene = draw("train", number)
+        for task in possible(scene):
+            question = ask(scene, task, rng)
             yield question.prompt
-            if picture.word is None:
+            if scene.word is None:
                 yield question.text or " ; ".join(f" {kind}" for kind in KINDS[:2])
 
 

@@ -25,7 +25,7 @@ from samples.shapes import checkpoint, masks, tokenizer, vision
 from samples.shapes.evaluate import CHECKPOINT
 from samples.shapes.lessons import Collator, Lessons
 
-PICTURES_PER_STEP = 5  # each with two to six questions
+IMAGES_PER_STEP = 5  # each with two to six questions
 SIGHT = 0.25  # the weight of the vision tower's own loss in the last stage
 
 
@@ -39,7 +39,7 @@ class Plan:
 
 
 class OneLook(Trainer):
-    """A Trainer that shows each picture to the vision tower once for all the questions about it.
+    """A Trainer that shows each image to the vision tower once for all the questions about it.
 
     The loss is the model's own plus a share of the vision tower's, which goes on learning to see.
     """
@@ -55,9 +55,9 @@ class OneLook(Trainer):
     ) -> Tensor | tuple[Tensor, object]:
         """The loss of one batch."""
         rest = dict(inputs)
-        truth, picture = rest.pop("truth"), rest.pop("picture")
+        truth, scene = rest.pop("truth"), rest.pop("image")
         seen = model.get_image_features(rest.pop("pixel_values"))  # type: ignore[operator]
-        features = BaseModelOutputWithPooling(pooler_output=seen.pooler_output[picture])
+        features = BaseModelOutputWithPooling(pooler_output=seen.pooler_output[scene])
         tail = int(rest["token_type_ids"].sum(1).max()) + 1  # what comes before needs no logits
         rest["labels"] = rest["labels"][:, -tail:]
         outputs = model(**rest, mm_encoder_outputs={"image": features}, logits_to_keep=tail)
@@ -113,7 +113,7 @@ def train_answers(
     arguments = TrainingArguments(
         output_dir=str(plan.work / "runs"),
         max_steps=plan.steps,
-        per_device_train_batch_size=PICTURES_PER_STEP,
+        per_device_train_batch_size=IMAGES_PER_STEP,
         max_grad_norm=1.0,
         bf16=True,
         use_cpu=True,
@@ -164,7 +164,7 @@ def main() -> None:
     heads = train_vision(model, args.work, args.vision_steps)
     if args.start is not None:
         model = PaliGemmaForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32)
-    lessons = Lessons(args.steps * PICTURES_PER_STEP, masks.code_table(vae), args.skip)
+    lessons = Lessons(args.steps * IMAGES_PER_STEP, masks.code_table(vae), args.skip)
     collator = Collator(spm.SentencePieceProcessor(model_proto=spm_model))
     train_answers(model, heads, lessons, collator, Plan(args.work, args.steps, args.rate))
     checkpoint.write(model, spm_model, args.work / "vae-oid.npz", args.out)

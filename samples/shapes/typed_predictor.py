@@ -8,13 +8,13 @@ from PIL import Image
 
 from paligemma_edge.runtime import ObjectResult, PaliGemma
 from paligemma_edge.runtime.encoded_image import EncodedImage
-from samples.shapes.pictures import SIDE
+from samples.shapes.scenes import SIDE
 from samples.shapes.score import Answer, Guess, Predict
 from samples.shapes.tasks import Question
 
 
 def through(model: PaliGemma, *, longest: int = 100) -> Predict:
-    """A predictor that looks at a picture once and asks it all questions."""
+    """A predictor that looks at an image once and asks it all questions."""
 
     def predict(image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
         with model.encode(image) as view:

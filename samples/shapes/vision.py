@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, smooth_l1_loss
 from transformers import SiglipVisionModel
 
-from samples.shapes.pictures import COLOURS, KINDS, SIDE, Picture, Word, draw
+from samples.shapes.scenes import COLOURS, KINDS, SIDE, Scene, Word, draw
 
 PATCH = 14
 POSITIONS = "embeddings.position_embedding.weight"
@@ -26,20 +26,20 @@ NOTHING = len(KINDS) + _LETTERS  # the "kind" of the background
 _NONE = -100  # "no such question here", as cross_entropy has it
 
 
-def truth(pictures: list[Picture]) -> Tensor:
+def truth(scenes: list[Scene]) -> Tensor:
     """What each patch should say, int64: kind, colour, rank, four edges, five letters."""
-    return torch.from_numpy(np.stack([_patch_truth(picture) for picture in pictures]))
+    return torch.from_numpy(np.stack([_patch_truth(scene) for scene in scenes]))
 
 
-def _patch_truth(picture: Picture) -> NDArray[np.int64]:
+def _patch_truth(scene: Scene) -> NDArray[np.int64]:
     """[patches, 12]: kind, colour, rank, four edges, five letters."""
     said = np.full((GRID, GRID, 7 + _LONGEST), _NONE, dtype=np.int64)
     said[..., 0] = NOTHING
     covered = np.stack(
-        [_per_patch(picture.mask(i)) for i in range(len(picture.shapes))]
+        [_per_patch(scene.mask(i)) for i in range(len(scene.shapes))]
         or [np.zeros((GRID, GRID), dtype=np.int64)]
     )
-    for index, shape in enumerate(picture.shapes):
+    for index, shape in enumerate(scene.shapes):
         mine = (covered.argmax(0) == index) & (covered[index] >= 8)
         said[mine, :7] = (
             KINDS.index(shape.kind),
@@ -47,8 +47,8 @@ def _patch_truth(picture: Picture) -> NDArray[np.int64]:
             index,
             *shape.box,
         )
-    if picture.word:
-        _add_word(said, picture.word)
+    if scene.word:
+        _add_word(said, scene.word)
     return said.reshape(GRID * GRID, -1)
 
 
@@ -145,9 +145,9 @@ def _known(scores: Tensor, truths: Tensor) -> Tensor:
     return cross_entropy(flat[asked], wanted[asked]) if asked.any() else flat.sum() * 0
 
 
-def pixel_values(pictures: list[Picture]) -> Tensor:
+def pixel_values(scenes: list[Scene]) -> Tensor:
     """[batch, 3, SIDE, SIDE] from -1 to 1, as the processor makes them."""
-    pixels = torch.from_numpy(np.stack([picture.pixels for picture in pictures]))
+    pixels = torch.from_numpy(np.stack([scene.pixels for scene in scenes]))
     return (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
 
 
@@ -171,10 +171,10 @@ def pretrain(tower: SiglipVisionModel, steps: int, *, batch: int = 32, rate: flo
     return heads
 
 
-def _look(tower: SiglipVisionModel, heads: Heads, pictures: list[Picture]) -> Tensor:
+def _look(tower: SiglipVisionModel, heads: Heads, scenes: list[Scene]) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
-        features = tower(pixel_values(pictures)).last_hidden_state
-    loss: Tensor = heads(features.float(), truth(pictures))
+        features = tower(pixel_values(scenes)).last_hidden_state
+    loss: Tensor = heads(features.float(), truth(scenes))
     return loss
 
 

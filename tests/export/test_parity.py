@@ -58,7 +58,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "text": {"num_hidden_layers": 1, "num_attention_heads": 6, "num_key_value_heads": 2},
         "vision": {"image_size": 75, "patch_size": 15, "num_hidden_layers": 3},
     },
-    "picture of 7 x 7 patches with 5 pixels over": {"vision": {"image_size": 103}},
+    "image of 7 x 7 patches with 5 pixels over": {"vision": {"image_size": 103}},
     "224": {"vision": {"image_size": 224}, "text": {"num_key_value_heads": 2}},
     "448": {"vision": {"image_size": 448}, "layout": "B"},
     "896": {
@@ -90,7 +90,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "text": gemma2(4, attn_logit_softcapping=None, final_logit_softcapping=None)
         | {"sliding_window": None, "num_hidden_layers": 1},
     },
-    "2: a picture wider than a window that training had not": {
+    "2: an image wider than a window that training had not": {
         "layout": "B",
         "text": gemma2(4, sliding_window=8, num_hidden_layers=3),
     },
@@ -156,9 +156,9 @@ def test_every_stage_equals_the_original(name: str, pair: Callable[[str], Pair])
 
 
 def test_the_sample_model_equals_the_original(
-    shapes_copy: Path, shapes_checkpoint: Path, shapes_pictures: Path
+    shapes_copy: Path, shapes_checkpoint: Path, shapes_images: Path
 ) -> None:
-    samples = read_samples(shapes_pictures)
+    samples = read_samples(shapes_images)
     report = verify(shapes_copy, shapes_checkpoint, samples=samples, max_new_tokens=40)
     assert_equal_to_the_original(report)
     assert report.samples == len(samples) > 40
@@ -176,7 +176,7 @@ def test_prefill_and_steps_equal_one_pass_with_the_prefix_mask(
 
 
 @pytest.mark.parametrize("name", [*SMALL[1:4], "2: bounds that are soon reached"])
-def test_several_pictures_equal_the_original(name: str, pair: Callable[[str], Pair]) -> None:
+def test_several_images_equal_the_original(name: str, pair: Callable[[str], Pair]) -> None:
     made = pair(name)
     first, _, _, second, _, _, third, _, _ = (sample.images[0] for sample in default_samples())
     samples = [Sample((first, second), "caption en"), Sample((third, first, second), "detect cat")]
@@ -184,7 +184,7 @@ def test_several_pictures_equal_the_original(name: str, pair: Callable[[str], Pa
     assert_equal_to_the_original(report)
 
 
-def test_the_order_of_pictures_matters(pair: Callable[[str], Pair]) -> None:
+def test_the_order_of_images_matters(pair: Callable[[str], Pair]) -> None:
     model = pair("layout A, one kv head").model()
     images = (default_samples()[0].images[0], default_samples()[3].images[0])
     there = replayed(model, Sample(images, "caption en"), [])

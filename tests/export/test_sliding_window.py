@@ -25,7 +25,7 @@ from tests.export.test_parity import assert_close, replayed
 
 MakeCheckpoint = Callable[..., Path]
 
-WINDOW = 8  # a picture alone has 16 tokens
+WINDOW = 8  # an image alone has 16 tokens
 TEXT: dict[str, Any] = {
     "model_type": "gemma2",
     "num_attention_heads": 4,

@@ -110,7 +110,7 @@ def device(_gpu: None, on_processor: bool) -> Device:
 
 @pytest.fixture(scope="session")
 def requests() -> Requests:
-    """The pictures that ship with the sample model, and their prompts."""
+    """The images that ship with the sample model, and their prompts."""
     return sample_requests()
 
 

@@ -28,14 +28,14 @@ VOCAB, IMAGE_ID = 257_216, 257_152  # of the released models, and of choice.onnx
 # Two tokens that are as likely, as near as float16 tells: nats.
 TIE = 0.05
 
-Requests: TypeAlias = list[tuple[Path, str]]  # picture, prompt
+Requests: TypeAlias = list[tuple[Path, str]]  # image, prompt
 Given: TypeAlias = Any  # options of PaliGemma
 
 
 def sample_requests() -> Requests:
-    folder = Path(__file__).parents[2] / "samples" / "pictures"
+    folder = Path(__file__).parents[2] / "samples" / "images"
     entries = json.loads((folder / "prompts.json").read_text(encoding="utf-8"))
-    return [(folder / e["picture"], q["prompt"]) for e in entries for q in e["questions"]]
+    return [(folder / e["image"], q["prompt"]) for e in entries for q in e["questions"]]
 
 
 @dataclass(frozen=True)

@@ -43,12 +43,12 @@ def compared(patched: pytest.MonkeyPatch) -> list[int]:
     return tokens
 
 
-def pictures(requests: Requests) -> list[Path]:
+def images(requests: Requests) -> list[Path]:
     return list(dict.fromkeys(image for image, _ in requests))
 
 
 def test_grammars(fp16: PaliGemma, requests: Requests, compared: list[int]) -> None:
-    for image in pictures(requests)[:4]:
+    for image in images(requests)[:4]:
         with fp16.encode(image) as view:
             view.detect("square ; circle ; star")
             view.detect("square ; circle", any_label=True)
@@ -74,7 +74,7 @@ def test_a_closed_set(fp16: PaliGemma, requests: Requests, compared: list[int]) 
 def test_scores_of_choices_are_those_of_the_lossless_variant(
     fp16: PaliGemma, lossless: PaliGemma, requests: Requests
 ) -> None:
-    for image in pictures(requests)[:4]:
+    for image in images(requests)[:4]:
         asked = (image, "answer en what color is it?", ["black", "red", "a red star"])
         found, expected = (model.classify(*asked).log_probs for model in (fp16, lossless))
         np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=0.05)
@@ -83,7 +83,7 @@ def test_scores_of_choices_are_those_of_the_lossless_variant(
 def test_objects_are_those_of_the_lossless_variant(
     fp16: PaliGemma, lossless: PaliGemma, requests: Requests
 ) -> None:
-    for image in pictures(requests)[:4]:
+    for image in images(requests)[:4]:
         found, expected = (
             model.segment(image, "star ; ring ; square") for model in (fp16, lossless)
         )

@@ -17,7 +17,7 @@ def test_a_step_copies_what_it_says_and_no_logits(where: Where, requests: Reques
     ids = model.encoder.encode(prompt, 1)
     copies.take()
     features, pixels = view._features, 3 * 224 * 224 * 4
-    assert copies.take() == (pixels, 0)  # what is seen of a picture stays where it is
+    assert copies.take() == (pixels, 0)  # what is seen of an image stays where it is
     cache = engine.cache(SLOTS, 400)
     tokens = [engine.prefill(cache, slot, features, ids).best for slot in range(SLOTS)]
     stepper = engine.stepper(cache, SLOTS)

@@ -85,7 +85,7 @@ def test_a_model_does_not_open_on_a_full_gpu_and_does_on_a_free_one(
 def test_a_run_that_does_not_fit_leaves_the_model_usable(
     where: Where, fp16: PaliGemma, requests: Requests, record: Record
 ) -> None:
-    """One picture is encoded within the limit, and thousands at once are not."""
+    """One image is encoded within the limit, and thousands at once are not."""
     model, side = where.limited(SHAPES, VARIANT, 256 * MB), 112
     expected = fp16.generate(*requests[0]).token_ids
     assert model.generate(*requests[0]).token_ids == expected

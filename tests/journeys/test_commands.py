@@ -22,26 +22,26 @@ from tests.helpers.journey import HEAVY, LIGHT, call, refused
 
 CHECKPOINT = Path("samples/shapes/checkpoint")
 MASKS = CHECKPOINT / "vae-oid.npz"
-PICTURES = Path("samples/pictures")
+IMAGES = Path("samples/images")
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     return tmp_path / "noise.png"
 
 
 def test_from_a_checkpoint_to_an_answer_and_back_to_the_original(tmp_path: Path) -> None:
-    bundle, picture = (
+    bundle, image = (
         tmp_path / "shapes.bundle",
-        next(Path("samples/pictures").glob("*.png")),
+        next(Path("samples/images").glob("*.png")),
     )
     exported = call("export", CHECKPOINT, bundle, "--mask-decoder", MASKS)
     assert exported.returncode == 0, exported.stderr
     assert "cpu-fp32" in exported.stdout
 
-    answered = call("run", bundle, "caption en", picture, "--json", light=True)
+    answered = call("run", bundle, "caption en", image, "--json", light=True)
     assert answered.returncode == 0, answered.stderr
     answer = json.loads(answered.stdout)
     assert answer["text"]
@@ -55,14 +55,14 @@ def test_from_a_checkpoint_to_an_answer_and_back_to_the_original(tmp_path: Path)
 
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
-    """A folder of the first three sample pictures and what is asked about them."""
+    """A folder of the first three sample images and what is asked about them."""
     folder = tmp_path / "few"
     folder.mkdir()
-    entries = json.loads((PICTURES / "prompts.json").read_text())[:3]
+    entries = json.loads((IMAGES / "prompts.json").read_text())[:3]
     (folder / "prompts.json").write_text(json.dumps(entries))
     for entry in entries:
-        for name in (entry["picture"], entry["masks"]):
-            shutil.copy(PICTURES / name, folder)
+        for name in (entry["image"], entry["masks"]):
+            shutil.copy(IMAGES / name, folder)
     return folder
 
 
@@ -120,7 +120,7 @@ def test_what_is_wrong_with_quantizing_is_said_in_one_line(
     assert "does not exist" in refused("quantize", tmp_path / "no.bundle", "cpu-int4")
     calibrated = ("quantize", shapes_bundle, "cpu-int4", "--calibrate")
     (tmp_path / "empty").mkdir()
-    assert "no readable picture" in refused(*calibrated, tmp_path / "empty", code=2)
+    assert "no readable image" in refused(*calibrated, tmp_path / "empty", code=2)
     assert "does not exist" in refused(*calibrated, tmp_path / "missing", code=2)
     share = ("quantize", shapes_bundle, "cpu-int4", "--min-agreement", "1.5")
     assert "min_agreement is 1.5" in refused(*share, code=2)
@@ -131,17 +131,17 @@ def test_what_is_wrong_with_quantizing_is_said_in_one_line(
     assert contents(shapes_bundle) == before
 
 
-def test_pictures_that_cannot_calibrate_are_named(shapes_bundle: Path, tmp_path: Path) -> None:
+def test_images_that_cannot_calibrate_are_named(shapes_bundle: Path, tmp_path: Path) -> None:
     folder = tmp_path / "photos["
     folder.mkdir()
-    (folder / "bold]notes.txt").write_text("no picture")  # in a path that looks like markup
+    (folder / "bold]notes.txt").write_text("no image")  # in a path that looks like markup
     done = call("quantize", shapes_bundle, "cpu-int4", "--calibrate", folder)
     assert done.returncode == 2
     skipped, refusal = done.stderr.splitlines()
     assert "skipped" in skipped
     assert "photos[/bold]notes.txt" in skipped
     assert refusal.startswith("paligemma-edge: ")
-    assert "holds no readable picture" in refusal
+    assert "holds no readable image" in refusal
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
@@ -211,8 +211,8 @@ def test_an_interrupted_run_promises_nothing(monkeypatch: pytest.MonkeyPatch) ->
     assert (done.returncode, done.stderr) == (130, "paligemma-edge: interrupted\n")
 
 
-def test_cuda_without_cuda_is_an_error(shapes_bundle: Path, picture: Path) -> None:
-    line = refused("run", shapes_bundle, "caption en", picture, "--device", "cuda")
+def test_cuda_without_cuda_is_an_error(shapes_bundle: Path, image: Path) -> None:
+    line = refused("run", shapes_bundle, "caption en", image, "--device", "cuda")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         assert "device cuda was asked for" in line
         assert "paligemma-edge[cuda]" in line

@@ -15,7 +15,7 @@ from tests.helpers.big_vision_file import as_big_vision, save, split
 from tests.helpers.journey import call, refused
 
 CHECKPOINT = Path("samples/shapes/checkpoint")
-PICTURE = Path("samples/pictures/00.png")
+IMAGE = Path("samples/images/00.png")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def answer(bundle: Path) -> str:
-    done = call("run", bundle, "caption en", PICTURE, light=True)
+    done = call("run", bundle, "caption en", IMAGE, light=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
     return done.stdout
@@ -76,10 +76,10 @@ def test_an_adapter_is_merged_and_verified(adapter: Path, tmp_path: Path) -> Non
     assert "adapters    lora (" in call("inspect", bundle, light=True).stdout
     few = tmp_path / "few"
     few.mkdir()
-    asked = json.loads((PICTURE.parent / "prompts.json").read_text())[0]
+    asked = json.loads((IMAGE.parent / "prompts.json").read_text())[0]
     asked["questions"] = asked["questions"][:1]
     (few / "prompts.json").write_text(json.dumps([asked]))
-    (few / "00.png").write_bytes(PICTURE.read_bytes())
+    (few / "00.png").write_bytes(IMAGE.read_bytes())
     options = ("--max-new-tokens", "2", "--samples", few, "--adapter", adapter)
     verified = call("verify", bundle, CHECKPOINT, *options)
     assert verified.returncode == 0, verified.stdout + verified.stderr

@@ -1,4 +1,4 @@
-"""Journeys of `run`: pictures of all kinds in, answers out, and what comes in between."""
+"""Journeys of `run`: images of all kinds in, answers out, and what comes in between."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from paligemma_edge.runtime.run import video as frames
 from paligemma_edge.runtime.run.journal import journal_of
 from tests.helpers.journey import call, refused
 
-PICTURES = Path("samples/pictures")
+IMAGES = Path("samples/images")
 FORMATS = (".jsonl", ".csv", ".json")
 SHORT = ("--max-new-tokens", "2")
-SEGMENT = "segment star ; triangle"  # the first picture has stars, the second a triangle
+SEGMENT = "segment star ; triangle"  # the first image has stars, the second a triangle
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def image(tmp_path: Path) -> Path:
     noise = np.random.default_rng(0).integers(0, 255, (90, 120, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
     return tmp_path / "noise.png"
@@ -40,12 +40,12 @@ def picture(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures with shapes, and between them one that is broken."""
+    """Two images with shapes, and between them one that is broken."""
     folder = tmp_path / "photos"
     (folder / "more").mkdir(parents=True)
-    shutil.copy(PICTURES / "00.png", folder / "a.png")
-    (folder / "b.png").write_text("no picture")
-    shutil.copy(PICTURES / "01.png", folder / "more" / "c.png")
+    shutil.copy(IMAGES / "00.png", folder / "a.png")
+    (folder / "b.png").write_text("no image")
+    shutil.copy(IMAGES / "01.png", folder / "more" / "c.png")
     return folder
 
 
@@ -77,13 +77,13 @@ def read_lines(process: subprocess.Popen[str], count: int) -> list[str]:
     return [process.stdout.readline() for _ in range(count)]
 
 
-def test_streamed_text_is_the_answer(shapes_bundle: Path, picture: Path) -> None:
-    options = (shapes_bundle, "caption en", picture, "--max-new-tokens", "8")
+def test_streamed_text_is_the_answer(shapes_bundle: Path, image: Path) -> None:
+    options = (shapes_bundle, "caption en", image, "--max-new-tokens", "8")
     whole = json.loads(call("run", *options, "--json").stdout)["text"]
     assert call("run", *options, "--stream").stdout == whole + "\n"
 
 
-def test_json_is_one_object_a_picture_in_their_order(
+def test_json_is_one_object_an_image_in_their_order(
     shapes_bundle: Path, folder: Path, shapes_model: PaliGemma
 ) -> None:
     done = call("run", shapes_bundle, "detect star", folder, folder / "a.png", "--json")
@@ -101,11 +101,11 @@ def test_json_is_one_object_a_picture_in_their_order(
         result.height,
     )
     assert broken["image"] == str(folder / "b.png")
-    assert "b.png: no picture that can be read" in broken["error"]
+    assert "b.png: no image that can be read" in broken["error"]
     assert last["image"] == str(folder / "more/c.png")
 
 
-def test_several_prompts_about_each_picture(shapes_bundle: Path, folder: Path) -> None:
+def test_several_prompts_about_each_image(shapes_bundle: Path, folder: Path) -> None:
     asked = ("caption en", "--also", "detect red circle", "--also", "answer en how many shapes?")
     done = call("run", shapes_bundle, asked[0], folder / "a.png", *asked[1:], *SHORT)
     prompts = [line.split(": ")[0] for line in done.stdout.splitlines()]
@@ -166,13 +166,13 @@ def test_a_run_that_waits_for_a_list_can_be_interrupted(shapes_bundle: Path, fol
         assert process.stderr.read() == "paligemma-edge: interrupted\n"
 
 
-def test_drawing_writes_a_picture_of_the_same_size(
-    shapes_bundle: Path, picture: Path, tmp_path: Path
+def test_drawing_writes_an_image_of_the_same_size(
+    shapes_bundle: Path, image: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "drawn.png"
-    done = call("run", shapes_bundle, "detect red circle", picture, "--draw", target)
+    done = call("run", shapes_bundle, "detect red circle", image, "--draw", target)
     assert done.returncode == 0, done.stderr
-    with Image.open(target) as drawn, Image.open(picture) as original:
+    with Image.open(target) as drawn, Image.open(image) as original:
         assert drawn.size == original.size
 
 
@@ -192,15 +192,15 @@ def test_drawing_a_folder(shapes_bundle: Path, folder: Path, tmp_path: Path) -> 
 
 
 def test_what_is_wrong_is_said_in_one_line(
-    shapes_bundle: Path, picture: Path, tmp_path: Path
+    shapes_bundle: Path, image: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     ask = ("run", shapes_bundle, "caption en")
-    assert "does not exist" in refused("run", tmp_path / "no.bundle", "caption en", picture)
+    assert "does not exist" in refused("run", tmp_path / "no.bundle", "caption en", image)
     assert "text.png" in refused(*ask, tmp_path / "text.png")
     assert "missing.png" in refused(*ask, tmp_path / "missing.png")
-    assert "prompt" in refused("run", shapes_bundle, "", picture, code=2)
-    long = ("run", shapes_bundle, "word " * 999, picture)
+    assert "prompt" in refused("run", shapes_bundle, "", image, code=2)
+    long = ("run", shapes_bundle, "word " * 999, image)
     assert "shorten the prompt" in refused(*long, code=2)
     out = ("--out", tmp_path / "out.csv")
     assert "shorten the prompt" in refused(*long, *out, code=2)
@@ -208,9 +208,9 @@ def test_what_is_wrong_is_said_in_one_line(
 
 
 def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
-    shapes_bundle: Path, picture: Path, tmp_path: Path
+    shapes_bundle: Path, image: Path, tmp_path: Path
 ) -> None:
-    ask = ("run", tmp_path / "no.bundle", "caption en", picture)
+    ask = ("run", tmp_path / "no.bundle", "caption en", image)
     assert "--max-new-tokens is 0" in refused(*ask, "--max-new-tokens", "0", code=2)
     assert "--slots is -1" in refused(*ask, "--slots", "-1", code=2)
     assert "--temperature" in refused(*ask, "--top-k", "3", code=2)
@@ -221,8 +221,8 @@ def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
     assert "given twice" in refused(*ask, "--also", "caption en", code=2)
     assert "--every is 0.0" in refused(*ask, "--every", "0", code=2)
     (tmp_path / "empty").mkdir()
-    assert "without pictures" in refused(*ask, tmp_path / "empty", code=2)
-    assert "matches no picture" in refused(*ask, f"{tmp_path}/*.gif", code=2)
+    assert "without images" in refused(*ask, tmp_path / "empty", code=2)
+    assert "matches no image" in refused(*ask, f"{tmp_path}/*.gif", code=2)
     for pair in (
         ("--stream", "--json"),
         ("--stream", "--also", "x"),
@@ -235,7 +235,7 @@ def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
         assert "does not go with" in refused(*ask, *pair, code=2)
     assert "is there twice" in refused(*ask, "--choices", "a,a", code=2)
     assert "asks for nothing" in refused(*ask, "--also", "detect ;", code=2)
-    assert "one picture" in refused(*ask, "missing.png", "--stream", code=2)
+    assert "one image" in refused(*ask, "missing.png", "--stream", code=2)
     assert "threads is 0" in refused("run", shapes_bundle, *ask[2:], "--threads", "0", code=2)
     named = ("run", shapes_bundle, *ask[2:], "--variant", "cpu-int3")
     assert "variant is 'cpu-int3'" in refused(*named, code=2)
@@ -243,9 +243,9 @@ def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
 
 
 def test_drawing_never_harms_what_is_there(
-    shapes_bundle: Path, picture: Path, tmp_path: Path
+    shapes_bundle: Path, image: Path, tmp_path: Path
 ) -> None:
-    ask = ("run", shapes_bundle, "detect red circle", picture, "--max-new-tokens", "2", "--draw")
+    ask = ("run", shapes_bundle, "detect red circle", image, "--max-new-tokens", "2", "--draw")
     (tmp_path / "notes.txt").write_text("mine")
     assert "notes.txt" in refused(*ask, tmp_path / "notes.txt", code=2)
     assert (tmp_path / "notes.txt").read_text() == "mine"
@@ -253,51 +253,49 @@ def test_drawing_never_harms_what_is_there(
     assert "folder.png: Is a directory" in refused(*ask, tmp_path / "folder.png")
     assert "there is no folder" in refused(*ask, tmp_path / "notes.txt" / "x.png")
     assert (tmp_path / "notes.txt").read_text() == "mine"
-    before = picture.read_bytes()
-    assert "write over the picture" in refused(*ask, picture, "--overwrite")
-    assert "exists already" in refused(*ask, picture)
-    assert "write over the picture" in refused(*ask, "/", "--overwrite")
-    assert picture.read_bytes() == before
+    before = image.read_bytes()
+    assert "write over the image" in refused(*ask, image, "--overwrite")
+    assert "exists already" in refused(*ask, image)
+    assert "write over the image" in refused(*ask, "/", "--overwrite")
+    assert image.read_bytes() == before
 
 
-def test_one_broken_picture_does_not_keep_the_others_from_an_answer(
+def test_one_broken_image_does_not_keep_the_others_from_an_answer(
     shapes_bundle: Path, folder: Path
 ) -> None:
     missing = folder / "missing.png"
-    pictures = (folder / "a.png", missing, folder / "more" / "c.png")
-    done = call("run", shapes_bundle, "caption en", *pictures, *SHORT)
+    images = (folder / "a.png", missing, folder / "more" / "c.png")
+    done = call("run", shapes_bundle, "caption en", *images, *SHORT)
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 2
     (line,) = done.stderr.splitlines()
     assert "missing.png" in line
-    together = call("run", shapes_bundle, "caption en", *pictures, *SHORT, "--together", "--json")
+    together = call("run", shapes_bundle, "caption en", *images, *SHORT, "--together", "--json")
     assert together.returncode == 1
     record = json.loads(together.stdout)
-    assert record["image"] == list(map(str, pictures))
+    assert record["image"] == list(map(str, images))
     assert "missing.png" in record["error"]
 
 
-def test_several_pictures_have_one_answer_together(shapes_bundle: Path, folder: Path) -> None:
-    pictures = (folder / "a.png", folder / "more" / "c.png")
-    done = call("run", shapes_bundle, "caption en", *pictures, *SHORT, "--together")
+def test_several_images_have_one_answer_together(shapes_bundle: Path, folder: Path) -> None:
+    images = (folder / "a.png", folder / "more" / "c.png")
+    done = call("run", shapes_bundle, "caption en", *images, *SHORT, "--together")
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
-    assert line.startswith(f"{pictures[0]}, {pictures[1]}: ")
+    assert line.startswith(f"{images[0]}, {images[1]}: ")
     assert line.endswith(" [cut by --max-new-tokens]")
 
 
-def test_any_name_can_be_printed_anywhere(
-    shapes_bundle: Path, picture: Path, tmp_path: Path
-) -> None:
-    name = os.fsencode(picture.parent) + b"/\xe9\xff.png"
-    shutil.copy(os.fsencode(picture), name)
+def test_any_name_can_be_printed_anywhere(shapes_bundle: Path, image: Path, tmp_path: Path) -> None:
+    name = os.fsencode(image.parent) + b"/\xe9\xff.png"
+    shutil.copy(os.fsencode(image), name)
     command: list[str | bytes | Path] = [sys.executable, "-m", "paligemma_edge.runtime.cli.main"]
     command += ["run", shapes_bundle]
     options: list[list[str | Path]] = [[], ["--json"], ["--draw", tmp_path / "drawn"]]
     options += [["--out", tmp_path / f"out{suffix}"] for suffix in FORMATS]
     for more in options:
         done = subprocess.run(
-            [*command, "caption en", "-", picture, *SHORT, *more],
+            [*command, "caption en", "-", image, *SHORT, *more],
             capture_output=True,
             check=False,
             input=name,
@@ -325,8 +323,8 @@ def test_masks_that_cannot_be_decoded_are_told_once(
     variant["files"] = [name for name in variant["files"] if not name.startswith(graph)]
     (shapes_copy / "manifest.json").write_text(json.dumps(manifest))
     target = tmp_path / "drawn"
-    pictures = (folder / "a.png", folder / "more" / "c.png")
-    done = call("run", shapes_copy, SEGMENT, *pictures, "--draw", target, "--json")
+    images = (folder / "a.png", folder / "more" / "c.png")
+    done = call("run", shapes_copy, SEGMENT, *images, "--draw", target, "--json")
     assert done.returncode == 0, done.stderr
     (note,) = done.stderr.splitlines()
     assert "--mask-decoder" in note
@@ -407,7 +405,7 @@ def test_a_camera_s_run_ends_well_when_it_is_interrupted(
 
 @pytest.fixture
 def thousand(tmp_path: Path) -> Path:
-    """Pictures of one colour each, cheap to make and to read."""
+    """Images of one colour each, cheap to make and to read."""
     folder = tmp_path / "thousand"
     folder.mkdir()
     for number in range(1000):
@@ -417,7 +415,7 @@ def thousand(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_thousand_pictures_killed_twice_end_complete_and_without_a_duplicate(
+def test_a_thousand_images_killed_twice_end_complete_and_without_a_duplicate(
     shapes_bundle: Path, thousand: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -525,7 +523,7 @@ def test_a_run_whose_answers_are_all_there_is_finished_without_the_model(
     assert out.read_bytes() == whole
 
 
-def test_one_picture_that_cannot_be_drawn_ends_no_run(
+def test_one_image_that_cannot_be_drawn_ends_no_run(
     shapes_bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
     Image.new("L", (16_400, 600)).save(folder / "b.webp.png")
@@ -543,7 +541,7 @@ def test_what_failed_is_asked_again_and_what_vanished_is_left_out(
     shapes_bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    (folder / "d.png").write_text("no picture")
+    (folder / "d.png").write_text("no image")
     ask = ("run", shapes_bundle, "caption en", folder, *SHORT, "--out", out)
     command = "from paligemma_edge.runtime.run import job as c; import sys\n"
     command += "from paligemma_edge.runtime.cli.main import main\n"
@@ -561,11 +559,11 @@ def test_what_failed_is_asked_again_and_what_vanished_is_left_out(
 
 @pytest.mark.parametrize("more", [(), ("--json",), ("--stream",), ("--help",)])
 def test_output_that_cannot_be_written_is_told_in_one_line(
-    shapes_bundle: Path, picture: Path, more: tuple[str, ...]
+    shapes_bundle: Path, image: Path, more: tuple[str, ...]
 ) -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-m", "paligemma_edge.runtime.cli.main", "run", str(shapes_bundle)]
-    command += ["caption en", str(picture), *SHORT, *more]
+    command += ["caption en", str(image), *SHORT, *more]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, env=buffered, text=True, check=False
@@ -576,7 +574,7 @@ def test_output_that_cannot_be_written_is_told_in_one_line(
     )
 
 
-def test_a_list_with_no_end_is_not_read_to_it(shapes_bundle: Path, picture: Path) -> None:
+def test_a_list_with_no_end_is_not_read_to_it(shapes_bundle: Path, image: Path) -> None:
     ask = ("run", shapes_bundle, "caption en", "-", "--together")
     with started(*ask, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
@@ -584,4 +582,4 @@ def test_a_list_with_no_end_is_not_read_to_it(shapes_bundle: Path, picture: Path
         process.stdin.flush()  # and more to come
         assert process.wait(60) == 2
         assert process.stderr is not None
-        assert "pictures" in process.stderr.read()
+        assert "images" in process.stderr.read()

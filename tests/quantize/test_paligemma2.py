@@ -82,8 +82,8 @@ def test_most_of_the_answers_are_kept(name: str, quantized: Quantized) -> None:
     assert report.forced_agreement >= KEPT[name]
     assert report.logit_error.mean > 0
     model = PaliGemma(quantized.path, variant=name)
-    picture = QUESTIONS[0].image
-    assert model.generate(picture, "caption en", max_new_tokens=12).token_ids
+    image = QUESTIONS[0].image
+    assert model.generate(image, "caption en", max_new_tokens=12).token_ids
 
 
 def test_what_cannot_be_rotated_is_a_note_and_no_error(quantized: Quantized) -> None:

@@ -147,13 +147,13 @@ def test_layers_that_are_too_far_off_take_the_safer_scheme(quantized: Quantized)
     )
 
 
-def test_the_variant_answers_without_torch(quantized: Quantized, shapes_pictures: Path) -> None:
+def test_the_variant_answers_without_torch(quantized: Quantized, shapes_images: Path) -> None:
     path, _, _ = quantized
     exact, rounded = (PaliGemma(path, variant=name) for name in ("cpu-fp32", "cpu-test"))
-    picture = shapes_pictures / "02.png"
-    said = [model.generate(picture, "caption en").text for model in (exact, rounded)]
+    image = shapes_images / "02.png"
+    said = [model.generate(image, "caption en").text for model in (exact, rounded)]
     assert said[0] == said[1]
-    done = call("run", path, "caption en", picture, "--variant", "cpu-test", light=True)
+    done = call("run", path, "caption en", image, "--variant", "cpu-test", light=True)
     assert (done.returncode, done.stdout) == (0, f"{said[1]}\n"), done.stderr
 
 

@@ -17,14 +17,14 @@ from paligemma_edge.runtime.images.load import load_image
 
 
 @pytest.fixture(scope="module")
-def picture(shapes_pictures: Path) -> Path:
+def image(shapes_images: Path) -> Path:
     """Two shapes, of which the first is named in the prompts of its folder."""
-    return shapes_pictures / "00.png"
+    return shapes_images / "00.png"
 
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pictures each run of the vision encoder was given."""
+    """How many images each run of the vision encoder was given."""
     counts: list[int] = []
     encode = Engine.encode
 
@@ -36,10 +36,10 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_a_picture_is_encoded_once_for_all_its_questions(
-    shapes_model: PaliGemma, picture: Path, encoded: list[int]
+def test_an_image_is_encoded_once_for_all_its_questions(
+    shapes_model: PaliGemma, image: Path, encoded: list[int]
 ) -> None:
-    with shapes_model.encode(picture) as view:
+    with shapes_model.encode(image) as view:
         answers = [
             view.caption().text,
             view.ask("how many shapes are there?").text,
@@ -50,43 +50,43 @@ def test_a_picture_is_encoded_once_for_all_its_questions(
         ]
     assert encoded == [1]
     alone = [
-        shapes_model.caption(picture).text,
-        shapes_model.ask(picture, "how many shapes are there?").text,
-        shapes_model.detect(picture, "star ; circle").text,
-        shapes_model.generate(picture, "caption en").text,
-        "".join(shapes_model.stream(picture, "caption en")),
-        shapes_model.classify(picture, "answer en is there a circle?", ["yes", "no"]).text,
+        shapes_model.caption(image).text,
+        shapes_model.ask(image, "how many shapes are there?").text,
+        shapes_model.detect(image, "star ; circle").text,
+        shapes_model.generate(image, "caption en").text,
+        "".join(shapes_model.stream(image, "caption en")),
+        shapes_model.classify(image, "answer en is there a circle?", ["yes", "no"]).text,
     ]
     assert answers == alone
     assert len(encoded) == 7
 
 
-def test_a_batch_encodes_a_picture_once_whatever_its_name(
-    shapes_model: PaliGemma, picture: Path, tmp_path: Path, encoded: list[int]
+def test_a_batch_encodes_an_image_once_whatever_its_name(
+    shapes_model: PaliGemma, image: Path, tmp_path: Path, encoded: list[int]
 ) -> None:
     copy = tmp_path / "copy.bmp"
-    load_image(picture).save(copy)
-    prompts = [(picture, "caption en"), (copy, "caption en"), (picture, "ocr")]
+    load_image(image).save(copy)
+    prompts = [(image, "caption en"), (copy, "caption en"), (image, "ocr")]
     batch = shapes_model.generate_batch(prompts, max_new_tokens=4)
     assert encoded == [1]
     assert batch[0] == batch[1]
 
 
-def test_the_words_are_those_of_the_whole_prompt(shapes_model: PaliGemma, picture: Path) -> None:
+def test_the_words_are_those_of_the_whole_prompt(shapes_model: PaliGemma, image: Path) -> None:
     question = "what shape is yellow?"
-    whole = shapes_model.generate(picture, f"answer en {question}")
-    asked = shapes_model.ask(picture, question)
+    whole = shapes_model.generate(image, f"answer en {question}")
+    asked = shapes_model.ask(image, question)
     assert (asked.prompt, asked.text, asked.score) == (whole.prompt, whole.text, whole.score)
-    assert shapes_model.read(picture).prompt == "ocr"
-    assert str(shapes_model.caption(picture)) == shapes_model.generate(picture, "caption en").text
+    assert shapes_model.read(image).prompt == "ocr"
+    assert str(shapes_model.caption(image)) == shapes_model.generate(image, "caption en").text
 
 
 def test_objects_have_boxes_masks_and_scores_of_their_own(
-    shapes_model: PaliGemma, shapes_pictures: Path
+    shapes_model: PaliGemma, shapes_images: Path
 ) -> None:
-    truth = shapes_pictures / "02-masks.png"
-    result = shapes_model.segment(shapes_pictures / "02.png", "black star")
-    generation = shapes_model.generate(shapes_pictures / "02.png", "segment black star")
+    truth = shapes_images / "02-masks.png"
+    result = shapes_model.segment(shapes_images / "02.png", "black star")
+    generation = shapes_model.generate(shapes_images / "02.png", "segment black star")
     assert result.text == generation.text
     assert [f.label for f in result] == ["black star"]
     for found in result:
@@ -97,32 +97,32 @@ def test_objects_have_boxes_masks_and_scores_of_their_own(
     assert result.score == pytest.approx(np.mean(generation.log_probs))
 
 
-def test_an_answer_that_was_cut_keeps_what_parsed(shapes_model: PaliGemma, picture: Path) -> None:
-    whole = shapes_model.detect(picture, "star ; circle ; square")
+def test_an_answer_that_was_cut_keeps_what_parsed(shapes_model: PaliGemma, image: Path) -> None:
+    whole = shapes_model.detect(image, "star ; circle ; square")
     assert not whole.truncated
     for limit in range(1, 16):
-        cut = shapes_model.detect(picture, "star ; circle ; square", max_new_tokens=limit)
+        cut = shapes_model.detect(image, "star ; circle ; square", max_new_tokens=limit)
         assert cut.text and whole.text.startswith(cut.text)
         kept = [(found.label, found.xyxy) for found in cut]
         assert kept == [(found.label, found.xyxy) for found in whole][: len(kept)]
 
 
-def test_an_object_that_was_cut_is_left_out(shapes_model: PaliGemma, picture: Path) -> None:
-    whole = shapes_model.segment(picture, "purple star")
+def test_an_object_that_was_cut_is_left_out(shapes_model: PaliGemma, image: Path) -> None:
+    whole = shapes_model.segment(image, "purple star")
     assert [found.label for found in whole] == ["purple star"]
     seen = set()
     for limit in range(4, 24):
-        cut = shapes_model.segment(picture, "purple star", max_new_tokens=limit)
+        cut = shapes_model.segment(image, "purple star", max_new_tokens=limit)
         seen.add(len(cut))
         assert all(found.label == "purple star" and found.mask is not None for found in cut)
     assert seen == {0, 1}
 
 
 def test_the_likeliest_choice_is_taken_and_each_has_the_score_of_its_own_answer(
-    shapes_model: PaliGemma, picture: Path
+    shapes_model: PaliGemma, image: Path
 ) -> None:
     prompt, choices = "answer en what shape is yellow?", ["circle", "square ring", "square", "star"]
-    with shapes_model.encode(picture) as view:
+    with shapes_model.encode(image) as view:
         result = view.classify(prompt, choices)
         alone = [view.classify(prompt, [choice]).log_probs[choice] for choice in choices]
         said = view.generate(prompt, grammar=Choices(("star",)))
@@ -133,12 +133,12 @@ def test_the_likeliest_choice_is_taken_and_each_has_the_score_of_its_own_answer(
 
 
 def test_without_a_mask_decoder_boxes_are_given_and_the_reason(
-    shapes_model: PaliGemma, picture: Path
+    shapes_model: PaliGemma, image: Path
 ) -> None:
     pipeline = shapes_model.pipeline
     sessions = {k: v for k, v in pipeline.engine.sessions.items() if k != "mask_decoder"}
     blind = replace(pipeline, engine=replace(pipeline.engine, sessions=sessions))
-    view = shapes_model.encode(picture)
+    view = shapes_model.encode(image)
     assert view.segment("star").notes == ()
     view._pipeline = blind
     result = view.segment("star")
@@ -150,30 +150,30 @@ def test_without_a_mask_decoder_boxes_are_given_and_the_reason(
 
 @pytest.mark.parametrize("prompt", ["caption en", "detect star ; circle", "segment star"])
 def test_a_whole_prompt_is_answered_as_its_task(
-    shapes_model: PaliGemma, picture: Path, prompt: str
+    shapes_model: PaliGemma, image: Path, prompt: str
 ) -> None:
-    answer = shapes_model.answer(picture, prompt)
+    answer = shapes_model.answer(image, prompt)
     verb, _, rest = prompt.partition(" ")
-    assert answer.to_json() == getattr(shapes_model, verb)(picture, rest).to_json()
+    assert answer.to_json() == getattr(shapes_model, verb)(image, rest).to_json()
 
 
-def test_a_grammar_is_on_unless_it_is_not_wanted(shapes_model: PaliGemma, picture: Path) -> None:
+def test_a_grammar_is_on_unless_it_is_not_wanted(shapes_model: PaliGemma, image: Path) -> None:
     odd = "zebra crossing"
-    asked = shapes_model.detect(picture, odd)
+    asked = shapes_model.detect(image, odd)
     assert {found.label for found in asked} <= {odd}
-    free = shapes_model.detect(picture, odd, grammar=False)
-    assert free.text == shapes_model.generate(picture, f"detect {odd}").text
+    free = shapes_model.detect(image, odd, grammar=False)
+    assert free.text == shapes_model.generate(image, f"detect {odd}").text
 
 
-def test_several_pictures_have_no_box(shapes_model: PaliGemma, picture: Path) -> None:
-    both = shapes_model.encode([picture, picture])
+def test_several_images_have_no_box(shapes_model: PaliGemma, image: Path) -> None:
+    both = shapes_model.encode([image, image])
     assert both.ask("how many shapes are there?").text
-    with pytest.raises(OptionError, match="2 pictures were given, wanted one"):
+    with pytest.raises(OptionError, match="2 images were given, wanted one"):
         both.detect("circle")
 
 
-def test_a_view_that_was_closed_says_so(shapes_model: PaliGemma, picture: Path) -> None:
-    with shapes_model.encode(picture) as view:
+def test_a_view_that_was_closed_says_so(shapes_model: PaliGemma, image: Path) -> None:
+    with shapes_model.encode(image) as view:
         pass
     with pytest.raises(OptionError, match="view was closed"):
         view.caption()
@@ -201,28 +201,28 @@ def test_a_view_that_was_closed_says_so(shapes_model: PaliGemma, picture: Path) 
 )
 def test_what_cannot_be_asked_is_said_in_one_line(
     shapes_model: PaliGemma,
-    picture: Path,
+    image: Path,
     call: Any,  # noqa: ANN401
     error: type[PaliGemmaError],
     message: str,
 ) -> None:
     with pytest.raises(error, match=message) as caught:
-        call(shapes_model.encode(picture))
+        call(shapes_model.encode(image))
     assert "\n" not in str(caught.value)
 
 
-def test_a_picture_is_read_when_it_is_looked_at(shapes_model: PaliGemma) -> None:
+def test_an_image_is_read_when_it_is_looked_at(shapes_model: PaliGemma) -> None:
     with pytest.raises(ImageError, match="the given bytes"):
         shapes_model.encode(b"none")
-    with pytest.raises(PromptError, match="no picture"):
+    with pytest.raises(PromptError, match="no image"):
         shapes_model.encode([])
 
 
-def test_a_result_shows_its_picture(shapes_model: PaliGemma, picture: Path) -> None:
-    result = shapes_model.detect(picture, "star ; circle")
+def test_a_result_shows_its_image(shapes_model: PaliGemma, image: Path) -> None:
+    result = shapes_model.detect(image, "star ; circle")
     assert isinstance(result, ObjectResult) and len(result)
     drawn = result.draw()
-    assert drawn.size == load_image(picture).size
-    assert (np.asarray(drawn) != np.asarray(load_image(picture))).any()
+    assert drawn.size == load_image(image).size
+    assert (np.asarray(drawn) != np.asarray(load_image(image))).any()
     html = result._repr_html_()
     assert html is not None and html.startswith("<")

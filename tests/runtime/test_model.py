@@ -1,4 +1,4 @@
-"""The facade on the sample model: order, slots, several pictures, and what is refused."""
+"""The facade on the sample model: order, slots, several images, and what is refused."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ FEW = 12  # tokens of an answer: enough for the lengths to differ
 
 
 @pytest.fixture(scope="module")
-def pictures(shapes_pictures: Path) -> list[Path]:
-    return sorted(p for p in shapes_pictures.glob("*.png") if "masks" not in p.name)[:3]
+def images(shapes_images: Path) -> list[Path]:
+    return sorted(p for p in shapes_images.glob("*.png") if "masks" not in p.name)[:3]
 
 
 def test_a_batch_keeps_the_order_and_equals_single_answers(
-    shapes_model: PaliGemma, pictures: list[Path]
+    shapes_model: PaliGemma, images: list[Path]
 ) -> None:
     requests: list[tuple[Images, str]] = [
-        (pictures[0], "caption en"),
-        ([*pictures[:2]], "caption en"),
-        (pictures[1], "answer en how many shapes are there?"),
-        (pictures[2], "detect circle ; square"),
+        (images[0], "caption en"),
+        ([*images[:2]], "caption en"),
+        (images[1], "answer en how many shapes are there?"),
+        (images[2], "detect circle ; square"),
     ]
     batch = shapes_model.generate_batch(requests, slots=2, max_new_tokens=FEW)
     alone = [shapes_model.generate(*request, max_new_tokens=FEW) for request in requests]
@@ -41,14 +41,12 @@ def test_a_batch_keeps_the_order_and_equals_single_answers(
     assert [g.prompt for g in batch] == [prompt for _, prompt in requests]
 
 
-def test_the_kinds_of_pictures_give_one_answer(
-    shapes_model: PaliGemma, pictures: list[Path]
-) -> None:
-    image = Image.open(pictures[0]).convert("RGB")
+def test_the_kinds_of_images_give_one_answer(shapes_model: PaliGemma, images: list[Path]) -> None:
+    image = Image.open(images[0]).convert("RGB")
     kinds: list[Images] = [
-        str(pictures[0]),
-        pictures[0],
-        pictures[0].read_bytes(),
+        str(images[0]),
+        images[0],
+        images[0].read_bytes(),
         image,
         np.asarray(image),
         [image],
@@ -60,9 +58,9 @@ def test_the_kinds_of_pictures_give_one_answer(
     assert len(answers) == 1
 
 
-def test_a_stream_is_the_answer_in_pieces(shapes_model: PaliGemma, pictures: list[Path]) -> None:
-    whole = shapes_model.generate(pictures[0], "caption en", max_new_tokens=FEW)
-    pieces = list(shapes_model.stream(pictures[0], "caption en", max_new_tokens=FEW))
+def test_a_stream_is_the_answer_in_pieces(shapes_model: PaliGemma, images: list[Path]) -> None:
+    whole = shapes_model.generate(images[0], "caption en", max_new_tokens=FEW)
+    pieces = list(shapes_model.stream(images[0], "caption en", max_new_tokens=FEW))
     assert "".join(pieces) == whole.text
     assert len(pieces) > 1
 
@@ -75,25 +73,25 @@ def test_a_stream_is_checked_by_the_call(shapes_model: PaliGemma) -> None:
 
 
 def test_threads_and_a_stream_left_early_change_no_answer(
-    shapes_model: PaliGemma, pictures: list[Path]
+    shapes_model: PaliGemma, images: list[Path]
 ) -> None:
-    def answer(picture: Path) -> tuple[int, ...]:
-        left = shapes_model.stream(picture, "caption en", max_new_tokens=FEW)
+    def answer(image: Path) -> tuple[int, ...]:
+        left = shapes_model.stream(image, "caption en", max_new_tokens=FEW)
         next(left)
         del left
-        return shapes_model.generate(picture, "caption en", max_new_tokens=FEW).token_ids
+        return shapes_model.generate(image, "caption en", max_new_tokens=FEW).token_ids
 
-    alone = [answer(picture) for picture in pictures]
+    alone = [answer(image) for image in images]
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(answer, pictures * 2)) == alone * 2
+        assert list(pool.map(answer, images * 2)) == alone * 2
 
 
-def test_an_error_names_the_request(shapes_model: PaliGemma, pictures: list[Path]) -> None:
-    good, wrong = (pictures[0], "caption en"), (b"x", "caption en")
+def test_an_error_names_the_request(shapes_model: PaliGemma, images: list[Path]) -> None:
+    good, wrong = (images[0], "caption en"), (b"x", "caption en")
     with pytest.raises(ImageError, match=r"requests\[1\]: the given bytes"):
         shapes_model.generate_batch([good, wrong], max_new_tokens=1)
     with pytest.raises(PromptError, match=r"requests\[1\]: the prompt is empty"):
-        shapes_model.generate_batch([good, (pictures[0], "")])
+        shapes_model.generate_batch([good, (images[0], "")])
 
 
 @pytest.mark.parametrize("requests", [None, "ab", ["ab"], [("a", "b", "c")], [3]])
@@ -135,19 +133,19 @@ def test_masks_have_a_size(shapes_model: PaliGemma) -> None:
         shapes_model.masks([], width=-1, height=4)
 
 
-def test_a_limit_cuts_and_says_so(shapes_model: PaliGemma, pictures: list[Path]) -> None:
-    cut = shapes_model.generate(pictures[0], "caption en", max_new_tokens=2)
+def test_a_limit_cuts_and_says_so(shapes_model: PaliGemma, images: list[Path]) -> None:
+    cut = shapes_model.generate(images[0], "caption en", max_new_tokens=2)
     assert cut.truncated
     assert len(cut.token_ids) == 2
 
 
 def test_a_seed_repeats_itself_and_another_does_not(
-    shapes_model: PaliGemma, pictures: list[Path]
+    shapes_model: PaliGemma, images: list[Path]
 ) -> None:
     def sample(seed: int) -> tuple[int, ...]:
         policy = TopSampling(temperature=5.0, seed=seed)
         return shapes_model.generate(
-            pictures[0], "caption en", max_new_tokens=FEW, sampling=policy
+            images[0], "caption en", max_new_tokens=FEW, sampling=policy
         ).token_ids
 
     assert sample(1) == sample(1)
@@ -174,8 +172,8 @@ def test_masks_belong_to_their_detections(shapes_model: PaliGemma) -> None:
     assert shapes_model.masks([], width=40, height=20) == []
 
 
-def test_pictures_are_read_one_after_another(
-    shapes_model: PaliGemma, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+def test_images_are_read_one_after_another(
+    shapes_model: PaliGemma, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     events: list[str] = []
 
@@ -187,7 +185,7 @@ def test_pictures_are_read_one_after_another(
     monkeypatch.setattr(
         "paligemma_edge.runtime.generation.pipeline.generate", _watched(generate, events)
     )
-    shapes_model.generate_batch([(p, "caption en") for p in pictures], slots=1, max_new_tokens=2)
+    shapes_model.generate_batch([(p, "caption en") for p in images], slots=1, max_new_tokens=2)
     assert events == ["read", "token", "token"] * 3
 
 
@@ -207,7 +205,7 @@ def test_no_requests_need_no_run(shapes_model: PaliGemma) -> None:
 @pytest.mark.parametrize(
     ("image", "prompt", "options", "error", "message"),
     [
-        ([], "caption en", {}, PromptError, "no picture was given"),
+        ([], "caption en", {}, PromptError, "no image was given"),
         ("absent.png", "caption en", {}, ImageError, "absent.png"),
         (b"", "caption en", {}, ImageError, "the given bytes"),
         (np.zeros((4, 4, 3)), "caption en", {}, ImageError, "float64"),
@@ -215,7 +213,7 @@ def test_no_requests_need_no_run(shapes_model: PaliGemma) -> None:
         (b"x", "", {}, PromptError, "empty"),
         (b"x", "caption en", {"max_new_tokens": 0}, OptionError, "max_new_tokens is 0"),
         (b"x", "caption en", {"max_new_tokens": 9999}, PromptError, "lower max_new_tokens"),
-        ([b"x"] * 99, "caption en", {}, PromptError, "fewer pictures"),
+        ([b"x"] * 99, "caption en", {}, PromptError, "fewer images"),
     ],
 )
 def test_what_cannot_be_answered_is_said_in_one_line(

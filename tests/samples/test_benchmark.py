@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.diagnostics.benchmark import draw_picture
+from paligemma_edge.runtime.diagnostics.benchmark import draw_image
 from samples.benchmark import compare as benchmark
 from samples.benchmark import original as benchmark_original
 from samples.benchmark import table as benchmark_table
@@ -77,7 +77,7 @@ def test_the_original_is_asked_as_the_variant_is(
     ticks = SimpleNamespace(perf_counter=itertools.count().__next__)  # one at every look
     monkeypatch.setattr(benchmark_original, "time", ticks)
     image = tmp_path / "drawn.png"
-    draw_picture(image)
+    draw_image(image)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
         original = Original.load(shapes_checkpoint, "float32")

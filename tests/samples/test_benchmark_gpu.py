@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime.diagnostics.benchmark import draw_picture
+from paligemma_edge.runtime.diagnostics.benchmark import draw_image
 from samples.benchmark import compare as benchmark
 from samples.benchmark import table as benchmark_table
 from samples.benchmark.original import Original
@@ -23,8 +23,8 @@ PROMPT = "caption en"
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("picture") / "drawn.png"
-    draw_picture(path)
+    path = tmp_path_factory.mktemp("image") / "drawn.png"
+    draw_image(path)
     return path
 
 

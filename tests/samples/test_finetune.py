@@ -19,23 +19,23 @@ LIBRARIES = "ignore:::transformers|peft|torch|accelerate"
 
 
 def test_the_truth_lists_the_shapes_from_left_to_right() -> None:
-    for picture in shapes("held_out", 50):
-        assert picture.word is None
-        assert truth(picture).split(", ") == [f"{s.kind} {s.colour}" for s in picture.shapes]
+    for scene in shapes("held_out", 50):
+        assert scene.word is None
+        assert truth(scene).split(", ") == [f"{s.kind} {s.colour}" for s in scene.shapes]
 
 
-def test_no_picture_is_both_shown_and_asked() -> None:
+def test_no_scene_is_both_shown_and_asked() -> None:
     both = (*shapes("train", 50), *shapes("held_out", 50))
-    assert len({picture.pixels.tobytes() for picture in both}) == 100
+    assert len({scene.pixels.tobytes() for scene in both}) == 100
 
 
 @pytest.mark.filterwarnings(LIBRARIES)
 def test_the_loss_counts_the_answer_alone() -> None:
-    encode, pictures = processor(CHECKPOINT), shapes("train", 5)
-    batch = Collator(encode)(pictures)
-    for row, picture in enumerate(pictures):
+    encode, scenes = processor(CHECKPOINT), shapes("train", 5)
+    batch = Collator(encode)(scenes)
+    for row, scene in enumerate(scenes):
         labels, types = batch["labels"][row], batch["token_type_ids"][row]
-        assert encode.tokenizer.decode(labels[labels != -100]) == f"{truth(picture)}<eos>"
+        assert encode.tokenizer.decode(labels[labels != -100]) == f"{truth(scene)}<eos>"
         assert (labels != -100).tolist() == types.bool().tolist()
         seen = batch["input_ids"][row][(types == 0) & (batch["attention_mask"][row] == 1)]
         assert encode.tokenizer.decode(seen).endswith(f"<image><bos>{PROMPT}\n")
@@ -45,7 +45,7 @@ def test_the_loss_counts_the_answer_alone() -> None:
 def test_the_story(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares = finetune(tmp_path, Plan(pictures=8, steps=2, batch=4, calibration=2), asked=3)
+    shares = finetune(tmp_path, Plan(scenes=8, steps=2, batch=4, calibration=2), asked=3)
     assert list(shares) == [
         *(f"{model}, transformers" for model in ("base", "adapter")),
         *(f"merged bundle, {variant}" for variant in ("cpu-fp32", "cpu-int8")),
@@ -87,7 +87,7 @@ def test_the_story(
 
 @pytest.mark.filterwarnings(LIBRARIES)
 def test_the_same_training_gives_the_same_adapter(tmp_path: Path) -> None:
-    plan = Plan(pictures=4, steps=2, batch=2)
+    plan = Plan(scenes=4, steps=2, batch=2)
     files = []
     for name in ("one", "two"):
         train(tmp_path / name, plan)

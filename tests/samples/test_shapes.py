@@ -1,4 +1,4 @@
-"""The shapes model: pictures, prompts, tokenizer, masks, and whether the weights answer."""
+"""The shapes model: images, prompts, tokenizer, masks, and whether the weights answer."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from PIL import Image
 
 from samples.shapes import mask_decoder
 from samples.shapes.evaluate import CHECKPOINT, MEASURES, evaluate, exam
-from samples.shapes.pictures import KINDS, SIDE, WORDS, Picture, draw, silhouette
+from samples.shapes.scenes import KINDS, SIDE, WORDS, Scene, draw, silhouette
 from samples.shapes.score import Answer, Guess, Predict, box_iou, paste, read, score
-from samples.shapes.showcase import PICTURES
+from samples.shapes.showcase import IMAGES
 from samples.shapes.tasks import Question, Thing, answer_text, ask, describe, locations, possible
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,50 +37,50 @@ def pieces() -> spm.SentencePieceProcessor:
     return spm.SentencePieceProcessor(model_file=str(CHECKPOINT / "tokenizer.model"))
 
 
-def _pictures(count: int) -> Iterator[Picture]:
+def _scenes(count: int) -> Iterator[Scene]:
     return (draw("train", number) for number in range(count))
 
 
-# Pictures
+# Images
 
 
-def test_a_picture_is_a_function_of_its_number() -> None:
+def test_a_scene_is_a_function_of_its_number() -> None:
     one, two = draw("train", 7), draw("train", 7)
     assert np.array_equal(one.pixels, two.pixels)
     assert (one.shapes, one.word) == (two.shapes, two.word)
 
 
-def test_the_splits_share_no_picture() -> None:
+def test_the_splits_share_no_scene() -> None:
     drawn = [draw(split, n).pixels.tobytes() for split in ("train", "held_out") for n in range(60)]
     assert len(set(drawn)) == 120
 
 
 def test_every_box_is_the_box_of_the_drawn_pixels() -> None:
-    for picture in _pictures(100):
-        for index, shape in enumerate(picture.shapes):
-            rows, columns = np.nonzero(picture.mask(index))
+    for scene in _scenes(100):
+        for index, shape in enumerate(scene.shapes):
+            rows, columns = np.nonzero(scene.mask(index))
             drawn = (rows.min(), columns.min(), rows.max() + 1, columns.max() + 1)
             assert tuple(int(edge) for edge in drawn) == shape.box
 
 
 def test_the_mask_shows_the_colour_of_the_shape() -> None:
-    for picture in _pictures(40):
-        for index, shape in enumerate(picture.shapes):
-            mean = picture.pixels[picture.mask(index)].mean(0)
+    for scene in _scenes(40):
+        for index, shape in enumerate(scene.shapes):
+            mean = scene.pixels[scene.mask(index)].mean(0)
             assert _nearest_colour(mean) == shape.colour
 
 
 def _nearest_colour(pixel: np.ndarray) -> str:
-    from samples.shapes.pictures import COLOURS
+    from samples.shapes.scenes import COLOURS
 
     return min(COLOURS, key=lambda name: float(np.abs(pixel - COLOURS[name]).sum()))
 
 
 def test_shapes_neither_touch_nor_change_order() -> None:
-    for picture in _pictures(100):
-        across = [shape.centre[1] for shape in picture.shapes]
+    for scene in _scenes(100):
+        across = [shape.centre[1] for shape in scene.shapes]
         assert across == sorted(across)
-        assert picture.owner.max() == len(picture.shapes)
+        assert scene.owner.max() == len(scene.shapes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -106,17 +106,17 @@ def test_prompts_have_the_prefixes_of_paligemma() -> None:
 
 def _questions(count: int) -> Iterator[Question]:
     rng = np.random.default_rng(0)
-    for picture in _pictures(count):
-        yield from (ask(picture, task, rng) for task in possible(picture))
+    for scene in _scenes(count):
+        yield from (ask(scene, task, rng) for task in possible(scene))
 
 
 def test_answers_have_the_output_format() -> None:
     rng = np.random.default_rng(0)
-    for picture in _pictures(60):
-        for task in {"detect", "segment"} & set(possible(picture)):
-            question = ask(picture, task, rng)
+    for scene in _scenes(60):
+        for task in {"detect", "segment"} & set(possible(scene)):
+            question = ask(scene, task, rng)
             decoded: list[Sequence[int]] = []
-            found = _objects(question, answer_text(question, picture, AnyCodes()), decoded)
+            found = _objects(question, answer_text(question, scene, AnyCodes()), decoded)
             assert [f.label for f in found] == [thing.label for thing in question.things]
             assert decoded == ([CODES] * len(found) if task == "segment" else [])
             assert all((f.mask is not None) == (task == "segment") for f in found)
@@ -142,10 +142,10 @@ def test_location_tokens_give_the_pixels_back() -> None:
 
 
 def test_a_caption_names_what_stands_there() -> None:
-    for picture in _pictures(40):
-        caption = describe(picture)
-        assert all(f"{s.size} {s.colour} {s.kind}" in caption for s in picture.shapes)
-        assert picture.word is None or caption.endswith(f"the word {picture.word.text}")
+    for scene in _scenes(40):
+        caption = describe(scene)
+        assert all(f"{s.size} {s.colour} {s.kind}" in caption for s in scene.shapes)
+        assert scene.word is None or caption.endswith(f"the word {scene.word.text}")
 
 
 def test_the_words_are_short_and_many() -> None:
@@ -156,15 +156,15 @@ def test_the_words_are_short_and_many() -> None:
 
 
 def test_what_cannot_be_read_scores_nothing() -> None:
-    picture = next(p for p in _pictures(50) if p.shapes)
+    scene = next(p for p in _scenes(50) if p.shapes)
     question = Question("detect", "detect x", things=(Thing("x", 0),))
 
     def scored(text: str) -> float:
-        return score(question, picture, read(question, text, _flat(1.0)))
+        return score(question, scene, read(question, text, _flat(1.0)))
 
-    for text in ("", "x", "<loc0001> x", locations(picture.shapes[0].box) + " y"):
+    for text in ("", "x", "<loc0001> x", locations(scene.shapes[0].box) + " y"):
         assert scored(text) == 0
-    right = locations(picture.shapes[0].box) + " x"
+    right = locations(scene.shapes[0].box) + " x"
     assert scored(right) > 0.95
     assert scored(f"{right} ; {right}") < 0.51
 
@@ -195,11 +195,11 @@ def test_the_truth_scores_full_marks() -> None:
 
 
 def _truthful() -> Predict:
-    pictures = (picture for picture, _ in exam(20))
+    scenes = (scene for scene, _ in exam(20))
 
     def predict(_: Image.Image, questions: Sequence[Question]) -> list[Answer]:
-        picture = next(pictures)
-        texts = [answer_text(question, picture, AnyCodes()) for question in questions]
+        scene = next(scenes)
+        texts = [answer_text(question, scene, AnyCodes()) for question in questions]
         return [read(q, text, _flat(1.0)) for q, text in zip(questions, texts, strict=True)]
 
     return predict
@@ -265,16 +265,14 @@ def test_a_batch_is_what_the_processor_makes(pieces: spm.SentencePieceProcessor)
     wanted = PaliGemmaProcessor.from_pretrained(CHECKPOINT)(
         text=[f"<image>{prompt}" for prompt, _ in pairs],
         suffix=[suffix for _, suffix in pairs],
-        images=[lesson.picture.image() for lesson in lessons for _ in lesson.pairs],
+        images=[lesson.scene.image() for lesson in lessons for _ in lesson.pairs],
         padding="longest",
         return_tensors="pt",
     )
     batch = Collator(pieces)(lessons)
     for name in ("input_ids", "attention_mask", "token_type_ids", "labels"):
         assert torch.equal(batch[name], wanted[name]), name
-    assert torch.allclose(
-        batch["pixel_values"][batch["picture"]], wanted["pixel_values"], atol=1e-6
-    )
+    assert torch.allclose(batch["pixel_values"][batch["image"]], wanted["pixel_values"], atol=1e-6)
 
 
 # Mask VQ-VAE
@@ -308,15 +306,15 @@ def test_plain_numpy_decodes_as_torch_does() -> None:
 
 
 def test_all_that_is_shipped_fits_in_sixteen_megabytes() -> None:
-    files = [f for folder in (CHECKPOINT, PICTURES) for f in folder.rglob("*") if f.is_file()]
+    files = [f for folder in (CHECKPOINT, IMAGES) for f in folder.rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) <= 16_000_000
 
 
-def test_the_shipped_pictures_are_those_of_the_generator() -> None:
-    entries = json.loads((PICTURES / "prompts.json").read_text())
+def test_the_shipped_scenes_are_those_of_the_generator() -> None:
+    entries = json.loads((IMAGES / "prompts.json").read_text())
     assert len(entries) >= 12
     for entry in entries:
-        masks, pixels = _pixels(entry["masks"]), _pixels(entry["picture"])
+        masks, pixels = _pixels(entry["masks"]), _pixels(entry["image"])
         assert (masks.shape, pixels.shape) == ((SIDE, SIDE), (SIDE, SIDE, 3))
         for thing in (t for q in entry["questions"] for t in q.get("things", ())):
             rows, columns = np.nonzero(masks == thing["mask"])
@@ -324,7 +322,7 @@ def test_the_shipped_pictures_are_those_of_the_generator() -> None:
 
 
 def _pixels(name: str) -> np.ndarray:
-    with Image.open(PICTURES / name) as image:
+    with Image.open(IMAGES / name) as image:
         return np.asarray(image)
 
 

@@ -94,7 +94,7 @@ def test_transformers_loads_it_whole(
 
 
 @pytest.mark.parametrize("only_json", [False, True])
-def test_tokenizer_and_pictures_are_read(tmp_path: Path, only_json: bool) -> None:
+def test_tokenizer_and_images_are_read(tmp_path: Path, only_json: bool) -> None:
     checkpoint = write(tmp_path, *["--only-tokenizer-json"] * only_json)
     assert (tmp_path / "tokenizer.model").exists() != only_json
     facts = read_tokenizer(tmp_path, checkpoint.config).facts

@@ -12,7 +12,7 @@ import re
 _FAILURE = re.compile(r"\b(?:CUDA|CUBLAS|CUDNN|CURAND|CUFFT) failure \d+: [^;]+(?= ;)")
 
 _MEMORY = (
-    "the GPU has not enough free memory; end what else uses it, ask for fewer pictures or "
+    "the GPU has not enough free memory; end what else uses it, ask for fewer images or "
     "tokens at once, or take a variant with smaller weights"
 )
 _NO_CODE = (

@@ -125,7 +125,7 @@ def test_all_that_is_wrong_is_listed(arrays: Arrays, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [
-        ("img/pos_embedding", (1, 15, 32), "has 15 positions, wanted those of a square picture"),
+        ("img/pos_embedding", (1, 15, 32), "has 15 positions, wanted those of a square image"),
         ("img/pos_embedding", (16, 32), "another number of axes"),
         ("llm/layers/attn/kv_einsum/w", (2, 2, 3, 48, 16), "num_key_value_heads 3, wanted a divi"),
         ("llm/layers/attn/q_einsum/w", (0, 2, 48, 16), "num_hidden_layers 0, wanted a whole"),
@@ -204,7 +204,7 @@ def test_rows_are_padded_as_hugging_face_does() -> None:
 
 @pytest.mark.parametrize("kind", ["gemma", "gemma2"])
 def test_an_export_answers_as_that_of_hugging_face(
-    kind: str, make_checkpoint: MakeCheckpoint, shapes_pictures: Path, tmp_path: Path
+    kind: str, make_checkpoint: MakeCheckpoint, shapes_images: Path, tmp_path: Path
 ) -> None:
     text = {"model_type": kind, **(SCALAR if kind == "gemma2" else {})}
     folder = make_checkpoint(dtype="bfloat16", text=text)
@@ -220,8 +220,8 @@ def test_an_export_answers_as_that_of_hugging_face(
         second.tokenizer,
         second.image,
     )
-    picture = shapes_pictures / "00.png"
-    answers = [model.generate(picture, "caption en", max_new_tokens=12) for model in models]
+    image = shapes_images / "00.png"
+    answers = [model.generate(image, "caption en", max_new_tokens=12) for model in models]
     assert answers[0].token_ids == answers[1].token_ids
 
 
@@ -246,7 +246,7 @@ def test_the_tokenizer_lies_beside_or_is_given(
         export(path, tmp_path / "y.bundle", tokenizer=tmp_path / "absent.model")
 
 
-def test_pictures_are_prepared_as_for_the_released_models(
+def test_images_are_prepared_as_for_the_released_models(
     arrays: Arrays, original: Path, tmp_path: Path
 ) -> None:
     path = save(tmp_path / "x.npz", arrays)

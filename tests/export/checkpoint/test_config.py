@@ -218,7 +218,7 @@ def test_special_ids_are_read(tmp_path: Path) -> None:
             {"model_type": "llava", "architectures": ["LlavaForConditionalGeneration"]},
             "LlavaForConditionalGeneration",
         ),
-        ({"model_type": "gemma", "hidden_size": 2048}, "Gemma alone reads no pictures"),
+        ({"model_type": "gemma", "hidden_size": 2048}, "Gemma alone reads no images"),
         (
             {"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]},
             "['Gemma2ForCausalLM'], wanted 'paligemma'",

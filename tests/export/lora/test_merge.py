@@ -217,7 +217,7 @@ def test_sums_that_are_no_numbers(
 
 
 def test_a_bundle_answers_as_the_merged_model(
-    adapter: Path, bases: dict[str, Path], shapes_pictures: Path, tmp_path: Path
+    adapter: Path, bases: dict[str, Path], shapes_images: Path, tmp_path: Path
 ) -> None:
     """Merged at export, or by PEFT before it: the same bundle, but for where it comes from."""
     base = bases["bfloat16"]
@@ -233,9 +233,9 @@ def test_a_bundle_answers_as_the_merged_model(
     models = [PaliGemma(tmp_path / name, device="cpu") for name in ("a.bundle", "b.bundle")]
     export(base, tmp_path / "c.bundle")
     models.append(PaliGemma(tmp_path / "c.bundle", device="cpu"))
-    picture = shapes_pictures / "00.png"
+    image = shapes_images / "00.png"
     first, second, bare = (
-        model.generate(picture, "caption en", max_new_tokens=12).token_ids for model in models
+        model.generate(image, "caption en", max_new_tokens=12).token_ids for model in models
     )
     assert first == second != bare
 

@@ -181,7 +181,7 @@ def test_what_would_fail_later_is_told_before_the_original_is_loaded(
         verify(shapes_copy, shapes_checkpoint)
 
 
-def pictures_of_every_kind(folder: Path) -> list[Path]:
+def images_of_every_kind(folder: Path) -> list[Path]:
     rng = np.random.default_rng(0)
     photo = Image.fromarray(rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)).resize((90, 60))
     alpha = Image.fromarray(np.linspace(0, 255, 60 * 90).reshape(60, 90).astype(np.uint8))
@@ -202,9 +202,9 @@ def pictures_of_every_kind(folder: Path) -> list[Path]:
 def test_every_kind_of_file_is_read_as_the_original_reads_it(
     tmp_path: Path, shapes_copy: Path, shapes_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     folder.mkdir()
-    files = pictures_of_every_kind(folder)
+    files = images_of_every_kind(folder)
     samples = [Sample((path,), "caption en") for path in files]
     report = verify(shapes_copy, shapes_checkpoint, samples=samples, max_new_tokens=1)
     assert (report.stages[0].stage, report.stages[0].absolute) == ("pixels", 0)
@@ -216,12 +216,12 @@ def test_every_kind_of_file_is_read_as_the_original_reads_it(
 
 
 def test_the_original_reads_every_kind_of_input_alike(reference: Reference) -> None:
-    (picture,) = SAMPLES[0].images
-    assert isinstance(picture, Image.Image)
+    (image,) = SAMPLES[0].images
+    assert isinstance(image, Image.Image)
     file = io.BytesIO()
-    picture.save(file, "PNG")
+    image.save(file, "PNG")
     wanted, _ = reference.inputs(SAMPLES[0])
-    for source in (np.asarray(picture), file.getvalue()):
+    for source in (np.asarray(image), file.getvalue()):
         np.testing.assert_array_equal(reference.inputs(Sample((source,), "x"))[0], wanted)
 
 
@@ -245,7 +245,7 @@ def test_a_checkpoint_without_its_tokenizer_is_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_several_pictures_leave_the_golden_question_alone(
+def test_several_images_leave_the_golden_question_alone(
     shapes_copy: Path, shapes_checkpoint: Path
 ) -> None:
     several = Sample((SAMPLES[0].images[0], SAMPLES[1].images[0]), "caption en")
@@ -339,17 +339,17 @@ def test_the_drawn_samples_are_the_same_every_time_and_none_is_square() -> None:
     assert len(first) == 9
     assert len({sample.prompt for sample in first}) == 3
     for a, b in zip(first, again, strict=True):
-        (picture,), (copy,) = a.images, b.images
-        assert isinstance(picture, Image.Image)
+        (image,), (copy,) = a.images, b.images
+        assert isinstance(image, Image.Image)
         assert isinstance(copy, Image.Image)
-        assert picture.tobytes() == copy.tobytes()
-        assert picture.width != picture.height
-        assert np.asarray(picture).std() > 30
+        assert image.tobytes() == copy.tobytes()
+        assert image.width != image.height
+        assert np.asarray(image).std() > 30
 
 
 def test_samples_are_read_from_a_folder(tmp_path: Path) -> None:
     questions = [{"prompt": "caption en", "text": "x"}, {"prompt": "detect cat", "things": []}]
-    entries = [{"picture": "a.png", "masks": "m.png", "questions": questions}]
+    entries = [{"image": "a.png", "masks": "m.png", "questions": questions}]
     (tmp_path / "prompts.json").write_text(json.dumps(entries))
     assert read_samples(tmp_path) == [
         Sample((tmp_path / "a.png",), "caption en"),
@@ -358,7 +358,7 @@ def test_samples_are_read_from_a_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "{}", "[]", "[1]", '[{"picture": 1}]', '[{"picture": "a"}]', "[" * 9999]
+    "text", [None, "", "{}", "[]", "[1]", '[{"image": 1}]', '[{"image": "a"}]', "[" * 9999]
 )
 def test_a_folder_without_samples_is_one_line(text: str | None, tmp_path: Path) -> None:
     if text is not None:
@@ -368,7 +368,7 @@ def test_a_folder_without_samples_is_one_line(text: str | None, tmp_path: Path) 
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_picture_is_an_image_error(shapes_checkpoint: Path) -> None:
+def test_a_missing_image_is_an_image_error(shapes_checkpoint: Path) -> None:
     sample = Sample((Path("nowhere.png"),), "caption en")
     with pytest.raises(ImageError, match="nowhere"):
         trace_all(shapes_checkpoint, [sample], 1)

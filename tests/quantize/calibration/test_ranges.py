@@ -39,8 +39,8 @@ def manifest(shapes_bundle: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def pixels(manifest: Manifest, shapes_pictures: Path) -> Array:
-    return pixel_values(load_image(shapes_pictures / "00.png"), manifest.image)
+def pixels(manifest: Manifest, shapes_images: Path) -> Array:
+    return pixel_values(load_image(shapes_images / "00.png"), manifest.image)
 
 
 def scan(graphs: dict[str, ir.Model], manifest: Manifest, pixels: Array) -> list[Range]:

@@ -36,7 +36,7 @@ def computed(case: Case, tmp_path_factory: pytest.TempPathFactory) -> list[tuple
     seen = [whole.see(pixels) for pixels in case.pixels]
     found = [(vision, 1) for vision, _ in seen] + [(projector, 1) for _, projector in seen]
     for asked in QUESTIONS:
-        prompt, answer = whole.read(seen[asked.picture][1][contract.IMAGE_FEATURES], asked)
+        prompt, answer = whole.read(seen[asked.image][1][contract.IMAGE_FEATURES], asked)
         found += [(prompt, 1), (answer, ANSWER_WEIGHT)] if answer else [(prompt, 1)]
     return found
 

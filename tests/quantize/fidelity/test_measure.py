@@ -35,12 +35,12 @@ from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import Manifest
 from samples.shapes import mask_decoder, score
-from samples.shapes.pictures import Picture, draw
+from samples.shapes.scenes import Scene, draw
 from samples.shapes.showcase import FIRST
 from samples.shapes.tasks import Question as ShapesQuestion
 from samples.shapes.tasks import ask, possible
 
-FEW = 3  # pictures
+FEW = 3  # images
 LIMIT = 60
 QUESTIONS = [q for q in sample_questions() if int(q.image.stem) < FEW]
 LAYERS = (
@@ -129,12 +129,12 @@ def rows(model: PaliGemma, question: Question, tokens: Sequence[int]) -> Rows:
     return np.stack(found)[:, : config.tokenizer.image_id]
 
 
-def exam() -> list[tuple[Picture, ShapesQuestion]]:
-    """The questions of the first sample pictures, from the generator that drew them."""
+def exam() -> list[tuple[Scene, ShapesQuestion]]:
+    """The questions of the first sample images, from the generator that drew them."""
     asked = []
     for place in range(FEW):
-        picture, rng = draw("held_out", FIRST + place), np.random.default_rng([3, FIRST + place])
-        asked += [(picture, ask(picture, task, rng)) for task in possible(picture)]
+        image, rng = draw("held_out", FIRST + place), np.random.default_rng([3, FIRST + place])
+        asked += [(image, ask(image, task, rng)) for task in possible(image)]
     return asked
 
 
@@ -204,10 +204,10 @@ def test_scores_against_the_truth_are_those_of_the_samples(
 ) -> None:
     decode = mask_decoder.load(shapes_checkpoint / "vae-oid.npz")
     expected: dict[str, list[tuple[float, float]]] = {}
-    for (picture, question), pair in zip(exam(), answers, strict=True):
+    for (image, question), pair in zip(exam(), answers, strict=True):
         assert question.prompt == pair[0].prompt
         answers_read = (score.read(question, said.text, decode) for said in pair)
-        one, two = (score.score(question, picture, answer) for answer in answers_read)
+        one, two = (score.score(question, image, answer) for answer in answers_read)
         expected.setdefault(question.task, []).append((one, two))
     assert list(noisy.tasks) == list(expected)
     for task, scores in expected.items():
@@ -344,7 +344,7 @@ def test_the_divergence_is_exact_where_it_is_known() -> None:
     assert logit_error(np.array([1, -4], np.float32), np.array([2, -4], np.float32)) == 0.25
 
 
-def test_the_plot_is_a_picture_of_its_layers(noisy: Fidelity) -> None:
+def test_the_plot_is_an_image_of_its_layers(noisy: Fidelity) -> None:
     files = report_files(noisy)
     assert set(files) == {report_name("cpu-noise"), plot_name("cpu-noise")}
     assert Fidelity.from_json(files[report_name("cpu-noise")]) == noisy

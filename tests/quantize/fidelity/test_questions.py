@@ -23,14 +23,14 @@ from paligemma_edge.quantize.fidelity.questions import (
 from paligemma_edge.runtime.errors import ImageError, OptionError
 
 
-def write_picture(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Path:
+def write_image(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB") -> Path:
     Image.new(mode, size).save(path)
     return path
 
 
 def write_prompts(folder: Path, **entry: object) -> None:
     questions = [{"prompt": "detect cat", "things": [{"label": "cat", "box": [0, 1, 2, 3.5]}]}]
-    whole = {"picture": "a.png", "questions": questions, **entry}
+    whole = {"image": "a.png", "questions": questions, **entry}
     (folder / "prompts.json").write_text(json.dumps([whole]))
 
 
@@ -44,15 +44,15 @@ def test_the_samples_are_installed_with_their_truth() -> None:
         for thing in question.things or ():
             assert question.masks is not None
             assert thing.mask is not None
-            with Image.open(question.image) as picture:
-                inside = np.argwhere(read_masks(question.masks, picture.size) == thing.mask)
+            with Image.open(question.image) as image:
+                inside = np.argwhere(read_masks(question.masks, image.size) == thing.mask)
             y0, x0, y1, x1 = thing.box
             assert ((inside >= (y0, x0)) & (inside < (y1, x1))).all()
             assert len(inside) > 9
 
 
 def test_a_folder_says_what_is_asked_and_true(tmp_path: Path) -> None:
-    picture, masks = write_picture(tmp_path / "a.png"), write_picture(tmp_path / "m.png", mode="L")
+    image, masks = write_image(tmp_path / "a.png"), write_image(tmp_path / "m.png", mode="L")
     asked = [
         {"prompt": "answer en why?", "text": "because", "source": "a field of its own"},
         {"prompt": "find", "task": "segment", "things": [{"label": "x", "box": [0, 1, 2, 3]}]},
@@ -60,24 +60,22 @@ def test_a_folder_says_what_is_asked_and_true(tmp_path: Path) -> None:
     ]
     write_prompts(tmp_path, questions=asked, masks="m.png")
     assert read_questions(tmp_path) == [
+        Question(image=image, prompt="answer en why?", task="answer", text="because", masks=masks),
         Question(
-            image=picture, prompt="answer en why?", task="answer", text="because", masks=masks
-        ),
-        Question(
-            image=picture,
+            image=image,
             prompt="find",
             task="segment",
             things=(GroundTruth("x", (0.0, 1.0, 2.0, 3.0)),),
             masks=masks,
         ),
-        Question(image=picture, prompt="detect", task="detect", things=(), masks=masks),
+        Question(image=image, prompt="detect", task="detect", things=(), masks=masks),
     ]
 
 
-def test_pictures_alone_take_the_prompts_that_are_given(tmp_path: Path) -> None:
+def test_images_alone_take_the_prompts_that_are_given(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.png", "c.webp", "d.bmp"):
-        write_picture(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("no picture")
+        write_image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "folder").mkdir()
@@ -94,10 +92,10 @@ def test_pictures_alone_take_the_prompts_that_are_given(tmp_path: Path) -> None:
     assert len(read_questions(tmp_path)) == 4 * len(DEFAULT_PROMPTS)
 
 
-def test_a_folder_without_a_picture_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("no picture")
+def test_a_folder_without_an_image_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
     for folder, words in (
-        (tmp_path, "holds no readable picture, wanted"),
+        (tmp_path, "holds no readable image, wanted"),
         (tmp_path / "nowhere", "does not exist, wanted"),
         (tmp_path / "notes.txt", "is no folder, wanted"),
     ):
@@ -106,7 +104,7 @@ def test_a_folder_without_a_picture_is_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_picture_that_is_asked_about_must_be_there(tmp_path: Path) -> None:
+def test_an_image_that_is_asked_about_must_be_there(tmp_path: Path) -> None:
     write_prompts(tmp_path)
     with pytest.raises(ImageError, match=r"a\.png: no such file"):
         read_questions(tmp_path)
@@ -117,13 +115,13 @@ def test_a_picture_that_is_asked_about_must_be_there(tmp_path: Path) -> None:
     ("size", "mode", "told"),
     [((5, 4), "L", "5 x 4 pixels .* 6 x 4"), ((6, 4), "RGB", "mode RGB"), (None, "", "cannot be")],
 )
-def test_masks_fit_their_picture(
+def test_masks_fit_their_image(
     size: tuple[int, int] | None, mode: str, told: str, tmp_path: Path
 ) -> None:
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     write_prompts(tmp_path, masks="m.png")
     if size is not None:
-        write_picture(tmp_path / "m.png", size, mode)
+        write_image(tmp_path / "m.png", size, mode)
     with pytest.raises(ImageError, match=told) as caught:
         read_questions(tmp_path)
     assert "\n" not in str(caught.value)
@@ -132,18 +130,18 @@ def test_masks_fit_their_picture(
 def test_the_values_of_masks_are_read_as_they_are(tmp_path: Path) -> None:
     values = np.arange(24, dtype=np.uint8).reshape(4, 6)
     for mode in ("L", "P"):
-        picture = Image.fromarray(values)
+        image = Image.fromarray(values)
         if mode == "P":
-            picture = Image.frombytes("P", (6, 4), values.tobytes())
-            picture.putpalette(list(range(255, -1, -1)) * 3)
-        picture.save(tmp_path / "m.png")
+            image = Image.frombytes("P", (6, 4), values.tobytes())
+            image.putpalette(list(range(255, -1, -1)) * 3)
+        image.save(tmp_path / "m.png")
         assert np.array_equal(read_masks(tmp_path / "m.png", (6, 4)), values)
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        {"picture": 1},
+        {"image": 1},
         {"questions": []},
         {"questions": [{}]},
         {"questions": [{"prompt": 1}]},
@@ -155,7 +153,7 @@ def test_the_values_of_masks_are_read_as_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_prompts_of_another_form_are_one_line(change: dict[str, Any], tmp_path: Path) -> None:
-    write_picture(tmp_path / "a.png")
+    write_image(tmp_path / "a.png")
     write_prompts(tmp_path)
     assert read_questions(tmp_path)
     write_prompts(tmp_path, **change)

@@ -45,9 +45,9 @@ def manifest(shapes_bundle: Path) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def pixels(manifest: Manifest, shapes_pictures: Path) -> Array:
-    picture = shapes_pictures / "00.png"
-    return pixel_values(load_image(picture), manifest.image)[None]
+def pixels(manifest: Manifest, shapes_images: Path) -> Array:
+    image = shapes_images / "00.png"
+    return pixel_values(load_image(image), manifest.image)[None]
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,8 @@ SAFEST = dataclasses.replace(
     ROUGH, layers=(Assignment(match="decoder.*", scheme="int8"),), name="cpu-safest"
 )
 HOPELESS = dataclasses.replace(ROUGH, layers=(Assignment(match="decoder.*", scheme="int4"),))
-PICTURES = 2
-QUESTIONS = tuple(q for q in sample_questions() if int(q.image.stem) < PICTURES)
+IMAGES = 2
+QUESTIONS = tuple(q for q in sample_questions() if int(q.image.stem) < IMAGES)
 OPTIONS = QuantizeOptions(questions=QUESTIONS)
 
 

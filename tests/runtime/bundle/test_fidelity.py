@@ -209,10 +209,10 @@ def test_inspect_tells_of_a_damaged_report_and_goes_on(
     assert "tokenizer.model" in text
 
 
-def test_memory_is_that_of_a_process_of_its_own(shapes_bundle: Path, shapes_pictures: Path) -> None:
-    picture = shapes_pictures / "00.png"
-    found = measure_memory(shapes_bundle, "cpu-fp32", picture, "caption en")
+def test_memory_is_that_of_a_process_of_its_own(shapes_bundle: Path, shapes_images: Path) -> None:
+    image = shapes_images / "00.png"
+    found = measure_memory(shapes_bundle, "cpu-fp32", image, "caption en")
     assert found is not None
     assert found.peak_bytes >= found.anonymous_bytes > 20e6
     assert found.peak_bytes < 1e9
-    assert measure_memory(shapes_bundle, "cpu-none", picture, "caption en") is None
+    assert measure_memory(shapes_bundle, "cpu-none", image, "caption en") is None

@@ -117,15 +117,15 @@ def test_a_batch_steps_as_its_slots_would_alone(
 def test_the_command_prints_a_table_and_json_last(
     shapes_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = tmp_path / "grey.png"
-    Image.new("RGB", (40, 30), (90, 90, 90)).save(picture)
-    options = ("--image", str(picture), "--prompt", "caption en", "--threads", "1")
+    image = tmp_path / "grey.png"
+    Image.new("RGB", (40, 30), (90, 90, 90)).save(image)
+    options = ("--image", str(image), "--prompt", "caption en", "--threads", "1")
     few = ("--steps", "2", "--runs", "1", "--batch", "1,4")
     assert cli.main(["bench", str(shapes_bundle), *options, *few]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
     assert (found["image"], found["prompt"], found["prompt_tokens"]) == (
-        str(picture),
+        str(image),
         "caption en",
         4,
     )
@@ -176,13 +176,13 @@ def test_the_longest_answer_fits(shapes_bundle: Path) -> None:
     assert 64 + measured.prompt_tokens + measured.steps == 512
 
 
-def test_a_picture_that_cannot_be_read_is_told_before_the_bundle_is_opened(
+def test_an_image_that_cannot_be_read_is_told_before_the_bundle_is_opened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = tmp_path / "text.png"
-    image.write_text("no picture")
+    image.write_text("no image")
     line = refused(capsys, str(tmp_path / "no.bundle"), "--image", str(image), code=1)
-    assert f"{image}: no picture" in line
+    assert f"{image}: no image" in line
     with pytest.raises(ImageError, match="no such file"):
         benchmark(tmp_path, image=tmp_path / "absent.png")
 

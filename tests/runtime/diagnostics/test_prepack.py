@@ -32,7 +32,7 @@ from tests.helpers.journey import call, refused
 
 VARIANT = "cpu-fp32"
 DATA = f"prepacked/{VARIANT}/decoder.onnx.data"
-PICTURE = np.random.default_rng(5).integers(0, 256, (80, 100, 3), np.uint8)
+IMAGE = np.random.default_rng(5).integers(0, 256, (80, 100, 3), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def prepacked_copy(prepacked_bundle: Path, tmp_path: Path) -> Path:
 
 
 def answers(model: PaliGemma) -> list[Generation]:
-    asked = [(PICTURE, prompt) for prompt in ("caption en", "segment red square", "detect circle")]
+    asked = [(IMAGE, prompt) for prompt in ("caption en", "segment red square", "detect circle")]
     return model.generate_batch(asked, max_new_tokens=24)
 
 
@@ -88,7 +88,7 @@ def test_the_prepacked_files_are_read_in_place_of_the_originals(
     model = PaliGemma(prepacked_copy)
     assert opened == [f"prepacked/{VARIANT}"] * len(opened) != []
     assert not any(name.startswith(f"{VARIANT}/") for name in model.verified_files)
-    assert model.generate(PICTURE, "caption en", max_new_tokens=4).token_ids
+    assert model.generate(IMAGE, "caption en", max_new_tokens=4).token_ids
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ Answer = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 
 @pytest.fixture
-def picture() -> bytes:
+def image() -> bytes:
     pixels = np.random.default_rng(3).integers(0, 256, (70, 90, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
@@ -36,15 +36,15 @@ def picture() -> bytes:
 
 @pytest.fixture
 def give_golden(
-    shapes_copy: Path, shapes_model: PaliGemma, picture: bytes
+    shapes_copy: Path, shapes_model: PaliGemma, image: bytes
 ) -> Callable[[Answer], Path]:
     """Make the bundle's own answer, changed, its golden one."""
-    said = shapes_model.generate(picture, PROMPT, max_new_tokens=8)
+    said = shapes_model.generate(image, PROMPT, max_new_tokens=8)
 
     def give(change: Answer) -> Path:
         tokens = change(said.token_ids)
         golden = Golden(image="golden.png", prompt=PROMPT, token_ids=tokens, text="the original's")
-        files = {"golden.json": golden.to_json(), "golden.png": picture}
+        files = {"golden.json": golden.to_json(), "golden.png": image}
         amend_bundle(Bundle.open(shapes_copy), files, lambda manifest: manifest)
         return shapes_copy
 
@@ -76,12 +76,12 @@ def test_one_other_token_fails_and_both_answers_are_shown(
 
 
 def test_an_early_difference_does_not_grow_into_others(
-    give_golden: Callable[[Answer], Path], shapes_model: PaliGemma, picture: bytes
+    give_golden: Callable[[Answer], Path], shapes_model: PaliGemma, image: bytes
 ) -> None:
     def after_another_start(tokens: tuple[int, ...]) -> tuple[int, ...]:
         """An original that starts with another token and goes on as the model then would."""
         config = shapes_model.bundle.manifest
-        pixels = pixel_values(load_image(picture), config.image)[None]
+        pixels = pixel_values(load_image(image), config.image)[None]
         features = shapes_model.engine.project(shapes_model.engine.encode(pixels))
         ids = shapes_model.encoder.encode(PROMPT, 1)
         said = [tokens[0] ^ 1]
@@ -167,7 +167,7 @@ def test_a_variant_that_is_not_there_is_told(give_golden: Callable[[Answer], Pat
         self_test(give_golden(lambda tokens: tokens), variant="cpu-int4")
 
 
-def test_a_golden_picture_must_be_a_file_of_the_bundle(
+def test_a_golden_image_must_be_a_file_of_the_bundle(
     give_golden: Callable[[Answer], Path],
 ) -> None:
     bundle = Bundle.open(give_golden(lambda tokens: tokens))
@@ -177,8 +177,8 @@ def test_a_golden_picture_must_be_a_file_of_the_bundle(
         self_test(bundle.path)
 
 
-def test_replay_gives_a_row_for_each_token(shapes_model: PaliGemma, picture: bytes) -> None:
-    said = shapes_model.generate(picture, PROMPT, max_new_tokens=5)
+def test_replay_gives_a_row_for_each_token(shapes_model: PaliGemma, image: bytes) -> None:
+    said = shapes_model.generate(image, PROMPT, max_new_tokens=5)
     size = shapes_model.bundle.manifest.image.size
     features = shapes_model.engine.project(
         shapes_model.engine.encode(np.zeros((1, 3, size, size), np.float32))

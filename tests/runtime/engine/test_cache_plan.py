@@ -31,15 +31,15 @@ def planned(shapes_bundle: Path) -> PaliGemma:
 
 
 @pytest.fixture(scope="module")
-def picture(shapes_pictures: Path) -> Path:
-    return shapes_pictures / "00.png"
+def image(shapes_images: Path) -> Path:
+    return shapes_images / "00.png"
 
 
 def test_answers_within_a_plan_are_those_without_one(
-    planned: PaliGemma, shapes_model: PaliGemma, shapes_pictures: Path
+    planned: PaliGemma, shapes_model: PaliGemma, shapes_images: Path
 ) -> None:
     asked: list[Any] = [
-        (shapes_pictures / name, prompt)
+        (shapes_images / name, prompt)
         for name in ("00.png", "01.png")
         for prompt in ("caption en", "detect star", "ocr")
     ]
@@ -51,17 +51,17 @@ def test_answers_within_a_plan_are_those_without_one(
     ] * 3
 
 
-def test_no_memory_is_taken_for_a_second_answer(planned: PaliGemma, picture: Path) -> None:
+def test_no_memory_is_taken_for_a_second_answer(planned: PaliGemma, image: Path) -> None:
     with planned.cache_pool.acquire(1, 10) as first:
         pass
-    planned.generate(picture, "caption en", max_new_tokens=4)
+    planned.generate(image, "caption en", max_new_tokens=4)
     with planned.cache_pool.acquire(2, LONG) as second:
         assert second is first
         assert not second.lengths.any()
 
 
-def test_what_is_beyond_a_plan_is_refused_before_a_picture_is_read(planned: PaliGemma) -> None:
-    nowhere = "no such picture.png"
+def test_what_is_beyond_a_plan_is_refused_before_an_image_is_read(planned: PaliGemma) -> None:
+    nowhere = "no such image.png"
     with pytest.raises(OptionError, match="slots is 3, the model was opened with max_batch 2"):
         planned.generate_batch([(nowhere, "caption en")] * 4, slots=3)
     with pytest.raises(PromptError, match=BEYOND):
@@ -70,18 +70,18 @@ def test_what_is_beyond_a_plan_is_refused_before_a_picture_is_read(planned: Pali
         planned.generate([nowhere, nowhere], "caption en")
 
 
-def test_an_answer_has_the_room_that_was_planned(planned: PaliGemma, picture: Path) -> None:
+def test_an_answer_has_the_room_that_was_planned(planned: PaliGemma, image: Path) -> None:
     question = planned.pipeline.question("caption en", 1, GenerationOptions())
     assert question.capacity == LONG
 
 
-def test_planned_slots_are_one_users_at_a_time(planned: PaliGemma, picture: Path) -> None:
-    stream = planned.stream(picture, "caption en", max_new_tokens=12)
+def test_planned_slots_are_one_users_at_a_time(planned: PaliGemma, image: Path) -> None:
+    stream = planned.stream(image, "caption en", max_new_tokens=12)
     next(stream)
     with pytest.raises(DeviceError, match="in use by an answer that is not complete"):
-        planned.generate(picture, "caption en", max_new_tokens=4)
+        planned.generate(image, "caption en", max_new_tokens=4)
     stream.close()  # type: ignore[attr-defined]
-    assert planned.generate(picture, "caption en", max_new_tokens=4).text
+    assert planned.generate(image, "caption en", max_new_tokens=4).text
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_what_cannot_be_planned_is_said(
 
 
 def test_the_command_line_plans_too(
-    shapes_bundle: Path, picture: Path, capsys: pytest.CaptureFixture[str]
+    shapes_bundle: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["run", str(shapes_bundle), "caption en", str(picture)]
+    asked = ["run", str(shapes_bundle), "caption en", str(image)]
     assert cli.main([*asked, "--max-batch", "1", "--max-length", "90"]) == 0
     assert capsys.readouterr().out.strip()
     assert cli.main([*asked, "--max-batch", "1", "--slots", "2"]) == 2

@@ -101,7 +101,7 @@ def test_a_greedy_token_costs_ids_and_lengths_to_the_gpu_and_the_choice_back(
         assert engine.stepper(cache, SLOTS) is stepper
 
 
-def test_nothing_of_a_picture_comes_back_to_the_host(
+def test_nothing_of_an_image_comes_back_to_the_host(
     gpu: tuple[PaliGemma, Copies], requests: list[Any]
 ) -> None:
     model, copies = gpu

@@ -1,4 +1,4 @@
-"""What is kept of pictures that were encoded: the latest ones, within a bound."""
+"""What is kept of images that were encoded: the latest ones, within a bound."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
-from paligemma_edge.runtime.images import pixels as pictures
+from paligemma_edge.runtime.images import pixels as images
 from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.timing import Stopwatch
 
@@ -41,7 +41,7 @@ class Counting:
         return Features(hidden)
 
 
-def picture(value: float) -> ImageBatch:
+def image(value: float) -> ImageBatch:
     return ImageBatch(np.full((1, 3, 2, 2), value, np.float32), 2, 2)
 
 
@@ -49,12 +49,12 @@ def encoded(values: list[float]) -> tuple[list[float], ImageFeatureCache]:
     engine = Counting()
     encoder = ImageFeatureCache(cast(Engine, engine))
     for value in values:
-        found: Any = encoder.features(picture(value), Stopwatch())
+        found: Any = encoder.features(image(value), Stopwatch())
         assert found.of == value
     return engine.encoded, encoder
 
 
-def test_a_picture_seen_lately_is_not_encoded_again() -> None:
+def test_an_image_seen_lately_is_not_encoded_again() -> None:
     assert encoded([1, 2, 1, 2, 3, 1])[0] == [1, 2, 3]
 
 
@@ -62,17 +62,17 @@ def test_a_picture_seen_lately_is_not_encoded_again() -> None:
 def test_no_more_is_kept_than_fits_but_always_the_latest(
     monkeypatch: pytest.MonkeyPatch, most: int, count: int
 ) -> None:
-    monkeypatch.setattr(pictures, "_KEPT_BYTES", most)
+    monkeypatch.setattr(images, "_KEPT_BYTES", most)
     runs, encoder = encoded([1, 2, 3, 4, 4])
     assert runs == [1, 2, 3, 4]
     kept: Any = list(encoder.kept.values())
     assert [features.of for features in kept] == [1, 2, 3, 4][-count:]
 
 
-def test_several_pictures_are_another_thing_than_one_of_them() -> None:
+def test_several_images_are_another_thing_than_one_of_them() -> None:
     both = ImageBatch(np.ones((2, 3, 2, 2), np.float32), 2, 2)
     engine = Counting()
     encoder = ImageFeatureCache(cast(Engine, engine))
-    for seen in (both, picture(1), both):
+    for seen in (both, image(1), both):
         encoder.features(seen, Stopwatch())
     assert len(engine.encoded) == 2

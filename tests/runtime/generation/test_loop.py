@@ -47,9 +47,9 @@ class Countdown:
     read: list[int] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
 
-    def prefill(self, cache: KVCache, slot: int, pictures: int, ids: Sequence[int]) -> HostRow:
+    def prefill(self, cache: KVCache, slot: int, images: int, ids: Sequence[int]) -> HostRow:
         assert cache.lengths[slot] == 0, "the slot is still taken"
-        cache.lengths[slot] = pictures + len(ids)
+        cache.lengths[slot] = images + len(ids)
         self.read.append(ids[0])
         return HostRow(_row(ids[0]), IMAGE)
 
@@ -69,7 +69,7 @@ def _cache(slots: int) -> KVCache:
 
 
 def _requests(counts: Sequence[int], limit: int) -> list[Request]:
-    one: Any = 1  # picture: what the features are is no matter to the loop
+    one: Any = 1  # image: what the features are is no matter to the loop
     return [Request(one, (count,), limit, Greedy()) for count in counts]
 
 

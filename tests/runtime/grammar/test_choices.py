@@ -108,11 +108,11 @@ def test_the_scores_are_those_of_each_answer_alone(answers: tuple[str, ...], see
 
 
 def test_the_scores_are_those_of_the_model_fed_with_each_answer(
-    shapes_model: PaliGemma, shapes_pictures: Path
+    shapes_model: PaliGemma, shapes_images: Path
 ) -> None:
     engine, manifest = shapes_model.engine, shapes_model.bundle.manifest
-    picture = load_image(shapes_pictures / "00.png")
-    features = engine.project(engine.encode(pixel_values(picture, manifest.image)[None]))
+    image = load_image(shapes_images / "00.png")
+    features = engine.project(engine.encode(pixel_values(image, manifest.image)[None]))
     ids = shapes_model.encoder.encode("answer en which shapes are there?", 1)
     choices = Choices(("red circle", "red square", "red", "blue star", "a red circle"))
 

@@ -105,9 +105,9 @@ def test_other_facts_are_bit_identical(resample: Any) -> None:  # noqa: ANN401 -
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_files_bytes_and_paths_are_the_same_picture(tmp_path: Path, kind: str) -> None:
+def test_files_bytes_and_paths_are_the_same_image(tmp_path: Path, kind: str) -> None:
     data = encoded(Image.fromarray(noise(60, 80)), kind)
-    path = tmp_path / f"picture.{kind.lower()}"
+    path = tmp_path / f"image.{kind.lower()}"
     path.write_bytes(data)
     wanted = reference(reference_load(str(path)))
     for source in (data, path, str(path), Image.open(io.BytesIO(data))):
@@ -147,7 +147,7 @@ def test_transparency_lies_on_white_as_in_transformers(mode: str) -> None:
     assert np.abs(found - reference(rgba.convert("RGB"))).max() > 0.1
 
 
-def test_a_picture_that_is_wholly_transparent_is_white() -> None:
+def test_an_image_that_is_wholly_transparent_is_white() -> None:
     assert (np.asarray(load_image(Image.new("RGBA", (3, 3), (0, 0, 0, 0)))) == 255).all()
 
 
@@ -184,7 +184,7 @@ def test_the_exif_orientation_is_applied_as_in_transformers(
         assert loaded.tobytes() != Image.open(path).convert("RGB").tobytes()
 
 
-def test_a_picture_is_not_turned_twice() -> None:
+def test_an_image_is_not_turned_twice() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     once = load_image(encoded(Image.fromarray(noise(20, 50)), "PNG", exif=exif))
@@ -206,7 +206,7 @@ def test_damaged_exif_says_nothing_and_pillow_keeps_its_warnings_to_itself(
     assert len(recwarn) == before
 
 
-def test_the_given_picture_is_not_changed() -> None:
+def test_the_given_image_is_not_changed() -> None:
     image = Image.fromarray(noise(8, 8))
     image.info["note"] = "mine"
     before = image.tobytes()
@@ -235,14 +235,14 @@ def test_an_animation_is_its_first_frame(kind: str) -> None:
     assert (np.asarray(load_image(data)) == [255, 0, 0]).all()
 
 
-def test_a_phones_double_picture_is_its_first() -> None:
+def test_a_phones_double_image_is_its_first() -> None:
     red, blue = Image.new("RGB", (16, 16), (254, 0, 0)), Image.new("RGB", (16, 16), "blue")
     data = encoded(red, "MPO", save_all=True, append_images=[blue])
     assert (np.asarray(load_image(data)) == [254, 0, 0]).all()
 
 
 @pytest.mark.parametrize("channels", [None, 1, 3, 4])
-def test_arrays_are_pictures(channels: int | None) -> None:
+def test_arrays_are_images(channels: int | None) -> None:
     pixels = noise(20, 30, channels or 1)
     array = pixels if channels else pixels[..., 0]
     image = Image.fromarray(pixels[..., 0] if channels in (None, 1) else pixels)
@@ -304,10 +304,10 @@ def png_header(width: int, height: int) -> bytes:
         (MAX_SIDE + 1, 1, f"and {MAX_SIDE} a side"),
     ],
 )
-def test_a_picture_that_is_too_large_is_never_decoded(width: int, height: int, found: str) -> None:
+def test_an_image_that_is_too_large_is_never_decoded(width: int, height: int, found: str) -> None:
     message = refusal(png_header(width, height))
     assert found in message
-    assert message.endswith("make the picture smaller")
+    assert message.endswith("make the image smaller")
 
 
 def test_the_limit_of_pixels_can_be_set() -> None:
@@ -317,7 +317,7 @@ def test_the_limit_of_pixels_can_be_set() -> None:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP"])
-def test_a_picture_that_is_cut_short_is_refused(tmp_path: Path, kind: str) -> None:
+def test_an_image_that_is_cut_short_is_refused(tmp_path: Path, kind: str) -> None:
     data = encoded(Image.fromarray(noise(60, 80)), kind)
     path = tmp_path / "cut.img"
     path.write_bytes(data[: len(data) // 2])
@@ -329,11 +329,11 @@ def test_a_picture_that_is_cut_short_is_refused(tmp_path: Path, kind: str) -> No
 @given(st.data())
 def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "BMP"]))
-    picture = bytearray(encoded(Image.fromarray(noise(9, 9, 4)[..., :3]), kind))
+    image = bytearray(encoded(Image.fromarray(noise(9, 9, 4)[..., :3]), kind))
     for _ in range(data.draw(st.integers(1, 6))):
-        picture[data.draw(st.integers(0, len(picture) - 1))] = data.draw(st.integers(0, 255))
+        image[data.draw(st.integers(0, len(image) - 1))] = data.draw(st.integers(0, 255))
     try:
-        assert load_image(bytes(picture)).mode == "RGB"
+        assert load_image(bytes(image)).mode == "RGB"
     except ImageError as error:
         assert "\n" not in str(error)
 
@@ -342,18 +342,18 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
     ("data", "found"),
     [
         (b"", "empty"),
-        (b"hello", "no picture that can be read"),
-        (encoded(Image.new("P", (3, 3)), "GIF"), "a GIF picture"),
-        (encoded(Image.new("L", (3, 3)), "TIFF"), "a TIFF picture"),
-        (encoded(Image.new("L", (3, 3)), "PPM"), "no picture that can be read"),
+        (b"hello", "no image that can be read"),
+        (encoded(Image.new("P", (3, 3)), "GIF"), "a GIF image"),
+        (encoded(Image.new("L", (3, 3)), "TIFF"), "a TIFF image"),
+        (encoded(Image.new("L", (3, 3)), "PPM"), "no image that can be read"),
         (b"\xff\xd8\xff\xe0", "damaged or cut short"),
         (b"%PDF-1.7", "a PDF document"),
         (b"<svg></svg>", "a text in XML or HTML"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIF or AVIF picture, or a video"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIF or AVIF image, or a video"),
     ],
 )
-def test_what_is_no_picture_is_named(data: bytes, found: str) -> None:
-    assert refusal(data) == (f"the given bytes: {found}, wanted a JPEG, PNG, WebP or BMP picture")
+def test_what_is_no_image_is_named(data: bytes, found: str) -> None:
+    assert refusal(data) == (f"the given bytes: {found}, wanted a JPEG, PNG, WebP or BMP image")
 
 
 def test_a_folder_a_missing_file_and_a_pipe_are_named(tmp_path: Path) -> None:
@@ -387,18 +387,18 @@ def test_a_file_that_may_not_be_read_is_named(
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_modes_of_unknown_range_are_refused(mode: str) -> None:
-    assert f"the given picture: mode {mode}" in refusal(Image.new(mode, (2, 2)))
+    assert f"the given image: mode {mode}" in refusal(Image.new(mode, (2, 2)))
 
 
-def test_a_picture_whose_file_was_closed_is_refused() -> None:
+def test_an_image_whose_file_was_closed_is_refused() -> None:
     with io.BytesIO(encoded(Image.fromarray(noise(20, 20)), "PNG")) as file:
         image = Image.open(file)
-    assert refusal(image).startswith("the given picture: damaged or cut short")
+    assert refusal(image).startswith("the given image: damaged or cut short")
 
 
 @pytest.mark.parametrize("source", [None, 3, [1, 2], bytearray(b"x")])
 def test_other_kinds_are_refused(source: Any) -> None:  # noqa: ANN401 - on purpose
-    assert refusal(source).startswith(f"the given {type(source).__name__}: no picture")
+    assert refusal(source).startswith(f"the given {type(source).__name__}: no image")
 
 
 def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,9 +67,9 @@ def model(bundle: Path) -> PaliGemma:
 
 
 @pytest.fixture(scope="module")
-def requests(shapes_pictures: Path) -> list[Any]:
+def requests(shapes_images: Path) -> list[Any]:
     prompts = ("caption en", "answer en what is it?", "detect star", "ocr")
-    return [(shapes_pictures / f"0{n % 4}.png", prompt) for n, prompt in enumerate(prompts * 2)]
+    return [(shapes_images / f"0{n % 4}.png", prompt) for n, prompt in enumerate(prompts * 2)]
 
 
 def said(model: PaliGemma, requests: list[Any], **options: Any) -> list[tuple[int, ...]]:  # noqa: ANN401
@@ -185,19 +185,19 @@ def test_what_is_not_there_is_said(model: PaliGemma, requests: list[Any], bundle
         model.generate_batch([(image, prompt)], adapter=["seeing", "saying"])
 
 
-def test_a_bundle_without_adapters_has_none(shapes_model: PaliGemma, picture: Path) -> None:
+def test_a_bundle_without_adapters_has_none(shapes_model: PaliGemma, image: Path) -> None:
     assert shapes_model.adapters == ()
     with pytest.raises(OptionError, match="of the bundle has none"):
-        shapes_model.generate(picture, "caption en", adapter="seeing")
+        shapes_model.generate(image, "caption en", adapter="seeing")
 
 
 @pytest.fixture
-def picture(shapes_pictures: Path) -> Path:
-    return shapes_pictures / "00.png"
+def image(shapes_images: Path) -> Path:
+    return shapes_images / "00.png"
 
 
 def test_a_variant_that_an_adapter_was_not_made_for_says_how_to_make_it(
-    bundle: Path, tmp_path: Path, picture: Path
+    bundle: Path, tmp_path: Path, image: Path
 ) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "copy.bundle"))
     manifest = json.loads((copy / "manifest.json").read_text())
@@ -206,7 +206,7 @@ def test_a_variant_that_an_adapter_was_not_made_for_says_how_to_make_it(
     model = PaliGemma(copy, variant="cpu-fp32")
     assert model.adapters == ("seeing",)
     with pytest.raises(OptionError, match="saying was not made for variant cpu-fp32; run"):
-        model.generate(picture, "caption en", adapter="saying")
+        model.generate(image, "caption en", adapter="saying")
 
 
 Spoil = Callable[[dict[str, Any]], object]
@@ -224,7 +224,7 @@ A = "decoder.layers.0.down_proj.lora_A"
     ],
 )
 def test_weights_that_do_not_fit_the_graphs_are_refused(
-    spoil: Spoil, problem: str, bundle: Path, tmp_path: Path, picture: Path
+    spoil: Spoil, problem: str, bundle: Path, tmp_path: Path, image: Path
 ) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "copy.bundle"))
     arrays = _stored(copy, "saying", "cpu-fp32")
@@ -233,32 +233,30 @@ def test_weights_that_do_not_fit_the_graphs_are_refused(
     _replace(copy, "adapters/saying/cpu-fp32.npz", (tmp_path / "spoilt.npz").read_bytes())
     model = PaliGemma(copy, variant="cpu-fp32")
     with pytest.raises(BundleError, match=f"{problem}.*add the adapter again"):
-        model.generate(picture, "caption en", adapter="saying")
+        model.generate(image, "caption en", adapter="saying")
 
 
 @pytest.mark.parametrize("data", [b"", b"no zip", b"PK\x03\x04 cut"])
 def test_a_file_of_weights_that_is_none_is_one_line(
-    data: bytes, bundle: Path, tmp_path: Path, picture: Path
+    data: bytes, bundle: Path, tmp_path: Path, image: Path
 ) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "copy.bundle"))
     _replace(copy, "adapters/saying/cpu-fp32.npz", data)
     model = PaliGemma(copy, variant="cpu-fp32")
     with pytest.raises(BundleError, match="cannot be read as adapter weights"):
-        model.generate(picture, "caption en", adapter="saying")
+        model.generate(image, "caption en", adapter="saying")
 
 
-def test_weights_that_were_changed_are_not_used(
-    bundle: Path, tmp_path: Path, picture: Path
-) -> None:
+def test_weights_that_were_changed_are_not_used(bundle: Path, tmp_path: Path, image: Path) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "copy.bundle"))
     file = copy / "adapters/saying/cpu-fp32.npz"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     model = PaliGemma(copy, variant="cpu-fp32")
-    assert model.generate(picture, "caption en", adapter="seeing", max_new_tokens=2)
+    assert model.generate(image, "caption en", adapter="seeing", max_new_tokens=2)
     with pytest.raises(BundleError, match="differs from its sha256"):
-        model.generate(picture, "caption en", adapter="saying")
+        model.generate(image, "caption en", adapter="saying")
 
 
 def _replace(bundle: Path, name: str, data: bytes) -> None:

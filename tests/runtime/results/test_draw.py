@@ -50,7 +50,7 @@ def test_a_line_stands_out_from_its_own_colour() -> None:
         assert changed(same, draw(same, [detection(label)])).any()
 
 
-def test_the_given_picture_is_not_changed() -> None:
+def test_the_given_image_is_not_changed() -> None:
     image = canvas()
     drawn = draw(image, [detection()])
     assert not changed(canvas(), image).any()
@@ -98,7 +98,7 @@ def test_an_empty_mask_changes_nothing() -> None:
 
 
 def above_the_box(label: str) -> NDArray[np.uint8]:
-    """What a large picture shows above a box: the label alone."""
+    """What a large image shows above a box: the label alone."""
     image = draw(canvas(800, 640), [detection(label)])
     return np.asarray(image)[:158]
 
@@ -133,7 +133,7 @@ def test_labels_of_one_box_do_not_hide_each_other() -> None:
     st.lists(st.tuples(*[st.floats(0, 1)] * 4), max_size=4),
     st.text(max_size=30),
 )
-def test_any_picture_any_box_and_any_label_can_be_drawn(
+def test_any_image_any_box_and_any_label_can_be_drawn(
     width: int, height: int, boxes: list[tuple[float, float, float, float]], label: str
 ) -> None:
     detections = [detection(label, Box(*corners)) for corners in boxes]
@@ -143,7 +143,7 @@ def test_any_picture_any_box_and_any_label_can_be_drawn(
 
 
 @pytest.mark.parametrize(("width", "height"), [(60, 40), (4000, 3000), (1, 4000), (4000, 1)])
-def test_lines_and_letters_grow_with_the_picture(width: int, height: int) -> None:
+def test_lines_and_letters_grow_with_the_image(width: int, height: int) -> None:
     image = canvas(width, height)
     mask = np.ones((height, width), np.float32)
     share = changed(image, draw(image, [detection("cat")])).mean()
@@ -152,7 +152,7 @@ def test_lines_and_letters_grow_with_the_picture(width: int, height: int) -> Non
         assert 0.01 < share < 0.35
 
 
-def test_a_label_wider_than_the_picture_is_cut() -> None:
+def test_a_label_wider_than_the_image_is_cut() -> None:
     drawn = draw(canvas(), [detection("a very long label " * 1000)])
     plate = is_colour(drawn, colour_of("a very long label " * 1000))[:38]
     assert plate.any(0).sum() > 150
@@ -208,7 +208,7 @@ def test_masks_that_do_not_fit_are_refused() -> None:
     for count in (0, 2):
         with pytest.raises(OptionError, match="not as many as the 1 detections"):
             draw(canvas(), [detection()], [None] * count)
-    with pytest.raises(OptionError, match=r"mask is \[64, 64\], wanted the picture's \[160, 200\]"):
+    with pytest.raises(OptionError, match=r"mask is \[64, 64\], wanted the image's \[160, 200\]"):
         draw(canvas(), [detection()], [np.zeros((64, 64), np.float32)])
 
 

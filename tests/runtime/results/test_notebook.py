@@ -21,7 +21,7 @@ GREY = (128, 128, 128)
 
 
 class Shown(HTMLParser):
-    """What a browser makes of it: elements, the picture's attributes, and the text."""
+    """What a browser makes of it: elements, the image's attributes, and the text."""
 
     def __init__(self, text: str | None) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Shown(HTMLParser):
         self.text += data
 
     @property
-    def kind_and_picture(self) -> tuple[str, Image.Image]:
+    def kind_and_image(self) -> tuple[str, Image.Image]:
         match = re.fullmatch("data:image/([a-z]+);base64,(.*)", self.image["src"] or "")
         assert match
         return match[1], Image.open(BytesIO(base64.b64decode(match[2])))
@@ -52,32 +52,32 @@ def canvas(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 
 
 def large(width: int, height: int) -> ObjectResult:
-    """A disc in the left half of a picture of any size."""
+    """A disc in the left half of an image of any size."""
     detection = ParsedObject("cat", Box(0, 0, 1, 0.5), (0,) * 16)
     one = Detection(detection=detection, score=-0.1, width=width, height=height, decoded=disc())
-    return result([one], width=width, height=height, picture=canvas(width, height))
+    return result([one], width=width, height=height, image=canvas(width, height))
 
 
 def test_the_overlay_has_every_box_and_mask() -> None:
     answer = result([found(decoded=disc()), found("dog", Box(0, 0.5, 1, 1))])
-    picture = canvas()
-    wanted = draw(picture, [f.detection for f in answer], [answer[0].soft_mask, None])
-    drawn = overlay(answer, picture)
+    image = canvas()
+    wanted = draw(image, [f.detection for f in answer], [answer[0].soft_mask, None])
+    drawn = overlay(answer, image)
     assert np.array_equal(np.asarray(drawn), np.asarray(wanted))
-    assert np.array_equal(np.asarray(picture), np.asarray(canvas()))
-    assert answer.draw(picture).tobytes() == drawn.tobytes()
+    assert np.array_equal(np.asarray(image), np.asarray(canvas()))
+    assert answer.draw(image).tobytes() == drawn.tobytes()
 
 
-def test_the_overlay_lies_on_the_picture_that_was_kept_or_is_given(tmp_path: Path) -> None:
-    path = tmp_path / "picture.png"
+def test_the_overlay_lies_on_the_image_that_was_kept_or_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
     canvas().save(path)
-    kept, without = result([found()], picture=canvas()), result([found()])
+    kept, without = result([found()], image=canvas()), result([found()])
     for drawn in (without.draw(canvas()), without.draw(path), kept.draw(np.asarray(canvas()))):
         assert drawn.tobytes() == kept.draw().tobytes()
 
 
-def test_an_overlay_needs_the_picture_of_the_answer() -> None:
-    with pytest.raises(OptionError, match="kept no picture"):
+def test_an_overlay_needs_the_image_of_the_answer() -> None:
+    with pytest.raises(OptionError, match="kept no image"):
         result([found()]).draw()
     with pytest.raises(OptionError, match=r"has 40 x 60 pixels, the answer is about .* 60 x 40"):
         result([found()]).draw(canvas(HEIGHT, WIDTH))
@@ -85,7 +85,7 @@ def test_an_overlay_needs_the_picture_of_the_answer() -> None:
         result([found()]).draw("none.png")
 
 
-def test_without_a_picture_a_notebook_prints() -> None:
+def test_without_an_image_a_notebook_prints() -> None:
     assert html(None, "text") is None
     assert objects_html(result([found()])) is None
 
@@ -102,9 +102,9 @@ def test_text_that_looks_like_markup_is_shown() -> None:
     hostile = """</figcaption><script>alert('1')</script><img src="x" onerror='y'> &amp; <b>"""
     for page in (
         html(canvas(), hostile),
-        result([found(hostile)], picture=canvas())._repr_html_(),
-        result([], text=hostile, picture=canvas())._repr_html_(),
-        result([found()], notes=(hostile,), picture=canvas())._repr_html_(),
+        result([found(hostile)], image=canvas())._repr_html_(),
+        result([], text=hostile, image=canvas())._repr_html_(),
+        result([found()], notes=(hostile,), image=canvas())._repr_html_(),
     ):
         shown = Shown(page)
         assert shown.elements == ["figure", "img", "figcaption"]
@@ -122,13 +122,13 @@ def test_text_that_looks_like_markup_is_shown() -> None:
         ((1, 1), "png", (1, 1)),
     ],
 )
-def test_a_picture_is_sent_no_larger_than_a_notebook_needs(
+def test_an_image_is_sent_no_larger_than_a_notebook_needs(
     size: tuple[int, int], kind: str, sent: tuple[int, int]
 ) -> None:
     answer = large(*size)
-    for page in (html(answer.picture, ""), objects_html(answer)):
-        found_kind, picture = Shown(page).kind_and_picture
-        assert (found_kind, picture.size, picture.mode) == (kind, sent, "RGB")
+    for page in (html(answer.image, ""), objects_html(answer)):
+        found_kind, image = Shown(page).kind_and_image
+        assert (found_kind, image.size, image.mode) == (kind, sent, "RGB")
         assert page is not None and len(page) < 500_000
 
 
@@ -136,41 +136,41 @@ def test_a_picture_is_sent_no_larger_than_a_notebook_needs(
     ("width", "shown", "pixelated"),
     [(1, 480, True), (112, 448, True), (200, 400, True), (300, 300, False), (2400, 1200, False)],
 )
-def test_a_small_picture_is_shown_larger(width: int, shown: int, pixelated: bool) -> None:
+def test_a_small_image_is_shown_larger(width: int, shown: int, pixelated: bool) -> None:
     image = Shown(html(canvas(width, width), "")).image
     assert image["width"] == str(shown)
     assert ("image-rendering:pixelated" in (image["style"] or "")) == pixelated
 
 
 def test_a_notebook_gets_the_overlay_drawn_at_its_own_size() -> None:
-    _, picture = Shown(objects_html(large(3000, 2000))).kind_and_picture
-    pixels = np.asarray(picture).astype(int)
+    _, image = Shown(objects_html(large(3000, 2000))).kind_and_image
+    pixels = np.asarray(image).astype(int)
     half = (np.array(GREY) + colour_of("cat")) / 2
     assert np.abs(pixels[400, 300] - half).max() < 8  # under the veil
     assert np.abs(pixels[400, 900] - GREY).max() < 8
     line = np.abs(pixels[400, :8] - colour_of("cat")).max(-1) < 40
-    assert 3 <= line.sum() <= 5  # as on a picture of 1200 x 800, not a third of one of 3000 x 2000
+    assert 3 <= line.sum() <= 5  # as on an image of 1200 x 800, not a third of one of 3000 x 2000
 
 
-def test_any_kind_of_picture_is_shown() -> None:
+def test_any_kind_of_image_is_shown() -> None:
     for mode in ("L", "RGBA", "P", "CMYK"):
-        assert Shown(html(canvas().convert(mode), "")).kind_and_picture[1].size == (WIDTH, HEIGHT)
+        assert Shown(html(canvas().convert(mode), "")).kind_and_image[1].size == (WIDTH, HEIGHT)
 
 
 def test_the_caption_tells_what_was_found() -> None:
     objects = [found(score=-0.105), found("", score=-2.303)]
-    answer = result(objects, picture=canvas(), truncated=True, notes=("a note",))
+    answer = result(objects, image=canvas(), truncated=True, notes=("a note",))
     assert Shown(objects_html(answer)).text == (
         "cat 90%, 10%\nthe answer was cut by the token limit\na note"
     )
-    assert Shown(objects_html(result(text="no cat", picture=canvas()))).text == "no cat"
-    assert Shown(objects_html(result(text=" ", picture=canvas()))).text == "nothing found"
+    assert Shown(objects_html(result(text="no cat", image=canvas()))).text == "no cat"
+    assert Shown(objects_html(result(text=" ", image=canvas()))).text == "nothing found"
 
 
-def test_words_and_choices_are_shown_with_their_picture() -> None:
-    words = TextResult(prompt="caption", text="a cat", score=-1, truncated=False, picture=canvas())
+def test_words_and_choices_are_shown_with_their_image() -> None:
+    words = TextResult(prompt="caption", text="a cat", score=-1, truncated=False, image=canvas())
     choice = ChoiceResult(
-        prompt="cat?", text="yes", log_probs={"yes": -1.0, "no": -1.0}, picture=canvas()
+        prompt="cat?", text="yes", log_probs={"yes": -1.0, "no": -1.0}, image=canvas()
     )
     assert Shown(words._repr_html_()).text == "a cat"
     assert Shown(choice._repr_html_()).text == "yes 50.0%, no 50.0%"

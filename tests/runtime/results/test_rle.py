@@ -96,8 +96,8 @@ def test_runs_of_another_size_are_refused(counts: str | list[int]) -> None:
         decode((2, 3), counts)
 
 
-def test_a_run_that_no_picture_has_is_refused() -> None:
-    with pytest.raises(OptionError, match="no picture has"):
+def test_a_run_that_no_image_has_is_refused() -> None:
+    with pytest.raises(OptionError, match="no image has"):
         decode((2, 3), "PPPPPPPPPPPPPPP0")
 
 

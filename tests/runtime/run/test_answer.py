@@ -19,8 +19,8 @@ PROMPTS = ("answer en is there a yellow star?", "answer en is there a black circ
 
 
 @pytest.mark.parametrize("kind", ["choices", "slots"])
-def test_copies_of_a_picture_are_encoded_once_for_all_prompts(
-    shapes_model: PaliGemma, shapes_pictures: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+def test_copies_of_an_image_are_encoded_once_for_all_prompts(
+    shapes_model: PaliGemma, shapes_images: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     runs: list[int] = []
     encode = Engine.encode
@@ -42,22 +42,22 @@ def test_copies_of_a_picture_are_encoded_once_for_all_prompts(
             grammar=True,
         )
     )
-    texts = ask(shapes_model, answer, shapes_pictures / "00.png")
+    texts = ask(shapes_model, answer, shapes_images / "00.png")
     assert runs == [1]
     assert (
         texts[:2]
         == texts[2:]
-        == [shapes_model.generate(shapes_pictures / "00.png", p).text for p in PROMPTS]
+        == [shapes_model.generate(shapes_images / "00.png", p).text for p in PROMPTS]
     )
 
 
-def ask(model: PaliGemma, answer: Answer, picture: Path) -> list[str]:
-    """The texts about two copies of a picture, both prompts each."""
+def ask(model: PaliGemma, answer: Answer, image: Path) -> list[str]:
+    """The texts about two copies of an image, both prompts each."""
     config = model.bundle.manifest.image
     queries = [
-        Query(2 * copy + place, Source(str(copy), str(picture)), pictures, prompt, 2)
+        Query(2 * copy + place, Source(str(copy), str(image)), images, prompt, 2)
         for copy in range(2)
-        for pictures in [read_images([picture], config, Stopwatch())]
+        for images in [read_images([image], config, Stopwatch())]
         for place, prompt in enumerate(PROMPTS)
     ]
     found = {query.number: result.text for query, result in answer(queries)}

@@ -52,7 +52,7 @@ def run(
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5])
-def test_every_prompt_is_asked_about_every_picture_once(depth: int) -> None:
+def test_every_prompt_is_asked_about_every_image_once(depth: int) -> None:
     taken = run(5, depth=depth)
     keys = [(one.source.name, one.prompt) for one in taken]
     assert sorted(keys) == sorted((f"{n}.png", prompt) for n in range(5) for prompt in PROMPTS)
@@ -66,7 +66,7 @@ def test_every_prompt_is_asked_about_every_picture_once(depth: int) -> None:
             assert one.size == (30, 20)
 
 
-def test_a_record_holds_the_picture_and_the_answer_or_the_error() -> None:
+def test_a_record_holds_the_image_and_the_answer_or_the_error() -> None:
     answered, broken = (next(one for one in run(2) if one.number == n).record for n in (0, 2))
     assert answered == {
         "image": "0.png",
@@ -89,7 +89,7 @@ def test_a_record_has_the_prompt_that_was_given() -> None:
     assert list(answered.record.items())[:2] == [("image", "0.png"), ("prompt", "caption  en")]
 
 
-def test_masks_that_are_no_numbers_are_one_picture_s_failure() -> None:
+def test_masks_that_are_no_numbers_are_one_image_s_failure() -> None:
     found = Detection(
         detection=ParsedObject("cat", Box(0.2, 0.2, 0.8, 0.8), (0,) * 16),
         score=-1.0,
@@ -125,19 +125,19 @@ def test_what_is_done_is_neither_read_nor_asked() -> None:
     assert [(one.prompt, one.siblings) for one in left] == [(PROMPTS[1], 1)]
 
 
-def test_one_picture_is_read_once_for_all_prompts() -> None:
-    pictures: list[ImageBatch] = []
+def test_one_image_is_read_once_for_all_prompts() -> None:
+    images: list[ImageBatch] = []
 
     def watched(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
         for query in queries:
-            pictures.append(query.pictures)
+            images.append(query.images)
             yield query, result(query)
 
     run(1, answer=watched)
-    assert pictures[0] is pictures[1]
+    assert images[0] is images[1]
 
 
-def test_an_error_that_is_not_a_picture_s_ends_the_run() -> None:
+def test_an_error_that_is_not_an_image_s_ends_the_run() -> None:
     def fails(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
         yield from in_pairs([next(iter(queries))])
         raise DeviceError("out of memory")

@@ -54,15 +54,15 @@ def claimed(overlays: Overlays, *names: str) -> list[Source]:
     return list(overlays.claim(Source(name, name) for name in names))
 
 
-def test_overlays_keep_the_names_folders_and_formats_of_their_pictures(tmp_path: Path) -> None:
+def test_overlays_keep_the_names_folders_and_formats_of_their_images(tmp_path: Path) -> None:
     names = ["photos/a.png", "photos/b.jpg", "photos/x/a.png", "photos/c.webp", "photos/d.bmp"]
     overlays = opened(Path("drawn"), names)
     for source in claimed(overlays, *names):
         place = overlays.write(source, "p", boxed())
         assert place == Path("drawn", source.name)
-        with Image.open(place) as drawn, Image.open(source.name) as picture:
-            assert (drawn.format, drawn.size) == (picture.format, picture.size)
-            assert np.asarray(drawn).std() > 5  # a box, not the even picture
+        with Image.open(place) as drawn, Image.open(source.name) as image:
+            assert (drawn.format, drawn.size) == (image.format, image.size)
+            assert np.asarray(drawn).std() > 5  # a box, not the even image
     files = [path for path in Path("drawn").rglob("*") if path.is_file()]
     assert len(files) == 5
 
@@ -117,7 +117,7 @@ def test_a_frame_is_drawn_from_its_pixels() -> None:
         ("./x/../a.JPG", "x/_/a.JPG"),
         ("a.gif", "a.gif.jpg"),
         ("..", "_.jpg"),
-        ("/", "picture.jpg"),
+        ("/", "image.jpg"),
     ],
 )
 def test_a_name_becomes_a_safe_path(name: str, place: str) -> None:
@@ -150,16 +150,16 @@ def test_several_prompts_have_an_overlay_each() -> None:
     assert overlays.write(source, "q", WORDS) == Path("drawn/photos/a-2.png")
 
 
-def test_a_picture_is_never_written_over(photos: Path) -> None:
+def test_an_image_is_never_written_over(photos: Path) -> None:
     before = (photos / "a.png").read_bytes()
     for target in (Path(), photos / "a.png", Path.cwd()):
         overlays = opened(target, ["photos/a.png"], reuse=True)
-        with pytest.raises(OutputError, match="would write over the picture"):
+        with pytest.raises(OutputError, match="would write over the image"):
             claimed(overlays, "photos/a.png")
     Path("_").mkdir()
     (photos / "b.jpg").rename("_/b.jpg")
     overlays = opened(Path(), ["../b.jpg", "_/b.jpg"], reuse=True)
-    with pytest.raises(OutputError, match="would write over the picture"):
+    with pytest.raises(OutputError, match="would write over the image"):
         claimed(overlays, "../b.jpg")  # whose place is the other one's
     assert (photos / "a.png").read_bytes() == before
 
@@ -195,9 +195,9 @@ def test_a_target_that_cannot_be_used_is_told(photos: Path) -> None:
     Path("notes.txt").write_text("mine")
     with pytest.raises(OptionError, match=r"notes\.txt"):
         opened(Path("notes.txt"), ["photos/a.png"])
-    with pytest.raises(OptionError, match="names one picture"):
+    with pytest.raises(OptionError, match="names one image"):
         opened(Path("drawn.png"), ["photos"])
-    with pytest.raises(OptionError, match="names one picture"):
+    with pytest.raises(OptionError, match="names one image"):
         opened(Path("drawn.png"), ["photos/a.png"], ("p", "q"))
     with pytest.raises(OutputError, match="is no folder"):
         opened(Path("notes.txt/drawn"), ["photos/a.png"])
@@ -208,7 +208,7 @@ def test_a_target_that_cannot_be_used_is_told(photos: Path) -> None:
     assert not Path("drawn").exists()
 
 
-def test_a_picture_too_large_for_its_format_names_another(tmp_path: Path) -> None:
+def test_an_image_too_large_for_its_format_names_another(tmp_path: Path) -> None:
     Image.new("L", (16_400, 2)).save("long.png")
     overlays = opened(Path("drawn.webp"), ["long.png"])
     (source,) = claimed(overlays, "long.png")
@@ -217,7 +217,7 @@ def test_a_picture_too_large_for_its_format_names_another(tmp_path: Path) -> Non
     assert not Path("drawn.webp").exists()
 
 
-def test_a_picture_that_has_gone_is_an_image_error() -> None:
+def test_an_image_that_has_gone_is_an_image_error() -> None:
     overlays = opened(Path("drawn"), ["photos/a.png"])
     (source,) = claimed(overlays, "photos/a.png")
     Path("photos/a.png").unlink()
@@ -225,7 +225,7 @@ def test_a_picture_that_has_gone_is_an_image_error() -> None:
         overlays.write(source, "p", WORDS)
 
 
-def test_a_picture_that_changed_its_shape_is_an_image_error() -> None:
+def test_an_image_that_changed_its_shape_is_an_image_error() -> None:
     overlays = opened(Path("drawn"), ["photos/a.png"])
     (source,) = claimed(overlays, "photos/a.png")
     Image.new("RGB", (40, 300)).save("photos/a.png")

@@ -64,7 +64,7 @@ def test_no_more_than_the_depth_is_done_early() -> None:
 
 
 @pytest.mark.parametrize("depth", [0, 2])
-def test_a_broken_picture_stands_in_its_place(depth: int) -> None:
+def test_a_broken_image_stands_in_its_place(depth: int) -> None:
     def work(number: int) -> int:
         if number % 2:
             raise ImageError(f"{number} is broken")

@@ -28,7 +28,7 @@ def test_a_log_gets_a_line_every_ten_seconds_and_at_the_end() -> None:
         progress.advance(failed=number == 3)
     progress.close()
     first, second, last = stream.getvalue().splitlines()
-    assert first == "10/1,000, 1 pictures/s, 16 min 30 s left, 1 failed"
+    assert first == "10/1,000, 1 images/s, 16 min 30 s left, 1 failed"
     assert second.startswith("20/1,000, ")
     assert last.startswith("25/1,000, ")
 
@@ -52,7 +52,7 @@ def test_a_terminal_is_redrawn_ten_times_a_second_at_most() -> None:
     assert 9 <= stream.getvalue().count("\r\x1b[K") <= 10
     assert "\n" not in stream.getvalue()
     progress.close()
-    assert stream.getvalue().endswith("1,000/5,000, 1,000 pictures/s, 4 s left\n")
+    assert stream.getvalue().endswith("1,000/5,000, 1,000 images/s, 4 s left\n")
 
 
 def test_a_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_the_rate_is_that_of_late() -> None:
         clock.now += 0.1
         progress.advance()
     progress.close()
-    assert "450/10,000, 10 pictures/s, 15 min 55 s left" in stream.getvalue()
+    assert "450/10,000, 10 images/s, 15 min 55 s left" in stream.getvalue()
 
 
 def test_what_an_earlier_run_did_is_told_and_is_not_in_the_rate() -> None:
@@ -95,7 +95,7 @@ def test_what_an_earlier_run_did_is_told_and_is_not_in_the_rate() -> None:
         clock.now += 1
         progress.advance()
     progress.close()
-    line = "416/1,000, 1 pictures/s, 9 min 44 s left, resumed at 412\n"
+    line = "416/1,000, 1 images/s, 9 min 44 s left, resumed at 412\n"
     assert stream.getvalue() == line
 
 
@@ -120,4 +120,4 @@ def test_without_a_total_there_is_no_time_left() -> None:
         clock.now += 1
         progress.advance()
     progress.close()
-    assert stream.getvalue() == "2, 1 pictures/s\n"
+    assert stream.getvalue() == "2, 1 images/s\n"

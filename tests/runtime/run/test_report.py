@@ -50,7 +50,7 @@ def test_text_comes_in_order_and_says_what_was_cut(capsys: pytest.CaptureFixture
     assert report.failures == 0
 
 
-def test_one_picture_is_not_named_but_prompts_are_where_there_are_several(
+def test_one_image_is_not_named_but_prompts_are_where_there_are_several(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     Report("text", names=False, prompts=False, progress=None)(answered(0, words("a")))
@@ -79,7 +79,7 @@ def test_a_note_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", f"paligemma-edge: {NOTE}\n")
 
 
-def test_pictures_are_counted_when_their_last_prompt_is_answered() -> None:
+def test_images_are_counted_when_their_last_prompt_is_answered() -> None:
     stream, now = io.StringIO(), [0.0]
     progress = Progress(stream, 3, clock=lambda: now[0])
     report = Report("none", names=True, prompts=True, progress=progress)

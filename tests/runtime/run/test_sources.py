@@ -39,7 +39,7 @@ def names(sources: Sources) -> list[str]:
 ALL = ["photos/a.PNG", "photos/b.jpg", "photos/x/c.webp", "photos/x/e.Jpeg", "photos/x/y/d.bmp"]
 
 
-def test_a_folder_is_all_pictures_below_it_in_order_without_hidden_ones() -> None:
+def test_a_folder_is_all_images_below_it_in_order_without_hidden_ones() -> None:
     sources = find("photos")
     assert names(sources) == ALL
     assert sources.count == 5
@@ -107,10 +107,10 @@ def test_a_missing_file_is_listed_and_its_load_says_so() -> None:
         load_image(source.load())
 
 
-def test_what_holds_no_picture_is_refused_at_once(tree: Path) -> None:
-    with pytest.raises(OptionError, match="empty: a folder without pictures"):
+def test_what_holds_no_image_is_refused_at_once(tree: Path) -> None:
+    with pytest.raises(OptionError, match="empty: a folder without images"):
         find("photos", "empty")
-    with pytest.raises(OptionError, match=r"photos/\*\.gif: matches no picture"):
+    with pytest.raises(OptionError, match=r"photos/\*\.gif: matches no image"):
         find("photos/*.gif")
 
 

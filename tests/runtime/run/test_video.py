@@ -21,7 +21,7 @@ RATE, COUNT = 10, 35
 WAIT = 60
 
 
-def picture(number: int) -> NDArray[np.uint8]:
+def image(number: int) -> NDArray[np.uint8]:
     """Its upper half is red, its blue tells the number."""
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[:24, :, 0] = 240
@@ -36,7 +36,7 @@ def clip(tmp_path: Path) -> Path:
         stream = container.add_stream("mpeg4", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(COUNT):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image(number), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
@@ -48,7 +48,7 @@ def test_frames_come_at_their_seconds(clip: Path) -> None:
     for seconds, pixels in found:
         assert pixels.dtype == np.uint8
         assert pixels.shape == (48, 64, 3)
-        wanted = picture(round(seconds * RATE)).astype(int)
+        wanted = image(round(seconds * RATE)).astype(int)
         assert np.abs(pixels - wanted).mean() < 12  # the codec and its colours lose some
     assert len(list(video_frames(str(clip), 0.3))) == 12
     assert len(list(video_frames(str(clip), 0.001))) == COUNT
@@ -61,7 +61,7 @@ def test_seconds_are_counted_from_the_first_frame(tmp_path: Path) -> None:
         stream = container.add_stream("mpeg4", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
         for number in range(RATE + 1):
-            frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(image(number), format="rgb24")
             frame.pts = number + 75
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
@@ -123,7 +123,7 @@ def test_what_is_no_video_is_said_in_one_line(clip: Path, tmp_path: Path) -> Non
         source.load()
 
 
-def test_a_video_without_pictures(tmp_path: Path) -> None:
+def test_a_video_without_images(tmp_path: Path) -> None:
     path = tmp_path / "sound.mkv"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("pcm_s16le", rate=8000)
@@ -131,7 +131,7 @@ def test_a_video_without_pictures(tmp_path: Path) -> None:
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    assert "sound.mkv: holds no pictures" in refused(path)
+    assert "sound.mkv: holds no images" in refused(path)
 
 
 def test_a_list_of_other_files_is_no_video(clip: Path, tmp_path: Path) -> None:

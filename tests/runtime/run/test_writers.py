@@ -123,7 +123,7 @@ def test_csv_says_that_a_choice_is_whole() -> None:
     assert (row["truncated"], row["error"]) == ("false", "")
 
 
-def test_coco_holds_pictures_labels_boxes_and_masks() -> None:
+def test_coco_holds_images_labels_boxes_and_masks() -> None:
     found = coco(ALL)
     assert found["images"] == [
         {"id": n, "file_name": name, "width": 100, "height": 80}

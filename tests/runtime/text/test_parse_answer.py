@@ -165,7 +165,7 @@ def test_the_two_rules_of_pixels_differ() -> None:
 
 
 @pytest.mark.parametrize("corner", [-0.1, 1.1, float("nan")])
-def test_a_corner_outside_the_picture_is_refused(corner: float) -> None:
+def test_a_corner_outside_the_image_is_refused(corner: float) -> None:
     with pytest.raises(OptionError, match="wanted shares from 0 to 1"):
         Box(0.1, 0.1, corner, 0.5)
 

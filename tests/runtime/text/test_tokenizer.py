@@ -66,8 +66,8 @@ def processor() -> Any:  # noqa: ANN401 - untyped there
 
 
 def reference_ids(prompt: str, num_images: int = 1) -> tuple[int, ...]:
-    picture = np.zeros((4, 4, 3), np.uint8)
-    inputs = processor()(text="<image>" * num_images + prompt, images=[picture] * num_images)
+    image = np.zeros((4, 4, 3), np.uint8)
+    inputs = processor()(text="<image>" * num_images + prompt, images=[image] * num_images)
     (ids,) = inputs["input_ids"]
     image_tokens = num_images * 64
     assert ids[:image_tokens] == [SIZE] * image_tokens
@@ -89,7 +89,7 @@ def test_the_ids_of_any_text_are_those_of_transformers(text: str) -> None:
     assert encoder().encode(prompt, 1) == reference_ids(prompt)
 
 
-def test_several_pictures_need_no_other_text_ids() -> None:
+def test_several_images_need_no_other_text_ids() -> None:
     assert encoder().encode("caption en", 2) == reference_ids("caption en", 2)
 
 

@@ -1,6 +1,6 @@
-"""Draws pictures of coloured shapes, and of short words, from a seed.
+"""Draws images of coloured shapes, and of short words, from a seed.
 
-Knows geometry and pixels: what stands where is returned with the picture. Knows nothing of prompts,
+Knows geometry and pixels: what stands where is returned with the image. Knows nothing of prompts,
 tokens or models.
 """
 
@@ -43,7 +43,7 @@ _APART = 9  # pixels between two centres along x, so that "left to right" is nev
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of a picture."""
+    """One shape of an image."""
 
     kind: str
     colour: str
@@ -59,7 +59,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a picture, with the box of each letter."""
+    """A word of an image, with the box of each letter."""
 
     text: str
     box: Box
@@ -67,7 +67,7 @@ class Word:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Scene:
     """Pixels, and what they show; shapes stand in order from left to right."""
 
     pixels: NDArray[np.uint8]  # [SIDE, SIDE, 3]
@@ -81,14 +81,14 @@ class Picture:
         return owned
 
     def image(self) -> Image.Image:
-        """The picture as Pillow has it."""
+        """The image as Pillow has it."""
         return Image.fromarray(self.pixels)
 
 
-def draw(split: Split, number: int) -> Picture:
-    """Picture `number` of a split: a function of its arguments; the splits share no seed."""
+def draw(split: Split, number: int) -> Scene:
+    """Image `number` of a split: a function of its arguments; the splits share no seed."""
     rng = np.random.default_rng([SPLITS.index(split), number])
-    return _word_picture(rng) if rng.random() < 0.22 else _shape_picture(rng)
+    return _word_scene(rng) if rng.random() < 0.22 else _shape_scene(rng)
 
 
 @cache
@@ -144,7 +144,7 @@ _INSIDE: Mapping[str, Callable[[Plane, Plane], NDArray[np.bool_]]] = {
 }
 
 
-def _shape_picture(rng: np.random.Generator) -> Picture:
+def _shape_scene(rng: np.random.Generator) -> Scene:
     count = int(rng.choice([1, 2, 3], p=[0.35, 0.4, 0.25]))
     placed: list[tuple[Shape, NDArray[np.bool_]]] = []
     while len(placed) < count:
@@ -184,7 +184,7 @@ def _near(a: Box, b: Box) -> bool:
     return a[0] < b[2] + _GAP and b[0] < a[2] + _GAP and a[1] < b[3] + _GAP and b[1] < a[3] + _GAP
 
 
-def _word_picture(rng: np.random.Generator) -> Picture:
+def _word_scene(rng: np.random.Generator) -> Scene:
     """A word, mostly with one shape clearly above or below it."""
     word, size = _random_word(rng)
     if rng.random() < 0.3:
@@ -231,7 +231,7 @@ def _paint(
     rng: np.random.Generator,
     placed: list[tuple[Shape, NDArray[np.bool_]]],
     word: tuple[Word, int] | None,
-) -> Picture:
+) -> Scene:
     canvas = _background(rng)
     owner = np.zeros((SIDE, SIDE), dtype=np.uint8)
     for index, (shape, mask) in enumerate(placed):
@@ -242,7 +242,7 @@ def _paint(
         _write(canvas, *word, _tint(rng, str(rng.choice(["black", "white"]))))
     canvas += 3 * rng.standard_normal(canvas.shape, dtype=np.float32)
     pixels = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
-    return Picture(pixels, owner, tuple(shape for shape, _ in placed), word[0] if word else None)
+    return Scene(pixels, owner, tuple(shape for shape, _ in placed), word[0] if word else None)
 
 
 def _tint(rng: np.random.Generator, colour: str) -> NDArray[np.float32]:

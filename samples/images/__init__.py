@@ -1,0 +1,1 @@
+"""Images with prompts and the truth: what is asked where no questions are given."""

@@ -1,1 +1,0 @@
-"""Pictures with prompts and the truth: what is asked where no questions are given."""
