@@ -14,12 +14,8 @@ from PIL import Image
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
-from paligemma_edge.runtime.generation.pipeline import (
-    EncodedRequest,
-    GenerationOptions,
-    Pipeline,
-    PreparedPrompt,
-)
+from paligemma_edge.runtime.generation.pipeline import Pipeline
+from paligemma_edge.runtime.generation.request import GenerationOptions, Request
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
@@ -44,11 +40,11 @@ class EncodedImage:
         images: ImageBatch,
         watch: Stopwatch | None = None,
         image: Image.Image | None = None,
-        encoder: ImageFeatureCache | None = None,
+        features: ImageFeatureCache | None = None,
     ) -> None:
-        """`image` is what results show in a notebook; an encoder may know the features."""
+        """`image` is what results show in a notebook; `features` may hold these images already."""
         self._pipeline = pipeline
-        self._encoder = encoder or ImageFeatureCache(pipeline.engine)
+        self._cache = features or ImageFeatureCache(pipeline.engine)
         self._images: ImageBatch | None = images
         self._watch = watch or Stopwatch()
         self._image = image
@@ -60,9 +56,9 @@ class EncodedImage:
         self.close()
 
     def close(self) -> None:
-        """Give the features back; the view answers no more."""
+        """Give the features back; no prompt is answered any more."""
         self._images = None
-        self._encoder = ImageFeatureCache(self._pipeline.engine)
+        self._cache = ImageFeatureCache(self._pipeline.engine)
         self.__dict__.pop("_features", None)
 
     def generate(
@@ -91,9 +87,8 @@ class EncodedImage:
         options = GenerationOptions(
             max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
         )
-        question = self._question(prompt, options)
-        asked = (EncodedRequest(question, self._features, Stopwatch()) for _ in range(1))
-        return self._pipeline.stream(asked, question.capacity)
+        request = self._request(prompt, options)
+        return self._pipeline.stream(request, self._cache)
 
     def answer(
         self,
@@ -162,8 +157,8 @@ class EncodedImage:
         """
         allowed = Choices.of(choices)
         longest = allowed.longest(self._pipeline.encoder)
-        question = self._question(prompt, GenerationOptions(max_new_tokens=longest))
-        scores = self._pipeline.score(question, self._features, allowed)
+        request = self._request(prompt, GenerationOptions(max_new_tokens=longest))
+        scores = self._pipeline.score(request, self._features, allowed)
         best = max(scores, key=lambda choice: scores[choice])
         return ChoiceResult(prompt=prompt, text=best, log_probs=scores, image=self._image)
 
@@ -185,20 +180,26 @@ class EncodedImage:
         return object_result(task, generation, self._size, self._decode_masks, self._image)
 
     def _answer(self, prompt: str, options: GenerationOptions) -> Generation:
-        question = self._question(prompt, options)
-        watch = Stopwatch(dict(self._watch.seconds))
-        asked = EncodedRequest(question, self._features, watch)
-        pipeline = self._pipeline
-        ((_, generation),) = pipeline.answer([asked], slots=1, capacity=question.capacity)
+        request = self._request(prompt, options)
+        ((_, generation),) = self._pipeline.answer(
+            [request], slots=1, capacity=request.capacity, features=self._cache
+        )
         return generation
 
-    def _question(self, prompt: str, options: GenerationOptions) -> PreparedPrompt:
-        return self._pipeline.question(prompt, self._open.count, options)
+    def _request(self, prompt: str, options: GenerationOptions) -> Request:
+        return self._pipeline.request(prompt, self._open.count, options).about(self._read)
+
+    def _read(self, watch: Stopwatch) -> ImageBatch:
+        """The images; an answer's seconds include what was spent on them, whoever came first."""
+        images, _ = self._open, self._features
+        for stage, seconds in self._watch.seconds.items():
+            watch.add(stage, seconds)
+        return images
 
     @property
     def _open(self) -> ImageBatch:
         if self._images is None:
-            raise OptionError("the view was closed; look at the image again")
+            raise OptionError("the encoded image was closed; encode the image again")
         return self._images
 
     @property
@@ -207,7 +208,7 @@ class EncodedImage:
 
     @cached_property
     def _features(self) -> ort.OrtValue:
-        return self._encoder.features(self._open, self._watch)
+        return self._cache.features(self._open, self._watch)
 
     @property
     def _decode_masks(self) -> DecodeMasks:

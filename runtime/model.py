@@ -15,15 +15,15 @@ from paligemma_edge.runtime.encoded_image import EncodedImage
 from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH
 from paligemma_edge.runtime.engine.cache_pool import KVCachePool
 from paligemma_edge.runtime.errors import OptionError, PromptError
-from paligemma_edge.runtime.generation.pipeline import GenerationOptions, Pipeline
-from paligemma_edge.runtime.generation.requests import (
+from paligemma_edge.runtime.generation.pipeline import Pipeline
+from paligemma_edge.runtime.generation.request import GenerationOptions
+from paligemma_edge.runtime.generation.sampling import Sampling
+from paligemma_edge.runtime.generation.validate import (
     Images,
     as_tuple,
-    encode_requests,
     group_by_adapter,
     validate_requests,
 )
-from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.images.load import ImageInput, load_image
 from paligemma_edge.runtime.images.pixels import ImageBatch
@@ -187,7 +187,7 @@ class PaliGemma:
         max_new_tokens: int | None = None,
         adapter: str | None = None,
     ) -> ObjectResult:
-        """Boxes and masks of what "cat ; dog" or ["cat", "dog"] names; see `EncodedImage.segment`."""
+        """Boxes and masks of what "cat ; dog" names; see `EncodedImage.segment`."""
         return self.encode(image, adapter=adapter).segment(
             what, grammar=grammar, any_label=any_label, max_new_tokens=max_new_tokens
         )
@@ -246,8 +246,8 @@ class PaliGemma:
             max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
         )
         pipeline = self.with_adapter(adapter)
-        (checked,) = validate_requests(pipeline, [(image, prompt)], options)
-        return pipeline.stream(encode_requests(pipeline, [checked]), checked.question.capacity)
+        (request,) = validate_requests(pipeline, [(image, prompt)], options)
+        return pipeline.stream(request)
 
     def generate_batch(
         self,
@@ -261,30 +261,29 @@ class PaliGemma:
     ) -> list[Generation]:
         """Answer many prompts, `slots` of them at a time; the order is that of the requests.
 
-        There are 4 slots by default, or as many as were planned.
-        Each answer equals the one that `generate` gives alone, but for the last bits of 4-bit
-        products and adapters. Prompts and options are checked
-        first; an image is read when a slot is free for it, and one that cannot be read ends the
-        batch: the ImageError says which, as `requests[2]: ...`. An image that several prompts
-        are about is encoded once if they follow each other. `adapter` is one for all, or a list
-        with one for each request; those with the same one are answered together.
+        There are 4 slots by default, or as many as were planned. Each answer equals the one that
+        `generate` gives alone, but for the last bits of 4-bit products and adapters. Prompts and
+        options are checked first; an image is read when a slot is free for it, and one that cannot
+        be read ends the batch: the ImageError says which, as `requests[2]: ...`. An image that
+        several prompts are about is encoded once if they follow each other. `adapter` is one for
+        all, or a list with one for each request; those with the same one are answered together.
         """
         options = GenerationOptions(
             max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
         )
         slots = self.cache_pool.slots(slots, DEFAULT_MAX_BATCH)
-        checked = validate_requests(self.pipeline, requests, options)
-        groups = group_by_adapter(checked, adapter)
-        pipelines = {
-            name: self.with_adapter(name) for name in groups
-        }  # before anything is answered
+        validated = validate_requests(self.pipeline, requests, options)
+        groups = group_by_adapter(len(validated), adapter)
+        # All of them first: an adapter that is absent is an error before anything is answered.
+        pipelines = {name: self.with_adapter(name) for name in groups}
         answers: dict[int, Generation] = {}
-        for name, group in groups.items():
-            capacity = max(request.question.capacity for request in group)
-            count, pipeline = min(slots, len(group)), pipelines[name]
-            told = pipeline.answer(encode_requests(pipeline, group), slots=count, capacity=capacity)
-            answers |= {group[place].number: answer for place, answer in told}
-        return [answers[number] for number in range(len(checked))]
+        for name, places in groups.items():
+            group = [validated[place] for place in places]
+            capacity = max(request.capacity for request in group)
+            count = min(slots, len(group))
+            for number, answer in pipelines[name].answer(group, slots=count, capacity=capacity):
+                answers[places[number]] = answer
+        return [answers[place] for place in range(len(validated))]
 
     def masks(
         self, detections: Sequence[ParsedObject], width: int, height: int

@@ -39,12 +39,13 @@ from paligemma_edge.export.verify.samples import DEFAULT_MAX_NEW_TOKENS, Sample,
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.engine.replay import replay
+from paligemma_edge.runtime.engine.replay import encode_prompt, replay
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
 from paligemma_edge.runtime.images.load import load_image
-from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.images.pixels import read_images
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.timing import Stopwatch
 
 _Difference: TypeAlias = tuple[float, float]  # absolute and relative, see StageParity
 _Measured: TypeAlias = list[tuple[ParityStage, _Difference]]  # of one sample; steps one by one
@@ -143,22 +144,22 @@ def _sliding_window(bundle: Bundle) -> SlidingWindow:
 def _compare(
     model: PaliGemma, sample: Sample, trace: ReferenceTrace
 ) -> Iterator[tuple[ParityStage, _Difference]]:
-    facts = model.bundle.manifest
-    pixels = np.stack([pixel_values(load_image(image), facts.image) for image in sample.images])
+    config = model.bundle.manifest
+    pixels = read_images(sample.images, config.image, Stopwatch()).pixel_values
     ids = model.encoder.encode(sample.prompt, len(pixels))
-    hidden = model.engine.encode(pixels)
-    features = model.engine.project(hidden)
+    encoded = encode_prompt(model.engine, pixels, ids)
     yield "pixels", _distance(pixels, trace.pixel_values)
     yield "token ids", _disagreement(ids, trace.ids)
-    yield "vision", _distance(hidden.numpy(), trace.last_hidden_state)
-    yield "projector", _distance(features.numpy(), trace.image_features)
+    yield "vision", _distance(encoded.last_hidden_state.numpy(), trace.last_hidden_state)
+    yield "projector", _distance(encoded.image_features.numpy(), trace.image_features)
     chosen = []
-    rows = replay(model.engine, features, ids, trace.tokens)
+    rows = replay(model.engine, encoded, trace.tokens)
     # No answer holds an id from the image's on, and two ways of saving fill those rows otherwise.
-    known = slice(facts.tokenizer.image_id)
+    known = slice(config.tokenizer.image_id)
     for place, (row, expected) in enumerate(zip(rows, trace.logits, strict=True)):
-        yield ("step logits" if place else "first logits"), _distance(row[known], expected[known])
-        chosen.append(_choose(row[known]))
+        stage: ParityStage = "step logits" if place else "first logits"
+        yield stage, _distance(row.answer_logits, expected[known])
+        chosen.append(_choose(row.answer_logits))
     yield "answer", _answer_disagreement(model, sample, trace, chosen)
 
 

@@ -40,7 +40,7 @@ def with_answers(
     answers = []
     for number, question in enumerate(questions):
         progress("answering", number, len(questions))
-        asked = EvalRequest.ask(model, question, max_new_tokens)
+        asked = EvalRequest.encode(model, question, max_new_tokens)
         answers.append(tuple(token for token, _ in asked.answer()))
     calibration = without_answers(model.bundle.manifest, model.encoder, questions, answers)
     del model

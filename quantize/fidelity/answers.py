@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.quantize.fidelity.overlap import EvalObject
 from paligemma_edge.quantize.fidelity.questions import Question
-from paligemma_edge.runtime.engine.replay import replay
+from paligemma_edge.runtime.engine.logits import Row
+from paligemma_edge.runtime.engine.replay import EncodedPrompt, encode_prompt, greedy, replay
 from paligemma_edge.runtime.errors import DeviceError, PromptError
-from paligemma_edge.runtime.images.load import load_image
-from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.images.pixels import read_images
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.mask import inside, paste_mask
 from paligemma_edge.runtime.text.parse_answer import ParsedObject, parse_answer
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
+from paligemma_edge.runtime.timing import Stopwatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +58,11 @@ class EvalRequest:
     model: PaliGemma
     question: Question
     size: tuple[int, int]  # width and height of the image
-    features: ort.OrtValue  # [1, N, hidden]
-    ids: tuple[int, ...]
+    prompt: EncodedPrompt
     limit: int  # tokens of an answer
 
     @classmethod
-    def ask(cls, model: PaliGemma, question: Question, max_new_tokens: int) -> EvalRequest:
+    def encode(cls, model: PaliGemma, question: Question, max_new_tokens: int) -> EvalRequest:
         """Read the image and encode it. ImageError or PromptError where that cannot be done."""
         config = model.bundle.manifest
         ids = model.encoder.encode(question.prompt, 1)
@@ -75,31 +71,29 @@ class EvalRequest:
             raise PromptError(
                 f"the prompt {question.prompt[:40]!r} leaves no room for an answer; shorten it"
             )
-        image = load_image(question.image)
-        hidden = model.engine.encode(pixel_values(image, config.image)[None])
-        features = model.engine.project(hidden)
-        return cls(model, question, image.size, features, ids, min(room, max_new_tokens))
+        image = read_images([question.image], config.image, Stopwatch())
+        prompt = encode_prompt(model.engine, image.pixel_values, ids)
+        return cls(model, question, (image.width, image.height), prompt, min(room, max_new_tokens))
 
     def answer(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The greedy answer: each token with the logits that it was chosen from.
 
-        They are float32 [spoken], valid until the next ones are asked for.
+        They are float32 [answer tokens], valid until the next ones are asked for.
         """
-        engine, eos = self.model.engine, self.model.bundle.manifest.tokenizer.eos_id
-        length = engine.config.image_tokens + len(self.ids)
-        cache = engine.cache(1, length + self.limit)
-        row = self._spoken(engine.prefill(cache, 0, self.features, self.ids).whole)
-        stepper = engine.stepper(cache, 1)
-        for place in range(self.limit):
-            token = int(row.argmax())
-            yield token, row
-            if token == eos or place + 1 == self.limit:
-                return
-            row = self._spoken(stepper.step([token])[0].whole)
+        eos_id = self.model.bundle.manifest.tokenizer.eos_id
+        tokens = greedy(
+            self.model.engine,
+            self.prompt,
+            self.limit,
+            eos_id,
+            choose=lambda row: int(self._finite(row).argmax()),
+        )
+        for token, row in tokens:
+            yield token, row.answer_logits
 
     def forced(self, tokens: Sequence[int]) -> Iterator[NDArray[np.float32]]:
-        """The logits [spoken] before each token of a given answer, valid as in `answer`."""
-        return map(self._spoken, replay(self.model.engine, self.features, self.ids, tokens))
+        """The logits before each token of a given answer, valid as in `answer`."""
+        return map(self._finite, replay(self.model.engine, self.prompt, tokens))
 
     def said(self, tokens: Sequence[int]) -> EvalAnswer:
         """An answer of this model with the objects in it, masks decoded."""
@@ -115,13 +109,13 @@ class EvalRequest:
             return np.zeros((0, 64, 64), np.float32)
         return self.model.engine.decode_masks(np.asarray(codes, np.int64))
 
-    def _spoken(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The logits that may be an answer; DeviceError where one is no finite number."""
-        spoken = logits[: self.model.bundle.manifest.tokenizer.image_id]
-        if not np.isfinite(spoken).all():
+    def _finite(self, row: Row) -> NDArray[np.float32]:
+        """The logits that may be an answer; DeviceError where one is NaN or infinite."""
+        logits = row.answer_logits
+        if not np.isfinite(logits).all():
             raise DeviceError(
-                f"variant {self.model.variant} produced logits that are infinite or no numbers "
+                f"variant {self.model.variant} produced logits that are NaN or infinite "
                 f"for {self.question.prompt[:40]!r} about {self.question.image.name}, wanted "
                 "finite ones; use a recipe that computes in float32"
             )
-        return spoken
+        return logits

@@ -116,7 +116,7 @@ class _Exam:
         for number, question in enumerate(self.questions):
             self.tell(f"{name}: {number} of {len(self.questions)}")
             asked, path = (
-                EvalRequest.ask(model, question, self.max_new_tokens),
+                EvalRequest.encode(model, question, self.max_new_tokens),
                 spill / f"{number}.npy",
             )
             answer = [(token, row.copy()) for token, row in asked.answer()]
@@ -128,7 +128,7 @@ class _Exam:
         model, compared = PaliGemma(self.bundle, variant=name), []
         for number, question in enumerate(self.questions):
             self.tell(f"{name}: {number} of {len(self.questions)}")
-            asked = EvalRequest.ask(model, question, self.max_new_tokens)
+            asked = EvalRequest.encode(model, question, self.max_new_tokens)
             compared.append(_compare(asked, known[number]))
         return compared
 

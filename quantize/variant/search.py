@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from paligemma_edge.quantize.calibration.samples import Calibration
@@ -18,9 +18,8 @@ from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, ro
 from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import new_bundle
+from paligemma_edge.runtime.engine.replay import encode_prompt, greedy
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.generation.loop import GeneratedToken, Request, generate
-from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.model import PaliGemma
 
 Choices = Mapping[str, SchemeChoice]
@@ -125,17 +124,10 @@ def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
 
 
 def _same(model: PaliGemma, known: Calibration) -> float:
-    config, engine = model.bundle.manifest, model.engine
-    same = 0
-    for asked in known.asked:
-        features = engine.project(engine.encode(known.images[asked.image][None]))
-        request = Request(features, asked.ids, len(asked.answer), Greedy())
-        length = config.model.image_tokens + len(asked.ids) + len(asked.answer)
-        cache = engine.cache(1, length)
-        said = generate(engine, config.tokenizer, [request], cache)
-        same += _equal(said, asked.answer)
+    eos_id, same = model.bundle.manifest.tokenizer.eos_id, 0
+    for sample in known.asked:
+        pixels = known.images[sample.image][None]
+        prompt = encode_prompt(model.engine, pixels, sample.ids)
+        answer = greedy(model.engine, prompt, len(sample.answer), eos_id)
+        same += tuple(token for token, _ in answer) == sample.answer
     return same / len(known.asked)
-
-
-def _equal(said: Iterable[GeneratedToken], answer: Sequence[int]) -> bool:
-    return tuple(spoken.token for spoken in said) == tuple(answer)

@@ -1,4 +1,4 @@
-"""What `bench` does: measure a variant in this process, print a table and one line of JSON."""
+"""The command `bench`: measure a variant in this process, print a table and one line of JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from paligemma_edge.runtime.cli.device_options import add_device_options, load_options
 from paligemma_edge.runtime.errors import OptionError
 
 if TYPE_CHECKING:
@@ -15,10 +16,33 @@ if TYPE_CHECKING:
     from paligemma_edge.runtime.diagnostics.timings import Timings
 
 
-def bench(options: argparse.Namespace) -> int:
+_EPILOG = """\
+examples:
+  paligemma-edge bench mix.bundle --variant cpu-fp32
+  paligemma-edge bench mix.bundle --batch 1,4,8 --image photo.jpg
+"""
+
+
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    """Describe the command to a parser."""
+    parser.description = (
+        "Measure load time, time to the first token, steps and memory; the last line is JSON."
+    )
+    parser.epilog = _EPILOG
+    parser.add_argument("bundle", metavar="BUNDLE")
+    add_device_options(parser)
+    parser.add_argument("--image", metavar="FILE", help="default: an image that is drawn")
+    parser.add_argument("--prompt", metavar="TEXT", default="answer en what is this?")
+    parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens of an answer")
+    parser.add_argument("--runs", type=int, default=5, metavar="N", help="after one warm-up")
+    parser.add_argument("--batch", default="1", metavar="N,N", help="slots, such as 1,4,8")
+    parser.add_argument("--adapter", metavar="NAME", help="of the bundle; see inspect")
+    parser.set_defaults(command=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
     """Measure a variant and print what was found; the last line is JSON."""
     start = time.perf_counter()
-    from paligemma_edge.runtime.cli.device_options import opening
     from paligemma_edge.runtime.diagnostics.benchmark import benchmark
 
     imported = time.perf_counter() - start
@@ -32,7 +56,7 @@ def bench(options: argparse.Namespace) -> int:
         runs=options.runs,
         batches=_batches(options.batch),
         adapter=options.adapter,
-        **opening(options),
+        **load_options(options),
     )
     print("\n".join(_describe(measured, imported)))
     print(json.dumps({"import": round(imported, 6), **measured.to_json()}))

@@ -38,15 +38,15 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def opening(options: argparse.Namespace) -> LoadOptions:
-    """The options of the command line that say it."""
-    limit = options.memory_limit
+def load_options(arguments: argparse.Namespace) -> LoadOptions:
+    """What the command line says of them."""
     from paligemma_edge.runtime.loading.options import LoadOptions
 
+    limit = arguments.memory_limit
     return LoadOptions(
-        threads=options.threads,
-        max_batch=options.max_batch,
-        max_length=options.max_length,
+        threads=arguments.threads,
+        max_batch=arguments.max_batch,
+        max_length=arguments.max_length,
         memory_limit=None if limit is None else check_gigabytes("--memory-limit", limit),
-        cuda_graph=options.cuda_graph,
+        cuda_graph=arguments.cuda_graph,
     )

@@ -1,4 +1,4 @@
-"""What `inspect` and `check` do: call the library, print what it says."""
+"""The command `inspect`: what a bundle holds, in words or as its manifest."""
 
 from __future__ import annotations
 
@@ -7,13 +7,27 @@ import json
 from collections.abc import Iterator
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.cli.device_options import add_plan_options
+from paligemma_edge.runtime.cli.prepack import describe_prepacked
 from paligemma_edge.runtime.engine.cache_plan import CachePlan
-from paligemma_edge.runtime.errors import BundleError, MissingExtraError
+from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.loading.memory_estimate import estimate_memory
 from paligemma_edge.runtime.manifest import Manifest
 
+_EPILOG = "example:\n  paligemma-edge inspect mix.bundle"
 
-def inspect(options: argparse.Namespace) -> int:
+
+def add_inspect(parser: argparse.ArgumentParser) -> None:
+    """Describe the command to a parser."""
+    parser.description = "Say what a bundle holds: variants, sizes, memory, origin, digests."
+    parser.epilog = _EPILOG
+    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument("--json", action="store_true", help="print the manifest")
+    add_plan_options(parser)
+    parser.set_defaults(command=_inspect)
+
+
+def _inspect(options: argparse.Namespace) -> int:
     """Print the manifest, in words or as it is."""
     bundle = Bundle.open(options.bundle)
     plan = CachePlan.complete(bundle.manifest.model, options.max_batch, options.max_length)
@@ -22,18 +36,6 @@ def inspect(options: argparse.Namespace) -> int:
     else:
         print("\n".join(_describe(bundle, plan)))
     return 0
-
-
-def check(options: argparse.Namespace) -> int:
-    """Check digests and the golden answer; 1 where they differ."""
-    from paligemma_edge.runtime.cli.device_options import opening
-    from paligemma_edge.runtime.diagnostics.self_test import self_test
-
-    result = self_test(options.bundle, options.device, options.variant, **opening(options))
-    print(result.summary())
-    for line in _prepacked(Bundle.open(options.bundle)):
-        print(f"prepacked: {line}")
-    return 0 if result.passed else 1
 
 
 def _describe(bundle: Bundle, plan: CachePlan) -> list[str]:
@@ -59,7 +61,7 @@ def _describe(bundle: Bundle, plan: CachePlan) -> list[str]:
             *(f"            {line}" for line in _fidelity(bundle, name)),
         ]
     lines += [f"adapter     {line}" for line in _adapters(manifest)]
-    lines += [f"prepacked      {line}" for line in _prepacked(bundle)]
+    lines += [f"prepacked   {line}" for line in describe_prepacked(bundle)]
     lines += [f"file        {r.sha256}  {r.bytes:>13,}  {n}" for n, r in manifest.files.items()]
     others = (p.relative_to(bundle.path).as_posix() for p in bundle.path.rglob("*") if p.is_file())
     unlisted = sorted(set(others) - listed - {"manifest.json"})
@@ -68,11 +70,11 @@ def _describe(bundle: Bundle, plan: CachePlan) -> list[str]:
 
 
 def _adapters(manifest: Manifest) -> Iterator[str]:
-    for name, config in manifest.adapters.items():
-        sizes = [manifest.files[file].bytes for file in config.files.values()]
+    for name, lora in manifest.adapters.items():
+        sizes = [manifest.files[file].bytes for file in lora.files.values()]
         yield (
-            f"{name}: from {config.source}, rank {config.rank}, changes {', '.join(config.graphs)}; "
-            f"for {', '.join(config.files)}; {_size(max(sizes))} each"
+            f"{name}: from {lora.source}, rank {lora.rank}, changes {', '.join(lora.graphs)}; "
+            f"for {', '.join(lora.files)}; {_size(max(sizes))} each"
         )
 
 
@@ -85,18 +87,6 @@ def _fidelity(bundle: Bundle, variant: str) -> list[str]:
     except BundleError as error:
         return [f"fidelity report not readable: {error}"]
     return [] if report is None else report.summary()
-
-
-def _prepacked(bundle: Bundle) -> list[str]:
-    """Which variants were prepacked, and where; without ONNX Runtime none of them is of use."""
-    if not bundle.manifest.prepacked:
-        return []
-    try:
-        from paligemma_edge.runtime.loading import prepacked
-
-        return prepacked.describe(bundle)
-    except MissingExtraError:
-        return [f"{name}, not used: no ONNX Runtime is here" for name in bundle.manifest.prepacked]
 
 
 def _size(count: float) -> str:

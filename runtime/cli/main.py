@@ -1,4 +1,4 @@
-"""The command `paligemma-edge`: options in, exit code out.
+"""The command `paligemma-edge`: arguments in, exit code out.
 
 `run`, `inspect`, `check`, `prepack` and `bench` need the runtime alone. The others live in `export`
 and are found by name when they are called, so that a device needs none of their packages.
@@ -21,11 +21,11 @@ from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
-from paligemma_edge.runtime.cli import bench as bench_command
-from paligemma_edge.runtime.cli import inspect as commands
-from paligemma_edge.runtime.cli import prepack as prepack_command
-from paligemma_edge.runtime.cli import run as run_options
-from paligemma_edge.runtime.cli.device_options import add_device_options, add_plan_options
+from paligemma_edge.runtime.cli.bench import add_bench
+from paligemma_edge.runtime.cli.check import add_check
+from paligemma_edge.runtime.cli.inspect import add_inspect
+from paligemma_edge.runtime.cli.prepack import add_prepack
+from paligemma_edge.runtime.cli.run import add_run
 from paligemma_edge.runtime.errors import (
     MissingExtraError,
     OptionError,
@@ -34,6 +34,15 @@ from paligemma_edge.runtime.errors import (
 )
 
 EXIT_FAILED, EXIT_USAGE, EXIT_NO_SPACE, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+# Commands of the runtime alone: what they are for, and what describes them to a parser.
+_COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": ("answer a prompt about images", add_run),
+    "inspect": ("say what a bundle holds", add_inspect),
+    "check": ("test a bundle on this device", add_check),
+    "prepack": ("pack the weights for this device", add_prepack),
+    "bench": ("measure speed and memory", add_bench),
+}
 
 # Commands of the other folders: the module that has them, and what they are for.
 _ELSEWHERE: Mapping[str, tuple[str, str]] = {
@@ -59,18 +68,6 @@ examples:
   paligemma-edge verify mix.bundle paligemma-3b-mix-224
 
 exit codes: 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted
-"""
-_INSPECT_EPILOG = "example:\n  paligemma-edge inspect mix.bundle"
-_CHECK_EPILOG = "example:\n  paligemma-edge check mix.bundle --device cpu"
-_PREPACK_EPILOG = """\
-examples:
-  paligemma-edge prepack mix.bundle --variant cpu-fp32
-  paligemma-edge prepack mix.bundle --remove
-"""
-_BENCH_EPILOG = """\
-examples:
-  paligemma-edge bench mix.bundle --variant cpu-fp32
-  paligemma-edge bench mix.bundle --batch 1,4,8 --image photo.jpg
 """
 
 
@@ -193,65 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     names = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (_, summary) in _ELSEWHERE.items():
         names.add_parser(name, help=summary, add_help=False)
-    plain = argparse.RawDescriptionHelpFormatter  # an example keeps its line
-    run = names.add_parser("run", help="answer a prompt about images", formatter_class=plain)
-    run_options.add_run(run)
-    add_device_options(run)
-    _add_inspect(names.add_parser("inspect", help="say what a bundle holds", formatter_class=plain))
-    _add_check(
-        names.add_parser("check", help="test a bundle on this device", formatter_class=plain)
-    )
-    _add_prepack(
-        names.add_parser("prepack", help="pack the weights for this device", formatter_class=plain)
-    )
-    _add_bench(names.add_parser("bench", help="measure speed and memory", formatter_class=plain))
+    for name, (summary, add) in _COMMANDS.items():
+        # An example keeps its line.
+        plain = argparse.RawDescriptionHelpFormatter
+        add(names.add_parser(name, help=summary, formatter_class=plain))
     return parser
-
-
-def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Say what a bundle holds: variants, sizes, memory, origin, digests."
-    parser.epilog = _INSPECT_EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
-    parser.add_argument("--json", action="store_true", help="print the manifest")
-    add_plan_options(parser)
-    parser.set_defaults(command=commands.inspect)
-
-
-def _add_check(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Check every digest and answer the bundle's golden question."
-    parser.epilog = _CHECK_EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
-    add_device_options(parser)
-    parser.set_defaults(command=commands.check)
-
-
-def _add_bench(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Measure load time, time to the first token, steps and memory; the last line is JSON."
-    )
-    parser.epilog = _BENCH_EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
-    add_device_options(parser)
-    parser.add_argument("--image", metavar="FILE", help="default: an image that is drawn")
-    parser.add_argument("--prompt", metavar="TEXT", default="answer en what is this?")
-    parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens of an answer")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="after one warm-up")
-    parser.add_argument("--batch", default="1", metavar="N,N", help="slots, such as 1,4,8")
-    parser.add_argument("--adapter", metavar="NAME", help="of the bundle; see inspect")
-    parser.set_defaults(command=bench_command.bench)
-
-
-def _add_prepack(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Save a variant as ONNX Runtime packs it for this processor, so that nearly all of its "
-        "memory is a file that processes share and the system can take back."
-    )
-    parser.epilog = _PREPACK_EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
-    parser.add_argument("--variant", metavar="NAME", help="such as cpu-fp32; see inspect")
-    parser.add_argument("--remove", action="store_true", help="remove what was saved")
-    parser.set_defaults(command=prepack_command.prepack)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,22 +1,15 @@
-"""The options of `run`, and which of them go together.
-
-Knows the command line. Opens nothing.
-"""
+"""The command `run`: arguments become `RunOptions`, answers go to standard output."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import io
+import sys
+from typing import TextIO
 
-from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.cli.device_options import add_device_options, load_options
 
-if TYPE_CHECKING:
-    from paligemma_edge.runtime.generation.sampling import Sampling
-    from paligemma_edge.runtime.grammar.base import Grammar
-    from paligemma_edge.runtime.model import PaliGemma
-
-EPILOG = """\
+_EPILOG = """\
 PATHS are images, folders with all below them, globs, - for a list of files on standard input,
 videos, or camera:0; videos and cameras need: pip install 'paligemma-edge[video]'
 
@@ -37,24 +30,17 @@ goes on from there.
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Describe the command to a parser."""
     parser.description = "Answer a prompt about each image."
-    parser.epilog = EPILOG
+    parser.epilog = _EPILOG
     parser.add_argument("bundle", metavar="BUNDLE", help="the folder that export wrote")
     parser.add_argument("prompt", metavar="PROMPT", help="such as 'caption en' or 'detect cat'")
     parser.add_argument("paths", metavar="PATHS", nargs="+", help="images; see below")
-    _add_questions(parser)
+    _add_prompts_and_answers(parser)
     _add_outputs(parser)
-    parser.set_defaults(command=run)
+    add_device_options(parser)
+    parser.set_defaults(command=_run)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Check the options together, then do what they say."""
-    check(options)
-    from paligemma_edge.runtime.run import job as run_command
-
-    return run_command.run(options)
-
-
-def _add_questions(parser: argparse.ArgumentParser) -> None:
+def _add_prompts_and_answers(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--also", action="append", default=[], metavar="PROMPT", help="ask this too; repeatable")
     add("--together", action="store_true", help="one answer about all images, not one for each")
@@ -87,104 +73,25 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add("--stream", action="store_true", help="print the text of one image as it comes")
 
 
-def check(options: argparse.Namespace) -> None:
-    """Find before anything is opened what does not go together; OptionError."""
-    from paligemma_edge.runtime.validation import check_count
+def _run(arguments: argparse.Namespace) -> int:
+    from paligemma_edge.runtime.run.job import run
+    from paligemma_edge.runtime.run.options import RunOptions
 
-    if options.max_new_tokens is not None:
-        check_count("--max-new-tokens", options.max_new_tokens)
-    if options.slots is not None:
-        check_count("--slots", options.slots)
-    _exclude(options, "--stream", ["--json", "--out", "--draw", "--also", "--choices"])
-    _exclude(options, "--together", ["--out", "--draw", "--also", "--choices"])
-    _exclude(
-        options, "--choices", ["--regex", "--draw", "--temperature", "--no-grammar", "--any-label"]
+    given = vars(arguments)
+    options = RunOptions(
+        **{name: given[name] for name in RunOptions.__dataclass_fields__ if name in given}
+        | {"choices": _split(arguments.choices), "load": load_options(arguments)}
     )
-    _exclude(options, "--regex", ["--no-grammar", "--any-label"])
-    _exclude(options, "--any-label", ["--no-grammar"])
-    _check_prompts(prompts(options))
-    _check_answers(options)
-    sampling(options)
+    return run(options, stdin=_stdin())
 
 
-def open_model(options: argparse.Namespace) -> PaliGemma:
-    """Open the bundle as the options say."""
-    from paligemma_edge.runtime.cli.device_options import opening
-    from paligemma_edge.runtime.model import PaliGemma
-
-    return PaliGemma(options.bundle, options.device, options.variant, **opening(options))
+def _split(choices: str | None) -> tuple[str, ...] | None:
+    """The choices of "A,B,C"."""
+    return None if choices is None else tuple(part.strip() for part in choices.split(","))
 
 
-def prompts(options: argparse.Namespace) -> list[str]:
-    """All prompts, in order."""
-    return [options.prompt, *options.also]
-
-
-def sampling(options: argparse.Namespace) -> Sampling | None:
-    """How tokens are chosen; None for the most likely ones."""
-    from paligemma_edge.runtime.generation.sampling import TopSampling
-
-    if options.temperature is None:
-        if options.top_k or options.top_p != 1.0:
-            raise OptionError("--top-k and --top-p choose among samples; give --temperature too")
-        return None
-    return TopSampling(options.temperature, options.top_k, options.top_p, options.seed)
-
-
-def pattern(options: argparse.Namespace) -> Grammar | None:
-    """The grammar of --regex, if it was given."""
-    from paligemma_edge.runtime.grammar.regex import Regex
-
-    return None if options.regex is None else Regex(options.regex)
-
-
-def grammar(options: argparse.Namespace, images: int) -> Grammar | None:
-    """What the one answer about so many images may be; boxes lie in one image."""
-    from paligemma_edge.runtime.grammar.task_grammar import task_grammar
-    from paligemma_edge.runtime.text.tasks import Task
-
-    if options.regex is not None or options.no_grammar or images > 1:
-        return pattern(options)
-    return task_grammar(Task.of(options.prompt), any_label=options.any_label)
-
-
-def choices(options: argparse.Namespace) -> tuple[str, ...] | None:
-    """The closed set of answers, if one was given."""
-    if options.choices is None:
-        return None
-    return tuple(part.strip() for part in options.choices.split(","))
-
-
-def _exclude(options: argparse.Namespace, name: str, others: Sequence[str]) -> None:
-    given = [other for other in others if _is_given(options, other)]
-    if _is_given(options, name) and given:
-        raise OptionError(f"{name} does not go with {' and '.join(given)}; leave out the one")
-
-
-def _is_given(options: argparse.Namespace, name: str) -> bool:
-    value = getattr(options, name.removeprefix("--").replace("-", "_"))
-    return value is not None and value is not False and value != []
-
-
-def _check_prompts(prompts: Sequence[str]) -> None:
-    for prompt in prompts:
-        if prompts.count(prompt) > 1:
-            raise OptionError(f"the prompt {prompt!r} is given twice; ask it once")
-
-
-def _check_answers(options: argparse.Namespace) -> None:
-    """Build what answers may be; what a tokenizer must see is checked when the bundle is open."""
-    from paligemma_edge.runtime.grammar.choices import Choices
-    from paligemma_edge.runtime.text.tasks import Task
-
-    tasks = [Task.of(prompt) for prompt in prompts(options)]
-    pattern(options)
-    if (closed := choices(options)) is None:
-        return
-    Choices(closed)
-    for task in tasks:
-        if task.labels is not None:
-            raise OptionError(
-                f"--choices does not go with {task.prompt!r}, whose answers are boxes; "
-                "ask for words"
-            )
+def _stdin() -> TextIO:
+    """Standard input, for names of files of any bytes."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin

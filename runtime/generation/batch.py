@@ -1,21 +1,16 @@
-"""Many images, each asked some prompts, answered in slots as what the prompts ask for.
+"""Many images, each with some prompts, answered in slots as what the prompts ask for.
 
-Knows typed questions and results. Knows nothing of where images come from or where results go.
+Knows tasks and typed results. Knows nothing of where images come from or where results go.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TypeVar
 
-from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
-from paligemma_edge.runtime.generation.pipeline import (
-    EncodedRequest,
-    GenerationOptions,
-    Pipeline,
-    PreparedPrompt,
-)
+from paligemma_edge.runtime.generation.pipeline import Pipeline
+from paligemma_edge.runtime.generation.request import GenerationOptions, Request
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
@@ -23,29 +18,19 @@ from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.results.build import build_result
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
 from paligemma_edge.runtime.text.tasks import Task
-from paligemma_edge.runtime.timing import Stopwatch
 
 Key = TypeVar("Key")
 
 
 @dataclass(frozen=True, eq=False)
-class TypedQuestion:
-    """A prompt about one image that was checked, and what its answer is to become."""
+class TaskRequest:
+    """A request about one image, and the task that decides what its answer becomes."""
 
     task: Task
-    question: PreparedPrompt
+    request: Request
 
 
-@dataclass(frozen=True, eq=False)
-class Item(Generic[Key]):
-    """An image and a question about it; the key is what the caller knows it by."""
-
-    key: Key
-    images: ImageBatch
-    asked: TypedQuestion
-
-
-def typed_question(
+def task_request(
     pipeline: Pipeline,
     prompt: str,
     *,
@@ -53,40 +38,40 @@ def typed_question(
     sampling: Sampling | None = None,
     grammar: Grammar | bool = True,
     any_label: bool = False,
-) -> TypedQuestion:
+) -> TaskRequest:
     """Check a prompt about one image.
 
     `grammar` True takes the task's own, False none. PromptError or OptionError where the prompt
     or an option cannot be used.
     """
     task = Task.of(prompt)
-    if isinstance(grammar, bool):
-        rules: Grammar | None = task_grammar(task, any_label=any_label) if grammar else None
-    else:
-        rules = grammar
+    rules = grammar if not isinstance(grammar, bool) else None
+    if grammar is True:
+        rules = task_grammar(task, any_label=any_label)
     options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, grammar=rules)
-    return TypedQuestion(task, pipeline.question(prompt, 1, options))
+    return TaskRequest(task, pipeline.request(prompt, 1, options))
 
 
 def answer_each(
-    pipeline: Pipeline, items: Iterable[Item[Key]], *, slots: int, capacity: int
+    pipeline: Pipeline,
+    items: Iterable[tuple[Key, ImageBatch, TaskRequest]],
+    *,
+    slots: int,
+    capacity: int,
 ) -> Iterator[tuple[Key, TextResult | ObjectResult]]:
-    """Answer items in so many slots; yield (key, result) as answers are complete.
+    """Answer items in so many slots; yield (key, result) as answers end.
 
-    `items` is read only as slots become free. `capacity` is that of the longest question. A
+    `items` is read only as slots become free. `capacity` is that of the longest request. An
     image whose pixels were seen lately is not encoded again.
     """
-    waiting: dict[int, Item[Key]] = {}
-    encoder, engine = ImageFeatureCache(pipeline.engine), pipeline.engine
-    decode_masks = engine.decode_masks if engine.decodes_masks else None
+    waiting: dict[int, tuple[Key, ImageBatch, Task]] = {}
 
-    def asked() -> Iterator[EncodedRequest]:
-        for number, item in enumerate(items):
-            waiting[number], watch = item, Stopwatch()
-            features = encoder.features(item.images, watch)
-            yield EncodedRequest(item.asked.question, features, watch)
+    def requests() -> Iterator[Request]:
+        for number, (key, images, item) in enumerate(items):
+            waiting[number] = key, images, item.task
+            yield item.request.about(images)
 
-    for number, generation in pipeline.answer(asked(), slots=slots, capacity=capacity):
-        item = waiting.pop(number)
-        size = (item.images.width, item.images.height)
-        yield item.key, build_result(item.asked.task, generation, size, decode_masks)
+    decode_masks = pipeline.engine.decode_masks if pipeline.engine.decodes_masks else None
+    for number, generation in pipeline.answer(requests(), slots=slots, capacity=capacity):
+        key, images, task = waiting.pop(number)
+        yield key, build_result(task, generation, (images.width, images.height), decode_masks)

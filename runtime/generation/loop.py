@@ -9,102 +9,100 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.logits import Row
-from paligemma_edge.runtime.generation.sampling import Sampling
-from paligemma_edge.runtime.generation.select_token import choose
+from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
+from paligemma_edge.runtime.generation.request import Request
+from paligemma_edge.runtime.generation.select_token import select_token
 from paligemma_edge.runtime.grammar.base import State
-from paligemma_edge.runtime.manifest import TokenizerConfig
+from paligemma_edge.runtime.results.generation import FinishReason
 from paligemma_edge.runtime.timing import Stopwatch
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
+@dataclass(eq=False)
+class ActiveSequence:
+    """A request in its slot, and its answer so far."""
 
-@dataclass(frozen=True)
-class Request:
-    """Features [images, N, hidden], the ids of a prompt, and how to answer.
-
-    `state` is the start of a grammar, None where anything may be said.
-    """
-
-    image_features: ort.OrtValue
-    ids: tuple[int, ...]
-    max_new_tokens: int
-    sampling: Sampling
-    state: State | None = None
+    number: int  # its place among the requests
+    request: Request
+    eos_id: int
+    state: State | None  # of the grammar
     watch: Stopwatch = field(default_factory=Stopwatch)
+    tokens: list[int] = field(default_factory=list)
+    log_probs: list[float] = field(default_factory=list)
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """Why the answer has ended, None while it has not. Nothing else decides it."""
+        if self.tokens and self.tokens[-1] == self.eos_id:
+            return "stop"
+        return "length" if len(self.tokens) == self.request.max_new_tokens else None
+
+    def extend(self, row: Row) -> GeneratedToken:
+        """Choose the next token from the logits that follow the last one."""
+        allowed = None if self.state is None else self.state.allowed
+        token = select_token(self.request.sampling, row, allowed, len(self.tokens))
+        if self.state is not None:
+            self.state = self.state.after(token)
+        self.tokens.append(token)
+        self.log_probs.append(row.log_prob(token))
+        return GeneratedToken(self, token, self.log_probs[-1], self.finish_reason)
 
 
 class GeneratedToken(NamedTuple):
-    """A token of the answer to the request of a number, and the model's log-probability for it."""
+    """The newest token of a sequence, the model's log-probability for it, and whether it ends."""
 
-    number: int
+    sequence: ActiveSequence
     token: int
     log_prob: float
+    finish_reason: FinishReason | None
 
 
 def generate(
-    engine: Engine,
-    tokenizer: TokenizerConfig,
+    features: ImageFeatureCache,
+    eos_id: int,
     requests: Iterable[Request],
     cache: KVCache,
     slots: int | None = None,
 ) -> Iterator[GeneratedToken]:
     """Answer requests in the first `slots` slots of a cache, or all; yield tokens as they come.
 
-    The end-of-sequence token is yielded too, last of an answer that ended by itself. `requests`
-    is read only as slots become free.
+    `features` encodes the images with the engine that answers. The end-of-sequence token is
+    yielded too, last of an answer that ended by itself. `requests` is read only as slots become
+    free.
     """
-    loop = _Loop(engine, tokenizer, iter(enumerate(requests)), cache, slots or cache.slots)
+    waiting = enumerate(requests)
+    loop = _Loop(features, features.engine, eos_id, waiting, cache, slots or cache.slots)
     yield from loop.admit()
     while loop.running:
         yield from loop.step()
         yield from loop.admit()
 
 
-@dataclass
-class _Sequence:
-    """A request in its slot, and what was said so far."""
-
-    number: int
-    request: Request
-    state: State | None
-    tokens: list[int]
-
-    def choose(self, row: Row) -> int:
-        """Choose and keep the next token."""
-        allowed = None if self.state is None else self.state.allowed
-        token = choose(self.request.sampling, row, allowed, len(self.tokens))
-        if self.state is not None:
-            self.state = self.state.after(token)
-        self.tokens.append(token)
-        return token
-
-
 @dataclass(frozen=True)
 class _Loop:
     """The state that travels from step to step."""
 
+    features: ImageFeatureCache
     engine: Engine
-    tokenizer: TokenizerConfig
+    eos_id: int
     waiting: Iterator[tuple[int, Request]]
     cache: KVCache
     slots: int
-    running: dict[int, _Sequence] = field(default_factory=dict)  # by slot
+    running: dict[int, ActiveSequence] = field(default_factory=dict)  # by slot
 
     def admit(self) -> Iterator[GeneratedToken]:
         """Prefill waiting requests into free slots; yield the first token of each."""
         for slot in range(self.slots):
             while slot not in self.running and (entry := next(self.waiting, None)) is not None:
                 number, request = entry
-                self.running[slot] = _Sequence(number, request, request.state, [])
-                with request.watch.measure("prefill"):
-                    row = self.engine.prefill(self.cache, slot, request.image_features, request.ids)
-                yield self._accept(slot, row)
+                sequence = ActiveSequence(number, request, self.eos_id, request.state)
+                row = self._prefill(slot, sequence)
+                self.running[slot] = sequence
+                yield self._extend(slot, row)
 
     def step(self) -> Iterator[GeneratedToken]:
         """Append one token to every running sequence; yield the tokens."""
@@ -115,15 +113,20 @@ class _Loop:
         logits = stepper.step(last)
         seconds = time.perf_counter() - start
         for slot, sequence in list(self.running.items()):
-            sequence.request.watch.add("steps", seconds)
-            yield self._accept(slot, logits[slot])
+            sequence.watch.add("steps", seconds)
+            yield self._extend(slot, logits[slot])
 
-    def _accept(self, slot: int, row: Row) -> GeneratedToken:
-        """Choose a slot's next token; an answer that is complete leaves its slot."""
-        sequence = self.running[slot]
-        token = sequence.choose(row)
-        full = len(sequence.tokens) == sequence.request.max_new_tokens
-        if full or token == self.tokenizer.eos_id:
+    def _prefill(self, slot: int, sequence: ActiveSequence) -> Row:
+        """Read and encode the images of a request, then its prompt → logits of what follows."""
+        watch, request = sequence.watch, sequence.request
+        features = self.features.features(request.read(watch), watch)
+        with watch.measure("prefill"):
+            return self.engine.prefill(self.cache, slot, features, request.ids)
+
+    def _extend(self, slot: int, row: Row) -> GeneratedToken:
+        """Choose a slot's next token; an answer that has ended leaves its slot."""
+        generated = self.running[slot].extend(row)
+        if generated.finish_reason is not None:
             del self.running[slot]
             self.cache.lengths[slot] = 0
-        return GeneratedToken(sequence.number, token, row.log_prob(token))
+        return generated

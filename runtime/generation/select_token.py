@@ -1,4 +1,4 @@
-"""Which token is said next: a policy and a grammar over what the decoder tells of it.
+"""The next token: a sampling policy and a grammar over the logits of the decoder.
 
 Asks for as little of a row as the choice needs: on a GPU every logit that is looked at on the
 host has to be copied there.
@@ -16,7 +16,7 @@ from paligemma_edge.runtime.generation.sampling import Greedy, Sampling, TopSamp
 from paligemma_edge.runtime.grammar.base import Allowed
 
 
-def choose(sampling: Sampling, row: Row, allowed: Allowed | None, position: int) -> int:
+def select_token(sampling: Sampling, row: Row, allowed: Allowed | None, position: int) -> int:
     """The token that a policy picks where all that is not allowed has the logit minus infinity.
 
     `allowed` None allows all that may be spoken; `position` is the token's place in the text.

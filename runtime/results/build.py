@@ -44,7 +44,7 @@ def text_result(generation: Generation, image: Image.Image | None = None) -> Tex
         prompt=generation.prompt,
         text=generation.text,
         score=generation.score,
-        truncated=generation.truncated,
+        truncated=generation.finish_reason == "length",
         image=image,
     )
 
@@ -58,7 +58,8 @@ def object_result(
 ) -> ObjectResult:
     """The objects of an answer, masks decoded; one that the token limit cut is left out."""
     answer = generation.answer
-    whole = len(answer.detections) - (generation.truncated and _last_is_cut(task, answer))
+    cut = generation.finish_reason == "length" and _last_is_cut(task, answer)
+    whole = len(answer.detections) - cut
     detections, spans = answer.detections[:whole], answer.spans[:whole]
     decoded = decoded_masks(detections, decode_masks)
     objects = tuple(
@@ -77,7 +78,7 @@ def object_result(
         text=generation.text,
         objects=objects,
         score=generation.score,
-        truncated=generation.truncated,
+        truncated=generation.finish_reason == "length",
         width=size[0],
         height=size[1],
         notes=(WITHOUT_MASKS,) if lacking else (),

@@ -1,4 +1,4 @@
-"""What the model said to a prompt: tokens, their text, and how likely each of them was.
+"""What the model answered to a prompt: tokens, their text, and how likely each of them was.
 
 Knows ids, text and places in it. Knows nothing of images.
 """
@@ -7,27 +7,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from paligemma_edge.runtime.text.parse_answer import ParsedAnswer, parse_answer
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
 from paligemma_edge.runtime.timing import Stage
 
+FinishReason: TypeAlias = Literal["stop", "length"]  # its end-of-sequence token, or the limit
+
 
 @dataclass(frozen=True)
 class Generation:
-    """What the model said to one prompt.
+    """The answer to one prompt.
 
-    `token_ids` ends with the end-of-sequence id unless the answer was cut by its token limit,
-    which `truncated` tells. `log_probs` are those that the model gave to the tokens, before any
-    grammar or temperature. `seconds` holds the time that each stage took.
+    `token_ids` ends with the end-of-sequence id where `finish_reason` is "stop"; "length" says that
+    the token limit cut the answer. `log_probs` are those that the model gave to the tokens, before
+    any grammar or temperature. `char_offsets` is how much of the text was certain after each token,
+    in characters. `seconds` holds the time of each stage.
     """
 
     prompt: str
     text: str
     token_ids: tuple[int, ...]
     log_probs: tuple[float, ...]
-    ends: tuple[int, ...]  # how much of the text was certain after each token, in characters
-    truncated: bool
+    char_offsets: tuple[int, ...]
+    finish_reason: FinishReason
     seconds: dict[Stage, float] = field(compare=False)
 
     @property
@@ -43,21 +47,21 @@ class Generation:
     def score_of(self, span: tuple[int, int]) -> float:
         """Mean log-probability of the tokens that wrote a part of the text.
 
-        `span` is the part's first character and the one behind it; it is not empty.
+        `span` is the part's first character and the one after its last; it is not empty.
         """
-        starts = (0, *self.ends)
-        chosen = [
+        starts = (0, *self.char_offsets)
+        scores = [
             log_prob
-            for start, end, log_prob in zip(starts, self.ends, self.log_probs, strict=False)
+            for start, end, log_prob in zip(starts, self.char_offsets, self.log_probs, strict=False)
             if start < span[1] and end > span[0]
         ]
-        return sum(chosen) / len(chosen)
+        return sum(scores) / len(scores)
 
 
 def decode_with_offsets(encoder: PromptEncoder, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:
-    """The text of an answer, and how long it was after each of its tokens."""
-    stream, text, ends = TextStream(encoder), "", []
+    """The text of an answer, and its length in characters after each of its tokens."""
+    stream, text, offsets = TextStream(encoder), "", []
     for token in ids:
         text += stream.push(token)
-        ends.append(len(text))
-    return text + stream.finish(), tuple(ends)
+        offsets.append(len(text))
+    return text + stream.finish(), tuple(offsets)

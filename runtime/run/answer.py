@@ -1,4 +1,4 @@
-"""What answers the queries of a long run: a loop of slots, or a closed set of answers.
+"""What answers the queries of a run: a loop of slots, or a closed set of choices.
 
 Knows the pipeline. Knows nothing of where queries come from.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from paligemma_edge.runtime.encoded_image import EncodedImage
-from paligemma_edge.runtime.generation.batch import Item, answer_each, typed_question
+from paligemma_edge.runtime.generation.batch import answer_each, task_request
 from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
-from paligemma_edge.runtime.generation.pipeline import GenerationOptions, Pipeline
+from paligemma_edge.runtime.generation.pipeline import Pipeline
+from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
-from paligemma_edge.runtime.run.loop import Answer, Query, Result
+from paligemma_edge.runtime.run.loop import AnswerQueries, Query, Result
 
 
 def in_slots(
@@ -26,10 +27,10 @@ def in_slots(
     sampling: Sampling | None,
     grammar: Grammar | bool,
     any_label: bool = False,
-) -> Answer:
-    """Words or objects, as each prompt asks. PromptError for a prompt that cannot be asked."""
-    questions = {
-        prompt: typed_question(
+) -> AnswerQueries:
+    """Words or objects, as each prompt asks. PromptError for a prompt that cannot be answered."""
+    requests = {
+        prompt: task_request(
             pipeline,
             prompt,
             max_new_tokens=max_new_tokens,
@@ -39,25 +40,27 @@ def in_slots(
         )
         for prompt in prompts
     }
-    capacity = max(asked.question.capacity for asked in questions.values())
+    capacity = max(item.request.capacity for item in requests.values())
 
     def answer(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
-        items = (Item(query, query.images, questions[query.prompt]) for query in queries)
+        items = ((query, query.images, requests[query.prompt]) for query in queries)
         yield from answer_each(pipeline, items, slots=slots, capacity=capacity)
 
     return answer
 
 
-def among_choices(pipeline: Pipeline, prompts: Sequence[str], choices: Sequence[str]) -> Answer:
-    """One of `choices` with the share of each. PromptError, OptionError as `EncodedImage.classify`."""
+def among_choices(
+    pipeline: Pipeline, prompts: Sequence[str], choices: Sequence[str]
+) -> AnswerQueries:
+    """One of `choices` with the share of each; errors as `EncodedImage.classify`."""
     longest = Choices.of(choices).longest(pipeline.encoder)
     for prompt in prompts:
-        pipeline.question(prompt, 1, GenerationOptions(max_new_tokens=longest))
+        pipeline.request(prompt, 1, GenerationOptions(max_new_tokens=longest))
 
     def answer(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
-        encoder = ImageFeatureCache(pipeline.engine)
+        features = ImageFeatureCache(pipeline.engine)
         for query in queries:
-            with EncodedImage(pipeline, query.images, encoder=encoder) as view:
-                yield query, view.classify(query.prompt, choices)
+            with EncodedImage(pipeline, query.images, features=features) as image:
+                yield query, image.classify(query.prompt, choices)
 
     return answer

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 from typing import Any
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.cli import run as run_options
 from paligemma_edge.runtime.loading.options import cache_plan_for
 from paligemma_edge.runtime.loading.variants import choose_variant
+from paligemma_edge.runtime.run.options import RunOptions
 
-_OPTIONS = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-_MORE = ("choices", "regex", "no_grammar", "any_label", "every")
+_SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
+_MORE = ("regex", "no_grammar", "any_label", "every")
 
 
-def run_identity(options: argparse.Namespace) -> dict[str, Any]:
-    """The bundle's files that take part, the variant, prompts, PATHS and how they are answered.
+def run_identity(options: RunOptions) -> dict[str, Any]:
+    """The bundle's files that take part, the variant, prompts, paths and how they are answered.
 
-    PATHS are as they were given: a folder among them may have grown. What cannot change an
+    Paths are as they were given: a folder among them may have grown. What cannot change an
     answer, such as the number of threads, is not in it. Errors are those of `Bundle.open` and of
     the choice of a variant.
     """
@@ -27,22 +26,24 @@ def run_identity(options: argparse.Namespace) -> dict[str, Any]:
     name, variant = choose_variant(bundle.manifest, options.device, options.variant)
     files = bundle.manifest.files
     taking_part = [*bundle.variant_files(variant), bundle.manifest.tokenizer.file]
-    if (adapter := bundle.manifest.adapters.get(options.adapter)) and name in adapter.files:
+    adapter = bundle.manifest.adapters.get(options.adapter or "")
+    if adapter is not None and name in adapter.files:
         taking_part.append(adapter.files[name])
     digest = hashlib.sha256("".join(files[file].sha256 for file in taking_part).encode())
     plan = cache_plan_for(
         bundle.manifest,
         variant,
-        options.max_batch,
-        options.max_length,
-        cuda_graph=options.cuda_graph,
+        options.load.get("max_batch"),
+        options.load.get("max_length"),
+        cuda_graph=options.load.get("cuda_graph", False),
     )
     return {
         "max_length": plan and plan.max_length,
         "bundle": digest.hexdigest()[:16],
         "variant": name,
-        "prompts": run_options.prompts(options),
+        "prompts": options.prompts,
         "paths": list(options.paths),
         "draw": None if options.draw is None else os.path.abspath(options.draw),  # noqa: PTH100
-        **{option: getattr(options, option) for option in (*_OPTIONS, *_MORE)},
+        "choices": None if options.choices is None else list(options.choices),
+        **{option: getattr(options, option) for option in (*_SAMPLING, *_MORE)},
     }

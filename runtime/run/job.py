@@ -1,34 +1,33 @@
-"""What `run` does: find images, ask about them, print or write what is answered.
+"""A run from its options to its end: find images, answer prompts about them, write the answers.
 
 Reads in the order of the data. What can be found wrong is found before the model is opened.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
-import io
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from paligemma_edge.runtime.cli import run as run_options
 from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.pixels import ImageBatch, read_images
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.build import WITHOUT_MASKS, DecodeMasks
-from paligemma_edge.runtime.run import answer as answering
+from paligemma_edge.runtime.run.answer import among_choices, in_slots
+from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.identity import run_identity
 from paligemma_edge.runtime.run.journal import Journal
-from paligemma_edge.runtime.run.loop import Answer, Answered, answer_sources
+from paligemma_edge.runtime.run.loop import AnswerQueries, QueryResult, answer_sources
+from paligemma_edge.runtime.run.options import RunOptions
 from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays
 from paligemma_edge.runtime.run.progress import Progress
 from paligemma_edge.runtime.run.report import Report, Style
-from paligemma_edge.runtime.run.single import run_at_once
+from paligemma_edge.runtime.run.single import run_single
 from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
 from paligemma_edge.runtime.run.writers import check_out, finish
 from paligemma_edge.runtime.timing import Stopwatch
@@ -36,25 +35,38 @@ from paligemma_edge.runtime.timing import Stopwatch
 _READ_AHEAD = 2  # images for each slot
 
 
-def run(options: argparse.Namespace) -> int:
-    """Answer each prompt about each image; 1 where one of the images could not be read.
+def run(options: RunOptions, *, console: Console | None = None, stdin: TextIO | None = None) -> int:
+    """Answer each prompt about each image, as `paligemma-edge run` does.
 
-    A run with --out that is interrupted leaves a journal, and its KeyboardInterrupt says so;
+    A run with `out` that is interrupted leaves a journal, and its KeyboardInterrupt says so;
     a camera's run ends that way, and is finished.
+
+    Args:
+        options: what to do; see `RunOptions`.
+        console: where answers and messages go; by default those of the process.
+        stdin: list of files for the path "-"; by default standard input.
+
+    Returns:
+        0, or 1 where one of the images could not be read.
+
+    Raises:
+        PaliGemmaError: one of its leaves says in one line what cannot be read, done or written.
     """
-    place = None
+    console = console or Console.standard()
+    target = None
     if options.out is not None:
-        place = check_out(Path(options.out), overwrite=options.overwrite)
-    sources = find_sources(options.paths, _stdin(), options.every)
+        target = check_out(Path(options.out), overwrite=options.overwrite)
+    sources = find_sources(options.paths, stdin or sys.stdin, options.every)
     if options.stream or options.together:
-        return run_at_once(options, sources)
+        return run_single(options, sources, console)
     with contextlib.ExitStack() as stack:
         journal = None
-        if place is not None:
+        if options.out is not None:
             journal = Journal.open(Path(options.out), run_identity(options))
             stack.enter_context(journal)
-        job = _Job(options, sources, journal, place, _overlays(options, sources, journal))
-        with _keeping(journal):
+        overlays = _overlays(options, sources, journal)
+        job = _Job(options, sources, console, journal, target, overlays)
+        with _saying_what_is_kept(journal):
             return job.run()
 
 
@@ -62,38 +74,39 @@ def run(options: argparse.Namespace) -> int:
 class _Job:
     """A run, and where its answers go."""
 
-    options: argparse.Namespace
+    options: RunOptions
     sources: Sources
+    console: Console
     journal: Journal | None
-    place: Path | None  # of the file that the journal becomes
+    target: Path | None  # the file that the journal becomes
     overlays: Overlays | None
     names: list[str] = field(default_factory=list)  # of the journal's images, in order
 
     def run(self) -> int:
-        """Answer what was not answered yet, then write the file of --out."""
+        """Answer what was not answered yet, then write the file of `out`."""
         failures = 0
         if self._is_done():
             self.names.extend(self.sources.names)
         else:
-            failures = self._answer(run_options.open_model(self.options))
-        if self.journal is not None and self.place is not None:
-            failures = self._finish(self.journal, self.place)
+            failures = self._answer(self.options.open_model())
+        if self.journal is not None and self.target is not None:
+            failures = self._finish(self.journal, self.target)
         return 1 if failures else 0
 
     def _answer(self, model: PaliGemma) -> int:
         """How many of the answers failed."""
         slots = _slots(self.options, self.sources, model)
-        answer = _answer(model, self.options, slots)
-        report = _report(self.options, self.sources, self.journal)
+        answer = _answer_queries(model, self.options, slots)
+        report = _report(self.options, self.sources, self.console, self.journal)
         engine = model.engine
         decode_masks = engine.decode_masks if engine.decodes_masks else None
         with contextlib.closing(report), _ended_by_interrupt(self.sources.live):
             answer_sources(
-                self._passing(),
-                run_options.prompts(self.options),
+                self._recorded(),
+                self.options.prompts,
                 read=lambda source: _read(model, source),
                 answer=answer,
-                take=lambda answered: self._take(answered, report, decode_masks),
+                on_result=lambda result: self._take(result, report, decode_masks),
                 done=frozenset() if self.journal is None else self.journal,
                 # What a camera shows is not to be old when it is answered, and a name of a slow
                 # list is answered before the next one is waited for.
@@ -102,9 +115,9 @@ class _Job:
             )
         return report.failures
 
-    def _finish(self, journal: Journal, place: Path) -> int:
+    def _finish(self, journal: Journal, target: Path) -> int:
         """Write the file; how many of its answers failed."""
-        prompts = run_options.prompts(self.options)
+        prompts = self.options.prompts
         order = [(name, prompt) for name in tuple(self.names) for prompt in prompts]
         if self.sources.live:  # what an earlier run saw is not seen again
             order = list(dict.fromkeys((*journal.keys, *order)))
@@ -112,10 +125,10 @@ class _Job:
             order = list(dict.fromkeys((*order, *journal.keys)))
         journal.keep_only(order)
         count, failures = journal.answers, journal.failures
-        finish(journal, order, place)
+        finish(journal, order, target)
         if not self.options.json:
             failed = f", {failures:,} failed" if failures else ""
-            print(f"{self.options.out}: {count:,} answers{failed}", flush=True)
+            self.console.print(f"{self.options.out}: {count:,} answers{failed}")
         return failures
 
     @property
@@ -123,31 +136,32 @@ class _Job:
         """Whether each image is answered before the next one is read."""
         return self.sources.live or (self.sources.paced and self.options.slots is None)
 
-    def _passing(self) -> Iterator[Source]:
+    def _recorded(self) -> Iterator[Source]:
+        """The sources, each with its place among the overlays and in the journal."""
         sources = self.sources if self.overlays is None else self.overlays.claim(self.sources)
         for source in sources:
             if self.journal is not None:
                 self.names.append(source.name)
             yield source
 
-    def _take(self, answered: Answered, report: Report, decode_masks: DecodeMasks) -> None:
-        """Draw, keep, show: what is kept is not asked again, so its drawing must be there."""
+    def _take(self, result: QueryResult, report: Report, decode_masks: DecodeMasks) -> None:
+        """Draw, keep, show: what is kept is not answered again, so its drawing must be there."""
         try:
-            self._draw(answered, report, decode_masks)
-            record = answered.record
+            self._draw(result, report, decode_masks)
+            record = result.record
         except ImageError as error:  # such as of an image that has gone since it was read
-            answered = dataclasses.replace(answered, outcome=error)
-            record = answered.record
+            result = dataclasses.replace(result, outcome=error)
+            record = result.record
         if self.journal is not None:
             self.journal.append(record)
-        report(answered)
+        report(result)
 
-    def _draw(self, answered: Answered, report: Report, decode_masks: DecodeMasks) -> None:
-        if self.overlays is None or isinstance(answered.outcome, ImageError):
+    def _draw(self, result: QueryResult, report: Report, decode_masks: DecodeMasks) -> None:
+        if self.overlays is None or isinstance(result.outcome, ImageError):
             return
-        if lacks_masks(answered.outcome, decode_masks):
+        if lacks_masks(result.outcome, decode_masks):
             report.note(WITHOUT_MASKS)
-        self.overlays.write(answered.source, answered.prompt, answered.outcome, decode_masks)
+        self.overlays.write(result.source, result.prompt, result.outcome, decode_masks)
 
     def _is_done(self) -> bool:
         return (
@@ -157,18 +171,17 @@ class _Job:
         )
 
 
-def _answer(model: PaliGemma, options: argparse.Namespace, slots: int) -> Answer:
-    prompts, choices = run_options.prompts(options), run_options.choices(options)
+def _answer_queries(model: PaliGemma, options: RunOptions, slots: int) -> AnswerQueries:
     pipeline = model.with_adapter(options.adapter)
-    if choices is not None:
-        return answering.among_choices(pipeline, prompts, choices)
-    return answering.in_slots(
+    if options.choices is not None:
+        return among_choices(pipeline, options.prompts, options.choices)
+    return in_slots(
         pipeline,
-        prompts,
+        options.prompts,
         slots=slots,
         max_new_tokens=options.max_new_tokens,
-        sampling=run_options.sampling(options),
-        grammar=run_options.pattern(options) or not options.no_grammar,
+        sampling=options.sampling(),
+        grammar=options.regex_grammar() or not options.no_grammar,
         any_label=options.any_label,
     )
 
@@ -177,47 +190,47 @@ def _read(model: PaliGemma, source: Source) -> ImageBatch:
     return read_images([source.load()], model.bundle.manifest.image, Stopwatch())
 
 
-def _slots(options: argparse.Namespace, sources: Sources, model: PaliGemma) -> int:
-    """As many as were asked for, as can be used, and one where images come one by one."""
-    wanted = 1 if sources.paced and options.slots is None else options.slots
-    slots = model.cache_pool.slots(wanted, DEFAULT_MAX_BATCH)
-    queries = None if sources.count is None else sources.count * len(run_options.prompts(options))
+def _slots(options: RunOptions, sources: Sources, model: PaliGemma) -> int:
+    """As many as were asked for and can be used; one where images come one by one."""
+    requested = 1 if sources.paced and options.slots is None else options.slots
+    slots = model.cache_pool.slots(requested, DEFAULT_MAX_BATCH)
+    queries = None if sources.count is None else sources.count * len(options.prompts)
     return slots if queries is None else min(slots, queries)
 
 
-def _overlays(
-    options: argparse.Namespace, sources: Sources, journal: Journal | None
-) -> Overlays | None:
+def _overlays(options: RunOptions, sources: Sources, journal: Journal | None) -> Overlays | None:
     if options.draw is None:
         return None
     return open_overlays(
         Path(options.draw),
-        run_options.prompts(options),
+        options.prompts,
         sources,
         reuse=options.overwrite or (journal is not None and len(journal) > 0),
     )
 
 
-def _report(options: argparse.Namespace, sources: Sources, journal: Journal | None) -> Report:
+def _report(
+    options: RunOptions, sources: Sources, console: Console, journal: Journal | None
+) -> Report:
     style: Style = "json" if options.json else "text" if journal is None else "none"
     many = sources.count != 1
     progress = None
-    if many and (journal is not None or sys.stderr.isatty()):
+    if many and (journal is not None or console.err.isatty()):
         resumed = 0 if journal is None else _count_done(options, sources, journal)
-        progress = Progress(sys.stderr, sources.count, resumed=resumed)
-    return Report(style, many, bool(options.also), progress)
+        progress = Progress(console.err, sources.count, resumed=resumed)
+    return Report(style, many, bool(options.also), progress, console)
 
 
-def _count_done(options: argparse.Namespace, sources: Sources, journal: Journal) -> int:
-    """Images about which every prompt was asked already."""
-    prompts = run_options.prompts(options)
+def _count_done(options: RunOptions, sources: Sources, journal: Journal) -> int:
+    """Images about which every prompt was answered already."""
+    prompts = options.prompts
     if sources.count is None:
         return journal.answers // len(prompts)
     return sum(all((name, prompt) in journal for prompt in prompts) for name in sources.names)
 
 
 @contextlib.contextmanager
-def _keeping(journal: Journal | None) -> Iterator[None]:
+def _saying_what_is_kept(journal: Journal | None) -> Iterator[None]:
     """Let an interrupt say that the answers so far are kept."""
     try:
         yield
@@ -237,10 +250,3 @@ def _ended_by_interrupt(live: bool) -> Iterator[None]:
     except KeyboardInterrupt:
         if not live:
             raise
-
-
-def _stdin() -> TextIO:
-    """Standard input, for names of files of any bytes."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")
-    return sys.stdin

@@ -35,7 +35,7 @@ class Query:
 
 
 @dataclass(frozen=True, eq=False)
-class Answered:
+class QueryResult:
     """What came of a prompt about an image: a result, or why there is none."""
 
     number: int
@@ -65,7 +65,7 @@ class Answered:
 
 
 # Takes queries only as it can begin them, gives results as they are complete, in any order.
-Answer: TypeAlias = Callable[[Iterable[Query]], Iterator[tuple[Query, Result]]]
+AnswerQueries: TypeAlias = Callable[[Iterable[Query]], Iterator[tuple[Query, Result]]]
 
 
 def answer_sources(
@@ -73,13 +73,13 @@ def answer_sources(
     prompts: Sequence[str],
     *,
     read: Callable[[Source], ImageBatch],
-    answer: Answer,
-    take: Callable[[Answered], None],
+    answer: AnswerQueries,
+    on_result: Callable[[QueryResult], None],
     done: Container[Key] = frozenset(),
     depth: int,
     adapter: str | None = None,
 ) -> None:
-    """Ask every prompt about every image but those that are done; `take` what comes of it.
+    """Answer every prompt about every image but those that are done, through `on_result`.
 
     Images are read in a thread, at most `depth` of them early. An image for which `read`
     raises an ImageError is taken with that error, once for each prompt, and holds up no other.
@@ -98,7 +98,7 @@ def answer_sources(
                 for prompt in left:
                     if isinstance(images, ImageError):
                         failed = (number, source, prompt, len(left), images, None)
-                        take(Answered(*failed, adapter))
+                        on_result(QueryResult(*failed, adapter))
                     else:
                         yield Query(number, source, images, prompt, len(left))
                     number += 1
@@ -106,19 +106,19 @@ def answer_sources(
     with closing(queries()) as asked:
         for query, result in answer(asked):
             size = query.images.width, query.images.height
-            told = (query.number, query.source, query.prompt, query.siblings, result, size)
-            take(Answered(*told, adapter))
+            parts = (query.number, query.source, query.prompt, query.siblings, result, size)
+            on_result(QueryResult(*parts, adapter))
 
 
 @dataclass
 class InOrder:
     """Hands on what was answered in the order of the queries, as soon as that is possible."""
 
-    take: Callable[[Answered], None]
+    take: Callable[[QueryResult], None]
     _next: int = 0
-    _held: dict[int, Answered] = field(default_factory=dict)
+    _held: dict[int, QueryResult] = field(default_factory=dict)
 
-    def __call__(self, answered: Answered) -> None:
+    def __call__(self, answered: QueryResult) -> None:
         """Take one, in any order."""
         self._held[answered.number] = answered
         while (found := self._held.pop(self._next, None)) is not None:

@@ -48,11 +48,6 @@ class Progress:
         if now - self._said >= (_REDRAWN if self._redraws else _REPEATED):
             self._say(now)
 
-    def note(self, message: str) -> None:
-        """Print a line that stays."""
-        self.clear()
-        print(message, file=self._stream, flush=True)
-
     def clear(self) -> None:
         """Take the line off the terminal, so that something else can be printed there."""
         if self._shown:
@@ -78,7 +73,8 @@ class Progress:
             self._stream.flush()
             self._shown = True
         else:
-            print(line, file=self._stream, flush=True)
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
 
     def _line(self, now: float) -> str:
         parts = [f"{self._done:,}" + ("" if self._total is None else f"/{self._total:,}")]

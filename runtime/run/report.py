@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult
-from paligemma_edge.runtime.run.loop import Answered, InOrder, Result
+from paligemma_edge.runtime.run.console import Console
+from paligemma_edge.runtime.run.loop import InOrder, QueryResult, Result
 from paligemma_edge.runtime.run.progress import Progress
 
 CUT = " [cut by --max-new-tokens]"
@@ -29,6 +29,7 @@ class Report:
     names: bool  # whether a line of text names the image
     prompts: bool  # and the prompt
     progress: Progress | None
+    console: Console = field(default_factory=Console.standard)
     failures: int = 0
     _told: set[str] = field(default_factory=set)  # notes, each of which is told once
     _left: dict[str, int] = field(default_factory=dict)  # queries of an image to come
@@ -36,7 +37,7 @@ class Report:
     def __post_init__(self) -> None:
         self._in_order = InOrder(self._show)
 
-    def __call__(self, answered: Answered) -> None:
+    def __call__(self, answered: QueryResult) -> None:
         """Take an answer, in any order."""
         self._in_order(answered)
         failed = isinstance(answered.outcome, ImageError)
@@ -59,7 +60,7 @@ class Report:
         if self.progress is not None:
             self.progress.close()
 
-    def _show(self, answered: Answered) -> None:
+    def _show(self, answered: QueryResult) -> None:
         if isinstance(answered.outcome, ObjectResult):
             self._tell_notes(answered.outcome)
         if self.style == "json":
@@ -73,9 +74,9 @@ class Report:
     def _print(self, line: str) -> None:
         if self.progress is not None:
             self.progress.clear()
-        print(line, flush=True)
+        self.console.print(line)
 
-    def _line(self, answered: Answered) -> str:
+    def _line(self, answered: QueryResult) -> str:
         result = answered.outcome
         assert not isinstance(result, ImageError)
         parts = [answered.source.name] * self.names + [answered.prompt] * self.prompts
@@ -86,11 +87,9 @@ class Report:
             self.note(note)
 
     def _tell(self, message: str) -> None:
-        line = f"paligemma-edge: {message}"
         if self.progress is not None:
-            self.progress.note(line)
-        else:
-            print(line, file=sys.stderr, flush=True)
+            self.progress.clear()
+        self.console.message(message)
 
 
 def _remark(result: Result) -> str:

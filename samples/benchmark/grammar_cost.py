@@ -20,7 +20,7 @@ import numpy as np
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.logits import HostRow
 from paligemma_edge.runtime.generation.sampling import Greedy
-from paligemma_edge.runtime.generation.select_token import choose
+from paligemma_edge.runtime.generation.select_token import select_token
 from paligemma_edge.runtime.grammar.base import EndState, State
 from paligemma_edge.runtime.grammar.objects import ObjectGrammar
 
@@ -73,10 +73,10 @@ def grammar_seconds(rows: list[HostRow], start: State) -> float:
     for place, row in enumerate(rows):
 
         def free(row: HostRow = row, place: int = place) -> int:
-            return choose(greedy, row, None, place)
+            return select_token(greedy, row, None, place)
 
         def bound(row: HostRow = row, place: int = place, state: State = state) -> State:
-            return state.after(choose(greedy, row, state.allowed, place))
+            return state.after(select_token(greedy, row, state.allowed, place))
 
         # Who comes second finds the row in the processor's cache: each is second half the time.
         if place % 2:

@@ -20,11 +20,13 @@ from paligemma_edge.export.verify.samples import Sample, default_samples, read_s
 from paligemma_edge.export.verify.verify import verify
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.replay import replay
-from paligemma_edge.runtime.generation.loop import Request, generate
-from paligemma_edge.runtime.generation.requests import Images
+from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.sampling import Greedy
+from paligemma_edge.runtime.generation.validate import Images
 from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.images.pixels import ImageBatch, read_images
 from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.timing import Stopwatch
 
 MakeCheckpoint = Callable[..., Path]
 
@@ -260,22 +262,21 @@ def run(
     model: PaliGemma, prompts: Sequence[str], slots: int
 ) -> list[tuple[list[int], NDArray[np.float32]]]:
     """Tokens and logits of each prompt, answers of different lengths, in so many slots."""
-    facts = model.bundle.manifest
     recorders = [Recorder() for _ in prompts]
-    requests = [
-        Request(
-            features_of(model, default_samples()[len(prompt) % 9]),
-            model.encoder.encode(prompt, 1),
-            max_new_tokens=3 + len(prompt) % 5,
-            sampling=recorder,
-        )
-        for prompt, recorder in zip(prompts, recorders, strict=True)
-    ]
-    cache = model.engine.cache(slots, facts.model.image_tokens + 80)
-    tokens: list[list[int]] = [[] for _ in prompts]
-    for number, token, _ in generate(model.engine, facts.tokenizer, requests, cache):
-        tokens[number].append(token)
-    return [(t, np.stack(r.rows)) for t, r in zip(tokens, recorders, strict=True)]
+    requests = []
+    for prompt, recorder in zip(prompts, recorders, strict=True):
+        options = GenerationOptions(max_new_tokens=3 + len(prompt) % 5, sampling=recorder)
+        images = batch_of(model, default_samples()[len(prompt) % 9])
+        requests.append(model.pipeline.request(prompt, 1, options).about(images))
+    capacity = max(request.capacity for request in requests)
+    tokens: list[tuple[int, ...]] = [()] * len(prompts)
+    for number, answer in model.pipeline.answer(requests, slots=slots, capacity=capacity):
+        tokens[number] = answer.token_ids
+    return [(list(t), np.stack(r.rows)) for t, r in zip(tokens, recorders, strict=True)]
+
+
+def batch_of(model: PaliGemma, sample: Sample) -> ImageBatch:
+    return read_images(sample.images, model.bundle.manifest.image, Stopwatch())
 
 
 def pixels_of(model: PaliGemma, sample: Sample) -> NDArray[np.float32]:
@@ -289,10 +290,9 @@ def features_of(model: PaliGemma, sample: Sample) -> OrtValue:
 
 def replayed(model: PaliGemma, sample: Sample, answer: Sequence[int]) -> NDArray[np.float32]:
     """Logits [answer + 1, vocab] of a prefill and a step for each token."""
-    features = features_of(model, sample)
-    ids = model.encoder.encode(sample.prompt, len(sample.images))
-    rows = replay(model.engine, features, ids, [*answer, 0])
-    return np.stack([row.copy() for row in rows])
+    prompt = model.pipeline.encode(sample.images, sample.prompt)
+    rows = replay(model.engine, prompt, [*answer, 0])
+    return np.stack([row.whole.copy() for row in rows])
 
 
 def first_position(

@@ -12,7 +12,7 @@ from paligemma_edge.runtime.engine.device_logits import DeviceRow
 from paligemma_edge.runtime.engine.logits import HostRow, Row
 from paligemma_edge.runtime.generation import loop
 from paligemma_edge.runtime.generation.sampling import Sampling
-from paligemma_edge.runtime.generation.select_token import choose
+from paligemma_edge.runtime.generation.select_token import select_token
 from paligemma_edge.runtime.grammar.base import Allowed
 from tests.gpu.on_gpu import Requests
 
@@ -32,14 +32,14 @@ def compared(patched: pytest.MonkeyPatch) -> list[int]:
 
     def twice(sampling: Sampling, row: Row, allowed: Allowed | None, position: int) -> int:
         assert isinstance(row, DeviceRow)
-        token = choose(sampling, row, allowed, position)
+        token = select_token(sampling, row, allowed, position)
         same = HostRow(row.whole.copy(), row.logits.outputs.image_id)
-        assert token == choose(sampling, same, allowed, position)
+        assert token == select_token(sampling, same, allowed, position)
         assert row.log_prob(token) == pytest.approx(same.log_prob(token), abs=1e-4)
         tokens.append(token)
         return token
 
-    patched.setattr(loop, "choose", twice)
+    patched.setattr(loop, "select_token", twice)
     return tokens
 
 

@@ -202,9 +202,10 @@ def test_the_command_runs_in_a_thread_and_leaves_signals_alone(shapes_bundle: Pa
 def test_an_interrupted_run_promises_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     code = (
         "import sys\n"
-        "from paligemma_edge.runtime.cli import inspect, main as cli\n"
-        "def stop(options): raise KeyboardInterrupt\n"
-        "inspect.inspect = stop\n"
+        "from paligemma_edge.runtime.bundle.bundle import Bundle\n"
+        "from paligemma_edge.runtime.cli import main as cli\n"
+        "def stop(path): raise KeyboardInterrupt\n"
+        "Bundle.open = stop\n"
         "sys.exit(cli.main(['inspect', 'x']))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

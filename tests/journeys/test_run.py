@@ -511,7 +511,7 @@ def test_a_run_whose_answers_are_all_there_is_finished_without_the_model(
         "run_command.finish = stop\n"
         "assert main(sys.argv[1:]) == 130\n"
         "run_command.finish = keep\n"
-        "run_command.PaliGemma = None\n"
+        "run_command.RunOptions.open_model = None\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     out.unlink()

@@ -70,7 +70,7 @@ def known(shapes_bundle: Path) -> Answers:
     """What the plain model says."""
     model, found = PaliGemma(shapes_bundle), []
     for question in QUESTIONS:
-        said = EvalRequest.ask(model, question, DEFAULT_MAX_NEW_TOKENS).answer()
+        said = EvalRequest.encode(model, question, DEFAULT_MAX_NEW_TOKENS).answer()
         tokens, rows = zip(*((token, row.copy()) for token, row in said), strict=True)
         found.append((tokens, np.stack(rows)))
     return found
@@ -80,7 +80,7 @@ def measure(bundle: Path, variant: str, known: Answers, some: slice = slice(None
     """After the plain model's tokens; where all of those are chosen the answer is the same."""
     model, same, forced, errors, far = PaliGemma(bundle, variant=variant), [], [], [], []
     for question, (tokens, expected) in zip(QUESTIONS[some], known[some], strict=True):
-        asked = EvalRequest.ask(model, question, DEFAULT_MAX_NEW_TOKENS)
+        asked = EvalRequest.encode(model, question, DEFAULT_MAX_NEW_TOKENS)
         chosen = []
         for row, wanted in zip(asked.forced(tokens), expected, strict=True):
             chosen.append(int(row.argmax()))

@@ -14,7 +14,7 @@ from PIL import Image
 from paligemma_edge.runtime import PaliGemma, TopSampling
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
 from paligemma_edge.runtime.generation.loop import generate
-from paligemma_edge.runtime.generation.requests import Images
+from paligemma_edge.runtime.generation.validate import Images
 from paligemma_edge.runtime.images.load import ImageInput, load_image
 from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
@@ -135,7 +135,7 @@ def test_masks_have_a_size(shapes_model: PaliGemma) -> None:
 
 def test_a_limit_cuts_and_says_so(shapes_model: PaliGemma, images: list[Path]) -> None:
     cut = shapes_model.generate(images[0], "caption en", max_new_tokens=2)
-    assert cut.truncated
+    assert cut.finish_reason == "length"
     assert len(cut.token_ids) == 2
 
 

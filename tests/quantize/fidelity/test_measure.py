@@ -31,8 +31,6 @@ from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError, plot_na
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import DeviceError, ImageError, OptionError, PromptError
-from paligemma_edge.runtime.images.load import load_image
-from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import Manifest
 from samples.shapes import mask_decoder, score
 from samples.shapes.scenes import Scene, draw
@@ -121,12 +119,8 @@ def answers(models: tuple[PaliGemma, PaliGemma]) -> list[tuple[Generation, Gener
 
 
 def rows(model: PaliGemma, question: Question, tokens: Sequence[int]) -> Rows:
-    config = model.bundle.manifest
-    pixels = pixel_values(load_image(question.image), config.image)[None]
-    features = model.engine.project(model.engine.encode(pixels))
-    ids = model.encoder.encode(question.prompt, 1)
-    found = [row.copy() for row in replay(model.engine, features, ids, tokens)]
-    return np.stack(found)[:, : config.tokenizer.image_id]
+    prompt = model.pipeline.encode([question.image], question.prompt)
+    return np.stack([row.answer_logits.copy() for row in replay(model.engine, prompt, tokens)])
 
 
 def exam() -> list[tuple[Scene, ShapesQuestion]]:

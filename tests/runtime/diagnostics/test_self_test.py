@@ -18,8 +18,6 @@ from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.diagnostics.self_test import SelfTest, self_test
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import BundleError, OptionError
-from paligemma_edge.runtime.images.load import load_image
-from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import Variant
 
 PROMPT = "caption en"
@@ -80,15 +78,12 @@ def test_an_early_difference_does_not_grow_into_others(
 ) -> None:
     def after_another_start(tokens: tuple[int, ...]) -> tuple[int, ...]:
         """An original that starts with another token and goes on as the model then would."""
-        config = shapes_model.bundle.manifest
-        pixels = pixel_values(load_image(image), config.image)[None]
-        features = shapes_model.engine.project(shapes_model.engine.encode(pixels))
-        ids = shapes_model.encoder.encode(PROMPT, 1)
-        said = [tokens[0] ^ 1]
-        while len(said) < 6:
-            *_, row = (r.copy() for r in replay(shapes_model.engine, features, ids, [*said, 0]))
-            said.append(int(row[: config.tokenizer.image_id].argmax()))
-        return tuple(said)
+        prompt = shapes_model.pipeline.encode([image], PROMPT)
+        answer = [tokens[0] ^ 1]
+        while len(answer) < 6:
+            *_, best = (row.best for row in replay(shapes_model.engine, prompt, [*answer, 0]))
+            answer.append(best)
+        return tuple(answer)
 
     result = self_test(give_golden(after_another_start), device="cpu")
     assert result.token_ids[0] != result.golden.token_ids[0]
@@ -178,15 +173,11 @@ def test_a_golden_image_must_be_a_file_of_the_bundle(
 
 
 def test_replay_gives_a_row_for_each_token(shapes_model: PaliGemma, image: bytes) -> None:
-    said = shapes_model.generate(image, PROMPT, max_new_tokens=5)
-    size = shapes_model.bundle.manifest.image.size
-    features = shapes_model.engine.project(
-        shapes_model.engine.encode(np.zeros((1, 3, size, size), np.float32))
-    )
-    ids = shapes_model.encoder.encode(PROMPT, 1)
-    rows = [row.copy() for row in replay(shapes_model.engine, features, ids, said.token_ids)]
-    assert len(rows) == len(said.token_ids)
-    (alone,) = (row.copy() for row in replay(shapes_model.engine, features, ids, [1]))
+    answer = shapes_model.generate(image, PROMPT, max_new_tokens=5)
+    engine, prompt = shapes_model.engine, shapes_model.pipeline.encode([image], PROMPT)
+    rows = [row.whole.copy() for row in replay(engine, prompt, answer.token_ids)]
+    assert len(rows) == len(answer.token_ids)
+    (alone,) = (row.whole.copy() for row in replay(engine, prompt, [1]))
     assert np.array_equal(alone, rows[0])
 
 

@@ -14,7 +14,7 @@ from paligemma_edge.runtime.device.cuda.check import Gpu
 from paligemma_edge.runtime.device.device import Device
 from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.errors import DeviceError, OptionError, PromptError
-from paligemma_edge.runtime.generation.pipeline import GenerationOptions
+from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.loading import options as opening
 from paligemma_edge.runtime.loading.memory_estimate import estimate_memory
 from paligemma_edge.runtime.loading.options import cache_plan_for, device_for
@@ -71,8 +71,8 @@ def test_what_is_beyond_a_plan_is_refused_before_an_image_is_read(planned: PaliG
 
 
 def test_an_answer_has_the_room_that_was_planned(planned: PaliGemma, image: Path) -> None:
-    question = planned.pipeline.question("caption en", 1, GenerationOptions())
-    assert question.capacity == LONG
+    request = planned.pipeline.request("caption en", 1, GenerationOptions())
+    assert request.capacity == LONG
 
 
 def test_planned_slots_are_one_users_at_a_time(planned: PaliGemma, image: Path) -> None:

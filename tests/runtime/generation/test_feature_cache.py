@@ -10,8 +10,8 @@ import pytest
 
 from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.engine.engine import Engine
+from paligemma_edge.runtime.generation import feature_cache
 from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
-from paligemma_edge.runtime.images import pixels as images
 from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.timing import Stopwatch
 
@@ -62,7 +62,7 @@ def test_an_image_seen_lately_is_not_encoded_again() -> None:
 def test_no_more_is_kept_than_fits_but_always_the_latest(
     monkeypatch: pytest.MonkeyPatch, most: int, count: int
 ) -> None:
-    monkeypatch.setattr(images, "_KEPT_BYTES", most)
+    monkeypatch.setattr(feature_cache, "_KEPT_BYTES", most)
     runs, encoder = encoded([1, 2, 3, 4, 4])
     assert runs == [1, 2, 3, 4]
     kept: Any = list(encoder.kept.values())

@@ -13,24 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.device.memory import DeviceMemory
-from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.logits import HostOutputs, HostRow
-from paligemma_edge.runtime.generation.loop import GeneratedToken, Request, generate
+from paligemma_edge.runtime.generation.loop import GeneratedToken, generate
+from paligemma_edge.runtime.generation.request import Request
 from paligemma_edge.runtime.generation.sampling import Greedy
-from paligemma_edge.runtime.manifest import TokenizerConfig
+from paligemma_edge.runtime.timing import Stopwatch
 
 EOS, LONGEST, IMAGE, VOCAB = 1, 29, 1156, 1160
-TOKENIZER = TokenizerConfig(
-    file="",
-    pad_id=0,
-    eos_id=EOS,
-    bos_id=2,
-    newline_id=3,
-    first_loc_id=4,
-    first_seg_id=1028,
-    image_id=IMAGE,
-)
 
 
 def _row(token: int) -> NDArray[np.float32]:
@@ -42,10 +32,18 @@ def _row(token: int) -> NDArray[np.float32]:
 
 @dataclass
 class Countdown:
-    """Counts what it is asked to do."""
+    """A feature cache and its engine in one; counts what it is asked to do."""
 
     read: list[int] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
+
+    @property
+    def engine(self) -> Countdown:
+        return self
+
+    def features(self, images: int, watch: Stopwatch) -> int:
+        watch.add("vision", 1)
+        return images
 
     def prefill(self, cache: KVCache, slot: int, images: int, ids: Sequence[int]) -> HostRow:
         assert cache.lengths[slot] == 0, "the slot is still taken"
@@ -69,8 +67,8 @@ def _cache(slots: int) -> KVCache:
 
 
 def _requests(counts: Sequence[int], limit: int) -> list[Request]:
-    one: Any = 1  # image: what the features are is no matter to the loop
-    return [Request(one, (count,), limit, Greedy()) for count in counts]
+    one: Any = lambda watch: 1  # noqa: E731 - what images are does not matter to the loop
+    return [Request("", (count,), 2, limit, Greedy(), images=one) for count in counts]
 
 
 def _answers(
@@ -79,14 +77,14 @@ def _answers(
     engine = engine or Countdown()
     answers: list[list[int]] = [[] for _ in counts]
     cache = _cache(slots)
-    for number, token, _ in _run(engine, _requests(counts, limit), cache):
-        answers[number].append(token)
+    for generated in _run(engine, _requests(counts, limit), cache):
+        answers[generated.sequence.number].append(generated.token)
     assert not cache.lengths.any(), "a slot was not given back"
     return answers
 
 
 def _run(engine: Countdown, requests: Any, cache: KVCache) -> Iterator[GeneratedToken]:  # noqa: ANN401
-    return generate(cast(Engine, engine), TOKENIZER, requests, cache)
+    return generate(cast(Any, engine), EOS, requests, cache)
 
 
 @given(
@@ -130,15 +128,23 @@ def test_requests_are_read_only_as_slots_become_free() -> None:
     assert len(taken) == 1
 
 
-def test_each_answer_knows_its_times() -> None:
-    requests = _requests([3, 4], 99)
-    list(_run(Countdown(), requests, _cache(1)))
-    for request in requests:
-        assert set(request.watch.seconds) == {"prefill", "steps"}
+def test_each_answer_has_its_seconds() -> None:
+    generated = list(_run(Countdown(), _requests([3, 4], 99), _cache(1)))
+    for sequence in {id(g.sequence): g.sequence for g in generated}.values():
+        assert set(sequence.watch.seconds) == {"vision", "prefill", "steps"}
+
+
+def test_an_answer_ends_by_itself_or_by_its_limit_and_only_its_last_token_says_so() -> None:
+    stopped = [g.finish_reason for g in _run(Countdown(), _requests([3], 99), _cache(1))]
+    assert stopped == [None, None, "stop"]
+    cut = [g.finish_reason for g in _run(Countdown(), _requests([3], 2), _cache(1))]
+    assert cut == [None, "length"]
+    both = [g.finish_reason for g in _run(Countdown(), _requests([3], 3), _cache(1))]
+    assert both == [None, None, "stop"]  # it had ended anyway
 
 
 def test_each_token_has_the_log_probability_that_the_model_gave_it() -> None:
-    for _, token, log_prob in _run(Countdown(), _requests([3], 99), _cache(1)):
+    for _, token, log_prob, _ in _run(Countdown(), _requests([3], 99), _cache(1)):
         row = _row(token)[:IMAGE].astype(np.float64)
         assert log_prob == pytest.approx(np.log(np.exp(row) / np.exp(row).sum())[token])
 
@@ -162,7 +168,7 @@ def test_a_grammar_lets_only_its_tokens_pass_and_scores_stay_those_of_the_model(
     (request,) = _requests([9], 99)
     spoken = list(_run(Countdown(), [replace(request, state=Multiples())], _cache(1)))
     # The model wants 9, 8, 7 ...; what is not allowed all have a logit of 0, the first is taken.
-    assert [token for _, token, _ in spoken] == [9, 8, EOS]
+    assert [generated.token for generated in spoken] == [9, 8, EOS]
     last = _row(7)[:IMAGE].astype(np.float64)
     assert spoken[-1].log_prob == pytest.approx(-np.log(np.exp(last).sum()))
 
@@ -171,6 +177,6 @@ def test_requests_of_one_batch_have_grammars_of_their_own() -> None:
     free, bound = _requests([9, 9], 99)
     answers: list[list[int]] = [[], []]
     requests = [free, replace(bound, state=Multiples())]
-    for number, token, _ in _run(Countdown(), requests, _cache(2)):
-        answers[number].append(token)
+    for generated in _run(Countdown(), requests, _cache(2)):
+        answers[generated.sequence.number].append(generated.token)
     assert answers == [list(range(9, 0, -1)), [9, 8, EOS]]

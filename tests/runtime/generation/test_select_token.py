@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime.engine.logits import HostRow, Shortlist
 from paligemma_edge.runtime.errors import DeviceError
 from paligemma_edge.runtime.generation.sampling import Greedy, Sampling, TopSampling
-from paligemma_edge.runtime.generation.select_token import choose
+from paligemma_edge.runtime.generation.select_token import select_token
 
 POLICIES = st.one_of(
     st.just(Greedy()),
@@ -74,23 +74,23 @@ def test_a_choice_is_that_of_a_row_whose_other_logits_are_minus_infinity(
     row = kind(np.append(logits, np.float32(9)), len(logits))  # the last one is no answer
     expected = sampling.choose(np.where(flags, logits, np.float32(-np.inf)), position)
     assert flags[expected]
-    assert choose(sampling, row, flags, position) == expected
-    assert choose(sampling, row, np.flatnonzero(flags), position) == expected
-    assert choose(sampling, row, None, position) == sampling.choose(logits, position)
+    assert select_token(sampling, row, flags, position) == expected
+    assert select_token(sampling, row, np.flatnonzero(flags), position) == expected
+    assert select_token(sampling, row, None, position) == sampling.choose(logits, position)
 
 
 def test_no_more_of_a_far_row_is_looked_at_than_is_needed() -> None:
     logits = np.arange(50, dtype=np.float32)
     row = WatchedRow(logits, 50)
     flags = np.ones(50, bool)
-    assert choose(TopSampling(top_k=3, seed=1), row, None, 0) >= 47
-    assert choose(Greedy(), row, np.array([3, 7]), 0) == 7
+    assert select_token(TopSampling(top_k=3, seed=1), row, None, 0) >= 47
+    assert select_token(Greedy(), row, np.array([3, 7]), 0) == 7
     flags[48:] = False
-    assert choose(Greedy(), row, flags, 0) == 47
+    assert select_token(Greedy(), row, flags, 0) == 47
     assert row.looks == []
     flags[47:] = False
-    assert choose(Greedy(), row, flags, 0) == 46  # the last of a shortlist may have equals
-    assert choose(TopSampling(top_k=4, seed=1), row, None, 0) >= 46
+    assert select_token(Greedy(), row, flags, 0) == 46  # the last of a shortlist may have equals
+    assert select_token(TopSampling(top_k=4, seed=1), row, None, 0) >= 46
     assert row.looks == ["all"] * 2
 
 
@@ -100,7 +100,7 @@ def test_an_allowed_logit_that_is_no_number_is_an_error(sampling: Sampling, valu
     row = HostRow(np.array([0, value, 5], np.float32), 3)
     for allowed in (None, np.array([True, True, False]), np.array([0, 1])):
         with pytest.raises(DeviceError, match=f"produced {value}"):
-            choose(sampling, row, allowed, 0)
+            select_token(sampling, row, allowed, 0)
 
 
 @pytest.mark.parametrize("sampling", [Greedy(), TopSampling()])
@@ -108,7 +108,7 @@ def test_allowed_logits_that_are_all_impossible_are_an_error(sampling: Sampling)
     row = HostRow(np.array([-np.inf, 3], np.float32), 2)
     for allowed in (np.array([True, False]), np.array([0])):
         with pytest.raises(DeviceError, match="produced -inf"):
-            choose(sampling, row, allowed, 0)
+            select_token(sampling, row, allowed, 0)
 
 
 @given(rows(), st.integers(1, 5))

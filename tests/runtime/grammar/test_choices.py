@@ -19,7 +19,6 @@ from paligemma_edge.runtime.generation.choice_scoring import score_choices
 from paligemma_edge.runtime.grammar.base import State
 from paligemma_edge.runtime.grammar.choices import MAX_CHOICES, Choices
 from paligemma_edge.runtime.images.load import load_image
-from paligemma_edge.runtime.images.preprocess import pixel_values
 from tests.helpers.sample_tokenizer import EOS, IMAGE, encoder
 
 VOCAB = 2176
@@ -110,28 +109,26 @@ def test_the_scores_are_those_of_each_answer_alone(answers: tuple[str, ...], see
 def test_the_scores_are_those_of_the_model_fed_with_each_answer(
     shapes_model: PaliGemma, shapes_images: Path
 ) -> None:
-    engine, manifest = shapes_model.engine, shapes_model.bundle.manifest
+    engine = shapes_model.engine
     image = load_image(shapes_images / "00.png")
-    features = engine.project(engine.encode(pixel_values(image, manifest.image)[None]))
-    ids = shapes_model.encoder.encode("answer en which shapes are there?", 1)
+    prompt = shapes_model.pipeline.encode([image], "answer en which shapes are there?")
     choices = Choices(("red circle", "red square", "red", "blue star", "a red circle"))
 
-    length = engine.config.image_tokens + len(ids)
-    cache = engine.cache(1, length + choices.longest(shapes_model.encoder))
-    first = engine.prefill(cache, 0, features, ids)
+    cache = engine.cache(1, prompt.length + choices.longest(shapes_model.encoder))
+    first = engine.prefill(cache, 0, prompt.image_features, prompt.ids)
     stepper = engine.stepper(cache, 1)
 
     def read(depth: int, token: int) -> Row:
-        cache.lengths[0] = length + depth
+        cache.lengths[0] = prompt.length + depth
         return stepper.step([token])[0]
 
     scores = score_choices(choices, shapes_model.encoder, first, read)
     for answer in choices.answers:
         tokens = (*shapes_model.encoder.continuation(answer), EOS)
         expected = 0.0
-        for row, token in zip(replay(engine, features, ids, tokens), tokens, strict=True):
-            spoken = row[:IMAGE].astype(np.float64)
-            expected += spoken[token] - np.log(np.exp(spoken).sum())
+        for row, token in zip(replay(engine, prompt, tokens), tokens, strict=True):
+            logits = row.answer_logits.astype(np.float64)
+            expected += logits[token] - np.log(np.exp(logits).sum())
         assert scores[answer] == pytest.approx(expected, abs=1e-4)
     assert len(set(scores.values())) == len(scores)
 

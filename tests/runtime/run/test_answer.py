@@ -11,7 +11,7 @@ from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.images.pixels import read_images
 from paligemma_edge.runtime.run.answer import among_choices, in_slots
-from paligemma_edge.runtime.run.loop import Answer, Query
+from paligemma_edge.runtime.run.loop import AnswerQueries, Query
 from paligemma_edge.runtime.run.sources import Source
 from paligemma_edge.runtime.timing import Stopwatch
 
@@ -51,7 +51,7 @@ def test_copies_of_an_image_are_encoded_once_for_all_prompts(
     )
 
 
-def ask(model: PaliGemma, answer: Answer, image: Path) -> list[str]:
+def ask(model: PaliGemma, answer: AnswerQueries, image: Path) -> list[str]:
     """The texts about two copies of an image, both prompts each."""
     config = model.bundle.manifest.image
     queries = [

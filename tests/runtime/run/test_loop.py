@@ -10,7 +10,7 @@ import pytest
 from paligemma_edge.runtime.errors import DeviceError, ImageError
 from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.results.result import Detection, ObjectResult, TextResult
-from paligemma_edge.runtime.run.loop import Answered, InOrder, Query, Result, answer_sources
+from paligemma_edge.runtime.run.loop import InOrder, Query, QueryResult, Result, answer_sources
 from paligemma_edge.runtime.run.sources import Source
 from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
@@ -44,8 +44,8 @@ def run(
     prompts: Sequence[str] = PROMPTS,
     depth: int = 2,
     **more: Any,  # noqa: ANN401
-) -> list[Answered]:
-    taken: list[Answered] = []
+) -> list[QueryResult]:
+    taken: list[QueryResult] = []
     given: dict[str, Any] = {"read": read, "answer": in_pairs, "take": taken.append, **more}
     answer_sources(sources(count), prompts, depth=depth, **given)
     return taken
@@ -142,9 +142,9 @@ def test_an_error_that_is_not_an_image_s_ends_the_run() -> None:
         yield from in_pairs([next(iter(queries))])
         raise DeviceError("out of memory")
 
-    taken: list[Answered] = []
+    taken: list[QueryResult] = []
     with pytest.raises(DeviceError):
-        run(4, answer=fails, take=taken.append)
+        run(4, answer=fails, on_result=taken.append)
     assert len(taken) == 1
 
 

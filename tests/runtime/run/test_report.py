@@ -7,7 +7,7 @@ import pytest
 
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
-from paligemma_edge.runtime.run.loop import Answered, Result
+from paligemma_edge.runtime.run.loop import QueryResult, Result
 from paligemma_edge.runtime.run.progress import Progress
 from paligemma_edge.runtime.run.report import Report
 from paligemma_edge.runtime.run.sources import Source
@@ -15,9 +15,9 @@ from paligemma_edge.runtime.run.sources import Source
 NOTE = "there is no mask decoder"
 
 
-def answered(number: int, outcome: Result | ImageError, siblings: int = 1) -> Answered:
+def answered(number: int, outcome: Result | ImageError, siblings: int = 1) -> QueryResult:
     source = Source(f"{number // siblings}.png", "")
-    return Answered(number, source, "caption en", siblings, outcome, (30, 20))
+    return QueryResult(number, source, "caption en", siblings, outcome, (30, 20))
 
 
 def words(text: str, *, truncated: bool = False) -> TextResult:
