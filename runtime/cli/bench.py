@@ -78,9 +78,9 @@ def _describe(found: Benchmark, imported: float) -> Iterator[str]:
     yield f"variant       {found.variant}, on {found.device}{adapter}"
     yield f"processor     {found.processor}, {found.threads} threads"
     if found.gpu is not None:
-        yield f"GPU          {found.gpu}"
+        yield f"GPU           {found.gpu}"
     yield f"ONNX Runtime  {found.onnxruntime}"
-    yield f"image       {found.image}, {found.image_tokens} tokens"
+    yield f"image         {found.image}, {found.image_tokens} tokens"
     yield f"prompt        {found.prompt!r}, {found.prompt_tokens} tokens"
     yield f"runs          {found.runs} of {found.steps} steps, after a warm-up"
     yield ""
@@ -95,8 +95,9 @@ def _describe(found: Benchmark, imported: float) -> Iterator[str]:
     yield ""
     yield "megabytes"
     for part, size in found.memory.items():
-        told = "  less free there than before the load" if part == "gpu" else ""
-        yield f"{part.replace('_', '-'):<16}{size / 1e6:>10.1f}{told}"
+        name = "GPU" if part == "gpu" else part.replace("_", "-")
+        remark = "  less free there than before the load" if part == "gpu" else ""
+        yield f"{name:<16}{size / 1e6:>10.1f}{remark}"
 
 
 def _row(name: str, timings: Timings) -> str:

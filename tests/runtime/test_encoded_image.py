@@ -175,7 +175,7 @@ def test_several_images_have_no_box(shapes_model: PaliGemma, image: Path) -> Non
 def test_a_view_that_was_closed_says_so(shapes_model: PaliGemma, image: Path) -> None:
     with shapes_model.encode(image) as view:
         pass
-    with pytest.raises(OptionError, match="view was closed"):
+    with pytest.raises(OptionError, match="encoded image was closed"):
         view.caption()
 
 

@@ -46,7 +46,7 @@ def run(
     **more: Any,  # noqa: ANN401
 ) -> list[QueryResult]:
     taken: list[QueryResult] = []
-    given: dict[str, Any] = {"read": read, "answer": in_pairs, "take": taken.append, **more}
+    given: dict[str, Any] = {"read": read, "answer": in_pairs, "on_result": taken.append, **more}
     answer_sources(sources(count), prompts, depth=depth, **given)
     return taken
 
