@@ -18,8 +18,8 @@ from paligemma_edge.runtime.generation.pipeline import (
     Pipeline,
     PreparedPrompt,
 )
+from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.images.load import ImageInput
-from paligemma_edge.runtime.images.pixels import read_images
 from paligemma_edge.runtime.timing import Stopwatch
 
 Images: TypeAlias = ImageInput | list[ImageInput] | tuple[ImageInput, ...]

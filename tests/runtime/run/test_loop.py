@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paligemma_edge.runtime.errors import DeviceError, ImageError
-from paligemma_edge.runtime.images.pixels import ImageBatch
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.results.result import Detection, ObjectResult, TextResult
 from paligemma_edge.runtime.run.loop import Answered, InOrder, Query, Result, answer_sources
 from paligemma_edge.runtime.run.sources import Source

@@ -1,13 +1,10 @@
-"""Images to features: read, squeezed, encoded; those of an image seen lately come at once.
-
-An image is known by its pixels as the model sees them, so that copies of a file are one.
-"""
+"""The images of one prompt as one batch of pixel values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +14,6 @@ from paligemma_edge.runtime.images.load import ImageInput, load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import ImageConfig
 from paligemma_edge.runtime.timing import Stopwatch
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
