@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from paligemma_edge.runtime.errors import ImageError
 
@@ -29,16 +29,6 @@ MAX_FILE_BYTES = 512 << 20
 
 _WANTED = "wanted a JPEG, PNG, WebP or BMP image"
 _WANTED_ARRAY = "wanted uint8 [height, width, 3] with values from 0 to 255"
-_ORIENTATION = 0x0112  # EXIF tag; its values 2..8 say how to turn the image upright
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
 _DAMAGED = "damaged or cut short"
 _KINDS = (
@@ -176,10 +166,14 @@ def _as_rgb(image: Image.Image, label: str) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    method = None
-    with suppress(Exception):  # damaged EXIF says nothing
-        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    return image if method is None else image.transpose(method)
+    """A copy turned as its EXIF orientation says; damaged EXIF says nothing.
+
+    Turned in place, it stays turned where Pillow cannot write the other EXIF fields back.
+    """
+    upright = image.copy()
+    with suppress(Exception):
+        ImageOps.exif_transpose(upright, in_place=True)
+    return upright
 
 
 def _without_16_bits(image: Image.Image, label: str) -> Image.Image:
