@@ -136,9 +136,8 @@ class Device:
             ) from None
         if provider[0] not in session.get_providers():
             raise DeviceError(
-                f"{path} was to run on {self.name}, but ONNX Runtime fell back to "
-                f"{', '.join(session.get_providers())}; check the driver "
-                "and the CUDA libraries, or ask for device cpu"
+                f"{path} was to run on {self.name}, but ONNX Runtime {ort.__version__} fell back "
+                f"to {', '.join(session.get_providers())}; {cuda.session_advice()}"
             )
         if self.name == "cuda":
             require_placed(path, session, provider[0])
@@ -188,8 +187,8 @@ def open_device(
 ) -> Device:
     """Check that a device is there and that this ONNX Runtime is recent enough.
 
-    Of CUDA the libraries, the driver and the GPU's architecture too: DeviceError says what is
-    missing and what to do.
+    On CUDA the driver and its GPU are looked up too, and CUDA's libraries loaded. DeviceError says
+    what is missing and what to do.
     """
     if threads is not None:
         threads = check_count("threads", threads, _MAX_THREADS)
@@ -205,7 +204,6 @@ def open_device(
     if name == "cuda":
         ort.set_default_logger_severity(4)  # as of a session's own log
         gpu = cuda.find_gpu(index)
-        cuda.check_gpu(gpu)
         cuda.load_libraries()
     return Device(
         name=name,
