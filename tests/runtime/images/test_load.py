@@ -357,10 +357,10 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
     ("data", "found"),
     [
         (b"", "empty"),
-        (b"hello", "no image that can be read"),
+        (b"hello", "not an image that can be read"),
         (encoded(Image.new("P", (3, 3)), "GIF"), "a GIF image"),
         (encoded(Image.new("L", (3, 3)), "TIFF"), "a TIFF image"),
-        (encoded(Image.new("L", (3, 3)), "PPM"), "no image that can be read"),
+        (encoded(Image.new("L", (3, 3)), "PPM"), "not an image that can be read"),
         (b"\xff\xd8\xff\xe0", "damaged or cut short"),
         (b"%PDF-1.7", "a PDF document"),
         (b"<svg></svg>", "a text in XML or HTML"),
