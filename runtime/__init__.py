@@ -11,13 +11,9 @@ if TYPE_CHECKING:
     from paligemma_edge.runtime.grammar.choices import Choices
     from paligemma_edge.runtime.grammar.regex import Regex
     from paligemma_edge.runtime.model import PaliGemma
+    from paligemma_edge.runtime.results.detection import Detection
     from paligemma_edge.runtime.results.generation import Generation
-    from paligemma_edge.runtime.results.result import (
-        ChoiceResult,
-        Detection,
-        ObjectResult,
-        TextResult,
-    )
+    from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
 
 __all__ = [
     "ChoiceResult",
@@ -35,7 +31,7 @@ __all__ = [
 _HOME = {
     "ChoiceResult": "results.result",
     "Choices": "grammar.choices",
-    "Detection": "results.result",
+    "Detection": "results.detection",
     "Generation": "results.generation",
     "ObjectResult": "results.result",
     "PaliGemma": "model",

@@ -20,7 +20,7 @@ from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
-from paligemma_edge.runtime.images.pixels import ImageBatch
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.results.build import DecodeMasks, object_result, text_result
 from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult

@@ -1,56 +1,62 @@
-"""The one tree of errors.
+"""The errors that this package raises, in one tree.
 
     PaliGemmaError
-    ├── BundleError          a bundle that is missing, damaged or not understood
-    ├── CheckpointError      a checkpoint that cannot be exported
-    ├── TokenizerError       a tokenizer that is not a PaliGemma tokenizer
-    ├── ImageError           an image that cannot be used
-    ├── PromptError          a prompt that cannot be used
-    ├── OptionError          an option or a value that is not known
-    ├── DeviceError          a device that is not there, or refuses the work
-    ├── OutputError          something that cannot be written
-    └── MissingExtraError    a command whose packages are not installed
+    ├── BundleError          a bundle is missing, damaged or of another version
+    ├── CheckpointError      a checkpoint cannot be exported
+    ├── TokenizerError       a tokenizer is not a PaliGemma tokenizer
+    ├── ImageError           an image cannot be used
+    ├── PromptError          a prompt cannot be used
+    ├── OptionError          an option has a value that is not accepted
+    ├── DeviceError          a device is missing, or failed
+    ├── OutputError          a file or folder cannot be written
+    └── MissingExtraError    a package that is needed is not installed
 
-Every message is one line: what was found, what was wanted, what to do. Each leaf is also
-the builtin that a caller would expect to catch.
+Every message is one line: what was found, what was wanted, what to do. Each class is also
+the builtin exception that a caller would expect to catch.
+
+Example:
+    >>> try:
+    ...     result = model.detect("street.jpg", "car")
+    ... except PaliGemmaError as error:
+    ...     print(f"not answered: {error}")
 """
 
 
 class PaliGemmaError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base class of every error that this package raises on purpose."""
 
 
 class BundleError(PaliGemmaError, ValueError):
-    """A bundle is missing, damaged or of another schema."""
+    """A bundle is missing, damaged or of another schema version. Also a ValueError."""
 
 
 class CheckpointError(PaliGemmaError, ValueError):
-    """A checkpoint cannot be read or does not describe a supported PaliGemma."""
+    """A checkpoint cannot be read, or is not a supported PaliGemma. Also a ValueError."""
 
 
 class TokenizerError(PaliGemmaError, ValueError):
-    """A tokenizer lacks the pieces of PaliGemma, or its conversion is not exact."""
+    """A tokenizer lacks PaliGemma's tokens, or cannot be converted exactly. Also a ValueError."""
 
 
 class ImageError(PaliGemmaError, ValueError):
-    """An image is unreadable, too large or of a kind that is not accepted."""
+    """An image is unreadable, too large or of a kind that is not accepted. Also a ValueError."""
 
 
 class PromptError(PaliGemmaError, ValueError):
-    """A prompt is empty, does not fit, or names images that are not there."""
+    """A prompt is empty or too long, or does not fit the images. Also a ValueError."""
 
 
 class OptionError(PaliGemmaError, ValueError):
-    """An option has a value that is not accepted."""
+    """An option or argument has a value that is not accepted. Also a ValueError."""
 
 
 class DeviceError(PaliGemmaError, RuntimeError):
-    """A device is absent, or failed while it worked."""
+    """A device is missing, has too little memory, or failed. Also a RuntimeError."""
 
 
 class OutputError(PaliGemmaError, OSError):
-    """A file or a folder cannot be written, or stands in the way."""
+    """A file or folder cannot be written, or would be overwritten. Also an OSError."""
 
 
 class MissingExtraError(PaliGemmaError, ImportError):
-    """A command needs packages that are not installed."""
+    """Something needs a package that is not installed. Also an ImportError."""

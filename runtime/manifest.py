@@ -1,4 +1,4 @@
-"""What a bundle says of itself: `manifest.json` as frozen dataclasses, checked when it is read.
+"""`manifest.json`, the description of a bundle, as frozen dataclasses, checked when it is read.
 
 Knows fields, types and ranges. Knows nothing of files or of a device.
 """
@@ -22,7 +22,7 @@ from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.schema import MismatchError, parse_value
 
 SCHEMA_VERSION = "2.0"
-PIECE_BYTES = 64 << 20  # of a large file, each with a digest of its own
+PIECE_BYTES = 64 << 20  # a large file has a digest for each piece of this size
 _CHANGED = "the bundle's manifest was changed or written by something else: export it again"
 _MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
 
@@ -47,14 +47,14 @@ class ModelConfig:
         _check_range("max_length", self.max_length, self.image_tokens + 2, 1 << 24)
 
     def cache_bytes(self, tokens: int, dtype: ComputeDtype = "float32") -> int:
-        """Bytes of keys and values that one slot needs for so many tokens."""
+        """Bytes of keys and values that one slot needs for `tokens` tokens."""
         values = 2 * self.num_layers * self.num_kv_heads * self.head_dim * tokens
         return values * itemsize(dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """The ids that the runtime sets by hand. `<loc>` and `<seg>` are contiguous ranges."""
+    """The token ids that the runtime uses itself. `<loc>` and `<seg>` are contiguous ranges."""
 
     file: str
     pad_id: int
@@ -63,7 +63,7 @@ class TokenizerConfig:
     newline_id: int
     first_loc_id: int
     first_seg_id: int
-    image_id: int  # ids from here on are never an answer
+    image_id: int  # the first id that is never part of an answer
 
     def __post_init__(self) -> None:
         for name in ("pad_id", "eos_id", "bos_id", "newline_id"):
@@ -74,7 +74,7 @@ class TokenizerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """How an image becomes pixel values: `(x * rescale_factor - mean) / std`, squeezed."""
+    """How an image becomes pixel values: `(x * rescale_factor - mean) / std`, resized."""
 
     size: int
     resample: Literal["nearest", "lanczos", "bilinear", "bicubic", "box", "hamming"]
@@ -99,20 +99,20 @@ class Variant:
     graphs: Mapping[str, str]
     weight_dtype: WeightDtype  # of most of the weights
     compute_dtype: ComputeDtype  # of features, keys and values; pixels and logits are float32
-    memory_bytes: int  # weights as they lie in memory while the variant runs
+    memory_bytes: int  # of the weights in memory while the variant runs
     files: tuple[str, ...]  # every file of the variant, graphs included
 
 
 def piece_count(size: int) -> int:
-    """Pieces of a file of so many bytes."""
+    """Number of pieces of a file of `size` bytes."""
     return -(-size // PIECE_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepacked:
-    """Graphs of a variant as one device's ONNX Runtime laid them out, for a quicker start there."""
+    """Graphs of a variant that ONNX Runtime optimized for one device, for a quicker start there."""
 
-    device: str  # fingerprint of the processor and of ONNX Runtime; elsewhere it is not used
+    device: str  # fingerprint of the CPU and of ONNX Runtime; not used elsewhere
     graphs: Mapping[str, str]  # as in Variant
     files: tuple[str, ...]
 
@@ -121,8 +121,8 @@ class Prepacked:
 class LoraGraphs:
     """Graphs of a variant that take an adapter's weights as inputs, see `adapter_inputs`.
 
-    They read the weights of the variant's own graphs, and lie beside none of them: ONNX Runtime
-    is told the folder. A graph that no adapter changes is not among them.
+    They read the weights of the variant's own graphs, which are in another folder: ONNX Runtime
+    is given its path. A graph that no adapter changes is not among them.
     """
 
     graphs: Mapping[str, str]  # as in Variant
@@ -133,13 +133,13 @@ class LoraGraphs:
 class LoraInfo:
     """A LoRA adapter that can be switched to.
 
-    `files` are npz files by variant, for each variant's weights lie as its recipe left them. A
-    file holds the inputs of the adapted graphs by name; layers that are absent stay as they are.
+    `files` are npz files by variant, since each recipe transforms the weights in its own way. A
+    file holds the inputs of the adapted graphs by name; layers that it lacks stay as they are.
     """
 
     source: str  # the folder that it came from
     rank: int  # the largest of its layers
-    graphs: tuple[str, ...]  # which it changes: an adapter may leave the vision encoder alone
+    graphs: tuple[str, ...]  # those that it changes: an adapter may leave the vision encoder alone
     files: Mapping[str, str]
 
 
@@ -163,7 +163,7 @@ class FileRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """Everything that a bundle says of itself."""
+    """The whole description of a bundle."""
 
     schema_version: str
     created_by: str

@@ -25,8 +25,8 @@ from paligemma_edge.runtime.generation.validate import (
     validate_requests,
 )
 from paligemma_edge.runtime.grammar.base import Grammar
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.images.load import ImageInput, load_image
-from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.loading.adapters import LoraAdapters
 from paligemma_edge.runtime.loading.load import load_engine
 from paligemma_edge.runtime.loading.options import cache_plan_for, device_for

@@ -1,4 +1,4 @@
-"""JSON into frozen dataclasses: every field of the kind that its annotation says, or an error.
+"""JSON into frozen dataclasses: every field has the type of its annotation, or it is an error.
 
 Knows annotations and plain values. Knows nothing of what they mean, nor of files.
 """
@@ -17,11 +17,11 @@ _SHOWN = 60  # characters of a value in a message
 
 
 class MismatchError(ValueError):
-    """What was found and what was wanted, in one line; who calls says what to do."""
+    """What was found and what was wanted, in one line; the caller adds what to do."""
 
 
 def parse_json(kind: type[_T], text: str | bytes) -> _T:
-    """Parse JSON text as a dataclass; MismatchError where it is no JSON or of another form.
+    """Parse JSON text as a dataclass; MismatchError where it is not valid JSON or has another form.
 
     Fields that the dataclass does not have are ignored, those with a default may be absent.
     """
@@ -30,7 +30,7 @@ def parse_json(kind: type[_T], text: str | bytes) -> _T:
     except MismatchError:
         raise
     except (ValueError, RecursionError):
-        raise MismatchError("no JSON that can be read") from None
+        raise MismatchError("it is not valid JSON") from None
     parsed: _T = parse_value(kind, data)
     return parsed
 
@@ -65,14 +65,14 @@ def _parse_mapping(element: Any, value: object, where: str) -> dict[str, object]
 
 
 def _parse_dataclass(kind: type, value: object, where: str) -> object:
-    found = _expect(value, Mapping, "an object", where)
+    given = _expect(value, Mapping, "an object", where)
     fields = dataclasses.fields(kind)
-    absent = [f.name for f in fields if f.name not in found and not _has_default(f)]
+    absent = [f.name for f in fields if f.name not in given and not _has_default(f)]
     if absent:
         raise MismatchError(f"{where} has no {', '.join(absent)}")
     hints = typing.get_type_hints(kind)
-    names = [f.name for f in fields if f.name in found]
-    return kind(**{n: parse_value(hints[n], found[n], f"{where}.{n}") for n in names})
+    names = [f.name for f in fields if f.name in given]
+    return kind(**{n: parse_value(hints[n], given[n], f"{where}.{n}") for n in names})
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
@@ -111,4 +111,4 @@ def _mismatch(value: object, wanted: str, where: str) -> NoReturn:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise MismatchError(f"it holds {name}, which JSON has not")
+    raise MismatchError(f"it holds {name}, which is not valid JSON")

@@ -1,4 +1,4 @@
-"""Where the time of one answer goes, stage by stage."""
+"""Time that one answer takes, stage by stage."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def measure(self, stage: Stage) -> Iterator[None]:
-        """Add the time that the block takes."""
+        """Add the duration of the block."""
         start = time.perf_counter()
         yield
         self.add(stage, time.perf_counter() - start)
 
     def add(self, stage: Stage, seconds: float) -> None:
-        """Add time that was measured elsewhere."""
+        """Add a duration that was measured elsewhere."""
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds

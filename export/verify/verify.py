@@ -41,8 +41,8 @@ from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.engine.replay import encode_prompt, replay
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
+from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.images.load import load_image
-from paligemma_edge.runtime.images.pixels import read_images
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.timing import Stopwatch

@@ -16,7 +16,7 @@ from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, encode_prompt, greedy, replay
 from paligemma_edge.runtime.errors import DeviceError, PromptError
-from paligemma_edge.runtime.images.pixels import read_images
+from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.mask import inside, paste_mask
 from paligemma_edge.runtime.text.parse_answer import ParsedObject, parse_answer

@@ -37,7 +37,7 @@ class Device:
     """A device that is present.
 
     `threads` are those of the processor's part. `memory_limit` are bytes that ONNX Runtime may
-    take on a GPU beyond weights and caches; `captures` is whether steps are recorded as CUDA
+    take on a GPU beyond weights and caches; `cuda_graph` is whether steps are recorded as CUDA
     graphs there.
     """
 
@@ -45,7 +45,7 @@ class Device:
     threads: int
     index: int = 0
     memory_limit: int | None = None
-    captures: bool = False
+    cuda_graph: bool = False
     gpu: cuda.Gpu | None = None  # as it was before anything was opened
 
     @property
@@ -58,7 +58,7 @@ class Device:
         path: Path,
         *,
         optimized: bool = False,
-        captures: bool = False,
+        cuda_graph: bool = False,
         weights: Path | None = None,
     ) -> ort.InferenceSession:
         """Open a graph with all of its nodes on this device; `optimized` is one as it saves it.
@@ -74,7 +74,7 @@ class Device:
             options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
         remedy = "; run `paligemma-edge prepack` again, or with --remove" if optimized else ""
         graph = None if weights is None else path.read_bytes()
-        return self._open(path, options, remedy, captures=captures, graph=graph)
+        return self._open(path, options, remedy, cuda_graph=cuda_graph, graph=graph)
 
     def save_session(self, path: Path, target: Path) -> None:
         """Save a graph as this device optimizes it, packed weights included, in two files.
@@ -104,10 +104,10 @@ class Device:
             options.enable_cpu_mem_arena = False
         return options
 
-    def _provider(self, captures: bool) -> _Provider:
+    def _provider(self, cuda_graph: bool) -> _Provider:
         if self.name == "cpu":
             return _PROVIDERS["cpu"], {}
-        given = {"device_id": str(self.index), "enable_cuda_graph": str(int(captures))}
+        given = {"device_id": str(self.index), "enable_cuda_graph": str(int(cuda_graph))}
         if self.memory_limit is not None:
             given["gpu_mem_limit"] = str(self.memory_limit)
         return _PROVIDERS["cuda"], {**_CUDA_PROVIDER, **given}
@@ -118,11 +118,11 @@ class Device:
         options: ort.SessionOptions,
         remedy: str = "",
         *,
-        captures: bool = False,
+        cuda_graph: bool = False,
         graph: bytes | None = None,
     ) -> ort.InferenceSession:
         """Open a graph from its file, or from bytes where weights lie in another folder."""
-        provider = self._provider(captures)
+        provider = self._provider(cuda_graph)
         try:
             # Its fallback would print to standard output and lose what had gone wrong.
             session = ort.InferenceSession(
@@ -136,9 +136,8 @@ class Device:
             ) from None
         if provider[0] not in session.get_providers():
             raise DeviceError(
-                f"{path} was to run on {self.name}, but ONNX Runtime fell back to "
-                f"{', '.join(session.get_providers())}; check the driver "
-                "and the CUDA libraries, or ask for device cpu"
+                f"{path} was to run on {self.name}, but ONNX Runtime {ort.__version__} fell back "
+                f"to {', '.join(session.get_providers())}; {cuda.session_advice()}"
             )
         if self.name == "cuda":
             require_placed(path, session, provider[0])
@@ -184,12 +183,12 @@ def open_device(
     *,
     index: int = 0,
     memory_limit: int | None = None,
-    captures: bool = False,
+    cuda_graph: bool = False,
 ) -> Device:
     """Check that a device is there and that this ONNX Runtime is recent enough.
 
-    Of CUDA the libraries, the driver and the GPU's architecture too: DeviceError says what is
-    missing and what to do.
+    On CUDA the driver and its GPU are looked up too, and CUDA's libraries loaded. DeviceError says
+    what is missing and what to do.
     """
     if threads is not None:
         threads = check_count("threads", threads, _MAX_THREADS)
@@ -205,14 +204,13 @@ def open_device(
     if name == "cuda":
         ort.set_default_logger_severity(4)  # as of a session's own log
         gpu = cuda.find_gpu(index)
-        cuda.check_gpu(gpu)
         cuda.load_libraries()
     return Device(
         name=name,
         threads=threads or usable_cores(),
         index=index,
         memory_limit=memory_limit,
-        captures=captures,
+        cuda_graph=cuda_graph,
         gpu=gpu,
     )
 

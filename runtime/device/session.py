@@ -13,20 +13,20 @@ from paligemma_edge.runtime.contract import LORA
 from paligemma_edge.runtime.device.memory import DeviceMemory
 from paligemma_edge.runtime.device.ort import ort, wrap_ort_errors
 
-_NOT_CAPTURED = -1  # what ONNX Runtime reads as "neither record nor replay"
+_NO_GRAPH = -1  # ONNX Runtime then neither records nor replays
 
 
 @dataclass(frozen=True)
 class Session:
     """An open graph on a device.
 
-    Where the device captures, a run with a number of its own is recorded once and then replayed:
+    With `cuda_graph`, a run under a graph id is recorded once as a CUDA graph and then replayed:
     shapes and addresses of all that is bound must stay as they are.
     """
 
     inference: ort.InferenceSession
     memory: DeviceMemory
-    captures: bool = False
+    cuda_graph: bool = False
 
     @cached_property
     def lora_inputs(self) -> Mapping[str, tuple[int | None, ...]]:
@@ -46,12 +46,12 @@ class Session:
         """A binding that holds nothing yet."""
         return self.inference.io_binding()
 
-    def run(self, binding: ort.IOBinding, captured: int | None = None) -> None:
+    def run(self, binding: ort.IOBinding, graph_id: int | None = None) -> None:
         """Run over what is bound; DeviceError where that fails. The device is waited for."""
         options = ort.RunOptions()
-        if self.captures:
-            number = _NOT_CAPTURED if captured is None else captured
-            options.add_run_config_entry("gpu_graph_id", str(number))
+        if self.cuda_graph:
+            used = _NO_GRAPH if graph_id is None else graph_id
+            options.add_run_config_entry("gpu_graph_id", str(used))
         with wrap_ort_errors("ONNX Runtime failed while it ran a graph", self.memory.device):
             self.inference.run_with_iobinding(binding, options)
 

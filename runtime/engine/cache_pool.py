@@ -21,7 +21,9 @@ class KVCachePool:
         self.engine, self.plan = engine, plan
         self._planned: KVCache | None = None
         if plan is not None:
-            self._planned = engine.cache(plan.max_batch, plan.max_length, captured=engine.captures)
+            self._planned = engine.cache(
+                plan.max_batch, plan.max_length, cuda_graph=engine.cuda_graph
+            )
         self._free = threading.Lock()
 
     @property

@@ -58,7 +58,7 @@ class Stepper:
     lengths: NDArray[np.int32]  # of the slots that are stepped, a view into the cache's
     capacity: int
     held: tuple[ort.OrtValue, ...]  # what the binding points into
-    captured: int | None  # the number of the run that a device records and replays
+    graph_id: int | None  # under which its runs are recorded and replayed
 
     def step(self, tokens: Sequence[int]) -> Logits:
         """Append a token to each slot → logits of what follows, valid until the next step.
@@ -68,8 +68,8 @@ class Stepper:
         longest = int(self.lengths.max()) + 1
         assert longest <= self.capacity, "an answer is kept within the capacity"
         # A replayed run keeps the total that it was recorded with: one that holds for all steps.
-        total = longest if self.captured is None else self.capacity
+        total = longest if self.graph_id is None else self.capacity
         self.inputs.write([[token] for token in tokens], self.lengths, total)
-        self.session.run(self.binding, self.captured)
+        self.session.run(self.binding, self.graph_id)
         self.lengths[self.lengths > 0] += 1
         return self.outputs.read()

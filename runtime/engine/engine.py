@@ -47,9 +47,9 @@ class Engine:
         return dataclasses.replace(self, adapter=adapter)
 
     @property
-    def captures(self) -> bool:
-        """Whether steps of a captured cache are recorded and replayed."""
-        return self.sessions[contract.DECODER].captures
+    def cuda_graph(self) -> bool:
+        """Whether steps of a `cuda_graph` cache are recorded and replayed."""
+        return self.sessions[contract.DECODER].cuda_graph
 
     @property
     def lora_inputs(self) -> dict[str, tuple[int | None, ...]]:
@@ -87,10 +87,10 @@ class Engine:
             contract.IMAGE_FEATURES,
         )
 
-    def cache(self, slots: int, capacity: int, *, captured: bool = False) -> KVCache:
+    def cache(self, slots: int, capacity: int, *, cuda_graph: bool = False) -> KVCache:
         """New slots that hold so many tokens each; DeviceError where memory does not.
 
-        Steps of a `captured` cache are recorded once where the device does so, and replayed; an
+        Steps of a `cuda_graph` cache are recorded once where the device does so, and replayed; an
         engine has one such cache, for its records are told apart by slots and adapter.
         """
         needed = slots * self.config.cache_bytes(capacity, self.dtype) / 1e9
@@ -104,7 +104,7 @@ class Engine:
                 slots=slots,
                 capacity=capacity,
                 outputs=self._outputs(slots),
-                captured=captured,
+                cuda_graph=cuda_graph,
             )
 
     def prefill(
@@ -168,7 +168,7 @@ class Engine:
             lengths=cache.lengths[first : first + slots],
             capacity=cache.capacity,
             held=(cache.values, *self.adapter.values.values()),
-            captured=self.adapter.number * cache.slots + slots if cache.captured else None,
+            graph_id=self.adapter.number * cache.slots + slots if cache.cuda_graph else None,
         )
 
     def decode_masks(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:

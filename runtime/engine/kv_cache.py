@@ -40,7 +40,7 @@ class KVCache:
     row_shape: tuple[int, int, int]  # kv_heads, capacity, head_dim
     lengths: NDArray[np.int32]
     outputs: Outputs  # where the decoder writes what follows each slot
-    captured: bool = False  # its steps may be recorded: it lives as long as the graphs
+    cuda_graph: bool = False  # its steps may be recorded: it lives as long as the engine
     steppers: dict[tuple[int, int, str], Stepper] = field(default_factory=dict)
 
     @classmethod
@@ -53,13 +53,13 @@ class KVCache:
         slots: int,
         capacity: int,
         outputs: Outputs,
-        captured: bool = False,
+        cuda_graph: bool = False,
     ) -> KVCache:
         """Zeros on the device; on the host their pages are taken when they are first written."""
         values = memory.put(np.zeros(slots * config.cache_bytes(capacity, dtype), np.uint8))
         row = (config.num_kv_heads, capacity, config.head_dim)
         lengths = np.zeros(slots, np.int32)
-        return cls(memory, values, dtype, config.num_layers, row, lengths, outputs, captured)
+        return cls(memory, values, dtype, config.num_layers, row, lengths, outputs, cuda_graph)
 
     @property
     def capacity(self) -> int:

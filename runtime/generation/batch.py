@@ -14,7 +14,7 @@ from paligemma_edge.runtime.generation.request import GenerationOptions, Request
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
-from paligemma_edge.runtime.images.pixels import ImageBatch
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.results.build import build_result
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
 from paligemma_edge.runtime.text.tasks import Task

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import itemsize
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.images.pixels import ImageBatch
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.timing import Stopwatch
 
 if TYPE_CHECKING:

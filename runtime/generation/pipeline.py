@@ -24,8 +24,8 @@ from paligemma_edge.runtime.generation.request import (
 )
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.grammar.choices import Choices
+from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.images.load import ImageInput
-from paligemma_edge.runtime.images.pixels import read_images
 from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.results.generation import Generation, decode_with_offsets
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream

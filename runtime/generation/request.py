@@ -14,7 +14,7 @@ from typing import TypeAlias
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar, State
-from paligemma_edge.runtime.images.pixels import ImageBatch
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.timing import Stopwatch
 from paligemma_edge.runtime.validation import check_count
 

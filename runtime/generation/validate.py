@@ -12,8 +12,8 @@ from typing import TypeAlias
 from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
 from paligemma_edge.runtime.generation.pipeline import Pipeline
 from paligemma_edge.runtime.generation.request import GenerationOptions, Request
+from paligemma_edge.runtime.images.batch import ImageBatch, read_images
 from paligemma_edge.runtime.images.load import ImageInput
-from paligemma_edge.runtime.images.pixels import ImageBatch, read_images
 from paligemma_edge.runtime.timing import Stopwatch
 
 Images: TypeAlias = ImageInput | list[ImageInput] | tuple[ImageInput, ...]

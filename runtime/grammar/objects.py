@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import CODES_PER_MASK, LOC_COUNT, SEG_COUNT
 from paligemma_edge.runtime.grammar.base import Allowed, EndState, State, answer_tokens
-from paligemma_edge.runtime.grammar.labels import SEPARATOR, FreeText
+from paligemma_edge.runtime.grammar.free_labels import SEPARATOR, FreeText
 from paligemma_edge.runtime.grammar.trie import TokenTrie
 from paligemma_edge.runtime.text.labels import checked_labels
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder

@@ -1,1 +1,1 @@
-"""Images, however they are given, to pixel values."""
+"""Images of any accepted kind to pixel values."""

@@ -1,7 +1,7 @@
-"""An image, however it is given, to pixel values.
+"""An image from a path, bytes, an array or PIL, as upright RGB.
 
 Knows files, bytes, arrays and Pillow's modes, and refuses what it cannot read exactly. Knows
-nothing of the model but the config of its images.
+nothing of the model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from paligemma_edge.runtime.errors import ImageError
 
@@ -29,16 +29,6 @@ MAX_FILE_BYTES = 512 << 20
 
 _WANTED = "wanted a JPEG, PNG, WebP or BMP image"
 _WANTED_ARRAY = "wanted uint8 [height, width, 3] with values from 0 to 255"
-_ORIENTATION = 0x0112  # EXIF tag; its values 2..8 say how to turn the image upright
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
 _DAMAGED = "damaged or cut short"
 _KINDS = (
@@ -55,21 +45,34 @@ _KINDS = (
 
 
 # `catch_warnings` changes the whole process: two threads at once would leave the filters changed.
-_TURN = threading.Lock()
+_FILTERS = threading.Lock()
 
 
 def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image as upright RGB, as transformers' processor does but for 16-bit grey.
+    """Read an image as upright RGB, as transformers' processor does except for 16-bit grey.
 
-    Files and bytes hold JPEG, PNG, WebP or BMP; of an animation the first frame is used.
-    Arrays are uint8 [height, width], or with 1, 3 or 4 channels behind. The EXIF orientation
-    is applied, transparency lies on white, 16-bit grey is scaled by dropping the low byte
-    (transformers clips it). Threads may call it at once; they take turns.
-    The result holds pixels and nothing else, so that it can be loaded again. ImageError of
-    one line if the image cannot be read or has more than `max_pixels`.
+    The EXIF orientation is applied, transparent pixels are blended with white, and 16-bit grey
+    is scaled by dropping the low byte (transformers clips it). Threads may call it at once; they
+    wait for each other.
+
+    Args:
+        source: a path, the bytes of a file (JPEG, PNG, WebP or BMP; the first frame of an
+            animation), a uint8 array [height, width] or [height, width, 1, 3 or 4], or a PIL
+            image.
+        max_pixels: largest accepted width x height; a larger image is not decoded.
+
+    Returns:
+        A new RGB image that holds pixels only: no EXIF, no other metadata.
+
+    Raises:
+        ImageError: the image cannot be read, or is too large.
+
+    Example:
+        >>> load_image("street.jpg").size
+        (1280, 720)
     """
     label = image_label(source)
-    with _TURN, warnings.catch_warnings():
+    with _FILTERS, warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         image = _open(source, label)
@@ -78,7 +81,7 @@ def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
 
 
 def image_label(source: object) -> str:
-    """Name an image in a message, in one line of at most 100 characters."""
+    """The name of an image in messages, in one line of at most 100 characters."""
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
         name = name if name.isprintable() and name else repr(name)
@@ -97,7 +100,7 @@ def _open(source: ImageInput, label: str) -> Image.Image:
         return _decode_header(source, label)
     if isinstance(source, str | os.PathLike):
         return _decode_header(_read(Path(os.fsdecode(source)), label), label)
-    raise ImageError(f"{label}: no image; wanted a path, bytes, a uint8 array or a PIL image")
+    raise ImageError(f"{label}: not an image; wanted a path, bytes, a uint8 array or a PIL image")
 
 
 def _read(path: Path, label: str) -> bytes:
@@ -123,7 +126,7 @@ def _decode_header(data: bytes, label: str) -> Image.Image:
         raise ImageError(
             f"{label}: more than {Image.MAX_IMAGE_PIXELS} pixels; make the image smaller"
         ) from None
-    except Exception:  # decoders raise what they like, in words that are not for users
+    except Exception:  # decoders raise any class, with texts that are not for users
         raise ImageError(f"{label}: {_kind(data)}, {_WANTED}") from None
 
 
@@ -133,7 +136,7 @@ def _kind(data: bytes) -> str:
     if data[4:8] == b"ftyp":
         return "a HEIF or AVIF image, or a video"
     kinds = [kind for magic, kind in _KINDS if data.startswith(magic)]
-    return kinds[0] if kinds else "no image that can be read"
+    return kinds[0] if kinds else "not an image that can be read"
 
 
 def _from_array(array: NDArray[np.uint8], label: str) -> Image.Image:
@@ -176,10 +179,14 @@ def _as_rgb(image: Image.Image, label: str) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    method = None
-    with suppress(Exception):  # damaged EXIF says nothing
-        method = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
-    return image if method is None else image.transpose(method)
+    """A copy turned as its EXIF orientation says; damaged EXIF says nothing.
+
+    Turned in place, it stays turned where Pillow cannot write the other EXIF fields back.
+    """
+    upright = image.copy()
+    with suppress(Exception):
+        ImageOps.exif_transpose(upright, in_place=True)
+    return upright
 
 
 def _without_16_bits(image: Image.Image, label: str) -> Image.Image:

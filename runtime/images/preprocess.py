@@ -1,4 +1,4 @@
-"""An RGB image to pixel values, bit by bit as transformers does it.
+"""An RGB image to pixel values, bit for bit as transformers does it.
 
 Knows Pillow's filters. Knows nothing of the model but the config of its images.
 """
@@ -13,10 +13,17 @@ from paligemma_edge.runtime.manifest import ImageConfig
 
 
 def pixel_values(image: Image.Image, config: ImageConfig) -> NDArray[np.float32]:
-    """Squeeze an RGB image to float32 [3, R, R], bit by bit as transformers' Pillow backend.
+    """Resize and normalize an RGB image, bit for bit as transformers' Pillow backend does.
 
     The product with `rescale_factor` is rounded from float64 to float32, then mean and
     standard deviation are applied in float32. A byte has 256 values, so that is a table.
+
+    Args:
+        image: an RGB image, such as `load_image` gives; its aspect ratio is not kept.
+        config: size, resampling filter, mean and standard deviation.
+
+    Returns:
+        float32 [3, R, R], R being `config.size`; channels are red, green, blue.
     """
     assert image.mode == "RGB"
     resample = Image.Resampling[config.resample.upper()]

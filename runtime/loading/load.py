@@ -38,12 +38,12 @@ def load_engine(
         path, weights = digests.file(graphs[graph]), None
         if adapted is not None and graph in adapted.graphs:
             path, weights = digests.file(adapted.graphs[graph]), path.parent
-        captures = device.captures and graph == contract.DECODER
+        cuda_graph = device.cuda_graph and graph == contract.DECODER
         opened = device.open_session(
-            path, optimized=prepacked is not None, captures=captures, weights=weights
+            path, optimized=prepacked is not None, cuda_graph=cuda_graph, weights=weights
         )
         check_graph(graph, opened, manifest, variant.compute_dtype)
-        return Session(opened, device.memory, captures)
+        return Session(opened, device.memory, cuda_graph)
 
     _require_graphs(digests.bundle, variant, graphs)
     ordered = sorted(graphs, key=lambda graph: -_weight_bytes(digests.bundle, graphs[graph]))

@@ -67,7 +67,7 @@ def device_for(
         limit = check_count("memory_limit", memory_limit)
         _require(needed, needed.total, limit, "the memory limit", "raise the limit")
         workspace = limit - needed.weights - needed.cache - needed.device
-    device = open_device("cuda", threads, memory_limit=workspace, captures=cuda_graph)
+    device = open_device("cuda", threads, memory_limit=workspace, cuda_graph=cuda_graph)
     if (gpu := device.gpu) is not None:
         free = f"what is free of the {gpu.total_bytes / 1e9:.1f} GB of {gpu.name}"
         # It was asked within a context of CUDA's own, which takes the most of `needed.device`.

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.generation import Generation
-from paligemma_edge.runtime.results.result import Detection, ObjectResult, TextResult
+from paligemma_edge.runtime.results.result import ObjectResult, TextResult
 from paligemma_edge.runtime.text.parse_answer import ParsedAnswer, ParsedObject
 from paligemma_edge.runtime.text.tasks import Task
 

@@ -1,51 +1,46 @@
 """An answer as an image: its overlay, and what a notebook shows of it.
 
-Knows pixels and HTML. Trusts no text: an answer may hold whatever stands in an image.
+Knows pixels and HTML. Trusts no text: an answer may hold any text that an image shows.
 """
 
 from __future__ import annotations
 
 import base64
 import html as markup
-import math
 from collections.abc import Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.images.load import ImageInput, load_image
+from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.draw import draw
 from paligemma_edge.runtime.results.mask import paste_mask
-
-if TYPE_CHECKING:
-    from paligemma_edge.runtime.results.result import Detection, ObjectResult
 
 _LONGEST = 1200  # pixels of a side that a notebook is sent
 _SMALL = 240  # pixels of a side below which an image is shown larger, in whole steps
 _STRETCHED = 1.05  # how much a side may have grown more than the other: pixels are whole
-_LOSSLESS = 256 * 256  # pixels up to which PNG takes little room
+_LOSSLESS = 256 * 256  # pixels up to which PNG is small
 
 
-def overlay(result: ObjectResult, image: ImageInput | None = None) -> Image.Image:
-    """The image with the objects of an answer drawn over it, RGB.
+def overlay(
+    detections: Sequence[Detection], image: Image.Image | None, width: int, height: int
+) -> Image.Image:
+    """An image of any size with detections of one of `width` x `height` drawn over it, RGB.
 
-    `image` stands for the one that the answer kept, in any size, and is read as the model
-    reads it. OptionError where there is none, or where it has another shape.
+    OptionError where there is no image, or where it has another shape.
     """
-    shown = result.image if image is None else load_image(image)
-    if shown is None:
+    if image is None:
         raise OptionError(
             "the answer kept no image to draw on, wanted the one that was asked about; give it"
         )
-    shape = (shown.width * result.height) / (shown.height * result.width)
+    shape = (image.width * height) / (image.height * width)
     if not 1 / _STRETCHED < shape < _STRETCHED:
         raise OptionError(
-            f"the image has {shown.width} x {shown.height} pixels, the answer is about one of "
-            f"{result.width} x {result.height}; give the one that was asked about, in any size"
+            f"the image has {image.width} x {image.height} pixels, the answer is about one of "
+            f"{width} x {height}; give the one that was asked about, in any size"
         )
-    return _drawn(result.objects, shown)
+    return _drawn(detections, image)
 
 
 def html(image: Image.Image | None, text: str) -> str | None:
@@ -53,20 +48,20 @@ def html(image: Image.Image | None, text: str) -> str | None:
     return None if image is None else _figure(_shrunk(image), text)
 
 
-def objects_html(result: ObjectResult) -> str | None:
-    """The overlay with labels and shares under it; None without an image."""
-    if result.image is None:
-        return None
-    return _figure(_drawn(result.objects, _shrunk(result.image)), _caption(result))
+def detections_html(
+    detections: Sequence[Detection], image: Image.Image | None, text: str
+) -> str | None:
+    """The overlay with a text under it; None without an image."""
+    return None if image is None else _figure(_drawn(detections, _shrunk(image)), text)
 
 
-def _drawn(objects: Sequence[Detection], image: Image.Image) -> Image.Image:
-    """Objects over an image of any size, one mask in memory at a time."""
+def _drawn(detections: Sequence[Detection], image: Image.Image) -> Image.Image:
+    """Detections over an image of any size, one mask in memory at a time."""
     masks = (
-        None if found.decoded is None else paste_mask(found.decoded, found.box, *image.size)
-        for found in objects
+        None if one.decoded is None else paste_mask(one.decoded, one.box, *image.size)
+        for one in detections
     )
-    return draw(image, [found.detection for found in objects], masks)
+    return draw(image, [one.detection for one in detections], masks)
 
 
 def _shrunk(image: Image.Image) -> Image.Image:
@@ -92,11 +87,3 @@ def _data_uri(image: Image.Image) -> str:
     kind = "png" if image.width * image.height <= _LOSSLESS else "jpeg"
     image.save(data, kind, **({"quality": 90, "subsampling": 0} if kind == "jpeg" else {}))
     return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode('ascii')}"
-
-
-def _caption(result: ObjectResult) -> str:
-    """What was found, or what the model said instead; then what a user should know."""
-    names = (f"{found.label} {math.exp(found.score):.0%}".strip() for found in result.objects)
-    said = ", ".join(names) or result.text.strip() or "nothing found"
-    cut = ["the answer was cut by the token limit"] if result.truncated else []
-    return "\n".join([said, *cut, *result.notes])

@@ -15,7 +15,7 @@ from typing import TextIO
 
 from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.images.pixels import ImageBatch, read_images
+from paligemma_edge.runtime.images.batch import ImageBatch, read_images
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.build import WITHOUT_MASKS, DecodeMasks
 from paligemma_edge.runtime.run.answer import among_choices, in_slots

@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 from paligemma_edge.runtime.errors import DeviceError, ImageError
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.images.load import image_label
-from paligemma_edge.runtime.images.pixels import ImageBatch
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.run.journal import Key
 from paligemma_edge.runtime.run.prefetch import Outcome, ahead

@@ -1,1 +1,1 @@
-"""The operating system: what Linux tells of a process, locks, flushes, files that appear whole."""
+"""The operating system: memory and CPU of this process, locks, flushes, atomic files."""

@@ -1,6 +1,6 @@
 """A file that appears whole or not at all.
 
-Knows one file and the errors that a disk gives. Knows nothing of what is written.
+Knows one file and the errors of the disk. Knows nothing of what is written.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextlib.contextmanager
 def drafted(target: Path, option: str) -> Iterator[IO[bytes]]:
-    """Write a file beside `target` that takes its name when the block ends well.
+    """Write a temporary file beside `target`, renamed to it when the block ends without an error.
 
-    A link in the place of `target` is replaced, not followed. OutputError where it cannot be
-    written: what was there is there still. `option` names what to give another name to.
+    A `target` that is a link is replaced, not followed. OutputError where it cannot be written:
+    an existing file is then unchanged. `option` is the option that names the file, for messages.
     """
     draft = target.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
@@ -44,7 +44,7 @@ def drafted(target: Path, option: str) -> Iterator[IO[bytes]]:
 
 
 def check_file_target(target: Path, option: str) -> None:
-    """OutputError now where a file could not be put in place later."""
+    """OutputError now where a file could not be written later."""
     try:
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -57,7 +57,7 @@ def check_file_target(target: Path, option: str) -> None:
 
 
 def check_new(target: Path, option: str) -> None:
-    """OutputError where a file is there that would be replaced."""
+    """OutputError where a file exists that would be replaced."""
     if target.exists():
         raise OutputError(
             errno.EEXIST,
@@ -66,7 +66,7 @@ def check_new(target: Path, option: str) -> None:
 
 
 def _sync_names(folder: Path) -> None:
-    """Wait until the new name is on the disk, where a folder may be waited for at all."""
+    """Wait until the new name is on the disk, where the filesystem can flush folders."""
     try:
         disk.sync(folder)
     except OSError as error:
@@ -75,6 +75,6 @@ def _sync_names(folder: Path) -> None:
 
 
 def unwritable(target: Path, error: OSError, option: str) -> OutputError:
-    """What to say of a file that cannot be written."""
-    todo = "free some space" if error.errno in _FULL else f"give another name to {option}"
-    return OutputError(error.errno, f"cannot write {target}: {error.strerror}; {todo}")
+    """The error for a file that cannot be written."""
+    advice = "free some space" if error.errno in _FULL else f"give another name to {option}"
+    return OutputError(error.errno, f"cannot write {target}: {error.strerror}; {advice}")

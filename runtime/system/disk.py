@@ -1,4 +1,4 @@
-"""How a change reaches the disk whole: locks, flushes, and renames that nothing can split.
+"""How a change reaches the disk whole: locks, flushes and atomic renames.
 
 Knows files and directories. Knows nothing of bundles.
 """
@@ -17,12 +17,13 @@ from pathlib import Path
 
 _AT_FDCWD = -100
 _NOREPLACE, _EXCHANGE = 1, 2  # flags of Linux's renameat2
-_NOT_OFFERED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)  # by a kernel or a filesystem
+# Errors of a kernel or a filesystem without renameat2.
+_NOT_OFFERED = (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Wait for a directory's lock and hold it; the kernel lets it go when the process dies."""
+    """Wait for a directory's lock and hold it; the kernel releases it when the process dies."""
     while True:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -37,7 +38,7 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process holds the directory's lock; yes where that cannot be told."""
+    """Whether a process holds the directory's lock; True where that cannot be determined."""
     try:
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     except OSError:
@@ -52,9 +53,10 @@ def is_locked(directory: Path) -> bool:
 
 
 def exchange(one: Path, other: Path) -> None:
-    """Swap two directories; each name holds one of them at any moment.
+    """Swap two directories; at any moment each name is one of them.
 
-    Where the system cannot, `other` is missing for a moment and waits at `previous_prefix`.
+    Where the system cannot do that, `other` is missing for a moment and is kept under a name that
+    begins with `previous_prefix`.
     """
     if _renameat2(one, other, _EXCHANGE):
         return
@@ -70,7 +72,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 def previous_prefix(path: Path) -> str:
-    """How the names begin under which `exchange` puts a directory aside."""
+    """How the temporary names begin that `exchange` gives to directories."""
     return f".{path.name}.previous-"
 
 
@@ -84,7 +86,7 @@ def rename_new(source: Path, target: Path) -> None:
 
 
 def remove_tree(directory: Path) -> None:
-    """Remove a directory as far as that goes, even when interrupted meanwhile."""
+    """Remove as much of a directory as can be removed, even when interrupted meanwhile."""
     try:
         shutil.rmtree(directory, ignore_errors=True)
     except BaseException:
@@ -116,7 +118,7 @@ def sync_directories(root: Path) -> None:
 
 
 def _renameat2(source: Path, target: Path, flag: int) -> bool:
-    """False where it is not offered. Python has no call for it."""
+    """Call Linux's renameat2, which Python lacks; False where the system does not offer it."""
     try:
         function = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):

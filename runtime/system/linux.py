@@ -1,6 +1,6 @@
-"""What Linux tells of this process and of the machine that it runs on.
+"""Memory, CPU and cores of this process and its machine, read from Linux.
 
-Knows /proc. Knows nothing of a model, and leaves out what a system does not tell.
+Knows /proc. Knows nothing of a model, and leaves out what a system does not report.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ _PROC = Path("/proc")
 def process_memory(proc: Path = _PROC) -> dict[MemoryPart, int]:
     """Bytes of physical memory that this process holds now, and the most it ever held.
 
-    Anonymous memory is the process's own; what is file-backed can be dropped and read again.
+    Anonymous memory is the process's own; file-backed memory can be dropped and read again.
     """
-    told = _fields(proc / "self/status")
-    return {part: _bytes(told[name]) for name, part in _PARTS.items() if name in told}
+    status = _fields(proc / "self/status")
+    return {part: _bytes(status[name]) for name, part in _PARTS.items() if name in status}
 
 
 def available_memory(proc: Path = _PROC) -> int | None:
-    """Bytes that a new process could take without swapping; None where it is not told."""
-    told = _fields(proc / "meminfo")
-    return _bytes(told["MemAvailable"]) if "MemAvailable" in told else None
+    """Bytes that a new process could take without swapping; None where that is not reported."""
+    meminfo = _fields(proc / "meminfo")
+    return _bytes(meminfo["MemAvailable"]) if "MemAvailable" in meminfo else None
 
 
 def processor_name(proc: Path = _PROC) -> str:
-    """The processor as its maker calls it, or its architecture: ARM has no names there."""
+    """The CPU's model name, or its architecture: ARM reports no name."""
     return _fields(proc / "cpuinfo").get("model name") or platform.machine() or "unknown"
 
 
 def instruction_sets(proc: Path = _PROC) -> list[str]:
-    """What the processor offers beyond its architecture, sorted; empty where it is not told."""
-    told = _fields(proc / "cpuinfo")
-    return sorted(set((told.get("flags") or told.get("Features") or "").split()))
+    """Instruction set extensions of the CPU, sorted; empty where they are not reported."""
+    cpuinfo = _fields(proc / "cpuinfo")
+    return sorted(set((cpuinfo.get("flags") or cpuinfo.get("Features") or "").split()))
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, within the quota of its control group."""
+    """Cores that this process may use: its affinity, within the quota of its cgroup."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, math.ceil(min(cores or 1, _quota(Path("/sys/fs/cgroup/cpu.max")))))
 
@@ -64,7 +64,7 @@ def _quota(path: Path) -> float:
 
 
 def _fields(path: Path) -> dict[str, str]:
-    """`name: value` lines, the last of each name; none where there is no such file."""
+    """`name: value` lines, the last of each name; empty where there is no such file."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:

@@ -23,8 +23,8 @@ from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.generation.validate import Images
+from paligemma_edge.runtime.images.batch import ImageBatch, read_images
 from paligemma_edge.runtime.images.load import load_image
-from paligemma_edge.runtime.images.pixels import ImageBatch, read_images
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.timing import Stopwatch
 

@@ -65,7 +65,7 @@ class Where:
             return PaliGemma(path, variant=variant, **given)
         if variant == "cuda-bf16":
             pytest.skip("ONNX Runtime's processor has no kernels for bfloat16")
-        device = Device(name="cpu", threads=2, captures=given.get("cuda_graph", False))
+        device = Device(name="cpu", threads=2, cuda_graph=given.get("cuda_graph", False))
         return _opened_by(device, path, variant, given)
 
     def limited(self, name: str, variant: str, bytes_: int) -> PaliGemma:

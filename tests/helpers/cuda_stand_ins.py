@@ -1,12 +1,10 @@
-"""Stand-ins for what a machine without a GPU lacks: a driver, and a CUDA library to read."""
+"""A stand-in for the driver that a machine without a GPU lacks."""
 
 from __future__ import annotations
 
 import ctypes
-import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from ctypes import CFUNCTYPE, POINTER, c_char, c_char_p, c_int, c_size_t, c_uint, c_void_p
-from pathlib import Path
 from typing import Any, TypeAlias
 
 Out: TypeAlias = "ctypes._Pointer[Any]"  # where a call writes its answer
@@ -103,44 +101,3 @@ _CALLS: Mapping[str, tuple[tuple[Any, ...], Any]] = {
     "cuMemGetInfo_v2": ((POINTER(c_size_t), POINTER(c_size_t)), Driver.memory),
     "cuGetErrorString": ((c_int, POINTER(c_char_p)), Driver.text),
 }
-
-
-CODE, PTX = 2, 1
-CUDA_13 = ("libcublasLt.so.13", "libcublas.so.13", "libcudart.so.13", "libcuda.so.1", "libc.so.6")
-EVERY = ((CODE, 75), (CODE, 80), (CODE, 120))
-
-
-def make_package(
-    folder: Path,
-    needed: Iterable[str] = CUDA_13,
-    code: Iterable[Iterable[tuple[int, int]]] = (EVERY, EVERY),
-) -> Path:
-    """A folder like the package onnxruntime's with a CUDA library that holds no more than that."""
-    (folder / "capi").mkdir(parents=True)
-    (folder / "capi/libonnxruntime_providers_cuda.so").write_bytes(_library(needed, code))
-    return folder
-
-
-def _library(needed: Iterable[str], code: Iterable[Iterable[tuple[int, int]]]) -> bytes:
-    names, dynamic = b"\0", b""
-    for name in needed:
-        dynamic += struct.pack("<qQ", 1, len(names))
-        names += name.encode() + b"\0"
-    fat = b"".join(_fat(entries) + bytes(8) for entries in code)
-    sections = [b"", names, dynamic + bytes(16), fat, b"\0.dynstr\0.dynamic\0.nv_fatbin\0.names\0"]
-    places = [64 + sum(map(len, sections[:i])) for i in range(len(sections))]
-    header = b"\x7fELF\x02\x01" + bytes(34)
-    header += struct.pack("<Q10xHHH", places[4] + len(sections[4]), 64, 5, 4)
-    table = b"".join(
-        struct.pack("<I20xQQ24x", name, place, len(section))
-        for name, place, section in zip((0, 1, 9, 18, 29), places, sections, strict=True)
-    )
-    return header + b"".join(sections) + table
-
-
-def _fat(entries: Iterable[tuple[int, int]]) -> bytes:
-    body = b"".join(
-        struct.pack("<HHIQ12xI32x", kind, 0x101, 64, 24, made) + b"code" * 6
-        for kind, made in entries
-    )
-    return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body

@@ -67,7 +67,7 @@ def open_on_host(
     **opening: Any,  # noqa: ANN401 - those of PaliGemma
 ) -> tuple[PaliGemma, Copies]:
     """Open a variant for CUDA on the processor."""
-    gpu = GpuOnHost(name="cpu", threads=2, captures=opening.get("cuda_graph", False))
+    gpu = GpuOnHost(name="cpu", threads=2, cuda_graph=opening.get("cuda_graph", False))
     with monkeypatch.context() as patched:
         patched.setattr(models, "device_for", lambda *_, **__: gpu)
         model = PaliGemma(bundle, variant=variant, **opening)

@@ -101,7 +101,7 @@ def test_json_is_one_object_an_image_in_their_order(
         result.height,
     )
     assert broken["image"] == str(folder / "b.png")
-    assert "b.png: no image that can be read" in broken["error"]
+    assert "b.png: not an image that can be read" in broken["error"]
     assert last["image"] == str(folder / "more/c.png")
 
 

@@ -181,7 +181,7 @@ def test_images_are_read_one_after_another(
         events.append("read")
         return load_image(source)
 
-    monkeypatch.setattr("paligemma_edge.runtime.images.pixels.load_image", load)
+    monkeypatch.setattr("paligemma_edge.runtime.images.batch.load_image", load)
     monkeypatch.setattr(
         "paligemma_edge.runtime.generation.pipeline.generate", _watched(generate, events)
     )

@@ -1,84 +1,54 @@
-"""Whether a GPU can be used here, and if not, what is missing.
+"""CUDA's libraries and ONNX Runtime's packages: loaded where they are here, advice where not.
 
-Knows what ONNX Runtime's CUDA library asks of the machine. The GPU is cuda_driver's, the file
-cuda_provider's, the meaning of an error cuda_errors'.
+Whether a GPU can run a graph is decided when a session is opened; `errors` says what a failure
+means.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import io
-from collections.abc import Mapping
-from pathlib import Path
+import re
 
 from paligemma_edge.runtime.device.cuda.driver import Gpu, find_gpu, gpu_is_present
-from paligemma_edge.runtime.device.cuda.errors import explain
-from paligemma_edge.runtime.device.cuda.provider import Provider, read_provider
 from paligemma_edge.runtime.device.ort import ort
-from paligemma_edge.runtime.errors import DeviceError
 
 __all__ = [
     "Gpu",
-    "check_gpu",
-    "explain",
     "find_gpu",
     "gpu_is_present",
     "load_libraries",
     "package_advice",
+    "session_advice",
 ]
 
-# It comes with the GPU's driver and from nowhere else: find_gpu has told of it.
-_DRIVERS_OWN = "libcuda.so"
-# The provider opens it when a convolution runs, and does not name it among what it needs.
-_CUDNN = "libcudnn.so.9"
-# NVIDIA's first driver for each CUDA; newer minor versions of CUDA run on it too
-# (CUDA Compatibility, "Minor Version Compatibility").
-_FIRST_DRIVER: Mapping[int, str] = {12: "R525", 13: "R580"}
-_PIP_CUDA = 13  # the CUDA that the extra [cuda] brings
+# What `preload_dlls` prints for each library that it needs and cannot load from anywhere.
+_NOT_LOADED = re.compile(r"^Failed to load (lib[^/:]+): ", re.MULTILINE)
 
 
-def load_libraries() -> None:
+def load_libraries() -> tuple[str, ...]:
     """Load CUDA's libraries as ONNX Runtime finds them: pip's packages, then the system's.
 
-    DeviceError names each one that cannot be loaded.
+    Returns the file names of those that could not be loaded. That is not an error yet: a build
+    of ONNX Runtime may do without one of them.
     """
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
         ort.preload_dlls()
-    provider = _provider()
-    if provider is None:
-        return
-    missing = [told for name in _wanted(provider) if (told := _missing(name)) is not None]
-    if missing:
-        raise DeviceError(
-            f"ONNX Runtime {ort.__version__} needs libraries of CUDA{_major(provider)} that are "
-            f"not here: {', '.join(missing)}; {_how_to_get(provider)}"
-        )
+    return tuple(_NOT_LOADED.findall(printed.getvalue()))
 
 
-def check_gpu(gpu: Gpu) -> None:
-    """See that this ONNX Runtime can run on a GPU, as far as its file tells.
-
-    DeviceError: the driver is too old for its CUDA, or it has no code for the GPU.
-    """
-    provider = _provider()
-    if provider is None:
-        return
-    if provider.cuda is not None and gpu.driver[0] < provider.cuda:
-        first = _FIRST_DRIVER.get(provider.cuda)
-        raise DeviceError(
-            f"the driver of {gpu.name} serves CUDA up to {_dotted(gpu.driver)}, "
-            f"ONNX Runtime {ort.__version__} needs CUDA {provider.cuda}; install "
-            + (f"NVIDIA's driver {first} or newer" if first else "a newer NVIDIA driver")
+def session_advice() -> str:
+    """What to do where ONNX Runtime opened a session without CUDA, and did not say why."""
+    if missing := load_libraries():
+        return (
+            f"libraries of CUDA that it needs are not here: {', '.join(missing)}; run: "
+            "pip install 'paligemma-edge[cuda]', or put their folder on LD_LIBRARY_PATH"
         )
-    if not provider.serves(gpu.capability):
-        made = ", ".join(map(_dotted, sorted(provider.machine_code | provider.ptx)))
-        major, minor = gpu.capability
-        raise DeviceError(
-            f"{gpu.name} has compute capability {_dotted(gpu.capability)}, and "
-            f"ONNX Runtime {ort.__version__} has code for {made} alone; use another GPU, or build "
-            f"ONNX Runtime with CMAKE_CUDA_ARCHITECTURES={major}{minor}"
-        )
+    return (
+        "check the driver with nvidia-smi, and that the CUDA and cuDNN that this ONNX Runtime was "
+        "built for are installed; or choose device cpu"
+    )
 
 
 def package_advice() -> str:
@@ -90,42 +60,8 @@ def package_advice() -> str:
     )
 
 
-def _provider() -> Provider | None:
-    return read_provider(Path(ort.__file__).parent)
-
-
-def _wanted(provider: Provider) -> list[str]:
-    named = [name for name in provider.libraries if not name.startswith(_DRIVERS_OWN)]
-    return named if any("cudnn" in name for name in named) else [*named, _CUDNN]
-
-
-def _missing(name: str) -> str | None:
-    """A library's name, with the reason where it is there and yet does not load."""
-    try:
-        ctypes.CDLL(name)
-    except OSError as error:
-        absent = str(error).startswith(f"{name}: cannot open shared object file")
-        return name if absent else f"{name} ({' '.join(str(error).split())[:200]})"
-    return None
-
-
-def _how_to_get(provider: Provider) -> str:
-    path = "put their folder on LD_LIBRARY_PATH"
-    if provider.cuda != _PIP_CUDA:
-        return f"install CUDA{_major(provider)} and cuDNN 9, or {path}"
-    return f"run: pip install 'paligemma-edge[cuda]', or {path}"
-
-
-def _major(provider: Provider) -> str:
-    return "" if provider.cuda is None else f" {provider.cuda}"
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return f"{version[0]}.{version[1]}"
-
-
 def _installed(name: str) -> bool:
-    import importlib.metadata  # which a processor needs not
+    import importlib.metadata  # slow, and not needed on a CPU
 
     try:
         importlib.metadata.distribution(name)

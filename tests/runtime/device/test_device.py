@@ -182,8 +182,8 @@ def test_a_gpu_is_asked_for_with_what_keeps_it_exact_and_small(
             return []
 
     monkeypatch.setattr(ort, "InferenceSession", Session)
-    device = Device(name="cuda", threads=1, index=2, memory_limit=123, captures=True)
-    device.open_session(tmp_path / "decoder.onnx", captures=True)
+    device = Device(name="cuda", threads=1, index=2, memory_limit=123, cuda_graph=True)
+    device.open_session(tmp_path / "decoder.onnx", cuda_graph=True)
     ((name, options),) = seen["providers"]
     assert name == "CUDAExecutionProvider"
     assert options["device_id"] == "2"

@@ -171,7 +171,7 @@ def test_a_variant_that_fits_is_opened_with_its_limit(
     plan = CachePlan(max_batch=1, max_length=32)
     device = device_for(gpu_manifest, variant, plan, None, 5_900_000_000, cuda_graph=True)
     told = estimate_memory(gpu_manifest, variant, plan)
-    assert device.captures
+    assert device.cuda_graph
     assert device.memory_limit == 5_900_000_000 - told.weights - told.cache - told.device
     assert device_for(gpu_manifest, variant, None, 2, None, cuda_graph=False).memory_limit is None
 

@@ -12,7 +12,7 @@ from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.generation import feature_cache
 from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
-from paligemma_edge.runtime.images.pixels import ImageBatch
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.timing import Stopwatch
 
 SHAPE = (1, 4, 8)  # of features: 128 bytes

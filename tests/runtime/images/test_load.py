@@ -206,6 +206,21 @@ def test_damaged_exif_says_nothing_and_pillow_keeps_its_warnings_to_itself(
     assert len(recwarn) == before
 
 
+def test_an_image_is_turned_though_another_exif_field_is_damaged() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x011A] = 72.0
+    raw = bytearray(exif.tobytes())
+    raw[raw.index(b"\x01\x1a\0\x05") + 3] = 2  # the resolution: a text, which cannot be written
+    image = Image.fromarray(noise(20, 50))
+    image.info["exif"] = bytes(raw)
+    with pytest.raises(TypeError):
+        ImageOps.exif_transpose(image.copy())
+    before = image.tobytes()
+    assert load_image(image).tobytes() == image.transpose(Image.Transpose.ROTATE_270).tobytes()
+    assert image.tobytes() == before
+
+
 def test_the_given_image_is_not_changed() -> None:
     image = Image.fromarray(noise(8, 8))
     image.info["note"] = "mine"
@@ -342,10 +357,10 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
     ("data", "found"),
     [
         (b"", "empty"),
-        (b"hello", "no image that can be read"),
+        (b"hello", "not an image that can be read"),
         (encoded(Image.new("P", (3, 3)), "GIF"), "a GIF image"),
         (encoded(Image.new("L", (3, 3)), "TIFF"), "a TIFF image"),
-        (encoded(Image.new("L", (3, 3)), "PPM"), "no image that can be read"),
+        (encoded(Image.new("L", (3, 3)), "PPM"), "not an image that can be read"),
         (b"\xff\xd8\xff\xe0", "damaged or cut short"),
         (b"%PDF-1.7", "a PDF document"),
         (b"<svg></svg>", "a text in XML or HTML"),

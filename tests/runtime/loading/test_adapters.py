@@ -160,7 +160,7 @@ def test_a_gpu_switches_too_and_records_steps_of_each_adapter_apart(
     assert adapters[0] is adapters[1]  # which was not read again
     planned = gpu.cache_pool._planned
     assert planned is not None
-    numbers = [stepper.captured for stepper in planned.steppers.values()]
+    numbers = [stepper.graph_id for stepper in planned.steppers.values()]
     assert len(set(numbers)) == len(numbers) >= 3
 
 

@@ -15,16 +15,17 @@ from pycocotools.coco import COCO
 
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError
 from paligemma_edge.runtime.results import rle
-from paligemma_edge.runtime.results.result import Detection, ObjectResult
+from paligemma_edge.runtime.results.detection import Detection
+from paligemma_edge.runtime.results.result import ObjectResult
 from paligemma_edge.runtime.text.parse_answer import Box
-from tests.helpers.found_objects import BOX, HEIGHT, NO_PIXELS, WIDTH, disc, found, result, results
+from tests.helpers.detections import BOX, HEIGHT, NO_PIXELS, WIDTH, detection, disc, result, results
 
 with warnings.catch_warnings():
     warnings.filterwarnings("ignore", "OpenCV .* is not installed", UserWarning)
     import supervision as sv
 
 CATEGORIES = {"cat": 3, "dog": 7, "": 8, "日本": 9}
-TWO = result([found("cat", decoded=disc()), found("dog", Box(0, 0.5, 1, 1), score=-1.5)])
+TWO = result([detection("cat", decoded=disc()), detection("dog", Box(0, 0.5, 1, 1), score=-1.5)])
 
 
 def mask_of(one: Detection) -> NDArray[np.bool_]:
@@ -78,7 +79,7 @@ def test_notes_are_in_json_where_there_are_some() -> None:
 
 
 def test_what_is_impossible_has_a_score_in_json() -> None:
-    read = read_json(result([found(score=-math.inf)], score=-math.inf))
+    read = read_json(result([detection(score=-math.inf)], score=-math.inf))
     for score in (read["score"], read["objects"][0]["score"]):
         assert math.isfinite(score) and math.exp(score) == 0
 
@@ -131,7 +132,9 @@ def test_pycocotools_takes_annotations_as_results(tmp_path: Path, only_masks: bo
 
 
 def test_annotations_are_numbered_and_those_without_pixels_left_out() -> None:
-    answer = result([found("dog"), found("nothing known", NO_PIXELS, disc()), found("cat")])
+    answer = result(
+        [detection("dog"), detection("nothing known", NO_PIXELS, disc()), detection("cat")]
+    )
     annotations = answer.to_coco(image_id=2, categories=CATEGORIES, first_id=10)
     assert [(a["id"], a["image_id"], a["category_id"]) for a in annotations] == [
         (10, 2, 7),
@@ -140,7 +143,7 @@ def test_annotations_are_numbered_and_those_without_pixels_left_out() -> None:
 
 
 def test_a_mask_without_pixels_in_its_box_has_no_area() -> None:
-    (annotation,) = result([found(decoded=disc(-9))]).to_coco(categories=CATEGORIES)
+    (annotation,) = result([detection(decoded=disc(-9))]).to_coco(categories=CATEGORIES)
     assert (annotation["area"], annotation["bbox"]) == (0, [6, 10, 30, 20])
     assert not rle.decode(**annotation["segmentation"]).any()
 
@@ -165,7 +168,9 @@ def test_an_id_that_coco_takes_for_none_is_refused(number: Any) -> None:  # noqa
 
 
 def test_supervision_has_the_same_objects() -> None:
-    answer = result([found("dog", decoded=disc()), found("cat"), found("dog", NO_PIXELS, disc())])
+    answer = result(
+        [detection("dog", decoded=disc()), detection("cat"), detection("dog", NO_PIXELS, disc())]
+    )
     detections = answer.to_supervision()
     assert detections.xyxy.dtype == np.float32
     assert detections.xyxy.tolist() == [[6, 10, 36, 30], [6, 10, 36, 30], [54, 20, 6, 8]]
@@ -180,7 +185,7 @@ def test_supervision_has_the_same_objects() -> None:
 
 
 def test_supervision_has_no_masks_where_no_object_has_one() -> None:
-    detections = result([found(), found("dog")]).to_supervision()
+    detections = result([detection(), detection("dog")]).to_supervision()
     assert (len(detections), detections.mask) == (2, None)
 
 
@@ -218,7 +223,7 @@ def test_supervision_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_an_array_has_a_row_for_each_object() -> None:
-    array = result([*TWO.objects, found("a long label", NO_PIXELS)]).to_numpy()
+    array = result([*TWO.objects, detection("a long label", NO_PIXELS)]).to_numpy()
     assert array.dtype.names == ("label", "score", "xyxy", "box")
     assert array["label"].tolist() == ["cat", "dog", "a long label"]
     assert array["score"].tolist() == [-0.5, -1.5, -0.5]
@@ -228,16 +233,16 @@ def test_an_array_has_a_row_for_each_object() -> None:
 
 
 def test_an_array_of_nothing_has_the_same_fields() -> None:
-    nothing, nameless = result().to_numpy(), result([found("")]).to_numpy()
+    nothing, nameless = result().to_numpy(), result([detection("")]).to_numpy()
     assert (nothing.shape, nothing["xyxy"].shape) == ((0,), (0, 4))
     assert nothing.dtype == nameless.dtype
     assert nameless["label"].tolist() == [""]
 
 
-def test_without_categories_the_labels_that_were_asked_for_are_counted() -> None:
-    asked = dataclasses.replace(TWO, prompt="detect zebra ; dog")
-    numbers = [annotation["category_id"] for annotation in asked.to_coco()]
-    labels = [found.label for found in asked if found.xyxy[2] > found.xyxy[0]]
+def test_without_categories_the_requested_labels_are_numbered_first() -> None:
+    answer = dataclasses.replace(TWO, prompt="detect zebra ; dog")
+    numbers = [annotation["category_id"] for annotation in answer.to_coco()]
+    labels = [one.label for one in answer if one.xyxy[2] > one.xyxy[0]]
     known = {"zebra": 1, "dog": 2}
     assert numbers == [known.setdefault(label, len(known) + 1) for label in labels]
     assert 2 in numbers

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
+from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.draw import colour_of, draw
-from paligemma_edge.runtime.results.notebook import html, objects_html, overlay
-from paligemma_edge.runtime.results.result import ChoiceResult, Detection, ObjectResult, TextResult
+from paligemma_edge.runtime.results.notebook import html
+from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
-from tests.helpers.found_objects import HEIGHT, WIDTH, disc, found, result
+from tests.helpers.detections import HEIGHT, WIDTH, detection, disc, result
 
 GREY = (128, 128, 128)
 
@@ -53,41 +54,40 @@ def canvas(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 
 def large(width: int, height: int) -> ObjectResult:
     """A disc in the left half of an image of any size."""
-    detection = ParsedObject("cat", Box(0, 0, 1, 0.5), (0,) * 16)
-    one = Detection(detection=detection, score=-0.1, width=width, height=height, decoded=disc())
+    parsed = ParsedObject("cat", Box(0, 0, 1, 0.5), (0,) * 16)
+    one = Detection(detection=parsed, score=-0.1, width=width, height=height, decoded=disc())
     return result([one], width=width, height=height, image=canvas(width, height))
 
 
 def test_the_overlay_has_every_box_and_mask() -> None:
-    answer = result([found(decoded=disc()), found("dog", Box(0, 0.5, 1, 1))])
+    answer = result([detection(decoded=disc()), detection("dog", Box(0, 0.5, 1, 1))])
     image = canvas()
     wanted = draw(image, [f.detection for f in answer], [answer[0].soft_mask, None])
-    drawn = overlay(answer, image)
+    drawn = answer.draw(image)
     assert np.array_equal(np.asarray(drawn), np.asarray(wanted))
     assert np.array_equal(np.asarray(image), np.asarray(canvas()))
-    assert answer.draw(image).tobytes() == drawn.tobytes()
 
 
 def test_the_overlay_lies_on_the_image_that_was_kept_or_is_given(tmp_path: Path) -> None:
     path = tmp_path / "image.png"
     canvas().save(path)
-    kept, without = result([found()], image=canvas()), result([found()])
+    kept, without = result([detection()], image=canvas()), result([detection()])
     for drawn in (without.draw(canvas()), without.draw(path), kept.draw(np.asarray(canvas()))):
         assert drawn.tobytes() == kept.draw().tobytes()
 
 
 def test_an_overlay_needs_the_image_of_the_answer() -> None:
     with pytest.raises(OptionError, match="kept no image"):
-        result([found()]).draw()
+        result([detection()]).draw()
     with pytest.raises(OptionError, match=r"has 40 x 60 pixels, the answer is about .* 60 x 40"):
-        result([found()]).draw(canvas(HEIGHT, WIDTH))
+        result([detection()]).draw(canvas(HEIGHT, WIDTH))
     with pytest.raises(ImageError, match="no such file"):
-        result([found()]).draw("none.png")
+        result([detection()]).draw("none.png")
 
 
 def test_without_an_image_a_notebook_prints() -> None:
     assert html(None, "text") is None
-    assert objects_html(result([found()])) is None
+    assert result([detection()])._repr_html_() is None
 
 
 @settings(max_examples=40)
@@ -102,9 +102,9 @@ def test_text_that_looks_like_markup_is_shown() -> None:
     hostile = """</figcaption><script>alert('1')</script><img src="x" onerror='y'> &amp; <b>"""
     for page in (
         html(canvas(), hostile),
-        result([found(hostile)], image=canvas())._repr_html_(),
+        result([detection(hostile)], image=canvas())._repr_html_(),
         result([], text=hostile, image=canvas())._repr_html_(),
-        result([found()], notes=(hostile,), image=canvas())._repr_html_(),
+        result([detection()], notes=(hostile,), image=canvas())._repr_html_(),
     ):
         shown = Shown(page)
         assert shown.elements == ["figure", "img", "figcaption"]
@@ -126,7 +126,7 @@ def test_an_image_is_sent_no_larger_than_a_notebook_needs(
     size: tuple[int, int], kind: str, sent: tuple[int, int]
 ) -> None:
     answer = large(*size)
-    for page in (html(answer.image, ""), objects_html(answer)):
+    for page in (html(answer.image, ""), answer._repr_html_()):
         found_kind, image = Shown(page).kind_and_image
         assert (found_kind, image.size, image.mode) == (kind, sent, "RGB")
         assert page is not None and len(page) < 500_000
@@ -143,7 +143,7 @@ def test_a_small_image_is_shown_larger(width: int, shown: int, pixelated: bool) 
 
 
 def test_a_notebook_gets_the_overlay_drawn_at_its_own_size() -> None:
-    _, image = Shown(objects_html(large(3000, 2000))).kind_and_image
+    _, image = Shown(large(3000, 2000)._repr_html_()).kind_and_image
     pixels = np.asarray(image).astype(int)
     half = (np.array(GREY) + colour_of("cat")) / 2
     assert np.abs(pixels[400, 300] - half).max() < 8  # under the veil
@@ -158,13 +158,13 @@ def test_any_kind_of_image_is_shown() -> None:
 
 
 def test_the_caption_tells_what_was_found() -> None:
-    objects = [found(score=-0.105), found("", score=-2.303)]
+    objects = [detection(score=-0.105), detection("", score=-2.303)]
     answer = result(objects, image=canvas(), truncated=True, notes=("a note",))
-    assert Shown(objects_html(answer)).text == (
+    assert Shown(answer._repr_html_()).text == (
         "cat 90%, 10%\nthe answer was cut by the token limit\na note"
     )
-    assert Shown(objects_html(result(text="no cat", image=canvas()))).text == "no cat"
-    assert Shown(objects_html(result(text=" ", image=canvas()))).text == "nothing found"
+    assert Shown(result(text="no cat", image=canvas())._repr_html_()).text == "no cat"
+    assert Shown(result(text=" ", image=canvas())._repr_html_()).text == "nothing found"
 
 
 def test_words_and_choices_are_shown_with_their_image() -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from paligemma_edge.runtime.results.mask import inside, paste_mask
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
-from tests.helpers.found_objects import HEIGHT, NO_PIXELS, WIDTH, disc, found, result, results
+from tests.helpers.detections import HEIGHT, NO_PIXELS, WIDTH, detection, disc, result, results
 
 log_probs = st.dictionaries(
     st.text(max_size=5), st.floats(-1e9, 0), min_size=1, max_size=6
@@ -89,22 +89,22 @@ def test_corners_are_those_of_the_box_x_first(answer: ObjectResult) -> None:
 
 
 def test_a_box_without_pixels_has_an_empty_mask() -> None:
-    one = found(box=NO_PIXELS, decoded=disc())
+    one = detection(box=NO_PIXELS, decoded=disc())
     assert one.xyxy == (54, 20, 6, 8)
     assert one.mask is not None and one.mask.shape == (HEIGHT, WIDTH) and not one.mask.any()
 
 
 def test_a_result_is_a_sequence_of_its_objects() -> None:
-    objects = (found(), found("dog"), found("owl"))
+    objects = (detection(), detection("dog"), detection("owl"))
     answer = result(objects)
     assert (tuple(answer), len(answer), answer[1], answer[-1]) == (objects, 3, *objects[1:])
     assert (str(answer), len(result())) == ("<loc0256> cat", 0)
 
 
 def test_a_repr_is_short_and_tells_what_was_found() -> None:
-    one = found(decoded=disc(), score=-0.123456)
-    assert repr(one) == "Found(label='cat', score=-0.123, xyxy=(6, 10, 36, 30), masked=True)"
-    assert repr(found("it's", score=-0.5)).startswith('Found(label="it\'s", score=-0.5, ')
+    one = detection(decoded=disc(), score=-0.123456)
+    assert repr(one) == "Detection(label='cat', score=-0.123, xyxy=(6, 10, 36, 30), masked=True)"
+    assert repr(detection("it's", score=-0.5)).startswith('Detection(label="it\'s", score=-0.5, ')
     assert repr(result([one], truncated=True)) == (
         "ObjectResult(prompt='detect cat ; dog', score=-0.25, truncated=True, "
         f"width=60, height=40, objects=[{one!r}])"

@@ -9,7 +9,7 @@ import pytest
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.engine import Engine
-from paligemma_edge.runtime.images.pixels import read_images
+from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.run.answer import among_choices, in_slots
 from paligemma_edge.runtime.run.loop import AnswerQueries, Query
 from paligemma_edge.runtime.run.sources import Source

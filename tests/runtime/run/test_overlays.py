@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paligemma_edge.runtime.errors import ImageError, OptionError, OutputError
-from paligemma_edge.runtime.results.result import Detection, ObjectResult, TextResult
+from paligemma_edge.runtime.results.detection import Detection
+from paligemma_edge.runtime.results.result import ObjectResult, TextResult
 from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays, safe_name
 from paligemma_edge.runtime.run.sources import Source, find_sources
 from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject

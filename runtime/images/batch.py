@@ -1,13 +1,10 @@
-"""Images to features: read, squeezed, encoded; those of an image seen lately come at once.
-
-An image is known by its pixels as the model sees them, so that copies of a file are one.
-"""
+"""The images of one prompt as one batch of pixel values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +15,10 @@ from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import ImageConfig
 from paligemma_edge.runtime.timing import Stopwatch
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """The images of one prompt as the model sees them, and the size of the first."""
+    """The images of one prompt as pixel values, and the width and height of the first."""
 
     pixel_values: NDArray[np.float32]  # [images, 3, R, R]
     width: int
@@ -32,7 +26,7 @@ class ImageBatch:
 
     @classmethod
     def of(cls, images: Sequence[Image.Image], config: ImageConfig) -> Self:
-        """Squeeze images that were loaded, at least one."""
+        """Preprocess loaded images, at least one."""
         pixels = np.stack([pixel_values(image, config) for image in images])
         return cls(pixels, *images[0].size)
 
@@ -43,6 +37,6 @@ class ImageBatch:
 
 
 def read_images(images: Sequence[ImageInput], config: ImageConfig, watch: Stopwatch) -> ImageBatch:
-    """Read and squeeze one or more images; ImageError for one that cannot be read."""
+    """Read and preprocess one or more images; ImageError for one that cannot be read."""
     with watch.measure("preprocess"):
         return ImageBatch.of([load_image(image) for image in images], config)

@@ -1,4 +1,4 @@
-"""Results that no model gave, for the tests of what is made of them."""
+"""Results that no model gave, for the tests of what becomes of them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,8 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.results.result import Detection, ObjectResult
+from paligemma_edge.runtime.results.detection import Detection
+from paligemma_edge.runtime.results.result import ObjectResult
 from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
 WIDTH, HEIGHT = 60, 40
@@ -16,20 +17,20 @@ NO_PIXELS = Box(0.5, 0.9, 0.2, 0.1)
 
 
 def disc(radius: float = 0.8) -> NDArray[np.float32]:
-    """What a mask decoder says of a round thing: float32 [64, 64] in -1..1."""
+    """What a mask decoder gives for a disc: float32 [64, 64] in -1..1."""
     line = np.linspace(-1, 1, 64)
     distance = np.hypot(line[:, None], line)
     return np.tanh(8 * (radius - distance)).astype(np.float32)
 
 
-def found(
+def detection(
     label: str = "cat",
     box: Box = BOX,
     decoded: NDArray[np.float32] | None = None,
     score: float = -0.5,
 ) -> Detection:
-    detection = ParsedObject(label, box, None if decoded is None else (0,) * 16)
-    return Detection(detection=detection, score=score, width=WIDTH, height=HEIGHT, decoded=decoded)
+    parsed = ParsedObject(label, box, None if decoded is None else (0,) * 16)
+    return Detection(detection=parsed, score=score, width=WIDTH, height=HEIGHT, decoded=decoded)
 
 
 def result(objects: Sequence[Detection] = (), **fields: Any) -> ObjectResult:  # noqa: ANN401
@@ -51,7 +52,7 @@ def results(draw: st.DrawFn) -> ObjectResult:
     locations = st.tuples(*[st.integers(0, 1023)] * 4)
     random = np.random.default_rng(draw(st.integers(0, 2**32)))
     objects = [
-        found(
+        detection(
             draw(st.sampled_from(["cat", "dog", "", "日本"])),
             Box.from_locations(*draw(locations)),
             random.uniform(-1.5, 1.5, (64, 64)).astype(np.float32) if draw(st.booleans()) else None,
