@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from paligemma_edge.export.checkpoint.checkpoint import Checkpoint
 from paligemma_edge.export.checkpoint.config import CONFIG_FILE
-from paligemma_edge.export.hub.hub import label
+from paligemma_edge.export.checkpoint.open import Checkpoint
+from paligemma_edge.export.hub.download import label
 from paligemma_edge.export.lora.adapter import PeftAdapter
 from paligemma_edge.runtime.bundle.bundle import sha256
 

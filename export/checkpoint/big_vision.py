@@ -16,9 +16,9 @@ import numpy as np
 from paligemma_edge.export.checkpoint.big_vision_arrays import BLOCK, LAYERS, TABLE, array_shapes
 from paligemma_edge.export.checkpoint.big_vision_config import read_big_vision_config
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
-from paligemma_edge.export.checkpoint.listed import listed
-from paligemma_edge.export.checkpoint.names import EMBEDDING, Shape, expected_shapes
+from paligemma_edge.export.checkpoint.name_list import listed
 from paligemma_edge.export.checkpoint.npz import read_npz
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING, Shape, expected_shapes
 from paligemma_edge.export.checkpoint.tensors import (
     NUMPY_DTYPES,
     Array,

@@ -12,8 +12,8 @@ from typing import Any
 
 from paligemma_edge.export.checkpoint.big_vision_arrays import BLOCK, LAYERS, POST_NORMS, TABLE
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, parse_config
-from paligemma_edge.export.checkpoint.listed import listed
-from paligemma_edge.export.checkpoint.names import Shape
+from paligemma_edge.export.checkpoint.name_list import listed
+from paligemma_edge.export.checkpoint.tensor_names import Shape
 from paligemma_edge.runtime.errors import CheckpointError
 
 # The arrays that sizes are read from, with the number of their axes.

@@ -17,8 +17,8 @@ from paligemma_edge.export.checkpoint.config_fields import (
     present,
     side,
 )
-from paligemma_edge.export.checkpoint.refusals import Json, refuse, refuse_unsupported, section
 from paligemma_edge.export.checkpoint.text_config import Gemma2Config, TextConfig, read_text_config
+from paligemma_edge.export.checkpoint.unsupported import Json, refuse, refuse_unsupported, section
 from paligemma_edge.runtime.errors import CheckpointError
 
 __all__ = [

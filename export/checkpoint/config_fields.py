@@ -5,7 +5,7 @@ Knows ranges. Knows no field's meaning.
 
 from __future__ import annotations
 
-from paligemma_edge.export.checkpoint.refusals import Json, refuse
+from paligemma_edge.export.checkpoint.unsupported import Json, refuse
 
 MOST_LAYERS = 1000  # far beyond every PaliGemma, and nothing of such a size hangs the exporter
 _MOST_SIZE = 2**24  # widths, sides, heads, rows of the embedding

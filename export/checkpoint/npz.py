@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.lib import format as npy
 
-from paligemma_edge.export.checkpoint.joined import JoinedFile
+from paligemma_edge.export.checkpoint.joined_file import JoinedFile
 from paligemma_edge.export.checkpoint.tensors import (
     NUMPY_DTYPES,
     Array,

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 import safetensors
 
-from paligemma_edge.export.checkpoint.joined import JoinedFile
+from paligemma_edge.export.checkpoint.joined_file import JoinedFile
 from paligemma_edge.runtime.errors import CheckpointError
 
 CHUNK_BYTES = 16 << 20

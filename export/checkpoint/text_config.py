@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from paligemma_edge.export.checkpoint.config_fields import MOST_LAYERS, integer, number, present
-from paligemma_edge.export.checkpoint.refusals import Json, refuse, section
+from paligemma_edge.export.checkpoint.unsupported import Json, refuse, section
 
 # What tokens of an answer see in a sliding layer: everything, as the model was trained and scored
 # (big_vision has no window), or its last keys, as transformers computes it.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from paligemma_edge.export.hub import hub
+from paligemma_edge.export.hub import download as hub
 
 
 def add_hub_options(parser: argparse.ArgumentParser, of: str) -> None:

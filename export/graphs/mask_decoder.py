@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.lib import format as npy
 
 from paligemma_edge.export.checkpoint.npz import NpyHeader, read_header
-from paligemma_edge.export.graphs.graph import FLOAT, INT64, Graph
+from paligemma_edge.export.graphs.builder import FLOAT, INT64, Graph
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import CheckpointError
 

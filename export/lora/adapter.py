@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from paligemma_edge.export.checkpoint.listed import listed
-from paligemma_edge.export.checkpoint.names import EMBEDDING, LM_HEAD, Shape, compact
+from paligemma_edge.export.checkpoint.name_list import listed
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING, LM_HEAD, Shape, compact
 from paligemma_edge.export.checkpoint.tensors import (
     CheckpointTensor,
     ComputedTensor,
@@ -21,8 +21,8 @@ from paligemma_edge.export.checkpoint.tensors import (
     read_tensors,
     same_values,
 )
-from paligemma_edge.export.lora.adapter_config import AdapterConfig, read_adapter_config
-from paligemma_edge.export.lora.adapter_keys import LayerKeys, Part, sort_keys
+from paligemma_edge.export.lora.config import AdapterConfig, read_adapter_config
+from paligemma_edge.export.lora.keys import LayerKeys, Part, sort_keys
 from paligemma_edge.runtime.errors import CheckpointError
 
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -13,10 +13,10 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from transformers import PaliGemmaForConditionalGeneration
 
-from paligemma_edge.export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from paligemma_edge.export.checkpoint.names import source_key
-from paligemma_edge.export.checkpoint.preprocessor import read_image_facts
-from paligemma_edge.export.tokenizer.tokenizer import read_tokenizer
+from paligemma_edge.export.checkpoint.open import Checkpoint, open_checkpoint
+from paligemma_edge.export.checkpoint.preprocessor_config import read_image_facts
+from paligemma_edge.export.checkpoint.tensor_names import source_key
+from paligemma_edge.export.tokenizer.read import read_tokenizer
 from samples.synthetic.models import official
 from samples.synthetic.tokenizer import FULL_SIZE, build_tokenizer
 from samples.synthetic.write import parse_args, run, write_checkpoint

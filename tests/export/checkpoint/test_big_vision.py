@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from paligemma_edge.export.checkpoint.big_vision_config import padded_rows, read_big_vision_config
-from paligemma_edge.export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from paligemma_edge.export.checkpoint.names import EMBEDDING, Shape
+from paligemma_edge.export.checkpoint.open import Checkpoint, open_checkpoint
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING, Shape
 from paligemma_edge.export.exporter import export
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.errors import CheckpointError, TokenizerError

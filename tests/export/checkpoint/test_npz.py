@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paligemma_edge.export.checkpoint.joined import JoinedFile
+from paligemma_edge.export.checkpoint.joined_file import JoinedFile
 from paligemma_edge.export.checkpoint.npz import read_npz
-from paligemma_edge.export.checkpoint.npz_parts import names_npz, npz_parts
+from paligemma_edge.export.checkpoint.npz_paths import names_npz, npz_parts
 from paligemma_edge.export.checkpoint.tensors import FileTensor
 from paligemma_edge.runtime.errors import CheckpointError
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
-from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
-from paligemma_edge.export.checkpoint.names import Shape, expected_shapes
+from paligemma_edge.export.checkpoint.open import open_checkpoint
+from paligemma_edge.export.checkpoint.tensor_names import Shape, expected_shapes
 from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
-from paligemma_edge.export.lora.adapter_config import AdapterConfig, read_adapter_config
+from paligemma_edge.export.lora.config import AdapterConfig, read_adapter_config
 from paligemma_edge.runtime.errors import CheckpointError
 from tests.helpers import adapters as peft
 from tests.helpers.adapters import CONFIG, WEIGHTS, edit

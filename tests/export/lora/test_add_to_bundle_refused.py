@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from paligemma_edge.export.lora import add_to_bundle as adapter_bundle
 from paligemma_edge.export.lora.add_to_bundle import add_adapter, remove_adapter
-from paligemma_edge.export.lora.lora_graphs import AdaptedVariant
+from paligemma_edge.export.lora.variant_graphs import AdaptedVariant
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
 from paligemma_edge.quantize.transforms.changes_file import CHANGES_FILE

@@ -21,7 +21,8 @@ from paligemma_edge.export.checkpoint.config import (
     read_config,
     read_json,
 )
-from paligemma_edge.export.checkpoint.names import (
+from paligemma_edge.export.checkpoint.npz_paths import names_npz, npz_parts
+from paligemma_edge.export.checkpoint.tensor_names import (
     EMBEDDING,
     LM_HEAD,
     Shape,
@@ -31,7 +32,6 @@ from paligemma_edge.export.checkpoint.names import (
     is_buffer,
     match_names,
 )
-from paligemma_edge.export.checkpoint.npz_parts import names_npz, npz_parts
 from paligemma_edge.export.checkpoint.tensors import CheckpointTensor, read_tensors, same_values
 from paligemma_edge.runtime.errors import CheckpointError
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
-from paligemma_edge.export.checkpoint.names import (
+from paligemma_edge.export.checkpoint.tensor_names import (
     PREFIXES,
     Layout,
     compact,

@@ -16,12 +16,12 @@ from typing import NoReturn
 from sentencepiece import SentencePieceProcessor
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
-from paligemma_edge.export.tokenizer.tokenizer_corpus import LOC_PIECES, SEG_PIECES
-from paligemma_edge.export.tokenizer.tokenizer_json import (
+from paligemma_edge.export.tokenizer.from_json import (
     CONTROL_PIECES,
     IMAGE_PIECE,
     convert_tokenizer,
 )
+from paligemma_edge.export.tokenizer.probe_texts import LOC_PIECES, SEG_PIECES
 from paligemma_edge.runtime.errors import TokenizerError
 from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder

@@ -11,7 +11,7 @@ import pytest
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_config
-from paligemma_edge.export.checkpoint.preprocessor import read_image_facts
+from paligemma_edge.export.checkpoint.preprocessor_config import read_image_facts
 from paligemma_edge.runtime.errors import CheckpointError
 from paligemma_edge.runtime.manifest import ImageConfig
 

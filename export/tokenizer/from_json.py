@@ -16,7 +16,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer
 
-from paligemma_edge.export.tokenizer.tokenizer_corpus import LOC_PIECES, SEG_PIECES, texts
+from paligemma_edge.export.tokenizer.probe_texts import LOC_PIECES, SEG_PIECES, texts
 from paligemma_edge.runtime.errors import TokenizerError
 
 IMAGE_PIECE = "<image>"

@@ -16,9 +16,9 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import Tokenizer
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_config
-from paligemma_edge.export.tokenizer.tokenizer import read_tokenizer
-from paligemma_edge.export.tokenizer.tokenizer_corpus import texts
-from paligemma_edge.export.tokenizer.tokenizer_json import convert_tokenizer
+from paligemma_edge.export.tokenizer.from_json import convert_tokenizer
+from paligemma_edge.export.tokenizer.probe_texts import texts
+from paligemma_edge.export.tokenizer.read import read_tokenizer
 from paligemma_edge.runtime.errors import TokenizerError
 
 MODEL: Any = sentencepiece_model_pb2

@@ -14,7 +14,14 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paligemma_edge.export.hub.hub import ADAPTER, CHECKPOINT, TOKENIZER, Wanted, label, local_path
+from paligemma_edge.export.hub.download import (
+    ADAPTER,
+    CHECKPOINT,
+    TOKENIZER,
+    Wanted,
+    label,
+    local_path,
+)
 from paligemma_edge.runtime.cli import main as cli
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
 from tests.helpers import adapters as peft

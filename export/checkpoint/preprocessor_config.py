@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 from PIL import Image
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_json
-from paligemma_edge.export.checkpoint.refusals import Json
+from paligemma_edge.export.checkpoint.unsupported import Json
 from paligemma_edge.runtime.errors import CheckpointError
 from paligemma_edge.runtime.manifest import ImageConfig
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from paligemma_edge.export.checkpoint import tensors as tensors_module
-from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
-from paligemma_edge.export.checkpoint.names import EMBEDDING, source_key
+from paligemma_edge.export.checkpoint.open import open_checkpoint
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING, source_key
 from paligemma_edge.export.checkpoint.tensors import read_tensors
 from paligemma_edge.runtime.errors import CheckpointError
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from paligemma_edge.export.checkpoint.npz_parts import names_npz
+from paligemma_edge.export.checkpoint.npz_paths import names_npz
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
 
 DEFAULT_REVISION = "main"

@@ -13,10 +13,10 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.export.checkpoint.names import compact
+from paligemma_edge.export.checkpoint.tensor_names import compact
 from paligemma_edge.export.checkpoint.tensors import CheckpointTensor
 from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter
-from paligemma_edge.export.lora.adapter_base import Base, BaseLayer
+from paligemma_edge.export.lora.base_layers import Base, BaseLayer
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.transforms.changes import Branch, Changes
 from paligemma_edge.runtime.contract import ComputeDtype, adapter_inputs
