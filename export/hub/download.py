@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from paligemma_edge.export.checkpoint.npz_paths import names_npz
+from paligemma_edge.export.checkpoint.npz_paths import is_npz_name
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
 
 DEFAULT_REVISION = "main"
@@ -99,7 +99,7 @@ def label(path: Path) -> str:
 
 
 def _is_hub_name(text: str) -> bool:
-    if os.path.lexists(text) or text.count("/") != 1 or names_npz(Path(text)):
+    if os.path.lexists(text) or text.count("/") != 1 or is_npz_name(Path(text)):
         return False
     utils = _utils()
     try:

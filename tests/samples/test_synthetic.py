@@ -14,7 +14,7 @@ from sentencepiece import SentencePieceProcessor
 from transformers import PaliGemmaForConditionalGeneration
 
 from paligemma_edge.export.checkpoint.open import Checkpoint, open_checkpoint
-from paligemma_edge.export.checkpoint.preprocessor_config import read_image_facts
+from paligemma_edge.export.checkpoint.preprocessor_config import read_image_config
 from paligemma_edge.export.checkpoint.tensor_names import source_key
 from paligemma_edge.export.tokenizer.read import read_tokenizer
 from samples.synthetic.models import official
@@ -100,7 +100,7 @@ def test_tokenizer_and_images_are_read(tmp_path: Path, only_json: bool) -> None:
     facts = read_tokenizer(tmp_path, checkpoint.config).facts
     assert facts.newline_id == 108
     assert facts.image_id == checkpoint.config.image_token_id == facts.first_seg_id + 128
-    assert read_image_facts(tmp_path, checkpoint.config).size == 224
+    assert read_image_config(tmp_path, checkpoint.config).size == 224
 
 
 def test_the_full_tokenizer_has_the_real_landmarks() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from paligemma_edge.export.checkpoint.open import open_checkpoint
-from paligemma_edge.export.checkpoint.tensor_names import expected_shapes
+from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.lora.adapter import read_adapter
 from paligemma_edge.export.lora.base_layers import Base, read_base
 from paligemma_edge.export.lora.graph_inputs import branches_of
