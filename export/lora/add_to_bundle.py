@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_edge.export.hub.download import label
+from paligemma_edge.export.hub.cache import label
 from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
 from paligemma_edge.export.lora.base_layers import read_base
 from paligemma_edge.export.lora.graph_inputs import branches_of, inputs_of

@@ -97,7 +97,7 @@ def test_transformers_loads_it_whole(
 def test_tokenizer_and_images_are_read(tmp_path: Path, only_json: bool) -> None:
     checkpoint = write(tmp_path, *["--only-tokenizer-json"] * only_json)
     assert (tmp_path / "tokenizer.model").exists() != only_json
-    facts = read_tokenizer(tmp_path, checkpoint.config).facts
+    facts = read_tokenizer(tmp_path, checkpoint.config).config
     assert facts.newline_id == 108
     assert facts.image_id == checkpoint.config.image_token_id == facts.first_seg_id + 128
     assert read_image_config(tmp_path, checkpoint.config).size == 224
@@ -121,7 +121,7 @@ def test_the_full_tokenizer_has_the_real_landmarks() -> None:
 
 def test_a_tokenizer_may_be_given(tmp_path: Path, shapes_checkpoint: Path) -> None:
     checkpoint = write(tmp_path, "--tokenizer", str(shapes_checkpoint))
-    assert read_tokenizer(tmp_path, checkpoint.config).facts.image_id == 2152
+    assert read_tokenizer(tmp_path, checkpoint.config).config.image_id == 2152
 
 
 def test_the_hubs_json_of_the_second_3b_leaves_out_what_gemma2_defaults_to(tmp_path: Path) -> None:
