@@ -118,7 +118,7 @@ def _write_recipe(
         recipe,
         choices,
         config=facts,
-        image_id=source.tokenizer.facts.image_id,
+        image_id=source.tokenizer.config.image_id,
         calibration=calibration,
         tell=tell,
     )
@@ -150,7 +150,7 @@ def _describe(source: ExportSource) -> Manifest:
             **({} if config.text.gemma2 is None else {SLIDING_WINDOW: source.sliding_window}),
         },
         model=_model_facts(config),
-        tokenizer=source.tokenizer.facts,
+        tokenizer=source.tokenizer.config,
         image=source.image,
         variants={},
     )

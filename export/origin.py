@@ -1,24 +1,24 @@
-"""Where a bundle comes from: what its manifest says of the files that were read."""
+"""Where a bundle comes from: the files it was made from, as its manifest lists them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from paligemma_edge.export.checkpoint.checkpoint import Checkpoint
 from paligemma_edge.export.checkpoint.config import CONFIG_FILE
-from paligemma_edge.export.hub.hub import label
+from paligemma_edge.export.checkpoint.open import Checkpoint
+from paligemma_edge.export.hub.cache import label
 from paligemma_edge.export.lora.adapter import PeftAdapter
 from paligemma_edge.runtime.bundle.bundle import sha256
 
-SLIDING_WINDOW = "sliding_window"  # in the manifest's `source`, of a PaliGemma 2
-ADAPTERS = "adapters"  # in the manifest's `source`: those that were merged, in order
+SLIDING_WINDOW = "sliding_window"  # in the manifest's `source`, for a PaliGemma 2
+ADAPTERS = "adapters"  # in the manifest's `source`: the merged ones, in order
 
 
 def describe_origin(
     path: Path, checkpoint: Checkpoint, adapters: Sequence[PeftAdapter]
 ) -> dict[str, str]:
-    """Names, sizes and digests, none of them a path. Files of gigabytes have no digest here."""
+    """Names, sizes and digests, without paths. Files of gigabytes get no digest here."""
     origin = {
         "checkpoint": label(path),
         "weights": ", ".join(f"{f.name} ({f.stat().st_size} bytes)" for f in checkpoint.files),

@@ -10,18 +10,19 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from paligemma_edge.export.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
-from paligemma_edge.export.checkpoint.names import expected_shapes
-from paligemma_edge.export.checkpoint.preprocessor import read_image_facts
+from paligemma_edge.export.checkpoint.mask_decoder_weights import read_mask_weights
+from paligemma_edge.export.checkpoint.open import Checkpoint, open_checkpoint
+from paligemma_edge.export.checkpoint.preprocessor_config import read_image_config
+from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.graphs.decoder import build_decoder
-from paligemma_edge.export.graphs.mask_decoder import build_mask_decoder, read_mask_weights
+from paligemma_edge.export.graphs.mask_decoder import build_mask_decoder
 from paligemma_edge.export.graphs.projector import build_projector
 from paligemma_edge.export.graphs.vision_encoder import build_vision_encoder
 from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
 from paligemma_edge.export.lora.merge import merge_adapters
-from paligemma_edge.export.tokenizer.tokenizer import TokenizerExport, read_tokenizer
+from paligemma_edge.export.tokenizer.read import TokenizerExport, read_tokenizer
 from paligemma_edge.quantize.graphs.prefill import has_windows, whole_prompt
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError
@@ -63,7 +64,7 @@ def read_source(
         checkpoint=checkpoint,
         adapters=changes,
         tokenizer=read_tokenizer(Path(tokenizer or beside), base.config),
-        image=read_image_facts(base.directory, base.config),
+        image=read_image_config(base.directory, base.config),
         graphs=_build_graphs(checkpoint, masks, sliding_window),
         sliding_window=sliding_window,
     )

@@ -1,1 +1,1 @@
-"""What a checkpoint is: its files, configs, tensors and their names, in every layout."""
+"""Reads a checkpoint: its config, and its tensors under one set of names, still on disk."""

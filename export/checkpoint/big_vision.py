@@ -1,7 +1,7 @@
-"""A checkpoint as big_vision saves it: an npz, whose layers lie stacked along the first axis.
+"""A checkpoint as big_vision saves it: an npz, whose layers are stacked along the first axis.
 
 Knows big_vision's arrays (models/vit.py, models/ppp/gemma.py) and how each of them becomes
-tensors under internal names: turned, and no value changed.
+tensors under internal names: transposed, with no value changed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import numpy as np
 from paligemma_edge.export.checkpoint.big_vision_arrays import BLOCK, LAYERS, TABLE, array_shapes
 from paligemma_edge.export.checkpoint.big_vision_config import read_big_vision_config
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
-from paligemma_edge.export.checkpoint.listed import listed
-from paligemma_edge.export.checkpoint.names import EMBEDDING, Shape, expected_shapes
+from paligemma_edge.export.checkpoint.name_list import join_names
 from paligemma_edge.export.checkpoint.npz import read_npz
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING
+from paligemma_edge.export.checkpoint.tensor_shapes import Shape, expected_shapes
 from paligemma_edge.export.checkpoint.tensors import (
     NUMPY_DTYPES,
     Array,
@@ -30,25 +31,25 @@ from paligemma_edge.runtime.errors import CheckpointError
 _FOLDER = "params/"
 _ATTENTION = f"{BLOCK}MultiHeadDotProductAttention_0/"
 
-_Turn = Callable[[Array], Array]
+_Transform = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a tensor lies: in an array, behind leading indices, to be turned."""
+class _Source:
+    """Where a tensor comes from: an array, leading indices into it, and how it is transposed."""
 
     array: str
-    turn: _Turn
+    transform: _Transform
     index: tuple[int, ...] = ()
 
 
 def read_big_vision(
     paths: Sequence[Path],
 ) -> tuple[PaliGemmaConfig, Mapping[str, CheckpointTensor]]:
-    """Open an npz, whole or in parts: its sizes, and its tensors by internal name, still on disk.
+    """Open an npz, whole or in parts: its config, and its tensors by internal name, still on disk.
 
-    Names may begin with `params/`; then all that does not is passed over, as an optimizer's state
-    is. Raises CheckpointError when the arrays are not a PaliGemma's.
+    Names may begin with `params/`; then all others are skipped, such as an optimizer's
+    state. Raises CheckpointError when the arrays are not a PaliGemma's.
     """
     arrays = read_npz(paths, _FOLDER)
     shapes = {name: tuple(array.shape.numpy()) for name, array in arrays.items()}
@@ -56,17 +57,17 @@ def read_big_vision(
     _require(array_shapes(config, shapes[TABLE][0]), shapes)
     wanted = expected_shapes(config)
     tensors: dict[str, CheckpointTensor] = {
-        name: _turned(name, arrays[place.array], place, wanted[name])
-        for name, place in _places(config).items()
+        name: _transformed(name, arrays[source.array], source, wanted[name])
+        for name, source in _sources(config).items()
     }
     tensors[EMBEDDING] = PaddedTable(arrays[TABLE], wanted[EMBEDDING][0])
     return config, {name: tensors[name] for name in wanted}
 
 
 class PaddedTable(CheckpointTensor):
-    """An embedding table with rows of zeros behind it, as many as Hugging Face appends.
+    """An embedding table followed by rows of zeros, as many as Hugging Face appends.
 
-    Theirs are random. Zeros do as well: no answer holds an id from `<image>` on.
+    Theirs are random; zeros work as well, for no answer has an id from `<image>` on.
     """
 
     def __init__(self, table: CheckpointTensor, rows: int) -> None:
@@ -75,7 +76,7 @@ class PaddedTable(CheckpointTensor):
         self._table = table
 
     def read(self, start: int, stop: int) -> Array:
-        """Read the part of the table, and fill up with zeros."""
+        """Read that part of the table, filled up with zeros."""
         array = np.zeros(stop - start, NUMPY_DTYPES[self.dtype])
         if start < self._table.size:
             stored = self._table.read(start, min(stop, self._table.size))
@@ -83,60 +84,62 @@ class PaddedTable(CheckpointTensor):
         return array
 
 
-def _require(wanted: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
+def _require(wanted: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> None:
     misshapen = [
-        f"{name} is {list(found[name])} and not {list(shape)}"
+        f"{name} is {list(shapes[name])} and not {list(shape)}"
         for name, shape in wanted.items()
-        if name in found and found[name] != shape
+        if name in shapes and shapes[name] != shape
     ]
     problems = (
-        ("missing", sorted(wanted.keys() - found.keys())),
-        ("unexpected", sorted(found.keys() - wanted.keys())),
+        ("missing", sorted(wanted.keys() - shapes.keys())),
+        ("unexpected", sorted(shapes.keys() - wanted.keys())),
         ("misshapen", misshapen),
     )
-    if told := [f"{len(names)} {kind}: {listed(names)}" for kind, names in problems if names]:
+    if listed := [f"{len(names)} {kind}: {join_names(names)}" for kind, names in problems if names]:
         raise CheckpointError(
-            f"npz's arrays are not a PaliGemma's: {'; '.join(told)}; "
+            f"npz's arrays are not a PaliGemma's: {'; '.join(listed)}; "
             "give an npz as big_vision saves it"
         )
 
 
-def _turned(name: str, array: CheckpointTensor, place: _Place, shape: Shape) -> CheckpointTensor:
+def _transformed(
+    name: str, array: CheckpointTensor, source: _Source, shape: Shape
+) -> CheckpointTensor:
     stacked: Shape = tuple(array.shape.numpy())
-    inner = stacked[len(place.index) :]
+    inner = stacked[len(source.index) :]
     size, number = math.prod(inner), 0
-    for index, length in zip(place.index, stacked, strict=False):
+    for index, length in zip(source.index, stacked, strict=False):
         number = number * length + index
 
     def compute() -> Array:
-        return place.turn(array.read(number * size, (number + 1) * size).reshape(inner))
+        return source.transform(array.read(number * size, (number + 1) * size).reshape(inner))
 
     return ComputedTensor(compute, array.dtype, shape, name)
 
 
-def _places(config: PaliGemmaConfig) -> dict[str, _Place]:
-    """Every tensor but the embedding table."""
-    places = {
-        "vision.patch_embedding.weight": _Place("img/embedding/kernel", _patches),
-        "vision.patch_embedding.bias": _Place("img/embedding/bias", _same),
-        "vision.position_embedding.weight": _Place("img/pos_embedding", _same, (0,)),
-        "vision.post_layernorm.weight": _Place("img/Transformer/encoder_norm/scale", _same),
-        "vision.post_layernorm.bias": _Place("img/Transformer/encoder_norm/bias", _same),
-        "projector.weight": _Place("img/head/kernel", _transposed),
-        "projector.bias": _Place("img/head/bias", _same),
-        "decoder.norm.weight": _Place("llm/final_norm/scale", _same),
+def _sources(config: PaliGemmaConfig) -> dict[str, _Source]:
+    """Of every tensor but the embedding table."""
+    sources = {
+        "vision.patch_embedding.weight": _Source("img/embedding/kernel", _patches),
+        "vision.patch_embedding.bias": _Source("img/embedding/bias", _same),
+        "vision.position_embedding.weight": _Source("img/pos_embedding", _same, (0,)),
+        "vision.post_layernorm.weight": _Source("img/Transformer/encoder_norm/scale", _same),
+        "vision.post_layernorm.bias": _Source("img/Transformer/encoder_norm/bias", _same),
+        "projector.weight": _Source("img/head/kernel", _transposed),
+        "projector.bias": _Source("img/head/bias", _same),
+        "decoder.norm.weight": _Source("llm/final_norm/scale", _same),
     }
     for i in range(config.vision.num_layers):
-        places |= {f"vision.layers.{i}.{k}": v for k, v in _vision_layer(i).items()}
+        sources |= {f"vision.layers.{i}.{k}": v for k, v in _vision_layer(i).items()}
     for i in range(config.text.num_layers):
         layer = _text_layer(i, gemma2=config.text.gemma2 is not None)
-        places |= {f"decoder.layers.{i}.{k}.weight": v for k, v in layer.items()}
-    return places
+        sources |= {f"decoder.layers.{i}.{k}.weight": v for k, v in layer.items()}
+    return sources
 
 
-def _vision_layer(i: int) -> dict[str, _Place]:
+def _vision_layer(i: int) -> dict[str, _Source]:
     norms = {
-        f"layer_norm{n + 1}.{ours}": _Place(f"{BLOCK}LayerNorm_{n}/{theirs}", _same, (i,))
+        f"layer_norm{n + 1}.{ours}": _Source(f"{BLOCK}LayerNorm_{n}/{theirs}", _same, (i,))
         for n in range(2)
         for ours, theirs in (("weight", "scale"), ("bias", "bias"))
     }
@@ -148,12 +151,15 @@ def _vision_layer(i: int) -> dict[str, _Place]:
         "fc1": (f"{BLOCK}MlpBlock_0/Dense_0", _transposed),
         "fc2": (f"{BLOCK}MlpBlock_0/Dense_1", _transposed),
     }
-    weights = {f"{k}.weight": _Place(f"{a}/kernel", turn, (i,)) for k, (a, turn) in linear.items()}
-    biases = {f"{k}.bias": _Place(f"{a}/bias", _flat, (i,)) for k, (a, _) in linear.items()}
+    weights = {
+        f"{k}.weight": _Source(f"{a}/kernel", transform, (i,))
+        for k, (a, transform) in linear.items()
+    }
+    biases = {f"{k}.bias": _Source(f"{a}/bias", _flat, (i,)) for k, (a, _) in linear.items()}
     return norms | weights | biases
 
 
-def _text_layer(i: int, *, gemma2: bool) -> dict[str, _Place]:
+def _text_layer(i: int, *, gemma2: bool) -> dict[str, _Source]:
     norms = {"input_layernorm": "pre_attention_norm"}
     if gemma2:
         norms |= {
@@ -161,17 +167,17 @@ def _text_layer(i: int, *, gemma2: bool) -> dict[str, _Place]:
             "pre_feedforward_layernorm": "pre_ffw_norm",
             "post_feedforward_layernorm": "post_ffw_norm",
         }
-    else:  # one name of Hugging Face, two meanings
+    else:  # the same name in transformers means another norm
         norms |= {"post_attention_layernorm": "pre_ffw_norm"}
     return {
-        **{ours: _Place(f"{LAYERS}{norm}/scale", _same, (i,)) for ours, norm in norms.items()},
-        "q_proj": _Place(f"{LAYERS}attn/q_einsum/w", _heads_outer, (i,)),
-        "k_proj": _Place(f"{LAYERS}attn/kv_einsum/w", _heads_outer, (i, 0)),
-        "v_proj": _Place(f"{LAYERS}attn/kv_einsum/w", _heads_outer, (i, 1)),
-        "o_proj": _Place(f"{LAYERS}attn/attn_vec_einsum/w", _heads_first, (i,)),
-        "gate_proj": _Place(f"{LAYERS}mlp/gating_einsum", _transposed, (i, 0)),
-        "up_proj": _Place(f"{LAYERS}mlp/gating_einsum", _transposed, (i, 1)),
-        "down_proj": _Place(f"{LAYERS}mlp/linear", _transposed, (i,)),
+        **{ours: _Source(f"{LAYERS}{norm}/scale", _same, (i,)) for ours, norm in norms.items()},
+        "q_proj": _Source(f"{LAYERS}attn/q_einsum/w", _heads_outer, (i,)),
+        "k_proj": _Source(f"{LAYERS}attn/kv_einsum/w", _heads_outer, (i, 0)),
+        "v_proj": _Source(f"{LAYERS}attn/kv_einsum/w", _heads_outer, (i, 1)),
+        "o_proj": _Source(f"{LAYERS}attn/attn_vec_einsum/w", _heads_first, (i,)),
+        "gate_proj": _Source(f"{LAYERS}mlp/gating_einsum", _transposed, (i, 0)),
+        "up_proj": _Source(f"{LAYERS}mlp/gating_einsum", _transposed, (i, 1)),
+        "down_proj": _Source(f"{LAYERS}mlp/linear", _transposed, (i,)),
     }
 
 

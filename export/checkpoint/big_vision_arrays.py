@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, TextConfig, VisionConfig
-from paligemma_edge.export.checkpoint.names import Shape
+from paligemma_edge.export.checkpoint.tensor_shapes import Shape
 
 BLOCK = "img/Transformer/encoderblock/"
 LAYERS = "llm/layers/"

@@ -1,7 +1,7 @@
-"""What the shapes of a big_vision checkpoint say of the model, for it has no config.json.
+"""The config of a big_vision checkpoint, derived from its shapes: it has no config.json.
 
-Knows big_vision's array names. What no shape tells is as in the released models: it fills the
-fields of a config.json, so that one set of rules and defaults holds for both kinds of checkpoint.
+Knows big_vision's array names. The shapes fill the fields of a config.json, so that the same checks
+apply to both kinds of checkpoint; what no shape gives is as in the released models.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from paligemma_edge.export.checkpoint.big_vision_arrays import BLOCK, LAYERS, POST_NORMS, TABLE
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, parse_config
-from paligemma_edge.export.checkpoint.listed import listed
-from paligemma_edge.export.checkpoint.names import Shape
+from paligemma_edge.export.checkpoint.name_list import join_names
+from paligemma_edge.export.checkpoint.tensor_shapes import Shape
 from paligemma_edge.runtime.errors import CheckpointError
 
 # The arrays that sizes are read from, with the number of their axes.
@@ -27,31 +27,31 @@ _KV = (f"{LAYERS}attn/kv_einsum/w", 5)  # [layers, 2, kv heads, width, head_dim]
 _GATE_UP = (f"{LAYERS}mlp/gating_einsum", 4)  # [layers, 2, width, intermediate]
 _SIZED = (_PATCHES, _POSITIONS, _QUERIES, _FC1, _ROWS, _Q, _KV, _GATE_UP)
 
-_ROW_MULTIPLE = 64  # as Hugging Face pads the table behind <image>
-_WIDE_HEAD_DIM = 256  # of every released decoder but one
+_ROW_MULTIPLE = 64  # Hugging Face pads the table after <image> to it
+_WIDE_HEAD_DIM = 256  # of every released decoder but the 28B's
 
 
 def read_big_vision_config(shapes: Mapping[str, Shape]) -> PaliGemmaConfig:
     """Derive every size from the arrays' shapes, by name.
 
-    Raises CheckpointError when the arrays are another model's.
+    Raises CheckpointError when the arrays belong to another model.
     """
     if missing := [name for name, _ in _SIZED if name not in shapes]:
         raise CheckpointError(
-            f"npz is no PaliGemma of big_vision: it lacks {listed(missing)}, and holds "
-            f"{listed(sorted(shapes)) or 'nothing'}; give an npz as big_vision saves it"
+            f"npz is not a PaliGemma of big_vision: it lacks {join_names(missing)}, and holds "
+            f"{join_names(sorted(shapes)) or 'nothing'}; give an npz as big_vision saves it"
         )
     odd = [f"{name} {list(shapes[name])}" for name, axes in _SIZED if len(shapes[name]) != axes]
     if odd:
         raise CheckpointError(
-            f"npz has arrays with another number of axes than PaliGemma's: {listed(odd)}; "
+            f"npz has arrays with another number of axes than PaliGemma's: {join_names(odd)}; "
             "give an npz as big_vision saves it, with its layers stacked"
         )
     try:
         return parse_config(_as_config_json(shapes))
     except CheckpointError as error:
         reason = str(error).removeprefix("config.json has ")
-        raise CheckpointError(f"shapes in the npz are no PaliGemma's: {reason}") from None
+        raise CheckpointError(f"shapes in the npz are not a PaliGemma's: {reason}") from None
 
 
 def _as_config_json(shapes: Mapping[str, Shape]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def padded_rows(rows: int) -> int:
 
 
 def _query_scalar(text: Mapping[str, Any]) -> int:
-    """What scores are divided by the root of: the size of a head in PaliGemma 2 3B and 10B.
+    """Scores are divided by its square root: the size of a head in PaliGemma 2 3B and 10B.
 
     The 28B is the one whose heads are narrower than 256; there it is the width that each head
     would have if they shared the hidden size: 4608 / 32 = 144 (big_vision's

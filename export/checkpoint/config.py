@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says of the model, whichever release of transformers wrote it.
+"""The model that a checkpoint's config.json describes, whichever transformers release wrote it.
 
 Fills the defaults that transformers 5.23 fills (SiglipVisionConfig, PaliGemmaConfig; those of the
 decoder are in `text_config`). Never looks at a tensor.
@@ -12,13 +12,16 @@ from pathlib import Path
 
 from paligemma_edge.export.checkpoint.config_fields import (
     MOST_LAYERS,
+    Json,
     integer,
     number,
     present,
+    reject,
+    section,
     side,
 )
-from paligemma_edge.export.checkpoint.refusals import Json, refuse, refuse_unsupported, section
 from paligemma_edge.export.checkpoint.text_config import Gemma2Config, TextConfig, read_text_config
+from paligemma_edge.export.checkpoint.unsupported import check_supported
 from paligemma_edge.runtime.errors import CheckpointError
 
 __all__ = [
@@ -42,8 +45,8 @@ _VISION_DEFAULTS: Json = {
     "intermediate_size": 3072,
     "layer_norm_eps": 1e-6,
 }
-# What an absent section means: the released model. transformers says intermediate_size 4096
-# and image token 256000, which no released checkpoint has.
+# What an absent section means: the released model. transformers' own defaults are
+# intermediate_size 4096 and image token 256000, which no released checkpoint has.
 _VISION_ABSENT: Json = {
     "patch_size": 14,
     "hidden_size": 1152,
@@ -87,19 +90,19 @@ class PaliGemmaConfig:
 def read_config(directory: Path) -> PaliGemmaConfig:
     """Read `config.json` of a checkpoint.
 
-    Raises CheckpointError when it is absent, is no JSON, or describes another model.
+    Raises CheckpointError when it is absent, is not valid JSON, or describes another model.
     """
     return parse_config(read_json(directory / CONFIG_FILE))
 
 
 def parse_config(data: Json) -> PaliGemmaConfig:
     """Read the object that a config.json holds. Raises CheckpointError for another model."""
-    refuse_unsupported(data)
+    check_supported(data)
     image_token = {"image_token_id": _IMAGE_TOKEN_ID, **present(data)}
     index = "image_token_index" if "image_token_index" in image_token else "image_token_id"
     vision = _vision({**_VISION_DEFAULTS, **_given_vision(data)})
     text = read_text_config(data)
-    _require_room(vision, text)
+    _check_length(vision, text)
     return PaliGemmaConfig(
         vision=vision,
         text=text,
@@ -111,7 +114,7 @@ def parse_config(data: Json) -> PaliGemmaConfig:
 
 
 def read_json(path: Path) -> Json:
-    """Read a JSON object. Raises CheckpointError when there is none."""
+    """Read a JSON object. Raises CheckpointError when there is none that can be read."""
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -147,16 +150,16 @@ def _vision(values: Json) -> VisionConfig:
         layer_norm_eps=number(values, "layer_norm_eps", 1e-12, 1.0),
     )
     if vision.hidden_size % vision.num_heads:
-        refuse("vision_config.num_attention_heads", vision.num_heads, "a divisor of hidden_size")
+        reject("vision_config.num_attention_heads", vision.num_heads, "a divisor of hidden_size")
     if vision.image_size < vision.patch_size:
-        refuse("vision_config.image_size", vision.image_size, "at least one patch")
+        reject("vision_config.image_size", vision.image_size, "at least one patch")
     return vision
 
 
-def _require_room(vision: VisionConfig, text: TextConfig) -> None:
+def _check_length(vision: VisionConfig, text: TextConfig) -> None:
     needed = vision.image_tokens + 2  # an image, the first token, the newline
     if text.max_position_embeddings < needed:
-        refuse(
+        reject(
             "text_config.max_position_embeddings",
             text.max_position_embeddings,
             f"at least {needed}, for one image and a prompt",

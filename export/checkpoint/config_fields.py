@@ -1,14 +1,34 @@
-"""Values of config.json, checked one by one: a whole number, a number, a square's side.
+"""Fields of config.json, checked one by one: a section, a whole number, a number, a square's side.
 
-Knows ranges. Knows no field's meaning.
+Knows ranges. Does not know what a field means.
 """
 
 from __future__ import annotations
 
-from paligemma_edge.export.checkpoint.refusals import Json, refuse
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
-MOST_LAYERS = 1000  # far beyond every PaliGemma, and nothing of such a size hangs the exporter
+from paligemma_edge.runtime.errors import CheckpointError
+
+Json = Mapping[str, Any]
+
+MOST_LAYERS = 1000  # far above any PaliGemma; a larger count would hang the exporter
 _MOST_SIZE = 2**24  # widths, sides, heads, rows of the embedding
+
+
+def section(data: Json, name: str) -> Json:
+    """Return a section of config.json, empty where it is absent."""
+    value = data.get(name)
+    if value is not None and not isinstance(value, dict):
+        reject(name, value, "an object")
+    return value or {}
+
+
+def reject(name: str, value: object, wanted: str) -> NoReturn:
+    """Raise CheckpointError for a field of config.json with an unusable value."""
+    raise CheckpointError(
+        f"config.json has {name} {value!r}, wanted {wanted}; this kind of model is not supported"
+    )
 
 
 def present(values: Json) -> Json:
@@ -28,7 +48,7 @@ def integer(values: Json, name: str, least: int = 1, most: int = _MOST_SIZE) -> 
     """A whole number within a range."""
     value = values[name]
     if type(value) is not int or not least <= value <= most:
-        refuse(name, value, f"a whole number from {least} to {most}")
+        reject(name, value, f"a whole number from {least} to {most}")
     return value
 
 
@@ -36,5 +56,5 @@ def number(values: Json, name: str, least: float, most: float) -> float:
     """A number within a range; NaN is in none."""
     value = values[name]
     if type(value) not in (int, float) or not least <= value <= most:
-        refuse(name, value, f"a number from {least:g} to {most:g}")
+        reject(name, value, f"a number from {least:g} to {most:g}")
     return float(value)

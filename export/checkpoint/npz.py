@@ -1,7 +1,7 @@
-"""Arrays of an npz archive that stay on disk until they are asked for.
+"""Arrays of an npz archive that stay on disk until they are used.
 
 An npz is a zip of npy files. Headers are read when it is opened; a stored member is then read
-by range, a compressed one as a stream, from its start again where a reader goes back. Knows the
+by range, a compressed one as a stream, which restarts where a reader goes back. Knows the
 two formats and no model. Nothing is unpickled.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.lib import format as npy
 
-from paligemma_edge.export.checkpoint.joined import JoinedFile
+from paligemma_edge.export.checkpoint.joined_file import JoinedFile
 from paligemma_edge.export.checkpoint.tensors import (
     NUMPY_DTYPES,
     Array,
@@ -41,12 +41,12 @@ _DTYPES: Mapping[np.dtype[Any], ir.DataType] = {
 }
 _READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and of the extra
-_AGAIN = "download it again, or save it again with numpy.savez"
+_ADVICE = "download it again, or save it again with numpy.savez"
 
 
 @dataclass(frozen=True)
 class NpyHeader:
-    """What an npy file says before its values."""
+    """The header of an npy file."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -57,9 +57,9 @@ class NpyHeader:
 def read_npz(paths: Sequence[Path], folder: str = "") -> dict[str, CheckpointTensor]:
     """Read the headers of an archive: name, without .npy, to array, in the order of the file.
 
-    Where names begin with `folder`, they are given without it, and the others are passed over.
+    Where names begin with `folder`, they are given without it, and the others are skipped.
     bfloat16 is stored as words without a type, or as uint16. Raises CheckpointError for a
-    damaged archive, and for arrays that are no plain floats.
+    damaged archive, and for arrays other than float32, float16 and bfloat16.
     """
     try:
         file = JoinedFile.open(paths)
@@ -69,9 +69,9 @@ def read_npz(paths: Sequence[Path], folder: str = "") -> dict[str, CheckpointTen
     except CheckpointError:
         raise
     except Exception as error:  # zipfile and numpy raise some ten classes for damaged files
-        unfinished = f"; or a part after {paths[-1].name} is missing" if len(paths) > 1 else ""
+        missing = f"; or a part after {paths[-1].name} is missing" if len(paths) > 1 else ""
         raise CheckpointError(
-            f"{paths[0]} is no sound npz archive: {_reason(error)}; {_AGAIN}{unfinished}"
+            f"{paths[0]} is not a sound npz archive: {_reason(error)}; {_ADVICE}{missing}"
         ) from None
 
 
@@ -86,7 +86,7 @@ def _members(archive: zipfile.ZipFile, folder: str) -> dict[str, zipfile.ZipInfo
 def read_header(archive: zipfile.ZipFile, member: str) -> NpyHeader:
     """Read the header of an npy file in an archive; reads at most 8 KiB of it.
 
-    Raises what zipfile and numpy raise for what is none.
+    Raises what zipfile and numpy raise for a damaged one.
     """
     with archive.open(member) as file:
         start = io.BytesIO(file.read(_MOST_HEADER_BYTES))
@@ -105,7 +105,7 @@ def _tensor(
     if member.file_size != needed:
         raise CheckpointError(
             f"{file} holds {name} in {member.file_size} bytes, its shape {list(header.shape)} "
-            f"needs {needed}; {_AGAIN}"
+            f"needs {needed}; {_ADVICE}"
         )
     if not header.fortran_order:
         return _values(file, archive, member, header)
@@ -116,7 +116,7 @@ def _tensor(
 def _values(
     file: JoinedFile, archive: zipfile.ZipFile, member: zipfile.ZipInfo, header: NpyHeader
 ) -> CheckpointTensor:
-    """The values in the order in which they lie."""
+    """The values in the order in which they are stored."""
     name, dtype = member.filename.removesuffix(".npy"), _DTYPES[header.dtype]
     if member.compress_type == zipfile.ZIP_STORED:
         start = _data_start(file, member)
@@ -127,7 +127,7 @@ def _values(
         return DeflatedTensor(_Stream(archive, member), header.size, dtype, header.shape, name)
     raise CheckpointError(
         f"{file} holds {name} compressed by method {member.compress_type}, wanted stored or "
-        f"deflated members; {_AGAIN}"
+        f"deflated members; {_ADVICE}"
     )
 
 
@@ -164,7 +164,7 @@ class _Stream:
 
 
 class DeflatedTensor(CheckpointTensor):
-    """A compressed array. Reading in order is one pass; going back begins the pass again."""
+    """A compressed array. Reading in order is one pass; going back restarts it."""
 
     def __init__(
         self, stream: _Stream, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
@@ -180,10 +180,10 @@ class DeflatedTensor(CheckpointTensor):
             done = self._stream.read_into(self._offset + start * array.itemsize, view)
         except (OSError, zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise CheckpointError(
-                f"{self.name} cannot be decompressed: {_reason(error)}; {_AGAIN}"
+                f"{self.name} cannot be decompressed: {_reason(error)}; {_ADVICE}"
             ) from None
         if done < len(view):
-            raise CheckpointError(f"{self.name} ends early in its npz archive; {_AGAIN}")
+            raise CheckpointError(f"{self.name} ends early in its npz archive; {_ADVICE}")
         return array
 
 

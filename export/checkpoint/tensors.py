@@ -1,7 +1,5 @@
-"""Tensors of a checkpoint that stay on disk until they are asked for, and safetensors files.
+"""Tensors of a checkpoint that stay on disk until they are used.
 
-The header of safetensors is checked by the safetensors library: bounded length, known dtypes,
-offsets in range, no overlap and no hole (https://github.com/huggingface/safetensors, "Format").
 Values are read with plain reads: pages of a mapped file would count as resident memory.
 """
 
@@ -9,29 +7,20 @@ from __future__ import annotations
 
 import abc
 import math
-import struct
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import safetensors
 
-from paligemma_edge.export.checkpoint.joined import JoinedFile
+from paligemma_edge.export.checkpoint.joined_file import JoinedFile
 from paligemma_edge.runtime.errors import CheckpointError
 
 CHUNK_BYTES = 16 << 20
 Array = npt.NDArray[Any]
 
-_DTYPES = {
-    "F32": ir.DataType.FLOAT,
-    "F16": ir.DataType.FLOAT16,
-    "BF16": ir.DataType.BFLOAT16,
-}
-_OTHER_BYTES = {"I64": 8, "F64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 NUMPY_DTYPES: Mapping[ir.DataType, np.dtype[Any]] = {
     ir.DataType.FLOAT: np.dtype("<f4"),
     ir.DataType.FLOAT16: np.dtype("<f2"),
@@ -42,8 +31,8 @@ NUMPY_DTYPES: Mapping[ir.DataType, np.dtype[Any]] = {
 class CheckpointTensor(ir.LazyTensor, abc.ABC):
     """A float32, float16 or bfloat16 tensor of a checkpoint.
 
-    Every use reads it anew and nothing is kept. `numpy()` of bfloat16 is `ml_dtypes.bfloat16`.
-    Reads raise CheckpointError when a file has gone or has been cut since it was opened.
+    Every use reads it again; nothing is cached. `numpy()` of bfloat16 is `ml_dtypes.bfloat16`.
+    Reads raise CheckpointError when the file was removed or cut since it was opened.
     """
 
     def __init__(self, dtype: ir.DataType, shape: tuple[int, ...], name: str) -> None:
@@ -51,7 +40,7 @@ class CheckpointTensor(ir.LazyTensor, abc.ABC):
 
     @abc.abstractmethod
     def read(self, start: int, stop: int) -> Array:
-        """Elements `start` to `stop` in the order of the tensor, flat; the caller may write."""
+        """Elements `start` to `stop` in the order of the tensor, flat; a new array."""
 
     def array(self) -> Array:
         """The whole tensor in its shape."""
@@ -83,7 +72,7 @@ class CheckpointTensor(ir.LazyTensor, abc.ABC):
 
 
 class FileTensor(CheckpointTensor):
-    """A tensor whose bytes lie in a file one after another, from `offset` on."""
+    """A tensor whose bytes are contiguous in a file, from `offset` on."""
 
     def __init__(
         self, file: JoinedFile, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
@@ -116,7 +105,7 @@ class FileTensor(CheckpointTensor):
 
 
 class ComputedTensor(CheckpointTensor):
-    """A tensor that is made of others as a whole, and forgotten afterwards."""
+    """A tensor that is computed from others as a whole, at each use."""
 
     def __init__(
         self, compute: Callable[[], Array], dtype: ir.DataType, shape: tuple[int, ...], name: str
@@ -125,7 +114,7 @@ class ComputedTensor(CheckpointTensor):
         self._compute = compute
 
     def array(self) -> Array:
-        """Compute it; a view on what was read, where it is only turned."""
+        """Compute it; where it is only transposed, this is a view of what was read."""
         return self._compute()
 
     def read(self, start: int, stop: int) -> Array:
@@ -156,48 +145,3 @@ def same_values(one: CheckpointTensor, other: CheckpointTensor) -> bool:
     return (one.shape == other.shape and one.dtype == other.dtype) and all(
         a.tobytes() == b.tobytes() for a, b in zip(one.chunks(), other.chunks(), strict=True)
     )
-
-
-def read_tensors(
-    path: Path, ignore: Callable[[str], bool] = lambda _: False
-) -> dict[str, FileTensor]:
-    """Read the header of a safetensors file: key to tensor, in the order of the file.
-
-    Keys that `ignore` accepts are left out. Raises CheckpointError for a damaged file and for
-    dtypes that are no plain float.
-    """
-    try:
-        with path.open("rb") as file:
-            prefix = file.read(8)
-        with safetensors.safe_open(path, framework="numpy") as header:
-            slices = [(key, header.get_slice(key)) for key in header.offset_keys()]
-            specs = [(key, part.get_dtype(), tuple(part.get_shape())) for key, part in slices]
-        joined = JoinedFile.open([path])
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is no sound safetensors file: {error}; download or save it again"
-        ) from None
-    tensors = _place(joined, 8 + struct.unpack("<Q", prefix)[0], specs, ignore)
-    return {str(tensor.name): tensor for tensor in tensors}
-
-
-def _place(
-    file: JoinedFile,
-    offset: int,
-    specs: list[tuple[str, str, tuple[int, ...]]],
-    ignore: Callable[[str], bool],
-) -> Iterator[FileTensor]:
-    """Tensors lie end to end in the order of their offsets: the library has checked that."""
-    for key, kind, shape in specs:
-        if ignore(key) and kind in _OTHER_BYTES:
-            offset += math.prod(shape) * _OTHER_BYTES[kind]
-            continue
-        if kind not in _DTYPES:
-            raise CheckpointError(
-                f"{file} holds {key!r} as {kind}, wanted F32, BF16 or F16; "
-                "export the checkpoint as it was before it was quantized"
-            )
-        tensor = FileTensor(file, offset, _DTYPES[kind], shape, key)
-        offset += tensor.nbytes
-        if not ignore(key):
-            yield tensor

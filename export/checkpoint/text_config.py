@@ -1,4 +1,4 @@
-"""What config.json says of the decoder, Gemma or Gemma 2.
+"""The decoder that config.json describes, Gemma or Gemma 2.
 
 Fills the defaults that transformers 5.23 fills (GemmaConfig, Gemma2Config). Never looks at a
 tensor.
@@ -9,11 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from paligemma_edge.export.checkpoint.config_fields import MOST_LAYERS, integer, number, present
-from paligemma_edge.export.checkpoint.refusals import Json, refuse, section
+from paligemma_edge.export.checkpoint.config_fields import (
+    MOST_LAYERS,
+    Json,
+    integer,
+    number,
+    present,
+    reject,
+    section,
+)
 
-# What tokens of an answer see in a sliding layer: everything, as the model was trained and scored
-# (big_vision has no window), or its last keys, as transformers computes it.
+# What the tokens of an answer see in a sliding layer: everything, as the model was trained and
+# scored (big_vision has no window), or the last keys, as transformers computes it.
 SlidingWindow: TypeAlias = Literal["full", "hf"]
 
 # What an absent field of a present section means.
@@ -41,8 +48,8 @@ _GEMMA2: Json = {
     "final_logit_softcapping": 30.0,
     "sliding_window": 4096,
 }
-# What an absent section means: the released PaliGemma. transformers says vocabulary 257152, which
-# no released checkpoint has.
+# What an absent section means: the released PaliGemma. transformers' own default is
+# a vocabulary of 257152, which no released checkpoint has.
 _ABSENT: Json = {
     "hidden_size": 2048,
     "num_hidden_layers": 18,
@@ -60,10 +67,10 @@ _MOST_ANGLES = 2**28  # of the rotary tables, which are 4 bytes each
 
 @dataclass(frozen=True, kw_only=True)
 class Gemma2Config:
-    """What Gemma 2 adds to Gemma, besides a norm behind each part of a layer."""
+    """What Gemma 2 adds to Gemma, besides a norm after each half of a layer."""
 
     query_pre_attn_scalar: float  # scores are divided by its square root; not always head_dim
-    attn_softcap: float | None  # scores and logits never go beyond these
+    attn_softcap: float | None  # bounds of the scores, and of the logits
     final_softcap: float | None
     sliding_window: int | None  # keys that an answer's tokens see in the sliding layers
     sliding_layers: tuple[bool, ...]
@@ -87,7 +94,7 @@ class TextConfig:
 
 
 def read_text_config(data: Json) -> TextConfig:
-    """Read `text_config` of a config.json that `refusals` has let through.
+    """Read `text_config` of a config.json that `unsupported` has checked.
 
     Raises CheckpointError where a field is unusable.
     """
@@ -119,11 +126,11 @@ def _text(values: Json, gemma2: Gemma2Config | None = None) -> TextConfig:
         gemma2=gemma2,
     )
     if text.num_heads % text.num_kv_heads:
-        refuse("text_config.num_key_value_heads", text.num_kv_heads, "a divisor of the heads")
+        reject("text_config.num_key_value_heads", text.num_kv_heads, "a divisor of the heads")
     if text.head_dim % 16:
-        refuse("text_config.head_dim", text.head_dim, "a multiple of 16, as ONNX Runtime turns it")
+        reject("text_config.head_dim", text.head_dim, "a multiple of 16, as ONNX Runtime turns it")
     if text.head_dim * text.max_position_embeddings > _MOST_ANGLES:
-        refuse("text_config.head_dim", text.head_dim, f"{_MOST_ANGLES} angles of all positions")
+        reject("text_config.head_dim", text.head_dim, f"{_MOST_ANGLES} angles of all positions")
     return text
 
 
@@ -149,5 +156,5 @@ def _sliding_layers(kinds: object, layers: int) -> tuple[bool, ...]:
         return tuple(layer % 2 == 0 for layer in range(layers))
     known = isinstance(kinds, list) and all(kind in (_SLIDING, _FULL) for kind in kinds)
     if not isinstance(kinds, list) or not known or len(kinds) != layers:
-        refuse("text_config.layer_types", kinds, f"{_SLIDING!r} or {_FULL!r} for each layer")
+        reject("text_config.layer_types", kinds, f"{_SLIDING!r} or {_FULL!r} for each layer")
     return tuple(kind == _SLIDING for kind in kinds)

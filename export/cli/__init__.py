@@ -1,1 +1,1 @@
-"""The commands `export`, `verify` and `adapter`."""
+"""The commands `export`, `verify` and `adapter`: the only room that parses options or prints."""

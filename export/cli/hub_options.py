@@ -1,14 +1,12 @@
-"""The options of commands that take names on the Hub where they take paths.
-
-Knows which option is what. How a name becomes a folder is `hub`'s.
-"""
+"""Options of the commands that take a name on the Hub in place of a path."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from paligemma_edge.export.hub import hub
+from paligemma_edge.export.hub.download import DEFAULT_REVISION, local_path
+from paligemma_edge.export.hub.file_sets import ADAPTER, CHECKPOINT, TOKENIZER
 
 
 def add_hub_options(parser: argparse.ArgumentParser, of: str) -> None:
@@ -16,42 +14,39 @@ def add_hub_options(parser: argparse.ArgumentParser, of: str) -> None:
     parser.add_argument(
         "--revision",
         metavar="REV",
-        help=f"of {of} on the Hub: a branch, a tag or a commit; default: {hub.DEFAULT_REVISION}",
+        help=f"branch, tag or commit of {of} on the Hub; default: {DEFAULT_REVISION}",
     )
     parser.add_argument(
         "--from-cache",
         action="store_true",
-        help="take what was fetched from the Hub before, and ask no network",
+        help="use only what was fetched from the Hub before, without a network",
     )
 
 
 def checkpoint_path(options: argparse.Namespace) -> Path:
-    """Where the checkpoint lies."""
-    return hub.local_path(
-        options.checkpoint,
-        hub.CHECKPOINT,
-        revision=options.revision,
-        from_cache=options.from_cache,
+    """The folder or npz of the checkpoint."""
+    return local_path(
+        options.checkpoint, CHECKPOINT, revision=options.revision, from_cache=options.from_cache
     )
 
 
 def adapter_path(options: argparse.Namespace) -> Path:
-    """Where the one adapter lies that a command is about."""
-    return hub.local_path(
-        options.adapter, hub.ADAPTER, revision=options.revision, from_cache=options.from_cache
+    """The folder of the one adapter of a command."""
+    return local_path(
+        options.adapter, ADAPTER, revision=options.revision, from_cache=options.from_cache
     )
 
 
 def adapter_paths(options: argparse.Namespace) -> list[Path]:
-    """Where the adapters lie that a checkpoint is merged with, in their order."""
+    """The folders of the adapters that are merged, in their order."""
     return [
-        hub.local_path(adapter, hub.ADAPTER, from_cache=options.from_cache)
+        local_path(adapter, ADAPTER, from_cache=options.from_cache)
         for adapter in options.adapter or ()
     ]
 
 
 def tokenizer_path(options: argparse.Namespace) -> Path | None:
-    """Where the tokenizer lies that replaces the checkpoint's."""
+    """The tokenizer that replaces the checkpoint's; None where none is given."""
     if options.tokenizer is None:
         return None
-    return hub.local_path(options.tokenizer, hub.TOKENIZER, from_cache=options.from_cache)
+    return local_path(options.tokenizer, TOKENIZER, from_cache=options.from_cache)

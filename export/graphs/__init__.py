@@ -1,1 +1,1 @@
-"""The graphs, each written as the architecture reads."""
+"""Builds the ONNX graphs of PaliGemma: vision encoder, projector, decoder and mask decoder."""

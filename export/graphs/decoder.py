@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow, TextConfig
+from paligemma_edge.export.graphs.builder import FLOAT, INT64, Graph
 from paligemma_edge.export.graphs.decoder_attention import SharedAttention, cache_shape
 from paligemma_edge.export.graphs.decoder_block import block, norm
-from paligemma_edge.export.graphs.graph import FLOAT, INT64, Graph
 from paligemma_edge.runtime import contract
 
 

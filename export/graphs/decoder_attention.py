@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow, TextConfig
-from paligemma_edge.export.graphs.graph import FLOAT, INT32, Graph
+from paligemma_edge.export.graphs.builder import FLOAT, INT32, Graph
 from paligemma_edge.runtime import contract
 
 

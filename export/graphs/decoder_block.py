@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.text_config import TextConfig
+from paligemma_edge.export.graphs.builder import FLOAT, Graph, lazy
 from paligemma_edge.export.graphs.decoder_attention import SharedAttention, attend
-from paligemma_edge.export.graphs.graph import FLOAT, Graph, lazy
 
 
 def block(

@@ -1,94 +1,20 @@
 """The mask VQ-VAE's decoder as a graph: 16 segmentation codes in, a 64×64 mask out.
 
-Architecture and array names are those of `vae-oid.npz`
+The architecture is that of `vae-oid.npz`
 (big_vision, evaluators/proj/paligemma/transfers/segmentation.py).
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
-import numpy as np
 import onnx_ir as ir
-from numpy.lib import format as npy
 
-from paligemma_edge.export.checkpoint.npz import NpyHeader, read_header
-from paligemma_edge.export.graphs.graph import FLOAT, INT64, Graph
+from paligemma_edge.export.checkpoint.mask_decoder_weights import CODEBOOK, RESIDUAL_BLOCKS
+from paligemma_edge.export.graphs.builder import FLOAT, INT64, Graph
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.errors import CheckpointError
 
-_RESIDUAL_BLOCKS = ("decoder.2", "decoder.3")
 _UPSAMPLINGS = ("decoder.4", "decoder.6", "decoder.8", "decoder.10")
-_CODEBOOK = "_vq_vae._embedding"
-
-_SHAPES: Mapping[str, tuple[int, ...]] = {
-    _CODEBOOK: (128, 512),
-    "decoder.0.weight": (128, 512, 1, 1),
-    **{f"{b}.net.{i}.weight": (128, 128, 3, 3) for b in _RESIDUAL_BLOCKS for i in (0, 2)},
-    **{f"{b}.net.4.weight": (128, 128, 1, 1) for b in _RESIDUAL_BLOCKS},
-    "decoder.4.weight": (128, 128, 4, 4),
-    "decoder.6.weight": (128, 64, 4, 4),
-    "decoder.8.weight": (64, 32, 4, 4),
-    "decoder.10.weight": (32, 16, 4, 4),
-    "decoder.12.weight": (1, 16, 1, 1),
-    "decoder.0.bias": (128,),
-    **{f"{b}.net.{i}.bias": (128,) for b in _RESIDUAL_BLOCKS for i in (0, 2, 4)},
-    "decoder.4.bias": (128,),
-    "decoder.6.bias": (64,),
-    "decoder.8.bias": (32,),
-    "decoder.10.bias": (16,),
-    "decoder.12.bias": (1,),
-}
-
-
-def read_mask_weights(path: str | os.PathLike[str]) -> dict[str, ir.TensorProtocol]:
-    """Read and check the arrays of `vae-oid.npz`; those of the encoder are left out."""
-    with _as_checkpoint_errors(path), zipfile.ZipFile(path) as archive:
-        stored = [name for name in _SHAPES if f"{name}.npy" in archive.NameToInfo]
-        # Headers first: an array is as large as its header says, whatever the file's size.
-        headers = {name: read_header(archive, f"{name}.npy") for name in stored}
-        _require(path, _contradictions(headers))
-        arrays = {name: _array(archive, name) for name in stored}
-    _require(path, [f"{n} is not finite" for n, a in arrays.items() if not np.isfinite(a).all()])
-    return {name: ir.tensor(array, name=name) for name, array in arrays.items()}
-
-
-@contextlib.contextmanager
-def _as_checkpoint_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:  # zipfile and numpy raise some ten classes for damaged files
-        reason = (isinstance(error, OSError) and error.strerror) or "not an npz archive"
-        raise CheckpointError(
-            f"cannot read mask decoder {path}: {reason}; give PaliGemma's vae-oid.npz"
-        ) from None
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(f"{name}.npy") as member:
-        return npy.read_array(member, allow_pickle=False)
-
-
-def _contradictions(headers: Mapping[str, NpyHeader]) -> list[str]:
-    problems = [f"{name} is missing" for name in sorted(set(_SHAPES) - set(headers))]
-    for name, header in sorted(headers.items()):
-        if header.shape != _SHAPES[name]:
-            problems.append(f"{name} is {list(header.shape)}, wanted {list(_SHAPES[name])}")
-        elif header.dtype not in (np.float32, np.float16):
-            problems.append(f"{name} is {header.dtype}, wanted float32 or float16")
-    return problems
-
-
-def _require(path: str | os.PathLike[str], problems: list[str]) -> None:
-    if problems:
-        raise CheckpointError(
-            f"mask decoder {path} is not PaliGemma's vae-oid.npz: {'; '.join(problems)}"
-        )
 
 
 def build_mask_decoder(tensors: Mapping[str, ir.TensorProtocol]) -> ir.Model:
@@ -96,10 +22,10 @@ def build_mask_decoder(tensors: Mapping[str, ir.TensorProtocol]) -> ir.Model:
     graph = Graph.create(contract.MASK_DECODER, tensors)
     op = graph.op
     codes = graph.input(contract.SEGMENTATION_CODES, INT64, ["batch", contract.CODES_PER_MASK])
-    x = graph.as_float(op.Gather(graph.stored(_CODEBOOK), codes, axis=0))  # [batch, 16, 512]
+    x = graph.as_float(op.Gather(graph.stored(CODEBOOK), codes, axis=0))  # [batch, 16, 512]
     x = op.Transpose(op.Reshape(x, [0, 4, 4, 512]), perm=[0, 3, 1, 2])
     x = op.Relu(_conv(graph, "decoder.0", x, padding=0))
-    for name in _RESIDUAL_BLOCKS:
+    for name in RESIDUAL_BLOCKS:
         x = op.Add(x, _residual(graph, name, x))
     for name in _UPSAMPLINGS:
         x = op.Relu(_double(graph, name, x))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.config import VisionConfig
-from paligemma_edge.export.graphs.graph import FLOAT, Graph
+from paligemma_edge.export.graphs.builder import FLOAT, Graph
 from paligemma_edge.runtime import contract
 
 

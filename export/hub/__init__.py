@@ -1,1 +1,1 @@
-"""Names on the Hugging Face Hub, as folders on the disk."""
+"""Fetches files from the Hugging Face Hub, and explains in one line why that failed."""

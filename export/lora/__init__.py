@@ -1,1 +1,1 @@
-"""LoRA adapters: read, merged into a checkpoint, or added to a bundle."""
+"""Reads LoRA adapters, and merges them into a checkpoint or adds them to a bundle."""

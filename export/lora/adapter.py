@@ -12,17 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from paligemma_edge.export.checkpoint.listed import listed
-from paligemma_edge.export.checkpoint.names import EMBEDDING, LM_HEAD, Shape, compact
+from paligemma_edge.export.checkpoint.name_list import join_names, join_tensor_names
+from paligemma_edge.export.checkpoint.safetensors_file import read_safetensors
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING, LM_HEAD
+from paligemma_edge.export.checkpoint.tensor_shapes import Shape
 from paligemma_edge.export.checkpoint.tensors import (
     CheckpointTensor,
     ComputedTensor,
     FileTensor,
-    read_tensors,
     same_values,
 )
-from paligemma_edge.export.lora.adapter_config import AdapterConfig, read_adapter_config
-from paligemma_edge.export.lora.adapter_keys import LayerKeys, Part, sort_keys
+from paligemma_edge.export.lora.config import AdapterConfig, read_adapter_config
+from paligemma_edge.export.lora.keys import LayerKeys, Part, sort_keys
 from paligemma_edge.runtime.errors import CheckpointError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -70,12 +71,12 @@ def read_adapter(directory: Path, shapes: Mapping[str, Shape]) -> PeftAdapter:
     adapter is of another kind or of another base, and when a tensor of it would be left over.
     """
     config = read_adapter_config(directory)
-    stored = read_tensors(_weights_file(directory))
+    stored = read_safetensors(_weights_file(directory))
     keys = sort_keys(stored, shapes)
     if keys.unknown:
         raise CheckpointError(
-            f"{directory} changes what is no part of a PaliGemma: {listed(keys.unknown)}; give an "
-            "adapter that was trained on this base"
+            f"{directory} changes layers that this PaliGemma does not have: "
+            f"{join_names(keys.unknown)}; give an adapter that was trained on this base"
         )
     _refuse_tables(directory, keys.layers)
     layers = {
@@ -216,6 +217,6 @@ def _trained_tensors(
         raise CheckpointError(
             f"{directory} has other shapes than the base, as {odd[0]} "
             f"{list(tensors[odd[0]].shape.numpy())} and not {list(shapes[odd[0]])}: "
-            f"{compact(odd)}; give an adapter and the base that it was trained on"
+            f"{join_tensor_names(odd)}; give an adapter and the base that it was trained on"
         )
     return tensors

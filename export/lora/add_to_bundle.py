@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_edge.export.hub.hub import label
+from paligemma_edge.export.hub.cache import label
 from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
-from paligemma_edge.export.lora.adapter_base import read_base
-from paligemma_edge.export.lora.adapter_inputs import branches_of, inputs_of
-from paligemma_edge.export.lora.lora_graphs import (
+from paligemma_edge.export.lora.base_layers import read_base
+from paligemma_edge.export.lora.graph_inputs import branches_of, inputs_of
+from paligemma_edge.export.lora.variant_graphs import (
     GRAPHS,
     AdaptedVariant,
     adapted_folder,

@@ -1,1 +1,1 @@
-"""The checkpoint's tokenizer as a sentencepiece model."""
+"""Turns a checkpoint's tokenizer into the sentencepiece model and ids of a bundle."""

@@ -1,1 +1,1 @@
-"""A bundle beside its original in transformers, stage by stage."""
+"""Compares a bundle with the original model in transformers, stage by stage."""

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import torch
 from transformers import PaliGemmaForConditionalGeneration
 
-from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
+from paligemma_edge.export.checkpoint.open import open_checkpoint
 from paligemma_edge.runtime.errors import CheckpointError, MissingExtraError
 
 _DTYPES = {

@@ -22,8 +22,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
-from paligemma_edge.export.checkpoint.names import expected_shapes
+from paligemma_edge.export.checkpoint.open import open_checkpoint
+from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.lora.adapter import read_adapter
 from paligemma_edge.export.origin import ADAPTERS, SLIDING_WINDOW

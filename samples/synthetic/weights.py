@@ -19,7 +19,8 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from paligemma_edge.export.checkpoint.names import Layout, Shape, source_key
+from paligemma_edge.export.checkpoint.tensor_names import Layout, source_key
+from paligemma_edge.export.checkpoint.tensor_shapes import Shape
 
 DType = Literal["float32", "bfloat16", "float16"]
 BLOCK = 4_194_301  # odd, so that a block laid end to end gives no two equal rows

@@ -19,7 +19,8 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColu
 from sentencepiece import SentencePieceProcessor
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, TextConfig, VisionConfig
-from paligemma_edge.export.checkpoint.names import Layout, expected_shapes
+from paligemma_edge.export.checkpoint.tensor_names import Layout
+from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from samples.synthetic.config import Dialect, write_configs
 from samples.synthetic.models import MODELS, official
 from samples.synthetic.tokenizer import build_tokenizer, write_tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
+from paligemma_edge.export.checkpoint.open import open_checkpoint
 from paligemma_edge.export.graphs.decoder import build_decoder
 from paligemma_edge.runtime.errors import CheckpointError
 

@@ -1,7 +1,7 @@
-"""A Hugging Face Hub of this machine alone, for the real huggingface_hub to talk to.
+"""A local Hugging Face Hub, for the real huggingface_hub to talk to.
 
-It speaks as much of the Hub's HTTP as `snapshot_download` asks for: what a revision is, which
-files it has, and the files.
+Answers the HTTP requests of `snapshot_download`: the commit of a revision, the list of its files,
+and the files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-_ASKED = re.compile(
+_ROUTES = re.compile(
     r"/api/models/(?P<info>[^/]+/[^/]+)/revision/(?P<revision>.+)"
     r"|/api/models/(?P<tree>[^/]+/[^/]+)/tree/.+"
     r"|/(?P<repository>[^/]+/[^/]+)/resolve/[^/]+/(?P<file>.+)"
@@ -27,11 +27,11 @@ _ASKED = re.compile(
 
 @dataclass
 class Repository:
-    """What a name on the Hub stands for."""
+    """One repository of the Hub."""
 
     files: Mapping[str, bytes]
     revisions: tuple[str, ...] = ("main",)
-    token: str | None = None  # gated: nobody reads its files without
+    token: str | None = None  # gated: its files need this token
     private: bool = False
 
     @property
@@ -41,15 +41,15 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The repositories by name, and which files were asked for."""
+    """The repositories by name, and the files that were downloaded."""
 
     repositories: dict[str, Repository] = field(default_factory=dict)
-    given: list[str] = field(default_factory=list)
-    refusal: int = 0  # the status that all are refused with
+    sent: list[str] = field(default_factory=list)
+    status: int = 0  # if not 0, every request fails with this HTTP status
     address: str = ""
 
     def add(self, name: str, folder: Path, *more: str, **options: object) -> Repository:
-        """The files of a folder, and some that only have a name."""
+        """Add a repository with the files of a folder, and `more` files that contain their name."""
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
         files |= {other: other.encode() for other in more}
         self.repositories[name] = Repository(files, **options)  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ class Hub:
 @contextmanager
 def running_hub() -> Iterator[Hub]:
     hub = Hub()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Answers", (_Answers,), {"hub": hub}))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -75,8 +75,8 @@ def keep(cache: Path, name: str, folder: Path, commit: str = "0" * 40) -> Path:
     """A repository as huggingface_hub keeps it: blobs, a snapshot of links to them, a reference."""
     store = cache / f"models--{name.replace('/', '--')}"
     snapshot = store / "snapshots" / commit
-    for made in (snapshot, store / "blobs", store / "refs"):
-        made.mkdir(parents=True)
+    for needed in (snapshot, store / "blobs", store / "refs"):
+        needed.mkdir(parents=True)
     for number, path in enumerate(folder.iterdir()):
         shutil.copy(path, store / "blobs" / str(number))
         (snapshot / path.name).symlink_to(f"../../blobs/{number}")
@@ -84,7 +84,7 @@ def keep(cache: Path, name: str, folder: Path, commit: str = "0" * 40) -> Path:
     return snapshot
 
 
-class _Answers(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     hub: Hub
 
     def do_GET(self) -> None:
@@ -97,51 +97,51 @@ class _Answers(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
-        asked = _ASKED.fullmatch(unquote(urlsplit(self.path).path))
-        if asked is None:  # huggingface_hub asks for more, and does without it
-            self._refuse(404, "", "")
+        route = _ROUTES.fullmatch(unquote(urlsplit(self.path).path))
+        if route is None:  # huggingface_hub requests more, and works without it
+            self._send_error(404, "", "")
             return
-        name = asked["info"] or asked["tree"] or asked["repository"]
+        name = route["info"] or route["tree"] or route["repository"]
         repository = self.hub.repositories.get(name)
-        if self.hub.refusal:
-            self._refuse(self.hub.refusal, "", "enable access in your token's settings")
+        if self.hub.status:
+            self._send_error(self.hub.status, "", "enable access in your token's settings")
         elif repository is None or repository.private:
-            self._refuse(401, "RepoNotFound", "Invalid username or password.")
-        elif asked["info"]:
-            self._tell_revision(name, repository, asked["revision"])
-        elif asked["tree"]:
+            self._send_error(401, "RepoNotFound", "Invalid username or password.")
+        elif route["info"]:
+            self._send_revision(name, repository, route["revision"])
+        elif route["tree"]:
             entries = [
                 {"type": "file", "path": file, "size": len(data), "oid": _digest(data)}
                 for file, data in repository.files.items()
             ]
-            self._give(json.dumps(entries).encode())
+            self._send(json.dumps(entries).encode())
         else:
-            self._give_file(repository, asked["file"])
+            self._send_file(repository, route["file"])
 
-    def _tell_revision(self, name: str, repository: Repository, revision: str) -> None:
+    def _send_revision(self, name: str, repository: Repository, revision: str) -> None:
         if revision in repository.revisions:
-            self._give(json.dumps({"id": name, "sha": repository.commit}).encode())
+            self._send(json.dumps({"id": name, "sha": repository.commit}).encode())
         else:
-            self._refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+            self._send_error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
 
-    def _give_file(self, repository: Repository, file: str) -> None:
-        given = self.headers.get("authorization")
-        if repository.token is not None and given != f"Bearer {repository.token}":
-            self._refuse(403 if given else 401, "GatedRepo", "Access is restricted.")
+    def _send_file(self, repository: Repository, file: str) -> None:
+        token = self.headers.get("authorization")
+        if repository.token is not None and token != f"Bearer {repository.token}":
+            self._send_error(403 if token else 401, "GatedRepo", "Access is restricted.")
             return
         data = repository.files[file]
         if self.command == "GET":
-            self.hub.given.append(file)
-        self._give(data, ETag=f'"{_digest(data)}"', X_Repo_Commit=repository.commit)
+            self.hub.sent.append(file)
+        self._send(data, ETag=f'"{_digest(data)}"', X_Repo_Commit=repository.commit)
 
-    def _refuse(self, status: int, code: str, words: str) -> None:
+    def _send_error(self, status: int, code: str, message: str) -> None:
         self.send_response(status)
         self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", words)
+        self.send_header("X-Error-Message", message)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _give(self, body: bytes, **headers: str) -> None:
+    def _send(self, body: bytes, **headers: str) -> None:
         self.send_response(200)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)

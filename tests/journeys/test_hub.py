@@ -20,7 +20,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def test_from_what_was_fetched_before_without_a_network(
+def test_from_the_cache_without_a_network(
     home: Path, shapes_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "hub.bundle"
@@ -36,9 +36,9 @@ def test_from_what_was_fetched_before_without_a_network(
 def test_a_hub_that_cannot_be_reached(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing answers there
     line = refused("export", NAME, tmp_path / "x.bundle")
-    assert f"{NAME} is no path here, and cannot be fetched from the Hub" in line
+    assert f"{NAME} is not a path here, and cannot be fetched from the Hub" in line
     assert not (tmp_path / "x.bundle").exists()
 
 

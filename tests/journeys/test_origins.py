@@ -90,7 +90,7 @@ def test_what_is_wrong_with_an_adapter_is_said_in_one_line(adapter: Path, tmp_pa
     assert "adapter_config.json" in refused("export", CHECKPOINT, bundle, "--adapter", CHECKPOINT)
     other = peft.rename(adapter, tmp_path / "other", lambda key: key.replace(".0.", ".99."))
     line = refused("export", CHECKPOINT, bundle, "--adapter", other)
-    assert "changes what is no part of a PaliGemma" in line
+    assert "changes layers that this PaliGemma does not have" in line
     assert not bundle.exists()
 
 

@@ -13,10 +13,10 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from transformers import PaliGemmaForConditionalGeneration
 
-from paligemma_edge.export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from paligemma_edge.export.checkpoint.names import source_key
-from paligemma_edge.export.checkpoint.preprocessor import read_image_facts
-from paligemma_edge.export.tokenizer.tokenizer import read_tokenizer
+from paligemma_edge.export.checkpoint.open import Checkpoint, open_checkpoint
+from paligemma_edge.export.checkpoint.preprocessor_config import read_image_config
+from paligemma_edge.export.checkpoint.tensor_names import source_key
+from paligemma_edge.export.tokenizer.read import read_tokenizer
 from samples.synthetic.models import official
 from samples.synthetic.tokenizer import FULL_SIZE, build_tokenizer
 from samples.synthetic.write import parse_args, run, write_checkpoint
@@ -97,10 +97,10 @@ def test_transformers_loads_it_whole(
 def test_tokenizer_and_images_are_read(tmp_path: Path, only_json: bool) -> None:
     checkpoint = write(tmp_path, *["--only-tokenizer-json"] * only_json)
     assert (tmp_path / "tokenizer.model").exists() != only_json
-    facts = read_tokenizer(tmp_path, checkpoint.config).facts
+    facts = read_tokenizer(tmp_path, checkpoint.config).config
     assert facts.newline_id == 108
     assert facts.image_id == checkpoint.config.image_token_id == facts.first_seg_id + 128
-    assert read_image_facts(tmp_path, checkpoint.config).size == 224
+    assert read_image_config(tmp_path, checkpoint.config).size == 224
 
 
 def test_the_full_tokenizer_has_the_real_landmarks() -> None:
@@ -121,7 +121,7 @@ def test_the_full_tokenizer_has_the_real_landmarks() -> None:
 
 def test_a_tokenizer_may_be_given(tmp_path: Path, shapes_checkpoint: Path) -> None:
     checkpoint = write(tmp_path, "--tokenizer", str(shapes_checkpoint))
-    assert read_tokenizer(tmp_path, checkpoint.config).facts.image_id == 2152
+    assert read_tokenizer(tmp_path, checkpoint.config).config.image_id == 2152
 
 
 def test_the_hubs_json_of_the_second_3b_leaves_out_what_gemma2_defaults_to(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from paligemma_edge.export.checkpoint.big_vision_config import padded_rows, read_big_vision_config
-from paligemma_edge.export.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from paligemma_edge.export.checkpoint.names import EMBEDDING, Shape
+from paligemma_edge.export.checkpoint.open import Checkpoint, open_checkpoint
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING
+from paligemma_edge.export.checkpoint.tensor_shapes import Shape
 from paligemma_edge.export.exporter import export
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.errors import CheckpointError, TokenizerError
@@ -101,7 +102,7 @@ def test_an_archive_in_parts(arrays: Arrays, original: Path, tmp_path: Path) -> 
     parts[4].unlink()
     assert "lacks part4; finish the download" in refused(parts[0])
     parts[4].write_bytes(parts[3].read_bytes()[:-1])
-    assert "is no sound npz archive" in refused(path)
+    assert "is not a sound npz archive" in refused(path)
 
 
 def test_a_path_that_leads_nowhere(arrays: Arrays, tmp_path: Path) -> None:
@@ -146,7 +147,7 @@ def test_shapes_of_another_model(
 
 def test_another_npz_is_named_by_what_it_lacks(shapes_checkpoint: Path, tmp_path: Path) -> None:
     message = refused(shapes_checkpoint / "vae-oid.npz")
-    assert "is no PaliGemma of big_vision: it lacks img/embedding/kernel" in message
+    assert "is not a PaliGemma of big_vision: it lacks img/embedding/kernel" in message
     message = refused(save(tmp_path / "x.npz", {f"a\n{i}": np.zeros(2, "f4") for i in range(30)}))
     assert r"and holds 'a\n0', " in message
     assert "and 20 more" in message

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paligemma_edge.export.checkpoint.joined import JoinedFile
+from paligemma_edge.export.checkpoint.joined_file import JoinedFile
 from paligemma_edge.export.checkpoint.npz import read_npz
-from paligemma_edge.export.checkpoint.npz_parts import names_npz, npz_parts
+from paligemma_edge.export.checkpoint.npz_paths import is_npz_name, npz_files
 from paligemma_edge.export.checkpoint.tensors import FileTensor
 from paligemma_edge.runtime.errors import CheckpointError
 
@@ -123,7 +123,7 @@ def test_parts_are_one_file(
         55,
         data[55:],
     )
-    assert npz_parts(folder / "x.npz") == tuple(paths)
+    assert npz_files(folder / "x.npz") == tuple(paths)
 
 
 def test_a_part_that_is_cut_ends_the_file(tmp_path: Path) -> None:
@@ -140,16 +140,16 @@ def test_a_part_that_is_cut_ends_the_file(tmp_path: Path) -> None:
 
 def test_names_of_archives() -> None:
     for name in ("x.npz", "X.NPZ", "x.b16.npz.part0", "x.npz.part-12"):
-        assert names_npz(Path(name)), name
+        assert is_npz_name(Path(name)), name
     for name in ("npz", "x.npz.partial", "x.npy", "x.part0", "x.npz.part1x"):
-        assert not names_npz(Path(name)), name
+        assert not is_npz_name(Path(name)), name
 
 
 def test_parts_go_by_number(tmp_path: Path) -> None:
     for number in range(11):
         (tmp_path / f"x.npz.part{number}").touch()
     (tmp_path / "y.npz.part0").touch()
-    assert [path.name for path in npz_parts(tmp_path / "x.npz.part3")][::5] == [
+    assert [path.name for path in npz_files(tmp_path / "x.npz.part3")][::5] == [
         "x.npz.part0",
         "x.npz.part5",
         "x.npz.part10",
@@ -199,7 +199,7 @@ def test_members_of_other_kinds(tmp_path: Path) -> None:
     assert "two arrays of one name" in refused(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "is no sound npz archive" in refused(path)
+    assert "is not a sound npz archive" in refused(path)
     write(path, {"x": np.zeros(3, np.float32)})
     locked = bytearray(path.read_bytes())
     locked[locked.index(b"PK\x01\x02") + 8] |= 1
@@ -211,9 +211,9 @@ def test_files_that_are_no_archives(tmp_path: Path) -> None:
     for number, data in enumerate((b"", b"PK", b"no archive" * 100, bytes(1 << 16))):
         path = tmp_path / f"{number}.npz"
         path.write_bytes(data)
-        assert "is no sound npz archive" in refused(path)
+        assert "is not a sound npz archive" in refused(path)
     np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
-    assert "is no sound npz archive" in refused(tmp_path / "x.npy")
+    assert "is not a sound npz archive" in refused(tmp_path / "x.npy")
     assert "No such file" in refused(tmp_path / "absent.npz")
 
 
@@ -222,9 +222,9 @@ def test_a_cut_archive(tmp_path: Path) -> None:
     data = path.read_bytes()
     for keep in (10, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:keep])
-        assert "is no sound npz archive" in refused(path)
+        assert "is not a sound npz archive" in refused(path)
     path.write_bytes(data[100:])
-    assert "is no sound npz archive" in refused(path)
+    assert "is not a sound npz archive" in refused(path)
 
 
 def test_a_file_that_changes_while_it_is_used(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from paligemma_edge.export.graphs import mask_decoder
-from paligemma_edge.export.graphs.mask_decoder import build_mask_decoder, read_mask_weights
+from paligemma_edge.export.checkpoint.mask_decoder_weights import SHAPES, read_mask_weights
+from paligemma_edge.export.graphs.mask_decoder import build_mask_decoder
 from paligemma_edge.runtime.errors import CheckpointError
 
 Arrays = dict[str, NDArray[np.float32]]
@@ -164,4 +164,4 @@ def test_a_damaged_archive_is_refused(arrays: Arrays, tmp_path: Path) -> None:
 
 
 def test_the_list_of_shapes_is_the_architecture(arrays: Arrays) -> None:
-    assert {name: array.shape for name, array in arrays.items()} == dict(mask_decoder._SHAPES)
+    assert {name: array.shape for name, array in arrays.items()} == dict(SHAPES)

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
 
-from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
-from paligemma_edge.export.checkpoint.names import Shape, expected_shapes
+from paligemma_edge.export.checkpoint.open import open_checkpoint
+from paligemma_edge.export.checkpoint.tensor_shapes import Shape, expected_shapes
 from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
-from paligemma_edge.export.lora.adapter_config import AdapterConfig, read_adapter_config
+from paligemma_edge.export.lora.config import AdapterConfig, read_adapter_config
 from paligemma_edge.runtime.errors import CheckpointError
 from tests.helpers import adapters as peft
 from tests.helpers.adapters import CONFIG, WEIGHTS, edit
@@ -186,14 +186,14 @@ def test_files_that_are_not_there(adapter: Path, shapes: dict[str, Shape]) -> No
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_a_cut_file(keep: int, adapter: Path, shapes: dict[str, Shape]) -> None:
     (adapter / WEIGHTS).write_bytes((adapter / WEIGHTS).read_bytes()[:keep])
-    assert "no sound safetensors file" in refused(adapter, shapes)
+    assert "not a sound safetensors file" in refused(adapter, shapes)
 
 
 def test_keys_that_are_left_over(adapter: Path, shapes: dict[str, Shape]) -> None:
     other = f"{ROOT}language_model.layers.9.self_attn.q_proj.lora_A.weight"
     change(adapter, lambda t: t.update({other: torch.ones(4, 48), "a\nb": torch.ones(1)}))
     message = refused(adapter, shapes)
-    assert f"changes what is no part of a PaliGemma: 'a\\nb', {other}; give an" in message
+    assert f"changes layers that this PaliGemma does not have: 'a\\nb', {other}; give an" in message
     gain = f"{ROOT}language_model.norm.lora_A.weight"
     change(adapter, lambda t: t.update({gain: torch.ones(4)}))
     assert gain in refused(adapter, shapes)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from paligemma_edge.export.lora import add_to_bundle as adapter_bundle
 from paligemma_edge.export.lora.add_to_bundle import add_adapter, remove_adapter
-from paligemma_edge.export.lora.lora_graphs import AdaptedVariant
+from paligemma_edge.export.lora.variant_graphs import AdaptedVariant
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
 from paligemma_edge.quantize.transforms.changes_file import CHANGES_FILE
@@ -89,7 +89,7 @@ def test_an_adapter_of_another_base_is_refused(
     assert "give an adapter and the base that it was trained on" in refused(small, adapter)
     deep = make_checkpoint(text={**SIZES, "num_hidden_layers": 3})
     adapter = peft.train(deep, tmp_path / "deep", target_modules=["q_proj"])
-    assert "changes what is no part of a PaliGemma" in refused(small, adapter)
+    assert "changes layers that this PaliGemma does not have" in refused(small, adapter)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_values_beyond_float16(model: Model, tmp_path: Path) -> None:
 def test_a_damaged_adapter(small: Model, tmp_path: Path) -> None:
     adapter = Path(shutil.copytree(small.adapter, tmp_path / "lora"))
     (adapter / WEIGHTS).write_bytes((adapter / WEIGHTS).read_bytes()[:-8])
-    assert "no sound safetensors file" in refused(small, adapter)
+    assert "not a sound safetensors file" in refused(small, adapter)
     (adapter / CONFIG).write_text("{")
     assert "cannot be read as JSON" in refused(small, adapter)
 

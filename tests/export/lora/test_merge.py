@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
-from paligemma_edge.export.checkpoint.names import EMBEDDING, expected_shapes, source_key
+from paligemma_edge.export.checkpoint.open import open_checkpoint
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING, source_key
+from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.checkpoint.tensors import CheckpointTensor
 from paligemma_edge.export.exporter import export
 from paligemma_edge.export.lora.adapter import read_adapter

@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from paligemma_edge.export.graphs.graph import FLOAT, Graph
+from paligemma_edge.export.graphs.builder import FLOAT, Graph
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.rounding.rounding import Grid, round_rows

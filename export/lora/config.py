@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from paligemma_edge.export.checkpoint.config import read_json
-from paligemma_edge.export.checkpoint.refusals import Json
+from paligemma_edge.export.checkpoint.config_fields import Json
 from paligemma_edge.runtime.errors import CheckpointError
 
 CONFIG_FILE = "adapter_config.json"

@@ -1,4 +1,4 @@
-"""The tokenizer of a bundle: taken as it is, or converted and equal to the original."""
+"""The tokenizer of a bundle: copied unchanged, or converted and equal to the original."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import Tokenizer
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_config
-from paligemma_edge.export.tokenizer.tokenizer import read_tokenizer
-from paligemma_edge.export.tokenizer.tokenizer_corpus import texts
-from paligemma_edge.export.tokenizer.tokenizer_json import convert_tokenizer
+from paligemma_edge.export.tokenizer.from_json import convert_tokenizer
+from paligemma_edge.export.tokenizer.probe_texts import probe_texts
+from paligemma_edge.export.tokenizer.read import read_tokenizer
 from paligemma_edge.runtime.errors import TokenizerError
 
 MODEL: Any = sentencepiece_model_pb2
@@ -59,20 +59,20 @@ def edit_pieces(folder: Path, change: Callable[[Any], object]) -> None:
     path.write_bytes(proto.SerializeToString())
 
 
-def refused(folder: Path, config: PaliGemmaConfig) -> str:
+def load_error(folder: Path, config: PaliGemmaConfig) -> str:
     with pytest.raises(TokenizerError) as caught:
         read_tokenizer(folder, config)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_the_model_is_taken_as_it_is(folder: Path, config: PaliGemmaConfig) -> None:
+def test_a_sentencepiece_model_is_copied_unchanged(folder: Path, config: PaliGemmaConfig) -> None:
     (folder / "tokenizer.json").unlink()
-    export = read_tokenizer(folder, config)
-    assert export.model_bytes == (folder / "tokenizer.model").read_bytes()
-    facts = export.facts
-    assert (facts.first_loc_id, facts.first_seg_id, facts.image_id) == (1000, 2024, 2152)
-    assert (facts.pad_id, facts.eos_id, facts.bos_id, facts.newline_id) == (0, 1, 2, 5)
+    tokenizer = read_tokenizer(folder, config)
+    assert tokenizer.model_bytes == (folder / "tokenizer.model").read_bytes()
+    ids = tokenizer.config
+    assert (ids.first_loc_id, ids.first_seg_id, ids.image_id) == (1000, 2024, 2152)
+    assert (ids.pad_id, ids.eos_id, ids.bos_id, ids.newline_id) == (0, 1, 2, 5)
 
 
 def add_token(folder: Path, name: str, piece: str, token: int) -> None:
@@ -87,37 +87,37 @@ def add_token(folder: Path, name: str, piece: str, token: int) -> None:
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "added_tokens.json"])
 @pytest.mark.parametrize(("piece", "token"), [("<answer>", 2153), ("<answer>", 300), ("\n", 6)])
-def test_tokens_that_the_model_does_not_know_are_refused(
+def test_added_tokens_that_the_model_lacks_are_an_error(
     name: str, piece: str, token: int, folder: Path, config: PaliGemmaConfig
 ) -> None:
     add_token(folder, name, "<image>", 2152)
     add_token(folder, name, "<loc0003>", 1003)
     read_tokenizer(folder, config)
     add_token(folder, name, piece, token)
-    assert f"{piece!r} at id {token}" in refused(folder, config)
+    assert f"{piece!r} at id {token}" in load_error(folder, config)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"added_tokens": [1]}', "[" * 99999])
-def test_a_json_beside_the_model_that_cannot_be_read(
+def test_an_unreadable_json_beside_the_model(
     text: str, folder: Path, config: PaliGemmaConfig
 ) -> None:
     (folder / "tokenizer.json").write_text(text)
-    assert "can be read" in refused(folder, config)
+    assert "can be read" in load_error(folder, config)
 
 
-def test_a_lone_json_gives_the_same(folder: Path, config: PaliGemmaConfig) -> None:
+def test_a_json_without_a_model_is_converted(folder: Path, config: PaliGemmaConfig) -> None:
     wanted = read_tokenizer(folder, config)
     (folder / "tokenizer.model").unlink()
-    found = read_tokenizer(folder, config)
-    assert found.facts == wanted.facts
+    actual = read_tokenizer(folder, config)
+    assert actual.config == wanted.config
     original = SentencePieceProcessor(model_proto=wanted.model_bytes)
-    converted = SentencePieceProcessor(model_proto=found.model_bytes)
-    for text in texts():
+    converted = SentencePieceProcessor(model_proto=actual.model_bytes)
+    for text in probe_texts():
         assert converted.encode(text) == original.encode(text), text
 
 
-def test_loc_and_seg_need_not_be_registered(folder: Path, config: PaliGemmaConfig) -> None:
-    wanted = read_tokenizer(folder, config).facts
+def test_loc_and_seg_need_not_be_added_tokens(folder: Path, config: PaliGemmaConfig) -> None:
+    wanted = read_tokenizer(folder, config).config
 
     def unregister(data: dict[str, Any]) -> None:
         data["added_tokens"] = [
@@ -125,7 +125,7 @@ def test_loc_and_seg_need_not_be_registered(folder: Path, config: PaliGemmaConfi
         ]
 
     edit_json(folder, unregister)
-    assert read_tokenizer(folder, config).facts == wanted
+    assert read_tokenizer(folder, config).config == wanted
 
 
 ALPHABET = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
@@ -151,7 +151,7 @@ def lowercase(data: dict[str, Any]) -> None:
 
 
 def thin_out(data: dict[str, Any]) -> None:
-    """Leave pieces that sentencepiece would merge and this tokenizer does not."""
+    """Remove merges, so that sentencepiece would still merge pieces that this tokenizer does not."""
     data["model"]["merges"] = data["model"]["merges"][::2]
 
 
@@ -166,22 +166,22 @@ def other_model(data: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (lowercase, "its sentencepiece model as"),
         (thin_out, "its sentencepiece model as"),
         (drop_piece, "has no piece for"),
         (other_model, "WordLevel model, wanted BPE"),
-        (lambda data: data.pop("model"), "is no tokenizer that can be read"),
+        (lambda data: data.pop("model"), "is not a tokenizer that can be read"),
     ],
 )
-def test_what_does_not_convert_is_refused(
-    folder: Path, config: PaliGemmaConfig, change: Callable[[dict[str, Any]], object], words: str
+def test_a_tokenizer_that_cannot_be_converted(
+    folder: Path, config: PaliGemmaConfig, change: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     edit_json(folder, change)
-    message = refused(folder, config)
-    assert words in message
-    assert "tokenizer.model" in message
+    error = load_error(folder, config)
+    assert message in error
+    assert "tokenizer.model" in error
 
 
 def rename(index: int, piece: str) -> Callable[[Any], None]:
@@ -193,7 +193,7 @@ def swap(pieces: Any) -> None:  # noqa: ANN401
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
         (rename(1000, "<loc>"), "no piece '<loc0000>'"),
         (rename(2151, "<seg>"), "no piece '<seg127>'"),
@@ -201,43 +201,43 @@ def swap(pieces: Any) -> None:  # noqa: ANN401
         (swap, "'<loc0003>' at id 1004, wanted 1003"),
         (lambda pieces: setattr(pieces[1500], "type", 5), "encodes '<loc0500>' as ids"),
         (lambda pieces: pieces.add(piece="more"), "the image token at id 2152"),
-        (lambda pieces: pieces.extend([pieces[9]] * 30), "no sentencepiece model"),
+        (lambda pieces: pieces.extend([pieces[9]] * 30), "not a sentencepiece model"),
     ],
 )
-def test_pieces_that_are_not_paligemmas(
-    folder: Path, config: PaliGemmaConfig, change: Callable[[Any], object], words: str
+def test_pieces_of_another_tokenizer(
+    folder: Path, config: PaliGemmaConfig, change: Callable[[Any], object], message: str
 ) -> None:
     edit_pieces(folder, change)
-    assert words in refused(folder, config)
+    assert message in load_error(folder, config)
 
 
 def test_a_config_of_another_tokenizer(folder: Path, config: PaliGemmaConfig) -> None:
     text = dataclasses.replace(config.text, vocab_size=2151)
-    assert "2152 pieces for an embedding of 2151 rows" in refused(
+    assert "2152 pieces for an embedding of 2151 rows" in load_error(
         folder, dataclasses.replace(config, text=text)
     )
     for other in (
         dataclasses.replace(config, eos_token_id=107),
         dataclasses.replace(config, bos_token_id=107),
     ):
-        assert "config.json says 107" in refused(folder, other)
-    assert "id 300" in refused(folder, dataclasses.replace(config, image_token_id=300))
+        assert "config.json says 107" in load_error(folder, other)
+    assert "id 300" in load_error(folder, dataclasses.replace(config, image_token_id=300))
 
 
-def test_image_may_be_a_piece_or_lie_beyond(folder: Path, config: PaliGemmaConfig) -> None:
+def test_image_may_be_a_piece_or_an_id_without_one(folder: Path, config: PaliGemmaConfig) -> None:
     beyond = dataclasses.replace(config, image_token_id=2160)
-    assert read_tokenizer(folder, beyond).facts.image_id == 2152
+    assert read_tokenizer(folder, beyond).config.image_id == 2152
     edit_pieces(folder, lambda pieces: pieces.add(piece="<image>", type=3))
-    assert read_tokenizer(folder, config).facts.image_id == 2152
+    assert read_tokenizer(folder, config).config.image_id == 2152
 
 
-def test_files_that_are_absent_or_broken(folder: Path, config: PaliGemmaConfig) -> None:
+def test_missing_and_damaged_files(folder: Path, config: PaliGemmaConfig) -> None:
     (folder / "tokenizer.model").write_bytes(b"")
-    assert "no sentencepiece model" in refused(folder, config)
+    assert "not a sentencepiece model" in load_error(folder, config)
     (folder / "tokenizer.model").write_bytes(b"no protobuf")
-    assert "no sentencepiece model" in refused(folder, config)
+    assert "not a sentencepiece model" in load_error(folder, config)
     (folder / "tokenizer.model").unlink()
     (folder / "tokenizer.json").write_bytes(b"\xff{")
-    assert "can be read" in refused(folder, config)
+    assert "can be read" in load_error(folder, config)
     (folder / "tokenizer.json").unlink()
-    assert "neither tokenizer.model nor tokenizer.json" in refused(folder, config)
+    assert "neither tokenizer.model nor tokenizer.json" in load_error(folder, config)

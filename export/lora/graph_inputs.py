@@ -13,10 +13,10 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.export.checkpoint.names import compact
+from paligemma_edge.export.checkpoint.name_list import join_tensor_names
 from paligemma_edge.export.checkpoint.tensors import CheckpointTensor
 from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter
-from paligemma_edge.export.lora.adapter_base import Base, BaseLayer
+from paligemma_edge.export.lora.base_layers import Base, BaseLayer
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.transforms.changes import Branch, Changes
 from paligemma_edge.runtime.contract import ComputeDtype, adapter_inputs
@@ -58,11 +58,11 @@ def _refuse_others(adapter: PeftAdapter, base: Base) -> None:
     others = [name for name in adapter.layers if name not in products]
     turned = [name for name, change in adapter.layers.items() if change.magnitude is not None]
     if adapter.tensors:
-        _refuse(adapter, f"replaces whole tensors, which are {compact(adapter.tensors)}")
+        _refuse(adapter, f"replaces whole tensors, which are {join_tensor_names(adapter.tensors)}")
     if others:
-        _refuse(adapter, f"changes {compact(others)}, wanted linear layers alone")
+        _refuse(adapter, f"changes {join_tensor_names(others)}, wanted linear layers alone")
     if turned:
-        _refuse(adapter, f"has DoRA on {compact(turned)}, which needs the weight itself")
+        _refuse(adapter, f"has DoRA on {join_tensor_names(turned)}, which needs the weight itself")
 
 
 def _refuse(adapter: PeftAdapter, found: str) -> NoReturn:

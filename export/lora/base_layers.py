@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from paligemma_edge.export.checkpoint.names import EMBEDDING, Shape
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING
+from paligemma_edge.export.checkpoint.tensor_shapes import Shape
 from paligemma_edge.quantize.graphs.linear import WEIGHT, tensor_of
 from paligemma_edge.quantize.schemes.half_plan import BIAS
 from paligemma_edge.quantize.schemes.products import Product, products

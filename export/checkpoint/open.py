@@ -1,8 +1,8 @@
 """A checkpoint, opened: its config and its tensors under internal names, still on disk.
 
-Reads a directory of safetensors, single or sharded, in any of the key layouts of `names`, or the
-npz of `big_vision`. Knows nothing of graphs. Every tensor that is missing, unexpected or misshapen
-is listed in one error.
+Reads a directory of safetensors, single or sharded, in any of the key layouts of `tensor_names`,
+or an npz of big_vision. Knows nothing of graphs. All tensors that are missing, unexpected or of
+another shape are listed in one error.
 """
 
 from __future__ import annotations
@@ -21,18 +21,21 @@ from paligemma_edge.export.checkpoint.config import (
     read_config,
     read_json,
 )
-from paligemma_edge.export.checkpoint.names import (
+from paligemma_edge.export.checkpoint.name_list import join_tensor_names
+from paligemma_edge.export.checkpoint.npz_paths import is_npz_name, npz_files
+from paligemma_edge.export.checkpoint.safetensors_file import read_safetensors
+from paligemma_edge.export.checkpoint.tensor_names import (
     EMBEDDING,
     LM_HEAD,
-    Shape,
-    compact,
-    contradictions,
-    expected_shapes,
     is_buffer,
     match_names,
 )
-from paligemma_edge.export.checkpoint.npz_parts import names_npz, npz_parts
-from paligemma_edge.export.checkpoint.tensors import CheckpointTensor, read_tensors, same_values
+from paligemma_edge.export.checkpoint.tensor_shapes import (
+    Shape,
+    contradictions,
+    expected_shapes,
+)
+from paligemma_edge.export.checkpoint.tensors import CheckpointTensor, same_values
 from paligemma_edge.runtime.errors import CheckpointError
 
 __all__ = ["Checkpoint", "CheckpointTensor", "open_checkpoint"]
@@ -49,7 +52,7 @@ class Checkpoint:
     config: PaliGemmaConfig
     tensors: Mapping[str, CheckpointTensor]  # by internal name
     files: tuple[Path, ...]  # those that hold the tensors
-    directory: Path | None  # where the other files of transformers lie; an npz has none
+    directory: Path | None  # holds transformers' other files; None for an npz
 
     @property
     def dtype(self) -> ir.DataType:
@@ -60,11 +63,11 @@ class Checkpoint:
 def open_checkpoint(path: Path) -> Checkpoint:
     """Open a directory as transformers saves it, or an npz as big_vision does.
 
-    An npz in parts is named by itself or by one of its parts. Reads headers, and no weight but a
-    stored head. Raises CheckpointError when anything is not as PaliGemma wants it.
+    `path` of an npz in parts is NAME.npz or any of its parts. Reads headers only, and the LM head
+    if one is stored. Raises CheckpointError when it is not a complete PaliGemma.
     """
-    if names_npz(path) and not os.path.isdir(path):  # noqa: PTH112 - as below
-        files = npz_parts(path)
+    if is_npz_name(path) and not os.path.isdir(path):  # noqa: PTH112 - as below
+        files = npz_files(path)
         config, tensors = read_big_vision(files)
         return Checkpoint(config=config, tensors=tensors, files=files, directory=None)
     return _open_directory(path)
@@ -76,17 +79,17 @@ def _open_directory(directory: Path) -> Checkpoint:
             f"{directory} is not a directory; give the directory of a PaliGemma checkpoint "
             "as transformers saves it, or the npz of big_vision"
         )
-    _refuse_folder_of_npz(directory)
+    _reject_folder_of_npz(directory)
     config = read_config(directory)
     files = _weight_files(directory)
     tensors = _match(config, _read_all(files))
     return Checkpoint(config=config, tensors=tensors, files=files, directory=directory)
 
 
-def _refuse_folder_of_npz(directory: Path) -> None:
+def _reject_folder_of_npz(directory: Path) -> None:
     if (directory / CONFIG_FILE).is_file():
         return
-    if archives := sorted(path.name for path in directory.glob("*.npz*") if names_npz(path)):
+    if archives := sorted(path.name for path in directory.glob("*.npz*") if is_npz_name(path)):
         raise CheckpointError(
             f"{directory} holds {archives[0]}{' and more' if archives[1:] else ''} and no "
             f"{CONFIG_FILE}; give the path of the npz itself"
@@ -132,10 +135,10 @@ def _shards(directory: Path) -> tuple[Path, ...]:
 def _read_all(files: tuple[Path, ...]) -> dict[str, CheckpointTensor]:
     stored: dict[str, CheckpointTensor] = {}
     for path in files:
-        tensors = read_tensors(path, ignore=is_buffer)
+        tensors = read_safetensors(path, ignore=is_buffer)
         if twice := stored.keys() & tensors.keys():
             raise CheckpointError(
-                f"{path} holds again what another shard holds: {compact(twice)}; "
+                f"{path} repeats tensors of another shard: {join_tensor_names(twice)}; "
                 "save the checkpoint again"
             )
         stored |= tensors
@@ -164,9 +167,9 @@ def _require_complete(
     shapes: Mapping[str, Shape],
     unexpected: list[str],
 ) -> None:
-    if denied := contradictions(config, shapes):
+    if problems := contradictions(config, shapes):
         raise CheckpointError(
-            f"config.json contradicts the tensors: {'; '.join(denied)}; "
+            f"config.json contradicts the tensors: {'; '.join(problems)}; "
             "use the config.json that was saved with these weights"
         )
     missing = [name for name in expected if name not in shapes]
@@ -175,11 +178,11 @@ def _require_complete(
         for name, shape in expected.items()
         if name in shapes and shapes[name] != shape
     ]
-    problems = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
-    found = [f"{len(names)} {kind}: {compact(names)}" for kind, names in problems if names]
-    if found:
+    kinds = (("missing", missing), ("unexpected", unexpected), ("misshapen", misshapen))
+    listed = [f"{len(n)} {kind}: {join_tensor_names(n)}" for kind, n in kinds if n]
+    if listed:
         raise CheckpointError(
-            f"checkpoint's tensors are not a PaliGemma's: {'; '.join(found)}; "
+            f"checkpoint's tensors are not a PaliGemma's: {'; '.join(listed)}; "
             "save it again with transformers"
         )
 

@@ -1,4 +1,4 @@
-"""What a config.json may ask for that the graphs do not compute: refused by name.
+"""Options of a config.json that the graphs do not compute: an error names the field.
 
 Knows transformers' field names and what each of its models does with them. Reads no file.
 """
@@ -6,18 +6,16 @@ Knows transformers' field names and what each of its models does with them. Read
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
 
+from paligemma_edge.export.checkpoint.config_fields import Json, reject, section
 from paligemma_edge.runtime.errors import CheckpointError
-
-Json = Mapping[str, Any]
 
 _ARCHITECTURE = "PaliGemmaForConditionalGeneration"
 # Tuples: a config may hold what cannot be hashed.
 _TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh")
 _SIGLIP = ("siglip_vision_model", "siglip")
 _DECODERS = ("gemma", "gemma2")
-# What people take for a PaliGemma, by model_type.
+# Models that are easily taken for a PaliGemma, by model_type.
 _OTHERS: Mapping[str, str] = {
     "colpali": "ColPali gives vectors to search with, and no answers",
     "gemma": "Gemma alone reads no images",
@@ -26,33 +24,18 @@ _OTHERS: Mapping[str, str] = {
 }
 
 
-def refuse_unsupported(data: Json) -> None:
+def check_supported(data: Json) -> None:
     """Raise CheckpointError for another model, or for an option that no graph computes."""
     vision, text = section(data, "vision_config"), section(data, "text_config")
-    _refuse_other_models(data, text)
-    _refuse_vision(vision)
-    _refuse_text(text)
+    _check_model_type(data, text)
+    _check_vision(vision)
+    _check_text(text)
     for where, holder in (("", data), ("text_config.", text)):
         if holder.get("tie_word_embeddings") is False:
-            refuse(f"{where}tie_word_embeddings", False, "true: the head shares the embedding")
+            reject(f"{where}tie_word_embeddings", False, "true: the head shares the embedding")
 
 
-def section(data: Json, name: str) -> Json:
-    """Return a section of config.json, empty where it is absent."""
-    found = data.get(name)
-    if found is not None and not isinstance(found, dict):
-        refuse(name, found, "an object")
-    return found or {}
-
-
-def refuse(name: str, found: object, wanted: str) -> NoReturn:
-    """Raise the CheckpointError of a field that holds something unusable."""
-    raise CheckpointError(
-        f"config.json has {name} {found!r}, wanted {wanted}; this kind of model is not supported"
-    )
-
-
-def _refuse_other_models(data: Json, text: Json) -> None:
+def _check_model_type(data: Json, text: Json) -> None:
     kind = data.get("model_type") or data.get("type") or "paligemma"  # "type" is LeRobot's
     architectures = data.get("architectures") or [_ARCHITECTURE]
     known = isinstance(architectures, list) and _ARCHITECTURE in architectures
@@ -63,44 +46,44 @@ def _refuse_other_models(data: Json, text: Json) -> None:
             f"{_OTHERS.get(str(kind), 'other models are not supported')}"
         )
     if (text_type := text.get("model_type") or "gemma") not in _DECODERS:
-        refuse("text_config.model_type", text_type, "'gemma' (PaliGemma) or 'gemma2' (PaliGemma 2)")
+        reject("text_config.model_type", text_type, "'gemma' (PaliGemma) or 'gemma2' (PaliGemma 2)")
 
 
-def _refuse_vision(vision: Json) -> None:
+def _check_vision(vision: Json) -> None:
     kind = vision.get("model_type") or "siglip_vision_model"
     if kind not in _SIGLIP:
-        refuse("vision_config.model_type", kind, "'siglip_vision_model'")
+        reject("vision_config.model_type", kind, "'siglip_vision_model'")
     if vision.get("vision_use_head"):
-        refuse("vision_config.vision_use_head", True, "false: PaliGemma has no pooling head")
+        reject("vision_config.vision_use_head", True, "false: PaliGemma has no pooling head")
     if (channels := vision.get("num_channels", 3)) != 3:
-        refuse("vision_config.num_channels", channels, "3")
+        reject("vision_config.num_channels", channels, "3")
     # In SigLIP "gelu" is the exact one, which is not what the graph computes.
     if (act := vision.get("hidden_act") or "gelu_pytorch_tanh") not in _TANH_GELU:
-        refuse("vision_config.hidden_act", act, "'gelu_pytorch_tanh'")
+        reject("vision_config.hidden_act", act, "'gelu_pytorch_tanh'")
 
 
-def _refuse_text(text: Json) -> None:
+def _check_text(text: Json) -> None:
     # In Gemma "gelu" has always meant the tanh approximation, in Gemma 2 it is the exact one.
     gelus = _TANH_GELU if text.get("model_type") == "gemma2" else (*_TANH_GELU, "gelu")
     if (act := text.get("hidden_activation") or _TANH_GELU[0]) not in gelus:
-        refuse("text_config.hidden_activation", act, f"{_TANH_GELU[0]!r}")
+        reject("text_config.hidden_activation", act, f"{_TANH_GELU[0]!r}")
     if (act := text.get("hidden_act") or _TANH_GELU[0]) not in (*_TANH_GELU, "gelu"):
-        refuse("text_config.hidden_act", act, f"{_TANH_GELU[0]!r}")
+        reject("text_config.hidden_act", act, f"{_TANH_GELU[0]!r}")
     if text.get("attention_bias"):
-        refuse("text_config.attention_bias", True, "false")
+        reject("text_config.attention_bias", True, "false")
     if text.get("use_bidirectional_attention") is False:
-        refuse("text_config.use_bidirectional_attention", False, "true: the prompt sees itself")
+        reject("text_config.use_bidirectional_attention", False, "true: the prompt sees itself")
     for name in ("rope_scaling", "rope_parameters"):
-        _refuse_rope(f"text_config.{name}", text.get(name) or {})
+        _check_rope(f"text_config.{name}", text.get(name) or {})
     if text.get("partial_rotary_factor") not in (None, 1):
-        refuse("text_config.partial_rotary_factor", text["partial_rotary_factor"], "1")
+        reject("text_config.partial_rotary_factor", text["partial_rotary_factor"], "1")
 
 
-def _refuse_rope(name: str, rope: object) -> None:
+def _check_rope(name: str, rope: object) -> None:
     if not isinstance(rope, dict):
-        refuse(name, rope, "an object")
+        reject(name, rope, "an object")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default" or any(isinstance(value, dict) for value in rope.values()):
-        refuse(name, rope, "one rope_type 'default' for all layers")
+        reject(name, rope, "one rope_type 'default' for all layers")
     if rope.get("partial_rotary_factor") not in (None, 1):
-        refuse(name, rope, "partial_rotary_factor 1")
+        reject(name, rope, "partial_rotary_factor 1")

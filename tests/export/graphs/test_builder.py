@@ -7,7 +7,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from paligemma_edge.export.graphs.graph import Graph, joined, transposed
+from paligemma_edge.export.graphs.builder import Graph, joined, transposed
 
 
 def tensors(dtype: type, *shapes: tuple[int, ...]) -> list[ir.TensorProtocol]:

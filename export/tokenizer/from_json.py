@@ -1,8 +1,8 @@
-"""A sentencepiece model out of a tokenizer.json, proved to be equal on a corpus.
+"""A sentencepiece model from a tokenizer.json, checked to be equal on the probe texts.
 
 Needed where a checkpoint was saved without its tokenizer.model. Knows the two formats: a BPE
 with byte fallback whose merges are ranked (tokenizers) or whose pieces have scores
-(sentencepiece). What cannot be converted exactly is refused.
+(sentencepiece). What cannot be converted exactly is an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer
 
-from paligemma_edge.export.tokenizer.tokenizer_corpus import LOC_PIECES, SEG_PIECES, texts
+from paligemma_edge.export.tokenizer.probe_texts import LOC_PIECES, SEG_PIECES, probe_texts
 from paligemma_edge.runtime.errors import TokenizerError
 
 IMAGE_PIECE = "<image>"
@@ -41,21 +41,21 @@ def convert_tokenizer(path: Path) -> bytes:
         raise TokenizerError(
             f"{path} has no sentencepiece model ({str(error).splitlines()[0]}); {ADVICE}"
         ) from None
-    prove_equal(tokenizer, processor)
+    check_equal(tokenizer, processor)
     return model
 
 
-def prove_equal(tokenizer: Tokenizer, processor: SentencePieceProcessor) -> None:
-    """Raise TokenizerError at the first text of the corpus that the two treat differently."""
-    for text in texts():
+def check_equal(tokenizer: Tokenizer, processor: SentencePieceProcessor) -> None:
+    """Raise TokenizerError at the first probe text that the two encode or decode differently."""
+    for text in probe_texts():
         wanted = tokenizer.encode(text, add_special_tokens=False).ids
-        found = processor.encode(text)
-        if found != wanted:
+        actual = processor.encode(text)
+        if actual != wanted:
             raise TokenizerError(
-                f"tokenizer.json encodes {text!r} as {wanted}, its sentencepiece model as {found}; "
+                f"tokenizer.json encodes {text!r} as {wanted}, its sentencepiece model as {actual}; "
                 f"{ADVICE}"
             )
-        returned = processor.decode(found)
+        returned = processor.decode(actual)
         if returned != (original := tokenizer.decode(wanted, skip_special_tokens=False)):
             raise TokenizerError(
                 f"tokenizer.json decodes {wanted} as {original!r}, its sentencepiece model as "
@@ -68,12 +68,12 @@ def _load(path: Path) -> Tokenizer:
         return Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # tokenizers raises bare Exception
         raise TokenizerError(
-            f"{path} is no tokenizer that can be read ({error}); download it again, or {ADVICE}"
+            f"{path} is not a tokenizer that can be read ({error}); download it again, or {ADVICE}"
         ) from None
 
 
 def _add_paligemma_tokens(tokenizer: Tokenizer) -> None:
-    """Register what PaliGemmaProcessor registers; tokens of the vocabulary keep their ids."""
+    """Add the tokens that PaliGemmaProcessor adds; tokens of the vocabulary keep their ids."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
     tokenizer.add_special_tokens([AddedToken(IMAGE_PIECE, normalized=False, special=True)])
@@ -99,7 +99,7 @@ def _pieces_by_id(vocabulary: Mapping[str, int], path: Path) -> list[str]:
     """Pieces in the order of their ids, without `<image>` where it comes last."""
     pieces: dict[int, str] = {}
     for piece, token in vocabulary.items():
-        # A tab may share the id of its byte, or have taken it: see GemmaConverter.vocab.
+        # A tab may share the id of its byte token, or replace it: see GemmaConverter.vocab.
         if _BYTE.fullmatch(pieces.get(token, "")) is None:
             pieces[token] = piece
     if (tab := vocabulary.get("\t")) is not None and "<0x09>" not in vocabulary:

@@ -1,7 +1,7 @@
 """Texts on which a converted tokenizer must agree with the original, token for token.
 
-All tasks and languages of PaliGemma's prompts, all `<loc>` and `<seg>` tokens, and what is known
-to part tokenizers: spaces, newlines, digits, emoji, code, scripts, strings without sense.
+All tasks and languages of PaliGemma's prompts, all `<loc>` and `<seg>` tokens, and texts that
+tokenizers are known to split differently: spaces, newlines, digits, emoji, code, scripts, noise.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ _TEXTS = (
 )  # fmt: skip
 
 
-def texts() -> Iterator[str]:
-    """Every text of the corpus; the same ones in every run."""
+def probe_texts() -> Iterator[str]:
+    """Every probe text; the same ones in every run."""
     for language in LANGUAGES.split():
         yield from (task.format(language) for task in _TASKS)
     yield from (prompt + end for prompt in _PROMPTS for end in ("", "\n"))
@@ -76,7 +76,7 @@ def texts() -> Iterator[str]:
 
 
 def random_texts(rng: np.random.Generator, count: int) -> Iterator[str]:
-    """Strings of letters, of any characters, and of the corpus' own words shuffled."""
+    """Strings of letters, of any characters, and of the probe texts' words, shuffled."""
     words = " ".join((*_PROMPTS, *_TEXTS)).split(" ")
     for number in range(count):
         length = int(rng.integers(1, 40))

@@ -8,16 +8,15 @@ from dataclasses import replace
 import pytest
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
-from paligemma_edge.export.checkpoint.names import (
+from paligemma_edge.export.checkpoint.name_list import join_tensor_names
+from paligemma_edge.export.checkpoint.tensor_names import (
     PREFIXES,
     Layout,
-    compact,
-    contradictions,
-    expected_shapes,
     is_buffer,
     match_names,
     source_key,
 )
+from paligemma_edge.export.checkpoint.tensor_shapes import contradictions, expected_shapes
 from paligemma_edge.runtime.errors import CheckpointError
 from samples.synthetic.models import official
 
@@ -140,4 +139,4 @@ def test_contradictions_name_both_sides() -> None:
 
 def test_names_of_many_layers_become_one_line() -> None:
     names = [f"d.layers.{i}.q.weight" for i in (0, 1, 2, 5)] + ["d.norm", "d.layers.9.k.weight"]
-    assert compact(names) == "d.layers.9.k.weight, d.layers.{0-2,5}.q.weight, d.norm"
+    assert join_tensor_names(names) == "d.layers.9.k.weight, d.layers.{0-2,5}.q.weight, d.norm"

@@ -1,6 +1,6 @@
-"""Where an npz archive lies: whole, or in parts as the Hub has the large ones.
+"""The files of an npz archive: one, or several parts, as large ones are stored on the Hub.
 
-Knows file names. Opens nothing.
+Knows file names. Opens no file.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from paligemma_edge.runtime.errors import CheckpointError
 _PART = re.compile(r"(?P<whole>.+\.npz)\.part-?(?P<number>\d{1,6})", re.IGNORECASE)
 
 
-def names_npz(path: Path) -> bool:
+def is_npz_name(path: Path) -> bool:
     """Say whether a path has the name of an npz archive, or of a part of one."""
     return path.suffix.lower() == ".npz" or _PART.fullmatch(path.name) is not None
 
 
-def npz_parts(path: Path) -> tuple[Path, ...]:
-    """The files of an archive that lies whole or in `NAME.npz.part0`, `NAME.npz.part1`, and on.
+def npz_files(path: Path) -> tuple[Path, ...]:
+    """The files of an archive: itself, or its parts `NAME.npz.part0`, `NAME.npz.part1`, and so on.
 
     `path` is the archive, any of its parts, or NAME.npz where there are only parts. Raises
-    CheckpointError where there is nothing or a part in between is missing.
+    CheckpointError where there is none, or a part before the last is missing.
     """
-    if path.suffix.lower() == ".npz" and os.path.isfile(path):  # noqa: PTH113 - see checkpoint
+    if path.suffix.lower() == ".npz" and os.path.isfile(path):  # noqa: PTH113 - see `open`
         return (path,)
-    found = _PART.fullmatch(path.name)
-    whole = found["whole"] if found else path.name
+    part = _PART.fullmatch(path.name)
+    whole = part["whole"] if part else path.name
     parts = _numbered(path.parent, whole)
     if not parts:
         raise CheckpointError(

@@ -1,6 +1,6 @@
-"""The tokenizer of a checkpoint, as the sentencepiece model and the ids that a bundle holds.
+"""The tokenizer of a checkpoint, as the sentencepiece model and the token ids of a bundle.
 
-`tokenizer.model` is taken as it is; a lone `tokenizer.json` is converted. Ids are read from the
+`tokenizer.model` is copied unchanged; a lone `tokenizer.json` is converted. Ids are read from the
 pieces and compared with config.json, never assumed.
 """
 
@@ -16,12 +16,12 @@ from typing import NoReturn
 from sentencepiece import SentencePieceProcessor
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
-from paligemma_edge.export.tokenizer.tokenizer_corpus import LOC_PIECES, SEG_PIECES
-from paligemma_edge.export.tokenizer.tokenizer_json import (
+from paligemma_edge.export.tokenizer.from_json import (
     CONTROL_PIECES,
     IMAGE_PIECE,
     convert_tokenizer,
 )
+from paligemma_edge.export.tokenizer.probe_texts import LOC_PIECES, SEG_PIECES
 from paligemma_edge.runtime.errors import TokenizerError
 from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
@@ -33,10 +33,10 @@ ADDED_FILE = "added_tokens.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerExport:
-    """What a bundle holds of a tokenizer."""
+    """The tokenizer as a bundle stores it."""
 
-    model_bytes: bytes  # a sentencepiece model, to be written as `facts.file`
-    facts: TokenizerConfig
+    model_bytes: bytes  # a sentencepiece model, to be written as `config.file`
+    config: TokenizerConfig
 
 
 def read_tokenizer(source: Path, config: PaliGemmaConfig) -> TokenizerExport:
@@ -50,12 +50,12 @@ def read_tokenizer(source: Path, config: PaliGemmaConfig) -> TokenizerExport:
     try:
         processor = SentencePieceProcessor(model_proto=model)
     except RuntimeError:
-        _refuse(f"{path} is no sentencepiece model", "download it again")
-    facts = _facts(processor, config)
+        _fail(f"{path} is not a sentencepiece model", "download it again")
+    token_ids = _token_ids(processor, config)
     if path == source / MODEL_FILE:
-        _refuse_unknown_tokens(source, processor)
-    PromptEncoder(model, facts)  # the runtime's own checks
-    return TokenizerExport(model_bytes=model, facts=facts)
+        _check_added_tokens(source, processor)
+    PromptEncoder(model, token_ids)  # the runtime's own checks
+    return TokenizerExport(model_bytes=model, config=token_ids)
 
 
 def _find(source: Path) -> Path:
@@ -64,7 +64,7 @@ def _find(source: Path) -> Path:
     for name in (MODEL_FILE, JSON_FILE):
         if os.path.isfile(source / name):  # noqa: PTH113 - as above
             return source / name
-    return _refuse(
+    return _fail(
         f"{source} has neither {MODEL_FILE} nor {JSON_FILE}",
         "put the tokenizer.model of the base PaliGemma there, or give it by --tokenizer",
     )
@@ -72,14 +72,14 @@ def _find(source: Path) -> Path:
 
 def _read_model(path: Path) -> bytes:
     try:
-        # sentencepiece takes no bytes for "no model"
+        # sentencepiece treats empty bytes as "no model was given"
         return path.read_bytes() or b"\0"
     except OSError as error:
-        _refuse(f"{path} cannot be read ({error.strerror})", "download it again")
+        _fail(f"{path} cannot be read ({error.strerror})", "download it again")
 
 
-def _refuse_unknown_tokens(directory: Path, processor: SentencePieceProcessor) -> None:
-    """A fine-tune's own tokens lie beside the sentencepiece model, which would not know them."""
+def _check_added_tokens(directory: Path, processor: SentencePieceProcessor) -> None:
+    """A fine-tune's added tokens are stored beside the sentencepiece model, which lacks them."""
     size = processor.get_piece_size()
     unknown = [
         f"{piece!r} at id {token}"
@@ -89,8 +89,8 @@ def _refuse_unknown_tokens(directory: Path, processor: SentencePieceProcessor) -
     ]
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        _refuse(
-            f"{directory} has added tokens that its {MODEL_FILE} has not: "
+        _fail(
+            f"{directory} has added tokens that its {MODEL_FILE} lacks: "
             f"{', '.join(unknown[:5])}{more}",
             "added tokens are not supported, use the tokenizer of a PaliGemma",
         )
@@ -110,17 +110,17 @@ def _added_tokens(directory: Path) -> Iterator[tuple[str, int]]:
                 entries = data.get("added_tokens") or []
                 yield from [(str(entry["content"]), int(entry["id"])) for entry in entries]
         except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            _refuse(f"{path} is no tokenizer that can be read", "download it again")
+            _fail(f"{path} is not a tokenizer that can be read", "download it again")
 
 
-def _facts(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> TokenizerConfig:
+def _token_ids(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> TokenizerConfig:
     size = processor.get_piece_size()
     if size > config.text.vocab_size:
-        _refuse(
+        _fail(
             f"tokenizer has {size} pieces for an embedding of {config.text.vocab_size} rows",
             "use the tokenizer that was saved with these weights",
         )
-    facts = TokenizerConfig(
+    token_ids = TokenizerConfig(
         file=MODEL_FILE,
         pad_id=_piece_id(processor, CONTROL_PIECES["pad"]),
         eos_id=_piece_id(processor, CONTROL_PIECES["eos"]),
@@ -130,50 +130,50 @@ def _facts(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> Tokeni
         first_seg_id=_first_id(processor, SEG_PIECES),
         image_id=_image_id(processor, config),
     )
-    _require_whole(processor, (*LOC_PIECES, *SEG_PIECES, "\n"))
-    for name, said in (("eos", config.eos_token_id), ("bos", config.bos_token_id)):
-        if (found := _piece_id(processor, CONTROL_PIECES[name])) != said:
-            _refuse(
-                f"tokenizer has <{name}> at id {found}, config.json says {said}",
+    _check_single_tokens(processor, (*LOC_PIECES, *SEG_PIECES, "\n"))
+    for name, expected in (("eos", config.eos_token_id), ("bos", config.bos_token_id)):
+        if (actual := _piece_id(processor, CONTROL_PIECES[name])) != expected:
+            _fail(
+                f"tokenizer has <{name}> at id {actual}, config.json says {expected}",
                 "use the tokenizer that was saved with these weights",
             )
-    return facts
+    return token_ids
 
 
 def _piece_id(processor: SentencePieceProcessor, piece: str) -> int:
     token: int = processor.piece_to_id(piece)
     if processor.id_to_piece(token) != piece:
-        _refuse(f"tokenizer has no piece {piece!r}", "use the tokenizer of a PaliGemma")
+        _fail(f"tokenizer has no piece {piece!r}", "use the tokenizer of a PaliGemma")
     return token
 
 
 def _first_id(processor: SentencePieceProcessor, pieces: tuple[str, ...]) -> int:
     first = _piece_id(processor, pieces[0])
     for token, piece in enumerate(pieces, start=first):
-        if (found := _piece_id(processor, piece)) != token:
-            _refuse(
-                f"tokenizer has {piece!r} at id {found}, wanted {token} by the order",
+        if (actual := _piece_id(processor, piece)) != token:
+            _fail(
+                f"tokenizer has {piece!r} at id {actual}, wanted {token} by the order",
                 "use the tokenizer of a PaliGemma",
             )
     return first
 
 
-def _require_whole(processor: SentencePieceProcessor, pieces: tuple[str, ...]) -> None:
+def _check_single_tokens(processor: SentencePieceProcessor, pieces: tuple[str, ...]) -> None:
     for piece in pieces:
         if (ids := processor.encode(piece)) != [_piece_id(processor, piece)]:
-            _refuse(
+            _fail(
                 f"tokenizer encodes {piece!r} as ids {ids}, wanted one",
                 "use the tokenizer of a PaliGemma",
             )
 
 
 def _image_id(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> int:
-    """Return the first id that is never an answer: `<image>`, or the first without a piece."""
+    """Return the first id that never occurs in an answer: `<image>`, or the first without a piece."""
     size: int = processor.get_piece_size()
     token = config.image_token_id
     last = token == size - 1 and processor.id_to_piece(token) == IMAGE_PIECE
     if token < size and not last:
-        _refuse(
+        _fail(
             f"config.json has the image token at id {token}, which is "
             f"{processor.id_to_piece(token)!r} in a tokenizer of {size} pieces",
             "use the tokenizer that was saved with these weights",
@@ -181,5 +181,5 @@ def _image_id(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> int
     return min(token, size)
 
 
-def _refuse(found: str, advice: str) -> NoReturn:
-    raise TokenizerError(f"{found}; {advice}")
+def _fail(problem: str, advice: str) -> NoReturn:
+    raise TokenizerError(f"{problem}; {advice}")

@@ -11,7 +11,7 @@ import pytest
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_config
-from paligemma_edge.export.checkpoint.preprocessor import read_image_facts
+from paligemma_edge.export.checkpoint.preprocessor_config import read_image_config
 from paligemma_edge.runtime.errors import CheckpointError
 from paligemma_edge.runtime.manifest import ImageConfig
 
@@ -34,22 +34,22 @@ def write(folder: Path, name: str = "preprocessor_config.json", **values: Any) -
 def test_what_transformers_saves(tmp_path: Path, config: PaliGemmaConfig) -> None:
     processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=2)
     processor.save_pretrained(tmp_path)
-    facts = read_image_facts(tmp_path, config)
+    facts = read_image_config(tmp_path, config)
     assert facts.resample == "bilinear"
     assert facts.rescale_factor == pytest.approx(FACTS.rescale_factor)
     assert (facts.size, facts.mean, facts.std) == (FACTS.size, FACTS.mean, FACTS.std)
 
 
 def test_absent_things_mean_the_defaults(tmp_path: Path, config: PaliGemmaConfig) -> None:
-    assert read_image_facts(tmp_path, config) == FACTS
-    assert read_image_facts(write(tmp_path, do_convert_rgb=None, size=None), config) == FACTS
+    assert read_image_config(tmp_path, config) == FACTS
+    assert read_image_config(write(tmp_path, do_convert_rgb=None, size=None), config) == FACTS
 
 
 def test_processor_config_comes_first(tmp_path: Path, config: PaliGemmaConfig) -> None:
     write(tmp_path, size={"height": 1, "width": 1})
     inner = {"size": {"height": SIDE, "width": SIDE}, "resample": 0, "image_std": 0.25}
     write(tmp_path, "processor_config.json", image_processor=inner)
-    facts = read_image_facts(tmp_path, config)
+    facts = read_image_config(tmp_path, config)
     assert (facts.resample, facts.std) == ("nearest", (0.25,) * 3)
 
 
@@ -75,5 +75,5 @@ def test_other_steps_are_refused(
     tmp_path: Path, config: PaliGemmaConfig, values: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
-        read_image_facts(write(tmp_path, **values), config)
+        read_image_config(write(tmp_path, **values), config)
     assert words in str(caught.value)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, cast, get_args
 
-from paligemma_edge.export.checkpoint.names import LM_HEAD, PREFIXES, source_key
+from paligemma_edge.export.checkpoint.tensor_names import LM_HEAD, PREFIXES, source_key
 from paligemma_edge.runtime.errors import CheckpointError
 
 Part = Literal["lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"]

@@ -1,4 +1,4 @@
-"""Names on the Hub in the place of paths: what is fetched, what is told, what needs no network."""
+"""Names on the Hub in place of paths: what is fetched, the errors, and what needs no network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from huggingface_hub import constants
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paligemma_edge.export.hub.hub import ADAPTER, CHECKPOINT, TOKENIZER, Wanted, label, local_path
+from paligemma_edge.export.hub.cache import label
+from paligemma_edge.export.hub.download import local_path
+from paligemma_edge.export.hub.file_sets import ADAPTER, CHECKPOINT, TOKENIZER, FileSet
 from paligemma_edge.runtime.cli import main as cli
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
 from tests.helpers import adapters as peft
@@ -38,8 +40,8 @@ def hub(server: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     server.repositories.clear()
-    server.given.clear()
-    server.refusal = 0
+    server.sent.clear()
+    server.status = 0
     return server
 
 
@@ -49,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "home" / "hub"
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing answers there
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.chdir(tmp_path)
     return folder
@@ -66,7 +68,7 @@ def adapter(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return peft.train(checkpoint, folder, target_modules=["q_proj"])
 
 
-def refused(name: str = NAME, wanted: Wanted = CHECKPOINT, **options: Any) -> str:  # noqa: ANN401
+def fetch_error(name: str = NAME, wanted: FileSet = CHECKPOINT, **options: Any) -> str:  # noqa: ANN401
     with pytest.raises(CheckpointError) as caught:
         local_path(name, wanted, **options)
     assert "\n" not in str(caught.value)
@@ -74,11 +76,11 @@ def refused(name: str = NAME, wanted: Wanted = CHECKPOINT, **options: Any) -> st
     return str(caught.value)
 
 
-# What is a name
+# What is a Hub name
 
 
 @pytest.mark.parametrize("given", ["mix", "./google/mix", "a/b/c", "/a/b", "a/b/", "a/..", "a/-b"])
-def test_what_is_no_name_on_the_hub_is_a_path(given: str, cache: Path) -> None:
+def test_anything_but_a_hub_name_is_a_path(given: str, cache: Path) -> None:
     assert local_path(given, CHECKPOINT) == Path(given)
 
 
@@ -96,8 +98,8 @@ def test_what_exists_is_a_path(cache: Path) -> None:
 
 
 @given(st.text(max_size=200) | st.from_regex(r"[\w.\-/]{1,9}/[\w.-]{1,100}", fullmatch=True))
-def test_any_text_is_a_path_or_refused(text: str) -> None:
-    """No network is asked: nothing is in this cache."""
+def test_any_text_is_a_path_or_an_error(text: str) -> None:
+    """Without a network, and with an empty cache."""
     try:
         assert local_path(text, CHECKPOINT, from_cache=True) == Path(text)
     except CheckpointError as error:
@@ -106,25 +108,25 @@ def test_any_text_is_a_path_or_refused(text: str) -> None:
 
 
 def test_a_revision_of_a_path(cache: Path) -> None:
-    with pytest.raises(OptionError, match="revision is 'v1', and mix is no name on the Hub"):
+    with pytest.raises(OptionError, match="revision is 'v1', and mix is not a name on the Hub"):
         local_path("mix", CHECKPOINT, revision="v1")
 
 
 # What is fetched
 
 
-def test_only_the_files_that_are_read_are_fetched(
+def test_fetches_only_the_files_that_are_read(
     hub: Hub, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     repository = hub.add(NAME, checkpoint, *ELSEWHERE)
     folder = local_path(NAME, CHECKPOINT)
-    assert sorted(hub.given) == sorted(path.name for path in checkpoint.iterdir())
+    assert sorted(hub.sent) == sorted(path.name for path in checkpoint.iterdir())
     for path in checkpoint.iterdir():
         assert (folder / path.name).read_bytes() == path.read_bytes()
     assert label(folder) == f"{NAME}@{repository.commit}"
-    hub.given.clear()
+    hub.sent.clear()
     assert local_path(NAME, CHECKPOINT) == local_path(NAME, CHECKPOINT, from_cache=True) == folder
-    assert not hub.given
+    assert not hub.sent
     assert capsys.readouterr().err == ""  # a bar is for a terminal
 
 
@@ -145,98 +147,98 @@ def test_an_adapter_and_a_tokenizer(hub: Hub, adapter: Path, checkpoint: Path) -
     folder = local_path("me/lora", ADAPTER)
     assert sorted(path.name for path in folder.iterdir()) == [peft.CONFIG, peft.WEIGHTS]
     hub.add(NAME, checkpoint)
-    found = local_path(NAME, TOKENIZER)
-    assert sorted(path.name for path in found.iterdir()) == ["tokenizer.json", "tokenizer.model"]
+    folder = local_path(NAME, TOKENIZER)
+    assert sorted(path.name for path in folder.iterdir()) == ["tokenizer.json", "tokenizer.model"]
 
 
-def test_a_revision_is_taken_and_the_others_are_not(hub: Hub, checkpoint: Path) -> None:
+def test_only_the_given_revision_is_fetched(hub: Hub, checkpoint: Path) -> None:
     hub.add(NAME, checkpoint, revisions=("main", "bfloat16"))
     folder = local_path(NAME, CHECKPOINT, revision="bfloat16")
     assert local_path(NAME, CHECKPOINT, revision="bfloat16", from_cache=True) == folder
     assert local_path(NAME, CHECKPOINT, revision=folder.name, from_cache=True) == folder
-    assert "at 'main'" in refused(from_cache=True)
+    assert "at 'main'" in fetch_error(from_cache=True)
 
 
 def test_a_gated_repository_and_a_token(
     hub: Hub, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.add(NAME, checkpoint, token="hf_mine")
-    line = refused()
+    line = fetch_error()
     assert "is gated on the Hub, and you have no token; " in line
     assert f"accept its licence at {hub.address}/{NAME}, then run `hf auth login`" in line
     monkeypatch.setenv("HF_TOKEN", "hf_other")
-    assert "is gated on the Hub, and your token gives no access; " in refused()
+    assert "is gated on the Hub, and your token gives no access; " in fetch_error()
     monkeypatch.setenv("HF_TOKEN", "hf_mine")
     assert (local_path(NAME, CHECKPOINT) / "config.json").is_file()
 
 
-# What cannot be had
+# What cannot be fetched
 
 
-def test_a_repository_that_is_not_there(hub: Hub, checkpoint: Path) -> None:
-    line = refused("google/paligema")
+def test_a_missing_repository(hub: Hub, checkpoint: Path) -> None:
+    line = fetch_error("google/paligema")
     assert "is neither a path here nor a repository on the Hub that you can see" in line
     assert "check the name; if it is private, run `hf auth login`" in line
     hub.add(NAME, checkpoint, private=True)
-    assert "if it is private" in refused()
+    assert "if it is private" in fetch_error()
 
 
-def test_a_revision_that_is_not_there(hub: Hub, checkpoint: Path) -> None:
+def test_a_missing_revision(hub: Hub, checkpoint: Path) -> None:
     hub.add(NAME, checkpoint)
-    assert "has no revision 'v9' on the Hub; give a branch" in refused(revision="v9")
+    assert "has no revision 'v9' on the Hub; give a branch" in fetch_error(revision="v9")
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "message"),
     [
-        (503, "cannot be had: the Hub answers HTTP 503; try again later"),
+        (503, "cannot be fetched: the Hub answers HTTP 503; try again later"),
         (403, "enable access in your token's settings"),
     ],
 )
-def test_a_hub_that_refuses(status: int, told: str, hub: Hub) -> None:
-    hub.refusal = status
-    line = refused()
-    assert told in line
+def test_an_http_error_of_the_hub(status: int, message: str, hub: Hub) -> None:
+    hub.status = status
+    line = fetch_error()
+    assert message in line
     assert ("run `hf auth login`" in line) == (status == 403)
 
 
 def test_no_network(cache: Path, checkpoint: Path) -> None:
-    line = refused()
-    assert "is no path here, and cannot be fetched from the Hub (ConnectError" in line
-    assert "look to the network, or give the folder of a copy" in line
+    line = fetch_error()
+    assert "is not a path here, and cannot be fetched from the Hub (ConnectError" in line
+    assert "check the network, or give the folder of a copy" in line
     kept = keep(cache, NAME, checkpoint)
     assert local_path(NAME, CHECKPOINT) == kept  # as huggingface_hub does
 
 
 def test_offline(cache: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    line = refused()
-    assert f"not whole in the cache {cache} at 'main'; HF_HUB_OFFLINE is set" in line
+    line = fetch_error()
+    assert f"not complete in the cache {cache} at 'main'; HF_HUB_OFFLINE is set" in line
     kept = keep(cache, NAME, checkpoint)
     assert local_path(NAME, CHECKPOINT) == kept
 
 
 def test_from_the_cache(cache: Path, checkpoint: Path) -> None:
-    line = refused(from_cache=True)
-    assert f"not whole in the cache {cache} at 'main'; leave --from-cache out once" in line
+    line = fetch_error(from_cache=True)
+    assert f"not complete in the cache {cache} at 'main'; leave --from-cache out once" in line
     kept = keep(cache, NAME, checkpoint)
     assert local_path(NAME, CHECKPOINT, from_cache=True) == kept
-    assert "at 'v2'" in refused(from_cache=True, revision="v2")
+    assert "at 'v2'" in fetch_error(from_cache=True, revision="v2")
 
 
-def test_a_cache_that_holds_a_part(hub: Hub, checkpoint: Path) -> None:
+def test_an_incomplete_cache(hub: Hub, checkpoint: Path) -> None:
     hub.add(NAME, checkpoint)
     local_path(NAME, TOKENIZER)
-    assert "is no path here, and not whole in the cache" in refused(from_cache=True)
+    assert "is not a path here, and not complete in the cache" in fetch_error(from_cache=True)
     assert local_path(NAME, CHECKPOINT).is_dir()
 
 
 def test_a_cache_without_weights(cache: Path, checkpoint: Path) -> None:
-    """As another program leaves it that asked for one file; a link whose file was deleted, too."""
+    """As another program leaves it that fetched one file; also a link whose file was deleted."""
     kept = keep(cache, NAME, checkpoint)
     (kept / "model.safetensors").resolve().unlink()
-    line = refused(from_cache=True)
-    assert f"as it lies in {kept} has neither model.safetensors nor" in line
+    line = fetch_error(from_cache=True)
+    assert f"as stored in {kept} has neither model.safetensors nor" in line
     assert "fetch it with a network" in line
 
 
@@ -250,7 +252,7 @@ def test_a_cache_without_weights(cache: Path, checkpoint: Path) -> None:
 )
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_a_repository_of_something_else(
-    wanted: Wanted, advice: str, hub: Hub, tmp_path: Path
+    wanted: FileSet, advice: str, hub: Hub, tmp_path: Path
 ) -> None:
     (tmp_path / "jax").mkdir()
     (tmp_path / "jax" / "config.json").write_text("{}")
@@ -289,20 +291,20 @@ def test_an_error_of_any_kind_is_a_line(cache: Path, monkeypatch: pytest.MonkeyP
         raise RuntimeError("CAS service error :\n  reqwest")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    assert "from the Hub (RuntimeError: CAS service error : reqwest)" in refused()
+    assert "from the Hub (RuntimeError: CAS service error : reqwest)" in fetch_error()
 
 
 # The commands
 
 
-def test_the_commands_take_names(
+def test_the_commands_take_hub_names(
     cache: Path,
     checkpoint: Path,
     adapter: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """From a cache that was made by hand, by the real huggingface_hub: no network, no fakes."""
+    """By the real huggingface_hub, from a cache that was made by hand: no network, no fakes."""
     keep(cache, NAME, checkpoint, "a" * 40)
     keep(cache, "me/lora", adapter, "b" * 40)
     names = ["--adapter", "me/lora", "--from-cache"]
@@ -317,10 +319,10 @@ def test_the_commands_take_names(
     assert hub["source"].pop("adapters").startswith(f"me/lora@{'b' * 40} (")
     del local["source"]["checkpoint"], local["source"]["adapters"]
     assert hub == local
-    ask = ["adapter", "plain.bundle", "me/lora", "--name", "mine", "--from-cache"]
-    assert cli.main(ask) == 0
-    beside = json.loads((tmp_path / "plain.bundle" / "manifest.json").read_text())["adapters"]
-    assert beside["mine"]["source"] == f"me/lora@{'b' * 40}"
+    command = ["adapter", "plain.bundle", "me/lora", "--name", "mine", "--from-cache"]
+    assert cli.main(command) == 0
+    adapters = json.loads((tmp_path / "plain.bundle" / "manifest.json").read_text())["adapters"]
+    assert adapters["mine"]["source"] == f"me/lora@{'b' * 40}"
     few = ["--max-new-tokens", "2", *names]
     assert cli.main(["verify", "hub.bundle", NAME, *few]) == 0
     capsys.readouterr()

@@ -1,6 +1,6 @@
-"""How a checkpoint wants its images, from the file that its image processor saved.
+"""How a checkpoint's images are prepared, from the preprocessor_config.json saved with it.
 
-Fills SiglipImageProcessor's defaults and refuses what the runtime does not do.
+Fills SiglipImageProcessor's defaults. A step that the runtime does not do is an error.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal, NoReturn
 from PIL import Image
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_json
-from paligemma_edge.export.checkpoint.refusals import Json
+from paligemma_edge.export.checkpoint.config_fields import Json
 from paligemma_edge.runtime.errors import CheckpointError
 from paligemma_edge.runtime.manifest import ImageConfig
 
@@ -43,10 +43,8 @@ _RESAMPLE: dict[int, Resample] = {
 }
 
 
-def read_image_facts(directory: Path | None, config: PaliGemmaConfig) -> ImageConfig:
-    """Read the preprocessing of a checkpoint; without its file, the released models' holds.
-
-    So it does without a directory, as big_vision's checkpoints have none.
+def read_image_config(directory: Path | None, config: PaliGemmaConfig) -> ImageConfig:
+    """Read a checkpoint's preprocessing; without a file or a directory, as in the released models.
 
     Raises CheckpointError for a step that the runtime does not do, and for a size that is not
     the model's.
@@ -56,11 +54,11 @@ def read_image_facts(directory: Path | None, config: PaliGemmaConfig) -> ImageCo
     values = {**_DEFAULTS, "size": side, **stored}
     for name in _FIXED:
         if bool(values[name]) != _DEFAULTS[name]:
-            _refuse(name, values[name], repr(_DEFAULTS[name]).lower())
+            _reject(name, values[name], repr(_DEFAULTS[name]).lower())
     if _side(values["size"]) != side:
-        _refuse("size", values["size"], f"{side} x {side}, as vision_config.image_size")
+        _reject("size", values["size"], f"{side} x {side}, as vision_config.image_size")
     if values["resample"] not in list(_RESAMPLE):
-        _refuse("resample", values["resample"], "one of Pillow's filters, 0 to 5")
+        _reject("resample", values["resample"], "one of Pillow's filters, 0 to 5")
     return ImageConfig(
         size=side,
         resample=_RESAMPLE[values["resample"]],
@@ -83,7 +81,7 @@ def _stored(directory: Path | None) -> Json:
 
 
 def _side(size: object) -> object:
-    """Return the side of a square, None for any other way to say a size."""
+    """Return the side of a square, None for any other size."""
     if isinstance(size, dict):
         height, width = size.get("height"), size.get("width")
         return height if height == width else None
@@ -93,19 +91,19 @@ def _side(size: object) -> object:
 def _triple(name: str, value: Any, above: float = -1e6) -> tuple[float, float, float]:  # noqa: ANN401
     values = value if isinstance(value, list) else [value] * 3
     if len(values) != 3:
-        _refuse(name, value, "three numbers, for red, green and blue")
+        _reject(name, value, "three numbers, for red, green and blue")
     red, green, blue = (_number(name, item, above) for item in values)
     return red, green, blue
 
 
 def _number(name: str, value: Any, above: float = 0.0) -> float:  # noqa: ANN401
     if type(value) not in (int, float) or not above < value < 1e6:
-        _refuse(name, value, f"a number above {above:g}")
+        _reject(name, value, f"a number above {above:g}")
     return float(value)
 
 
-def _refuse(name: str, found: object, wanted: str) -> NoReturn:
+def _reject(name: str, value: object, wanted: str) -> NoReturn:
     raise CheckpointError(
-        f"{PREPROCESSOR_FILE} has {name} {found!r}, wanted {wanted}; "
+        f"{PREPROCESSOR_FILE} has {name} {value!r}, wanted {wanted}; "
         "the runtime prepares images in no other way"
     )

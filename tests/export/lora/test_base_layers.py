@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from paligemma_edge.export.checkpoint.checkpoint import open_checkpoint
-from paligemma_edge.export.checkpoint.names import expected_shapes
+from paligemma_edge.export.checkpoint.open import open_checkpoint
+from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.lora.adapter import read_adapter
-from paligemma_edge.export.lora.adapter_base import Base, read_base
-from paligemma_edge.export.lora.adapter_inputs import branches_of
-from paligemma_edge.export.lora.lora_graphs import AdaptedVariant
+from paligemma_edge.export.lora.base_layers import Base, read_base
+from paligemma_edge.export.lora.graph_inputs import branches_of
+from paligemma_edge.export.lora.variant_graphs import AdaptedVariant
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from tests.helpers.adapted_models import Model
 

@@ -1,6 +1,6 @@
-"""One file that lies in parts, read as if it were whole.
+"""A file that is stored in parts, read as if it were whole.
 
-Knows paths and sizes. Knows nothing of what the file holds. No file stays open between reads.
+Knows paths and sizes. Knows nothing of the content. No file stays open between reads.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class JoinedFile:
-    """Files whose bytes follow one another; mostly it is one file alone."""
+    """Files whose bytes follow one another; usually just one."""
 
     paths: tuple[Path, ...]
-    starts: tuple[int, ...]  # of each file, and behind them the size of all
+    starts: tuple[int, ...]  # of each file, then the size of all
 
     @classmethod
     def open(cls, paths: Sequence[Path]) -> JoinedFile:
-        """Note the sizes as they are now. Raises OSError where a file cannot be looked at."""
+        """Note the sizes as they are now. Raises OSError where a file cannot be read."""
         sizes = [path.stat().st_size for path in paths]
         return cls(tuple(paths), tuple(itertools.accumulate(sizes, initial=0)))
 
@@ -32,7 +32,7 @@ class JoinedFile:
         return self.starts[-1]
 
     def read_into(self, offset: int, view: memoryview) -> int:
-        """Fill `view` (format B) from `offset`; return how many bytes there were.
+        """Fill `view` (format B) from `offset`; return the number of bytes read.
 
         Raises OSError where a part cannot be read.
         """
@@ -63,7 +63,7 @@ class JoinedFile:
 
 class _Reader(io.RawIOBase):
     def __init__(self, source: JoinedFile) -> None:
-        self._source, self._place = source, 0
+        self._source, self._position = source, 0
 
     def readable(self) -> bool:
         return True
@@ -72,16 +72,16 @@ class _Reader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._source.size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._source.size}[whence]
         if base + offset < 0:
-            raise OSError("a place before the start of the file")
-        self._place = base + offset
-        return self._place
+            raise OSError("a position before the start of the file")
+        self._position = base + offset
+        return self._position
 
     def tell(self) -> int:
-        return self._place
+        return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        count = self._source.read_into(self._place, memoryview(buffer).cast("B"))
-        self._place += count
+        count = self._source.read_into(self._position, memoryview(buffer).cast("B"))
+        self._position += count
         return count

@@ -1,0 +1,38 @@
+"""Names from a file as one short line of a message, however many and whatever their characters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+_MOST = 10
+_LONGEST = 120
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Join the first ten names, then count the rest."""
+    more = len(names) - _MOST
+    return ", ".join(map(_printable, names[:_MOST])) + (f" and {more} more" if more > 0 else "")
+
+
+def _printable(name: str) -> str:
+    name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
+    return name if name.isprintable() else ascii(name)
+
+
+def join_tensor_names(names: Iterable[str]) -> str:
+    """Join names on one line, sorted, with the layers of equal names as ranges."""
+    groups: dict[str, list[int]] = {}
+    for name in names:
+        parts = re.split(r"(?<=\blayers\.)(\d+)(?=\.)", name, maxsplit=1)
+        layer = int(parts[1]) if len(parts) > 1 else -1
+        groups.setdefault("{}".join((parts[0], *parts[2:])), []).append(layer)
+    return ", ".join(name.replace("{}", _ranges(groups[name])) for name in sorted(groups))
+
+
+def _ranges(layers: list[int]) -> str:
+    layers = sorted(layers)
+    starts = [n for n in layers if n - 1 not in layers]
+    ends = [n for n in layers if n + 1 not in layers]
+    spans = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
+    return spans[0] if spans == [str(layers[0])] else "{" + ",".join(spans) + "}"

@@ -1,0 +1,24 @@
+"""huggingface_hub's cache: where it is, and which repository and commit a folder in it holds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# Where huggingface_hub keeps a repository: models--ORG--NAME/snapshots/COMMIT.
+_SNAPSHOT = re.compile(r".*/models--(?P<org>.+?)--(?P<name>.+)/snapshots/(?P<commit>[0-9a-f]{40})")
+
+
+def cache_folder() -> str:
+    """The folder of the cache, as HF_HOME or HF_HUB_CACHE set it."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
+
+
+def label(path: Path) -> str:
+    """A short name of a folder or file: `org/name@commit` of a snapshot, else its last part."""
+    resolved = path.resolve()
+    if snapshot := _SNAPSHOT.fullmatch(resolved.as_posix()):
+        return f"{snapshot['org']}/{snapshot['name']}@{snapshot['commit']}"
+    return resolved.name

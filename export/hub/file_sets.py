@@ -1,0 +1,42 @@
+"""Which files of a Hub repository are fetched: for a checkpoint, an adapter or a tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FileSet:
+    """The files to fetch from a repository."""
+
+    description: str
+    files: tuple[str, ...]  # names, or patterns with a *
+    needed: tuple[str, ...]  # at least one of them has to be there
+    advice: str  # if none is
+
+
+_TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "added_tokens.json")
+# What the exporter reads, and what transformers reads in `verify`. Pickles, the npz of JAX and
+# weights for other programs are not fetched.
+CHECKPOINT = FileSet(
+    "a PaliGemma as transformers saves it",
+    (
+        "config.json",
+        "model*.safetensors",
+        "model.safetensors.index.json",
+        *_TOKENIZER_FILES,
+        *("preprocessor_config.json", "processor_config.json"),
+        *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"),
+    ),
+    ("model.safetensors", "model.safetensors.index.json"),
+    "give a LoRA adapter by --adapter, beside its base, and an npz by its path",
+)
+ADAPTER = FileSet(
+    "a LoRA adapter as PEFT saves it",
+    ("adapter_config.json", "adapter_model.safetensors"),
+    ("adapter_model.safetensors",),
+    "load it with peft and save it again",
+)
+TOKENIZER = FileSet(
+    "a PaliGemma's tokenizer", _TOKENIZER_FILES, _TOKENIZER_FILES[:2], "give its path"
+)
