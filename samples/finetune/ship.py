@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Plan.steps)
     parser.add_argument("--asked", type=int, default=200, help="held-out images")
     options = parser.parse_args()
-    plan = Plan(options.scenes, options.steps)
+    plan = Plan(options.images, options.steps)
     shares = finetune(options.out, plan, options.asked)
     print(f"\n{'right answers':28}{PROMPT:>12}{KNOWN:>14}")
     for name, (new, known) in shares.items():
