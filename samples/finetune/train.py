@@ -22,7 +22,7 @@ from transformers import (
     set_seed,
 )
 
-from samples.shapes.checkpoint import processor
+from samples.shapes.checkpoint_files import processor
 from samples.shapes.evaluate import CHECKPOINT
 from samples.shapes.scenes import Scene, Split, draw
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.score import Predict, score
+from samples.shapes.scoring import Predict, score
 from samples.shapes.tasks import TASKS, Question, ask, possible
 
 CHECKPOINT = Path(__file__).with_name("checkpoint")
@@ -76,14 +76,14 @@ def main() -> None:
 
 
 def _checkpoint(args: argparse.Namespace) -> Predict:
-    from samples.shapes.predictor import load
+    from samples.shapes.transformers_predictor import load
 
     return load(args.checkpoint)
 
 
 def _bundle(args: argparse.Namespace) -> Predict:
     from paligemma_edge.runtime import PaliGemma
-    from samples.shapes.typed_predictor import through
+    from samples.shapes.runtime_predictor import through
 
     return through(PaliGemma(args.bundle, variant=args.variant))
 

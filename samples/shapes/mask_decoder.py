@@ -10,7 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from samples.shapes.score import MaskDecoder
+from samples.shapes.scoring import MaskDecoder
 
 Array = NDArray[np.float32]
 _UPS = (4, 6, 8, 10)

@@ -21,9 +21,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PaliGemmaForConditionalGeneration, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from samples.shapes import checkpoint, masks, tokenizer, vision
+from samples.shapes import checkpoint_files, mask_vae, tokenizer
+from samples.shapes.dataset import Collator, Lessons
 from samples.shapes.evaluate import CHECKPOINT
-from samples.shapes.lessons import Collator, Lessons
+from samples.shapes.vision_pretraining import Heads, pretrain, warm_cosine
 
 IMAGES_PER_STEP = 5  # each with two to six questions
 SIGHT = 0.25  # the weight of the vision tower's own loss in the last stage
@@ -44,7 +45,7 @@ class OneLook(Trainer):
     The loss is the model's own plus a share of the vision tower's, which goes on learning to see.
     """
 
-    heads: vision.Heads
+    heads: Heads
 
     def compute_loss(
         self,
@@ -73,12 +74,12 @@ def train_tokenizer(work: Path) -> bytes:
     return path.read_bytes()
 
 
-def train_masks(work: Path, steps: int) -> masks.MaskVae:
+def train_masks(work: Path, steps: int) -> mask_vae.MaskVae:
     """Stage 2."""
-    vae, path = masks.MaskVae(), work / "vae.pt"
+    vae, path = mask_vae.MaskVae(), work / "vae.pt"
     if not path.exists():
-        trained = masks.train(steps, seed=0)
-        np.savez(work / "vae-oid.npz", **masks.inference_arrays(trained))  # type: ignore[arg-type]
+        trained = mask_vae.train(steps, seed=0)
+        np.savez(work / "vae-oid.npz", **mask_vae.inference_arrays(trained))  # type: ignore[arg-type]
         torch.save(trained.state_dict(), path)
     vae.load_state_dict(torch.load(path))
     return vae.eval()
@@ -87,15 +88,15 @@ def train_masks(work: Path, steps: int) -> masks.MaskVae:
 def new_model() -> PaliGemmaForConditionalGeneration:
     """The untrained model, the same every time."""
     torch.manual_seed(0)
-    return PaliGemmaForConditionalGeneration(checkpoint.config())
+    return PaliGemmaForConditionalGeneration(checkpoint_files.config())
 
 
-def train_vision(model: PaliGemmaForConditionalGeneration, work: Path, steps: int) -> vision.Heads:
+def train_vision(model: PaliGemmaForConditionalGeneration, work: Path, steps: int) -> Heads:
     """Stage 3, in place."""
     tower, path = model.model.vision_tower, work / "vision.pt"
-    heads = vision.Heads(tower.config.hidden_size)
+    heads = Heads(tower.config.hidden_size)
     if not path.exists():
-        heads = vision.pretrain(tower, steps)
+        heads = pretrain(tower, steps)
         torch.save((tower.state_dict(), heads.state_dict()), path)
     for module, state in zip((tower, heads), torch.load(path), strict=True):
         module.load_state_dict(state)
@@ -104,7 +105,7 @@ def train_vision(model: PaliGemmaForConditionalGeneration, work: Path, steps: in
 
 def train_answers(
     model: PaliGemmaForConditionalGeneration,
-    heads: vision.Heads,
+    heads: Heads,
     lessons: Lessons,
     collator: Collator,
     plan: Plan,
@@ -139,7 +140,7 @@ def train_answers(
 def _optimizer(model: nn.Module, heads: nn.Module, plan: Plan) -> tuple[AdamW, LambdaLR]:
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = AdamW(parameters, lr=plan.rate, betas=(0.9, 0.95), weight_decay=0.01)
-    return optimizer, LambdaLR(optimizer, lambda step: vision.warm_cosine(step, plan.steps))
+    return optimizer, LambdaLR(optimizer, lambda step: warm_cosine(step, plan.steps))
 
 
 def main() -> None:
@@ -164,10 +165,10 @@ def main() -> None:
     heads = train_vision(model, args.work, args.vision_steps)
     if args.start is not None:
         model = PaliGemmaForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32)
-    lessons = Lessons(args.steps * IMAGES_PER_STEP, masks.code_table(vae), args.skip)
+    lessons = Lessons(args.steps * IMAGES_PER_STEP, mask_vae.code_table(vae), args.skip)
     collator = Collator(spm.SentencePieceProcessor(model_proto=spm_model))
     train_answers(model, heads, lessons, collator, Plan(args.work, args.steps, args.rate))
-    checkpoint.write(model, spm_model, args.work / "vae-oid.npz", args.out)
+    checkpoint_files.write(model, spm_model, args.work / "vae-oid.npz", args.out)
     print(f"{time.monotonic() - start:.0f} s")
 
 

@@ -10,9 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from paligemma_edge.runtime import PaliGemma
-from samples.finetune.ship import KNOWN, finetune, through
 from samples.finetune.train import PROMPT, Collator, Plan, shapes, train, truth
-from samples.shapes.checkpoint import processor
+from samples.finetune.workflow import KNOWN, finetune, through
+from samples.shapes.checkpoint_files import processor
 from samples.shapes.evaluate import CHECKPOINT
 
 LIBRARIES = "ignore:::transformers|peft|torch|accelerate"

@@ -17,9 +17,9 @@ from PIL import Image
 from samples.shapes import mask_decoder
 from samples.shapes.evaluate import CHECKPOINT, MEASURES, evaluate, exam
 from samples.shapes.scenes import KINDS, SIDE, WORDS, Scene, draw, silhouette
-from samples.shapes.score import Answer, Guess, Predict, box_iou, paste, read, score
-from samples.shapes.showcase import IMAGES
+from samples.shapes.scoring import Answer, Guess, Predict, box_iou, paste, read, score
 from samples.shapes.tasks import Question, Thing, answer_text, ask, describe, locations, possible
+from samples.shapes.write_images import IMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = tuple(range(16))
@@ -206,7 +206,7 @@ def _truthful() -> Predict:
 
 
 def test_scoring_needs_no_torch() -> None:
-    modules = "samples.shapes.evaluate, samples.shapes.showcase"
+    modules = "samples.shapes.evaluate, samples.shapes.write_images"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -258,7 +258,7 @@ def test_a_batch_is_what_the_processor_makes(pieces: spm.SentencePieceProcessor)
     import torch
     from transformers import PaliGemmaProcessor
 
-    from samples.shapes.lessons import Collator, Lessons
+    from samples.shapes.dataset import Collator, Lessons
 
     lessons = list(islice(iter(Lessons(3, AnyCodes())), 3))
     pairs = [pair for lesson in lessons for pair in lesson.pairs]
@@ -279,7 +279,7 @@ def test_a_batch_is_what_the_processor_makes(pieces: spm.SentencePieceProcessor)
 
 
 def test_the_mask_decoder_has_the_official_arrays() -> None:
-    from samples.shapes.masks import MaskVae, inference_arrays
+    from samples.shapes.mask_vae import MaskVae, inference_arrays
 
     with np.load(CHECKPOINT / "vae-oid.npz") as file:
         shapes = {name: file[name].shape for name in file.files}
@@ -293,7 +293,7 @@ def test_the_mask_decoder_has_the_official_arrays() -> None:
 def test_plain_numpy_decodes_as_torch_does() -> None:
     import torch
 
-    from samples.shapes.masks import MaskVae, inference_arrays
+    from samples.shapes.mask_vae import MaskVae, inference_arrays
 
     torch.manual_seed(0)
     vae = MaskVae()
@@ -341,7 +341,7 @@ def test_the_weights_are_small_and_have_the_names_of_the_hub() -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_shipped_model_answers() -> None:
     """Untrained or broken weights score nothing at all; README has the figures."""
-    from samples.shapes.predictor import load
+    from samples.shapes.transformers_predictor import load
 
     results = evaluate(load(CHECKPOINT), count=16)
     floor = {"caption": 0.3, "answer": 0.6, "detect": 0.4, "segment": 0.4}

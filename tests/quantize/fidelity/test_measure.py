@@ -34,11 +34,11 @@ from paligemma_edge.runtime.errors import DeviceError, ImageError, OptionError, 
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import Manifest
-from samples.shapes import mask_decoder, score
+from samples.shapes import mask_decoder, scoring
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.showcase import FIRST
 from samples.shapes.tasks import Question as ShapesQuestion
 from samples.shapes.tasks import ask, possible
+from samples.shapes.write_images import FIRST
 
 FEW = 3  # images
 LIMIT = 60
@@ -206,8 +206,8 @@ def test_scores_against_the_truth_are_those_of_the_samples(
     expected: dict[str, list[tuple[float, float]]] = {}
     for (image, question), pair in zip(exam(), answers, strict=True):
         assert question.prompt == pair[0].prompt
-        answers_read = (score.read(question, said.text, decode) for said in pair)
-        one, two = (score.score(question, image, answer) for answer in answers_read)
+        answers_read = (scoring.read(question, said.text, decode) for said in pair)
+        one, two = (scoring.score(question, image, answer) for answer in answers_read)
         expected.setdefault(question.task, []).append((one, two))
     assert list(noisy.tasks) == list(expected)
     for task, scores in expected.items():
@@ -246,9 +246,9 @@ def _by_hand(
         one, two = found[0][i], found[1][j]
         if one.label == two.label:
             pairs[i, j] = (
-                score.mask_iou(soft[0][i] > 0.5, soft[1][j] > 0.5)
+                scoring.mask_iou(soft[0][i] > 0.5, soft[1][j] > 0.5)
                 if masked
-                else score.box_iou(dataclasses.astuple(one.box), dataclasses.astuple(two.box))
+                else scoring.box_iou(dataclasses.astuple(one.box), dataclasses.astuple(two.box))
             )
     ways = itertools.permutations(range(pairs.shape[1]), len(pairs))
     best = max(sum(pairs[i, j] for i, j in enumerate(way)) for way in ways)

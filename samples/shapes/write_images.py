@@ -1,6 +1,6 @@
 """Writes held-out images with prompts and the truth: the dozen that ship, or any others.
 
-python -m samples.shapes.showcase --out build/exam --first 0 --count 200
+python -m samples.shapes.write_images --out build/exam --first 0 --count 200
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python -m samples.finetune    # into build/finetune: the adapter and two bundles
 
-The task is a list, "star red, ring blue", in a form that the base does not know. `finetune_train`
+The task is a list, "star red, ring blue", in a form that the base does not know. `train.py`
 trains the adapter. `export --adapter` merges it into a bundle, for a device that lists and does
 nothing else. `adapter` puts it beside the base, for one where each call says whether it lists. The
 table tells how many answers about held-out images are right, word for word: of the new task, and

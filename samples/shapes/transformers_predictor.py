@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from samples.shapes import mask_decoder
-from samples.shapes.score import Answer, Predict, read
+from samples.shapes.scoring import Answer, Predict, read
 from samples.shapes.tasks import Question
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from paligemma_edge.runtime import ObjectResult, PaliGemma
 from paligemma_edge.runtime.encoded_image import EncodedImage
 from samples.shapes.scenes import SIDE
-from samples.shapes.score import Answer, Guess, Predict
+from samples.shapes.scoring import Answer, Guess, Predict
 from samples.shapes.tasks import Question
 
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from samples.shapes.checkpoint import IMAGE_ID, PATCHES
+from samples.shapes.checkpoint_files import IMAGE_ID, PATCHES
 from samples.shapes.scenes import Scene, draw
 from samples.shapes.tasks import CodeTable, answer_text, ask, possible
-from samples.shapes.vision import pixel_values, truth
+from samples.shapes.vision_pretraining import pixel_values, truth
 
 PAD, EOS, BOS = 0, 1, 2
 IGNORED = -100

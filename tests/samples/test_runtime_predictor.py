@@ -6,8 +6,8 @@ import pytest
 
 from paligemma_edge.runtime import PaliGemma
 from samples.shapes.evaluate import CHECKPOINT, evaluate
-from samples.shapes.predictor import load
-from samples.shapes.typed_predictor import through
+from samples.shapes.runtime_predictor import through
+from samples.shapes.transformers_predictor import load
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
