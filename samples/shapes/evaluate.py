@@ -18,7 +18,7 @@ import numpy as np
 
 from samples.shapes.scenes import Scene, draw
 from samples.shapes.scoring import Predict, score
-from samples.shapes.tasks import TASKS, Question, ask, possible
+from samples.shapes.tasks import TASKS, ShapesQuestion, ask, possible
 
 CHECKPOINT = Path(__file__).with_name("checkpoint")
 MEASURES = {
@@ -30,7 +30,7 @@ MEASURES = {
 }
 
 
-def exam(count: int) -> Iterator[tuple[Scene, list[Question]]]:
+def exam(count: int) -> Iterator[tuple[Scene, list[ShapesQuestion]]]:
     """Held-out images, each with one question of every task that it allows."""
     for number in range(count):
         scene = draw("held_out", number)

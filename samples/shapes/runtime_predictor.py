@@ -10,20 +10,20 @@ from paligemma_edge.runtime import ObjectResult, PaliGemma
 from paligemma_edge.runtime.encoded_image import EncodedImage
 from samples.shapes.scenes import SIDE
 from samples.shapes.scoring import Answer, Guess, Predict
-from samples.shapes.tasks import Question
+from samples.shapes.tasks import ShapesQuestion
 
 
 def through(model: PaliGemma, *, longest: int = 100) -> Predict:
     """A predictor that looks at an image once and asks it all questions."""
 
-    def predict(image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
+    def predict(image: Image.Image, questions: Sequence[ShapesQuestion]) -> list[Answer]:
         with model.encode(image) as view:
             return [_ask(view, question, longest) for question in questions]
 
     return predict
 
 
-def _ask(view: EncodedImage, question: Question, longest: int) -> Answer:
+def _ask(view: EncodedImage, question: ShapesQuestion, longest: int) -> Answer:
     verb, _, rest = question.prompt.partition(" ")
     if verb == "detect":
         return _guesses(view.detect(rest, max_new_tokens=longest))

@@ -37,7 +37,7 @@ COLOURS = {
 }
 SIZES = {"small": (19, 26), "large": (36, 46)}  # shortest and longest side, in pixels
 WORDS = tuple(Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split())
-_GAP = 4  # free pixels between two things
+_GAP = 4  # free pixels between two shapes, or a shape and a word
 _APART = 9  # pixels between two centres along x, so that "left to right" is never a close call
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samples.shapes.scenes import SIDE, Scene
-from samples.shapes.tasks import Question
+from samples.shapes.tasks import ShapesQuestion
 
 MaskDecoder: TypeAlias = Callable[
     [Sequence[int]], NDArray[np.float32]
@@ -34,10 +34,10 @@ class Guess:
 
 
 Answer: TypeAlias = str | Sequence[Guess]  # words, or objects for detect and segment
-Predict: TypeAlias = Callable[[Image.Image, Sequence[Question]], Sequence[Answer]]
+Predict: TypeAlias = Callable[[Image.Image, Sequence[ShapesQuestion]], Sequence[Answer]]
 
 
-def read(question: Question, text: str, decode: MaskDecoder) -> Answer:
+def read(question: ShapesQuestion, text: str, decode: MaskDecoder) -> Answer:
     """A text as its question asks for it; a part that cannot be read is left out."""
     if question.task not in ("detect", "segment"):
         return text
@@ -52,15 +52,15 @@ def _guess(match: re.Match[str], decode: MaskDecoder) -> Guess:
     return Guess(match[3], box, paste(box, decode(codes)) if codes else None)
 
 
-def score(question: Question, scene: Scene, answer: Answer) -> float:
+def score(question: ShapesQuestion, scene: Scene, answer: Answer) -> float:
     """1 or 0 for words; the mean IoU of the objects for boxes and masks."""
     if isinstance(answer, str):
         return float(answer == question.text)
-    pairs = np.zeros((len(question.things), len(answer)))
-    for row, thing in enumerate(question.things):
+    pairs = np.zeros((len(question.objects), len(answer)))
+    for row, truth in enumerate(question.objects):
         for column, guess in enumerate(answer):
-            if guess.label == thing.label:
-                pairs[row, column] = _overlap(question.task, scene, thing.index, guess)
+            if guess.label == truth.label:
+                pairs[row, column] = _overlap(question.task, scene, truth.index, guess)
     return _matched(pairs) / max(pairs.shape)
 
 

@@ -19,7 +19,7 @@ _CLEAR = 14  # pixels off the middle before a shape is called left, right, top o
 
 
 @dataclass(frozen=True)
-class Thing:
+class NamedShape:
     """One object of an answer: what it is called there, and which shape of the image it is."""
 
     label: str
@@ -27,16 +27,16 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A prompt and its truth: `things` for detect and segment, `text` for the other tasks."""
+class ShapesQuestion:
+    """A prompt and its truth: `objects` for detect and segment, `text` for the other tasks."""
 
     task: str
     prompt: str
     text: str = ""
-    things: tuple[Thing, ...] = ()
+    objects: tuple[NamedShape, ...] = ()
 
 
-def ask(scene: Scene, task: str, rng: np.random.Generator) -> Question:
+def ask(scene: Scene, task: str, rng: np.random.Generator) -> ShapesQuestion:
     """A question of one task; `possible` says which tasks an image allows."""
     return _ASK[task](scene, rng)
 
@@ -47,13 +47,13 @@ def possible(scene: Scene) -> tuple[str, ...]:
     return ("caption", *shapes, *(("ocr",) if scene.word else ()))
 
 
-def answer_text(question: Question, scene: Scene, codes: CodeTable) -> str:
+def answer_text(question: ShapesQuestion, scene: Scene, codes: CodeTable) -> str:
     """The text that a model should generate."""
     if question.task not in ("detect", "segment"):
         return question.text
     return " ; ".join(
-        _located(question.task, thing, scene.shapes[thing.index], codes)
-        for thing in question.things
+        _located(question.task, named, scene.shapes[named.index], codes)
+        for named in question.objects
     )
 
 
@@ -62,16 +62,16 @@ def locations(box: Box) -> str:
     return "".join(f"<loc{round(edge * 1023 / SIDE):04d}>" for edge in box)
 
 
-def _located(task: str, thing: Thing, shape: Shape, codes: CodeTable) -> str:
+def _located(task: str, named: NamedShape, shape: Shape, codes: CodeTable) -> str:
     y0, x0, y1, x1 = shape.box
     segments = codes[shape.kind, y1 - y0, x1 - x0] if task == "segment" else ()
     return (
-        locations(shape.box) + "".join(f"<seg{code:03d}>" for code in segments) + f" {thing.label}"
+        locations(shape.box) + "".join(f"<seg{code:03d}>" for code in segments) + f" {named.label}"
     )
 
 
-def _caption(scene: Scene, _: np.random.Generator) -> Question:
-    return Question("caption", "caption en", describe(scene))
+def _caption(scene: Scene, _: np.random.Generator) -> ShapesQuestion:
+    return ShapesQuestion("caption", "caption en", describe(scene))
 
 
 def describe(scene: Scene) -> str:
@@ -85,8 +85,8 @@ def describe(scene: Scene) -> str:
     return f"{named[0]} {side} the word {scene.word.text}"
 
 
-def _ocr(scene: Scene, _: np.random.Generator) -> Question:
-    return Question("ocr", "ocr", scene.word.text if scene.word else "")
+def _ocr(scene: Scene, _: np.random.Generator) -> ShapesQuestion:
+    return ShapesQuestion("ocr", "ocr", scene.word.text if scene.word else "")
 
 
 def _matching(scene: Scene, name: str) -> list[int]:
@@ -107,30 +107,30 @@ def _only_name(shape: Shape, scene: Scene, rng: np.random.Generator) -> str | No
     return str(rng.choice(names)) if names else None
 
 
-def _detect(scene: Scene, rng: np.random.Generator) -> Question:
+def _detect(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     names = [_some_name(scene, rng)]
     other = _some_name(scene, rng)
     if rng.random() < 0.4 and not set(_matching(scene, other)) & set(_matching(scene, names[0])):
         names.append(other)
-    things = tuple(Thing(name, index) for name in names for index in _matching(scene, name))
-    return Question("detect", f"detect {' ; '.join(names)}", things=things)
+    objects = tuple(NamedShape(name, index) for name in names for index in _matching(scene, name))
+    return ShapesQuestion("detect", f"detect {' ; '.join(names)}", objects=objects)
 
 
-def _segment(scene: Scene, rng: np.random.Generator) -> Question:
+def _segment(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     """One shape that has a name of its own; if there is none, all that share a name."""
     names = [_only_name(shape, scene, rng) for shape in scene.shapes]
     own = [name for name in names if name]
     name = str(rng.choice(own)) if own else _some_name(scene, rng)
-    things = tuple(Thing(name, index) for index in _matching(scene, name))
-    return Question("segment", f"segment {name}", things=things)
+    objects = tuple(NamedShape(name, index) for index in _matching(scene, name))
+    return ShapesQuestion("segment", f"segment {name}", objects=objects)
 
 
-def _answer(scene: Scene, rng: np.random.Generator) -> Question:
+def _answer(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     """One of the kinds of question, drawn again until it fits the image."""
     while True:
         found = _QUESTIONS[int(rng.integers(len(_QUESTIONS)))](scene, rng)
         if found is not None:
-            return Question("answer", f"answer en {found[0]}", found[1])
+            return ShapesQuestion("answer", f"answer en {found[0]}", found[1])
 
 
 _Pair: TypeAlias = tuple[str, str] | None
@@ -199,7 +199,7 @@ def _which_side(scene: Scene, rng: np.random.Generator) -> _Pair:
     ) else "no"
 
 
-_ASK: Mapping[str, Callable[[Scene, np.random.Generator], Question]] = {
+_ASK: Mapping[str, Callable[[Scene, np.random.Generator], ShapesQuestion]] = {
     "caption": _caption,
     "answer": _answer,
     "detect": _detect,

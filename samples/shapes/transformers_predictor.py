@@ -11,7 +11,7 @@ from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from samples.shapes import mask_decoder
 from samples.shapes.scoring import Answer, Predict, read
-from samples.shapes.tasks import Question
+from samples.shapes.tasks import ShapesQuestion
 
 
 def load(folder: Path, *, longest: int = 100) -> Predict:
@@ -23,7 +23,7 @@ def load(folder: Path, *, longest: int = 100) -> Predict:
     )
     model.train(False)
 
-    def predict(image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
+    def predict(image: Image.Image, questions: Sequence[ShapesQuestion]) -> list[Answer]:
         asked = [f"<image>{question.prompt}" for question in questions]
         inputs = processor(
             text=asked, images=[image] * len(asked), padding="longest", return_tensors="pt"

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.tasks import Question, ask, possible
+from samples.shapes.tasks import ShapesQuestion, ask, possible
 
 FIRST, COUNT = 100_000, 12  # far from the images of the exam
 IMAGES = Path(__file__).parents[1] / "images"
@@ -40,16 +40,16 @@ def _write_one(folder: Path, name: str, number: int) -> dict[str, Any]:
     }
 
 
-def _entry(scene: Scene, question: Question) -> dict[str, Any]:
-    """Words are a `text`; else `things`: label, pixel box y0 x0 y1 x1 and value in the masks."""
+def _entry(scene: Scene, question: ShapesQuestion) -> dict[str, Any]:
+    """Words are a `text`; else `objects`: label, pixel box y0 x0 y1 x1 and value in the masks."""
     head = {"task": question.task, "prompt": question.prompt}
-    if not question.things:
+    if not question.objects:
         return {**head, "text": question.text}
-    things = [
+    objects = [
         {"label": t.label, "box": list(scene.shapes[t.index].box), "mask": t.index + 1}
-        for t in question.things
+        for t in question.objects
     ]
-    return {**head, "things": things}
+    return {**head, "objects": objects}
 
 
 def main() -> None:

@@ -18,7 +18,15 @@ from samples.shapes import mask_decoder
 from samples.shapes.evaluate import CHECKPOINT, MEASURES, evaluate, exam
 from samples.shapes.scenes import KINDS, SIDE, WORDS, Scene, draw, silhouette
 from samples.shapes.scoring import Answer, Guess, Predict, box_iou, paste, read, score
-from samples.shapes.tasks import Question, Thing, answer_text, ask, describe, locations, possible
+from samples.shapes.tasks import (
+    NamedShape,
+    ShapesQuestion,
+    answer_text,
+    ask,
+    describe,
+    locations,
+    possible,
+)
 from samples.shapes.write_images import IMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +112,7 @@ def test_prompts_have_the_prefixes_of_paligemma() -> None:
         assert question.prompt.startswith(prefixes.get(question.task, question.task + " "))
 
 
-def _questions(count: int) -> Iterator[Question]:
+def _questions(count: int) -> Iterator[ShapesQuestion]:
     rng = np.random.default_rng(0)
     for scene in _scenes(count):
         yield from (ask(scene, task, rng) for task in possible(scene))
@@ -117,12 +125,12 @@ def test_answers_have_the_output_format() -> None:
             question = ask(scene, task, rng)
             decoded: list[Sequence[int]] = []
             found = _objects(question, answer_text(question, scene, AnyCodes()), decoded)
-            assert [f.label for f in found] == [thing.label for thing in question.things]
+            assert [f.label for f in found] == [shape.label for shape in question.objects]
             assert decoded == ([CODES] * len(found) if task == "segment" else [])
             assert all((f.mask is not None) == (task == "segment") for f in found)
 
 
-def _objects(question: Question, text: str, decoded: list[Sequence[int]]) -> Sequence[Guess]:
+def _objects(question: ShapesQuestion, text: str, decoded: list[Sequence[int]]) -> Sequence[Guess]:
     """The objects of an answer; which codes were decoded is noted."""
 
     def decode(codes: Sequence[int]) -> np.ndarray:
@@ -136,7 +144,7 @@ def _objects(question: Question, text: str, decoded: list[Sequence[int]]) -> Seq
 
 def test_location_tokens_give_the_pixels_back() -> None:
     box = (0, 13, 57, 112)
-    (found,) = _objects(Question("detect", "detect thing"), locations(box) + " thing", [])
+    (found,) = _objects(ShapesQuestion("detect", "detect thing"), locations(box) + " thing", [])
     assert locations(box) == "<loc0000><loc0119><loc0521><loc1023>"
     assert tuple(round(edge) for edge in found.box) == box
 
@@ -157,7 +165,7 @@ def test_the_words_are_short_and_many() -> None:
 
 def test_what_cannot_be_read_scores_nothing() -> None:
     scene = next(p for p in _scenes(50) if p.shapes)
-    question = Question("detect", "detect x", things=(Thing("x", 0),))
+    question = ShapesQuestion("detect", "detect x", objects=(NamedShape("x", 0),))
 
     def scored(text: str) -> float:
         return score(question, scene, read(question, text, _flat(1.0)))
@@ -197,7 +205,7 @@ def test_the_truth_scores_full_marks() -> None:
 def _truthful() -> Predict:
     scenes = (scene for scene, _ in exam(20))
 
-    def predict(_: Image.Image, questions: Sequence[Question]) -> list[Answer]:
+    def predict(_: Image.Image, questions: Sequence[ShapesQuestion]) -> list[Answer]:
         scene = next(scenes)
         texts = [answer_text(question, scene, AnyCodes()) for question in questions]
         return [read(q, text, _flat(1.0)) for q, text in zip(questions, texts, strict=True)]
@@ -316,9 +324,9 @@ def test_the_shipped_scenes_are_those_of_the_generator() -> None:
     for entry in entries:
         masks, pixels = _pixels(entry["masks"]), _pixels(entry["image"])
         assert (masks.shape, pixels.shape) == ((SIDE, SIDE), (SIDE, SIDE, 3))
-        for thing in (t for q in entry["questions"] for t in q.get("things", ())):
-            rows, columns = np.nonzero(masks == thing["mask"])
-            assert [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1] == thing["box"]
+        for truth in (t for q in entry["questions"] for t in q.get("objects", ())):
+            rows, columns = np.nonzero(masks == truth["mask"])
+            assert [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1] == truth["box"]
 
 
 def _pixels(name: str) -> np.ndarray:

@@ -36,8 +36,7 @@ from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import Manifest
 from samples.shapes import mask_decoder, scoring
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.tasks import Question as ShapesQuestion
-from samples.shapes.tasks import ask, possible
+from samples.shapes.tasks import ShapesQuestion, ask, possible
 from samples.shapes.write_images import FIRST
 
 FEW = 3  # images
