@@ -1,12 +1,12 @@
-"""Teaches the sample model a new task with a LoRA, and ships what it learned in both ways.
+"""Teaches the sample model a new task with a LoRA, and ships the result in two ways.
 
     python -m samples.finetune    # into build/finetune: the adapter and two bundles
 
-The task is a list, "star red, ring blue", in a form that the base does not know. `train.py`
-trains the adapter. `export --adapter` merges it into a bundle, for a device that lists and does
-nothing else. `adapter` puts it beside the base, for one where each call says whether it lists. The
-table tells how many answers about held-out images are right, word for word: of the new task, and
-of one that the base knew.
+The task is a list, "star red, ring blue", in a form that the base model does not know. `train.py`
+trains the adapter. `export --adapter` merges it into a bundle, for a device that only lists.
+`adapter` adds it to a bundle of the base model, for a device where each call chooses whether to
+use it. The table shows the share of held-out images whose answer is right, word for word: for the
+new task, and for one that the base model already knew.
 """
 
 from __future__ import annotations
@@ -21,75 +21,85 @@ from typing import TypeAlias
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.cli.main import main as paligemma_edge
-from samples.finetune import train as finetune_train
-from samples.finetune.train import PROMPT, Plan, shapes, truth
+from samples.finetune.train import (
+    PROMPT,
+    FinetunePlan,
+    generate,
+    shape_scenes,
+    train,
+    true_answer,
+)
 from samples.shapes.evaluate import CHECKPOINT
 from samples.shapes.scenes import Scene
-from samples.shapes.tasks import describe
+from samples.shapes.tasks import caption_text
 
 KNOWN = "caption en"
 SMALL = "cpu-int8"
 
-Ask: TypeAlias = Callable[[Sequence[Scene], str], list[str]]
+Answerer: TypeAlias = Callable[[Sequence[Scene], str], list[str]]  # scenes and a prompt to texts
 
 
-def finetune(folder: Path, plan: Plan, asked: int) -> dict[str, tuple[float, float]]:
-    """Train, ship and ask; returns the two shares of right answers of each way to answer."""
-    held_out = shapes("held_out", asked)
+def finetune(folder: Path, plan: FinetunePlan, held_out: int) -> dict[str, tuple[float, float]]:
+    """Train, ship and score; returns the accuracy on both tasks for each way to answer."""
+    scenes = shape_scenes("held_out", held_out)
     adapter, merged, both = (folder / name for name in ("adapter", "merged.bundle", "both.bundle"))
     start = time.monotonic()
-    model = finetune_train.train(adapter, plan)
+    model = train(adapter, plan)
     print(f"trained in {time.monotonic() - start:.0f} s")
-    original: Ask = partial(finetune_train.ask, model)
+    original: Answerer = partial(generate, model)
     with model.disable_adapter():
-        shares = {"base, transformers": rights(original, held_out)}
-    shares["adapter, transformers"] = rights(original, held_out)
+        shares = {"base, transformers": accuracy(original, scenes)}
+    shares["adapter, transformers"] = accuracy(original, scenes)
 
     questions = write_questions(folder / "questions", plan.calibration)
     command("export", CHECKPOINT, merged, "--adapter", adapter, "--overwrite")
     command("quantize", merged, SMALL, "--calibrate", questions)
     command("run", merged, PROMPT, questions / "00.png", "--variant", SMALL)
     for variant in ("cpu-fp32", SMALL):
-        shares[f"merged bundle, {variant}"] = rights(through(merged, variant), held_out)
+        shares[f"merged bundle, {variant}"] = accuracy(bundle_answerer(merged, variant), scenes)
 
     command("export", CHECKPOINT, both, "--overwrite")
     command("quantize", both, SMALL, "--calibrate", questions)
     command("adapter", both, adapter, "--name", PROMPT)
     command("run", both, PROMPT, questions / "00.png", "--variant", SMALL, "--adapter", PROMPT)
     for variant in ("cpu-fp32", SMALL):
-        shares[f"base and adapter, {variant}"] = rights(through(both, variant, PROMPT), held_out)
+        switched = bundle_answerer(both, variant, PROMPT)
+        shares[f"base and adapter, {variant}"] = accuracy(switched, scenes)
     return shares
 
 
-def through(path: Path, variant: str, adapter: str | None = None) -> Ask:
-    """The answers of a bundle; an adapter beside the base is for the new task alone."""
+def bundle_answerer(path: Path, variant: str, adapter: str | None = None) -> Answerer:
+    """Answer with a bundle; an adapter is used for the new task only."""
     model = PaliGemma(path, variant=variant)
 
-    def ask(scenes: Sequence[Scene], prompt: str) -> list[str]:
+    def answer(scenes: Sequence[Scene], prompt: str) -> list[str]:
         requests = [(scene.image(), prompt) for scene in scenes]
-        with_it = adapter if prompt == PROMPT else None
-        answers = model.generate_batch(requests, max_new_tokens=40, adapter=with_it)
-        return [answer.text for answer in answers]
+        used = adapter if prompt == PROMPT else None
+        generations = model.generate_batch(requests, max_new_tokens=40, adapter=used)
+        return [generation.text for generation in generations]
 
-    return ask
+    return answer
 
 
-def rights(ask: Ask, scenes: Sequence[Scene]) -> tuple[float, float]:
-    """Which shares of the answers are the truth: of the new task, and of the known one."""
+def accuracy(answer: Answerer, scenes: Sequence[Scene]) -> tuple[float, float]:
+    """The share of answers that equal the truth: of the new task, and of the known one."""
     new, known = (
-        sum(answer == true(scene) for answer, scene in zip(answers, scenes, strict=True))
-        for answers, true in ((ask(scenes, PROMPT), truth), (ask(scenes, KNOWN), describe))
+        sum(text == truth(scene) for text, scene in zip(texts, scenes, strict=True))
+        for texts, truth in (
+            (answer(scenes, PROMPT), true_answer),
+            (answer(scenes, KNOWN), caption_text),
+        )
     )
     return new / len(scenes), known / len(scenes)
 
 
 def write_questions(folder: Path, number: int) -> Path:
-    """Images of the training and a prompts.json: what `quantize` is calibrated with."""
+    """Write training images and their prompts.json, which `quantize` calibrates with."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    for place, scene in enumerate(shapes("train", number)):
+    for place, scene in enumerate(shape_scenes("train", number)):
         scene.image().save(folder / f"{place:02d}.png")
-        pairs = ((PROMPT, truth(scene)), (KNOWN, describe(scene)))
+        pairs = ((PROMPT, true_answer(scene)), (KNOWN, caption_text(scene)))
         questions = [{"prompt": prompt, "text": text} for prompt, text in pairs]
         entries.append({"image": f"{place:02d}.png", "questions": questions})
     (folder / "prompts.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
@@ -97,7 +107,7 @@ def write_questions(folder: Path, number: int) -> Path:
 
 
 def command(*arguments: str | Path) -> None:
-    """Run `paligemma-edge`, and show how a terminal would be asked for it."""
+    """Run `paligemma-edge` in this process, after printing the command as a shell takes it."""
     words = [str(argument) for argument in arguments]
     print(f"\n$ paligemma-edge {' '.join(words)}", flush=True)
     if code := paligemma_edge(words):
@@ -105,17 +115,39 @@ def command(*arguments: str | Path) -> None:
 
 
 def main() -> None:
-    """The whole story, then the table."""
+    """Run all of it, then print the table."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m samples.finetune",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, default=Path("build/finetune"))
-    parser.add_argument("--images", type=int, default=Plan.scenes, help="of the training")
-    parser.add_argument("--steps", type=int, default=Plan.steps)
-    parser.add_argument("--asked", type=int, default=200, help="held-out images")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("build/finetune"),
+        help="folder for the adapter and the bundles; default: %(default)s",
+    )
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=FinetunePlan.scenes,
+        help="images to train on; default: %(default)s",
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=FinetunePlan.steps,
+        help="training steps; default: %(default)s",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=int,
+        default=200,
+        help="held-out images to score; default: %(default)s",
+    )
     options = parser.parse_args()
-    plan = Plan(options.images, options.steps)
-    shares = finetune(options.out, plan, options.asked)
+    plan = FinetunePlan(options.images, options.steps)
+    shares = finetune(options.out, plan, options.held_out)
     print(f"\n{'right answers':28}{PROMPT:>12}{KNOWN:>14}")
     for name, (new, known) in shares.items():
         print(f"{name:28}{new:>12.3f}{known:>14.3f}")

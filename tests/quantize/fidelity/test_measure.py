@@ -36,7 +36,7 @@ from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import Manifest
 from samples.shapes import mask_decoder, scoring
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.tasks import ShapesQuestion, ask, possible
+from samples.shapes.tasks import ShapesQuestion, make_question, possible_tasks
 from samples.shapes.write_images import FIRST
 
 FEW = 3  # images
@@ -133,7 +133,7 @@ def exam() -> list[tuple[Scene, ShapesQuestion]]:
     asked = []
     for place in range(FEW):
         image, rng = draw("held_out", FIRST + place), np.random.default_rng([3, FIRST + place])
-        asked += [(image, ask(image, task, rng)) for task in possible(image)]
+        asked += [(image, make_question(image, task, rng)) for task in possible_tasks(image)]
     return asked
 
 
@@ -205,7 +205,7 @@ def test_scores_against_the_truth_are_those_of_the_samples(
     expected: dict[str, list[tuple[float, float]]] = {}
     for (image, question), pair in zip(exam(), answers, strict=True):
         assert question.prompt == pair[0].prompt
-        answers_read = (scoring.read(question, said.text, decode) for said in pair)
+        answers_read = (scoring.parse_answer(question, said.text, decode) for said in pair)
         one, two = (scoring.score(question, image, answer) for answer in answers_read)
         expected.setdefault(question.task, []).append((one, two))
     assert list(noisy.tasks) == list(expected)
