@@ -80,9 +80,9 @@ def describe(result: TextResult | ObjectResult, question: dict[str, Any]) -> lis
         f"probability {math.exp(found.score):.2f}"
         for found in result
     ]
-    for thing in question["things"]:
-        y0, x0, y1, x1 = thing["box"]
-        lines.append(f"    truth: {thing['label']} {(x0, y0, x1, y1)}")
+    for truth in question["objects"]:
+        y0, x0, y1, x1 = truth["box"]
+        lines.append(f"    truth: {truth['label']} {(x0, y0, x1, y1)}")
     return lines
 
 

@@ -43,7 +43,7 @@ class Question:
     prompt: str
     task: str  # the prompt's first word where the folder names none
     text: str | None = None
-    things: tuple[GroundTruth, ...] | None = None
+    objects: tuple[GroundTruth, ...] | None = None
     masks: Path | None = None  # an image as large as the other, each object in a value of its own
 
 
@@ -52,7 +52,7 @@ class _PromptEntry:
     prompt: str
     task: str | None = None
     text: str | None = None
-    things: tuple[GroundTruth, ...] | None = None
+    objects: tuple[GroundTruth, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def parse_prompts(directory: Path) -> list[Question]:
     """Every prompt of a folder's `prompts.json`; its images are not opened.
 
     The file is a list of `{"image": name, "questions": [{"prompt": text}]}`. Optional are the
-    image's `masks` and a question's `task`, `text` and `things`; other fields are left unread.
+    image's `masks` and a question's `task`, `text` and `objects`; other fields are left unread.
     OptionError where it is absent or of another form.
     """
     path = directory / PROMPTS_FILE
@@ -148,7 +148,7 @@ def _question(image: Path, asked: _PromptEntry, masks: Path | None) -> Question:
         prompt=asked.prompt,
         task=task,
         text=asked.text,
-        things=asked.things,
+        objects=asked.objects,
         masks=masks,
     )
 

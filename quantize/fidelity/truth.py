@@ -24,7 +24,7 @@ def score(question: Question, said: EvalAnswer) -> float | None:
     Of the task "segment" the masks are compared, else the boxes. None too where the truth is
     masks and the folder or the model has none.
     """
-    if question.things is None:
+    if question.objects is None:
         return None if question.text is None else float(said.text == question.text)
     if question.task != _SEGMENT:
         return mean_overlap(_true_objects(question, None), said.objects(), box_iou)
@@ -52,8 +52,8 @@ def _mean(pairs: Sequence[tuple[float, float]]) -> TaskScore:
 
 
 def _true_objects(question: Question, values: NDArray[np.uint8] | None) -> list[EvalObject]:
-    assert question.things is not None
+    assert question.objects is not None
     return [
         EvalObject(t.label, t.box, None if values is None or t.mask is None else values == t.mask)
-        for t in question.things
+        for t in question.objects
     ]

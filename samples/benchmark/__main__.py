@@ -2,6 +2,6 @@
 
 import sys
 
-from samples.benchmark.compare import main
+from samples.benchmark.runner import main
 
 sys.exit(main())

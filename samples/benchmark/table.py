@@ -99,7 +99,7 @@ def header(found: Json, prompt: str, steps: int, runs: int) -> str:
     results = [result for result in found["results"].values() if "reading" in result]
     told = {key: value for result in results for key, value in result.items()}
     versions = [f"{k} {told[k]}" for k in ("onnxruntime", "torch", "transformers") if k in told]
-    gpu = f"{told['GPU']}; " if "gpu" in told else ""
+    gpu = f"{told['gpu']}; " if "gpu" in told else ""
     return (
         f"{gpu}{told.get('processor', 'nothing was measured')}, {found['threads']} threads; "
         f"{', '.join(versions)}\n{prompt!r}, {told.get('prompt_tokens')} tokens after "

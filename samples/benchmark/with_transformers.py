@@ -22,7 +22,7 @@ from paligemma_edge.runtime.diagnostics.timings import StepTimings, Timings, unt
 from paligemma_edge.runtime.errors import DeviceError
 from paligemma_edge.runtime.system.linux import available_memory, process_memory, processor_name
 from paligemma_edge.runtime.timing import Stopwatch
-from samples.benchmark.original import Original
+from samples.benchmark.transformers_model import Original
 
 ITEMSIZES = {"bfloat16": 2, "float16": 2, "float32": 4}
 MODES = ("eager", "compiled")

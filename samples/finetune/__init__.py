@@ -1,1 +1,1 @@
-"""A LoRA for a new task, trained and shipped."""
+"""Trains a LoRA for a new task and ships it, merged and switchable."""

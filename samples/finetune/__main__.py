@@ -1,5 +1,5 @@
 """`python -m samples.finetune`."""
 
-from samples.finetune.ship import main
+from samples.finetune.workflow import main
 
 main()

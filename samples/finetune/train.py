@@ -1,6 +1,6 @@
-"""The task of `finetune`, and how an adapter learns it: peft's LoRA, transformers' Trainer.
+"""The new task, and how an adapter learns it: peft's LoRA and transformers' Trainer.
 
-Knows the sample model and its drawn images. Knows nothing of bundles.
+Knows the sample model and its drawn scenes. Knows nothing of bundles.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from transformers import (
     set_seed,
 )
 
-from samples.shapes.checkpoint import processor
+from samples.shapes.checkpoint_files import processor
 from samples.shapes.evaluate import CHECKPOINT
 from samples.shapes.scenes import Scene, Split, draw
 
 PROMPT = "list"
 DECODER = r".*language_model.*_proj"  # every linear layer of it; the vision tower stays as it is
-FIRST = 2_000_000  # the sample model has seen the images before this number
+FIRST = 2_000_000  # the sample model was trained on scenes with lower numbers
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long the training takes, and over how many images; how many calibrate."""
+class FinetunePlan:
+    """How many scenes, steps and scenes per step to train with; how many scenes calibrate."""
 
     scenes: int = 2000
     steps: int = 500
@@ -41,38 +41,38 @@ class Plan:
     calibration: int = 12
 
 
-def shapes(split: Split, number: int) -> list[Scene]:
-    """The first images of a split, from FIRST on, that show shapes and no word."""
+def shape_scenes(split: Split, number: int) -> list[Scene]:
+    """The first scenes of a split, from FIRST on, that show shapes and no word."""
     drawn = (draw(split, place) for place in count(FIRST))
     return list(islice((scene for scene in drawn if scene.word is None), number))
 
 
-def truth(scene: Scene) -> str:
+def true_answer(scene: Scene) -> str:
     """The shapes from left to right, kind before colour."""
     return ", ".join(f"{shape.kind} {shape.colour}" for shape in scene.shapes)
 
 
 @dataclass(frozen=True)
-class Collator:
-    """Images to a batch: of a `suffix` the processor makes labels and token types."""
+class ListCollator:
+    """Scenes to a batch: the processor makes labels and token types of the `suffix`."""
 
     processor: PaliGemmaProcessor
 
     def __call__(self, scenes: Sequence[Scene]) -> dict[str, Tensor]:
-        """What PaliGemma learns from: it sees its prompt whole, and the answer alone counts."""
+        """The processor's tensors; only tokens of the answer count towards the loss."""
         return dict(
             self.processor(
                 text=[f"<image>{PROMPT}"] * len(scenes),
                 images=[[scene.image()] for scene in scenes],
-                suffix=[truth(scene) for scene in scenes],
+                suffix=[true_answer(scene) for scene in scenes],
                 padding="longest",
                 return_tensors="pt",
             )
         )
 
 
-def train(folder: Path, plan: Plan) -> Any:  # noqa: ANN401 - peft wraps any model
-    """Save a trained adapter into `folder` and return the adapted model; the same each time."""
+def train(folder: Path, plan: FinetunePlan) -> Any:  # noqa: ANN401 - peft wraps any model
+    """Save a trained adapter into `folder` and return its model; each run gives the same one."""
     set_seed(0)
     base = PaliGemmaForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules=DECODER))
@@ -92,14 +92,14 @@ def train(folder: Path, plan: Plan) -> Any:  # noqa: ANN401 - peft wraps any mod
         use_cpu=True,
         disable_tqdm=True,
     )
-    shown: Any = shapes("train", plan.scenes)  # a list does what a Dataset does
-    Trainer(model, arguments, Collator(processor(CHECKPOINT)), shown).train()
+    dataset: Any = shape_scenes("train", plan.scenes)  # a list is enough of a Dataset
+    Trainer(model, arguments, ListCollator(processor(CHECKPOINT)), dataset).train()
     model.save_pretrained(str(folder))
     return model.eval()
 
 
-def ask(model: Any, scenes: Sequence[Scene], prompt: str) -> list[str]:  # noqa: ANN401
-    """The answers of transformers' model, greedy."""
+def generate(model: Any, scenes: Sequence[Scene], prompt: str) -> list[str]:  # noqa: ANN401
+    """The greedy answers of a transformers model."""
     encode, answers = processor(CHECKPOINT), list[str]()
     for start in range(0, len(scenes), 25):
         images = [[scene.image()] for scene in scenes[start : start + 25]]

@@ -1,9 +1,9 @@
-"""Asks a predictor about held-out images and reports how often it is right.
+"""Scores a predictor on held-out images and reports how often it is right.
 
-    python -m samples.shapes.evaluate                          # the checkpoint, by transformers
-    python -m samples.shapes.evaluate --bundle shapes.bundle   # a bundle, by its typed calls
+    python -m samples.shapes.evaluate                          # the checkpoint, in transformers
+    python -m samples.shapes.evaluate --bundle shapes.bundle   # a bundle, with its typed calls
 
-`evaluate` takes any predictor: a function of an image and questions that returns their answers.
+`evaluate` takes any predictor: a function from an image and questions to their answers.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.score import Predict, score
-from samples.shapes.tasks import TASKS, Question, ask, possible
+from samples.shapes.scoring import Predictor, score
+from samples.shapes.tasks import TASKS, ShapesQuestion, make_question, possible_tasks
 
 CHECKPOINT = Path(__file__).with_name("checkpoint")
 MEASURES = {
@@ -30,25 +30,25 @@ MEASURES = {
 }
 
 
-def exam(count: int) -> Iterator[tuple[Scene, list[Question]]]:
-    """Held-out images, each with one question of every task that it allows."""
+def held_out_questions(count: int) -> Iterator[tuple[Scene, list[ShapesQuestion]]]:
+    """Held-out scenes, each with one question for every task that it allows."""
     for number in range(count):
         scene = draw("held_out", number)
         rng = np.random.default_rng([1, number])
-        yield scene, [ask(scene, task, rng) for task in possible(scene)]
+        yield scene, [make_question(scene, task, rng) for task in possible_tasks(scene)]
 
 
-def evaluate(predict: Predict, *, count: int = 200) -> dict[str, dict[str, float]]:
-    """For each task, how many questions there were and the mean score."""
+def evaluate(predict: Predictor, *, count: int = 200) -> dict[str, dict[str, float]]:
+    """The number of questions and the mean score of each task."""
     scores: dict[str, list[float]] = {task: [] for task in TASKS}
-    for scene, questions in exam(count):
+    for scene, questions in held_out_questions(count):
         answers = predict(scene.image(), questions)
         for question, answer in zip(questions, answers, strict=True):
             scores[question.task].append(score(question, scene, answer))
     return {
-        task: {"questions": len(got), "score": float(np.mean(got))}
-        for task, got in scores.items()
-        if got
+        task: {"questions": len(values), "score": float(np.mean(values))}
+        for task, values in scores.items()
+        if values
     }
 
 
@@ -63,29 +63,35 @@ def report(results: dict[str, dict[str, float]], seconds: float) -> str:
 
 
 def main() -> None:
-    """Score a checkpoint through transformers, or a bundle through the runtime."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
-    parser.add_argument("--bundle", type=Path, help="score this instead of the checkpoint")
-    parser.add_argument("--variant", help="of the bundle")
-    parser.add_argument("--count", type=int, default=200)
+    """Score a checkpoint in transformers, or a bundle in the runtime."""
+    parser = argparse.ArgumentParser(
+        prog="python -m samples.shapes.evaluate", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, default=CHECKPOINT, help="to run in transformers"
+    )
+    parser.add_argument("--bundle", type=Path, help="score this one instead, by the runtime")
+    parser.add_argument("--variant", help="of the bundle; default: the lossless one")
+    parser.add_argument(
+        "--count", type=int, default=200, help="held-out images; default: %(default)s"
+    )
     args = parser.parse_args()
     start = time.monotonic()
-    predict = _bundle(args) if args.bundle else _checkpoint(args)
+    predict = _bundle_predictor(args) if args.bundle else _checkpoint_predictor(args)
     print(report(evaluate(predict, count=args.count), time.monotonic() - start))
 
 
-def _checkpoint(args: argparse.Namespace) -> Predict:
-    from samples.shapes.predictor import load
+def _checkpoint_predictor(args: argparse.Namespace) -> Predictor:
+    from samples.shapes.transformers_predictor import load_predictor
 
-    return load(args.checkpoint)
+    return load_predictor(args.checkpoint)
 
 
-def _bundle(args: argparse.Namespace) -> Predict:
+def _bundle_predictor(args: argparse.Namespace) -> Predictor:
     from paligemma_edge.runtime import PaliGemma
-    from samples.shapes.typed_predictor import through
+    from samples.shapes.runtime_predictor import make_predictor
 
-    return through(PaliGemma(args.bundle, variant=args.variant))
+    return make_predictor(PaliGemma(args.bundle, variant=args.variant))
 
 
 if __name__ == "__main__":

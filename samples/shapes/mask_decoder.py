@@ -1,4 +1,4 @@
-"""The mask VQ-VAE's decoder in plain numpy: codes to a mask where there is no torch."""
+"""The mask VQ-VAE's decoder in plain numpy: codes to a mask without torch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from samples.shapes.score import MaskDecoder
+from samples.shapes.scoring import MaskDecoder
 
 Array = NDArray[np.float32]
 _UPS = (4, 6, 8, 10)
 
 
 def load(path: Path) -> MaskDecoder:
-    """A decoder that remembers what it has decoded."""
+    """The decoder of a `vae-oid.npz`, with a cache of decoded masks."""
     with np.load(path) as file:
         arrays = {name: file[name].astype(np.float32) for name in file.files}
 
     @lru_cache(maxsize=4096)
-    def remembered(codes: tuple[int, ...]) -> Array:
+    def cached(codes: tuple[int, ...]) -> Array:
         return decode(arrays, codes)
 
-    return lambda codes: remembered(tuple(codes))
+    return lambda codes: cached(tuple(codes))
 
 
 def decode(arrays: Mapping[str, Array], codes: Sequence[int]) -> Array:

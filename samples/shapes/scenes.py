@@ -1,6 +1,6 @@
-"""Draws images of coloured shapes, and of short words, from a seed.
+"""Draws scenes, which are images of coloured shapes and short words, from a seed.
 
-Knows geometry and pixels: what stands where is returned with the image. Knows nothing of prompts,
+Knows geometry and pixels: a scene has its image and what is where in it. Knows nothing of prompts,
 tokens or models.
 """
 
@@ -37,13 +37,13 @@ COLOURS = {
 }
 SIZES = {"small": (19, 26), "large": (36, 46)}  # shortest and longest side, in pixels
 WORDS = tuple(Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split())
-_GAP = 4  # free pixels between two things
+_GAP = 4  # free pixels between two shapes, or a shape and a word
 _APART = 9  # pixels between two centres along x, so that "left to right" is never a close call
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One shape of an image."""
+    """One shape of a scene."""
 
     kind: str
     colour: str
@@ -59,7 +59,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Word:
-    """A word of an image, with the box of each letter."""
+    """A word of a scene, with the box of each letter."""
 
     text: str
     box: Box
@@ -68,7 +68,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Scene:
-    """Pixels, and what they show; shapes stand in order from left to right."""
+    """Pixels and what they show; shapes are in order from left to right."""
 
     pixels: NDArray[np.uint8]  # [SIDE, SIDE, 3]
     owner: NDArray[np.uint8]  # [SIDE, SIDE]: 0 for the background and the word, i + 1 for shape i
@@ -81,12 +81,12 @@ class Scene:
         return owned
 
     def image(self) -> Image.Image:
-        """The image as Pillow has it."""
+        """The pixels as a Pillow image."""
         return Image.fromarray(self.pixels)
 
 
 def draw(split: Split, number: int) -> Scene:
-    """Image `number` of a split: a function of its arguments; the splits share no seed."""
+    """Scene `number` of a split, the same on every call; the splits share no seed."""
     rng = np.random.default_rng([SPLITS.index(split), number])
     return _word_scene(rng) if rng.random() < 0.22 else _shape_scene(rng)
 

@@ -1,6 +1,6 @@
-"""Asks about an image, and knows the true answer, in PaliGemma's prompts and output formats.
+"""Makes questions about a scene with their true answers, in PaliGemma's formats.
 
-Knows nothing of tokens' ids, and nothing of torch.
+Knows nothing of token ids, and nothing of torch.
 """
 
 from __future__ import annotations
@@ -19,62 +19,64 @@ _CLEAR = 14  # pixels off the middle before a shape is called left, right, top o
 
 
 @dataclass(frozen=True)
-class Thing:
-    """One object of an answer: what it is called there, and which shape of the image it is."""
+class NamedShape:
+    """One object of an answer: the label it has there, and the number of its shape."""
 
     label: str
     index: int
 
 
 @dataclass(frozen=True)
-class Question:
-    """A prompt and its truth: `things` for detect and segment, `text` for the other tasks."""
+class ShapesQuestion:
+    """A prompt and its truth: `objects` for detect and segment, `text` for the other tasks."""
 
     task: str
     prompt: str
     text: str = ""
-    things: tuple[Thing, ...] = ()
+    objects: tuple[NamedShape, ...] = ()
 
 
-def ask(scene: Scene, task: str, rng: np.random.Generator) -> Question:
-    """A question of one task; `possible` says which tasks an image allows."""
-    return _ASK[task](scene, rng)
+def make_question(scene: Scene, task: str, rng: np.random.Generator) -> ShapesQuestion:
+    """A question for one task; `possible_tasks` says which tasks a scene allows."""
+    return _TASK_QUESTIONS[task](scene, rng)
 
 
-def possible(scene: Scene) -> tuple[str, ...]:
-    """The tasks that make sense on an image."""
+def possible_tasks(scene: Scene) -> tuple[str, ...]:
+    """The tasks that make sense for a scene."""
     shapes = ("answer", "detect", "segment") if scene.shapes else ()
     return ("caption", *shapes, *(("ocr",) if scene.word else ()))
 
 
-def answer_text(question: Question, scene: Scene, codes: CodeTable) -> str:
+def answer_text(question: ShapesQuestion, scene: Scene, codes: CodeTable) -> str:
     """The text that a model should generate."""
     if question.task not in ("detect", "segment"):
         return question.text
     return " ; ".join(
-        _located(question.task, thing, scene.shapes[thing.index], codes)
-        for thing in question.things
+        _object_text(question.task, named, scene.shapes[named.index], codes)
+        for named in question.objects
     )
 
 
-def locations(box: Box) -> str:
+def location_tokens(box: Box) -> str:
     """A box as four location tokens, <y0><x0><y1><x1>."""
     return "".join(f"<loc{round(edge * 1023 / SIDE):04d}>" for edge in box)
 
 
-def _located(task: str, thing: Thing, shape: Shape, codes: CodeTable) -> str:
+def _object_text(task: str, named: NamedShape, shape: Shape, codes: CodeTable) -> str:
     y0, x0, y1, x1 = shape.box
     segments = codes[shape.kind, y1 - y0, x1 - x0] if task == "segment" else ()
     return (
-        locations(shape.box) + "".join(f"<seg{code:03d}>" for code in segments) + f" {thing.label}"
+        location_tokens(shape.box)
+        + "".join(f"<seg{code:03d}>" for code in segments)
+        + f" {named.label}"
     )
 
 
-def _caption(scene: Scene, _: np.random.Generator) -> Question:
-    return Question("caption", "caption en", describe(scene))
+def _caption(scene: Scene, _: np.random.Generator) -> ShapesQuestion:
+    return ShapesQuestion("caption", "caption en", caption_text(scene))
 
 
-def describe(scene: Scene) -> str:
+def caption_text(scene: Scene) -> str:
     """The caption: shapes from left to right; or a word, and the shape above or below it."""
     named = [f"a {s.size} {s.colour} {s.kind}" for s in scene.shapes]
     if scene.word is None:
@@ -85,12 +87,12 @@ def describe(scene: Scene) -> str:
     return f"{named[0]} {side} the word {scene.word.text}"
 
 
-def _ocr(scene: Scene, _: np.random.Generator) -> Question:
-    return Question("ocr", "ocr", scene.word.text if scene.word else "")
+def _ocr(scene: Scene, _: np.random.Generator) -> ShapesQuestion:
+    return ShapesQuestion("ocr", "ocr", scene.word.text if scene.word else "")
 
 
 def _matching(scene: Scene, name: str) -> list[int]:
-    """The shapes that "circle" or "red circle" names, from left to right."""
+    """Numbers of the shapes called "circle" or "red circle", from left to right."""
     return [i for i, s in enumerate(scene.shapes) if name in (s.kind, f"{s.colour} {s.kind}")]
 
 
@@ -100,62 +102,62 @@ def _some_name(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _only_name(shape: Shape, scene: Scene, rng: np.random.Generator) -> str | None:
-    """A name that no other shape of the image answers to."""
+    """A name that fits no other shape of the scene."""
     names = [
         n for n in (shape.kind, f"{shape.colour} {shape.kind}") if len(_matching(scene, n)) == 1
     ]
     return str(rng.choice(names)) if names else None
 
 
-def _detect(scene: Scene, rng: np.random.Generator) -> Question:
+def _detect(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
     names = [_some_name(scene, rng)]
     other = _some_name(scene, rng)
     if rng.random() < 0.4 and not set(_matching(scene, other)) & set(_matching(scene, names[0])):
         names.append(other)
-    things = tuple(Thing(name, index) for name in names for index in _matching(scene, name))
-    return Question("detect", f"detect {' ; '.join(names)}", things=things)
+    objects = tuple(NamedShape(name, index) for name in names for index in _matching(scene, name))
+    return ShapesQuestion("detect", f"detect {' ; '.join(names)}", objects=objects)
 
 
-def _segment(scene: Scene, rng: np.random.Generator) -> Question:
-    """One shape that has a name of its own; if there is none, all that share a name."""
+def _segment(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
+    """One shape with a name of its own; if there is none, all shapes that share a name."""
     names = [_only_name(shape, scene, rng) for shape in scene.shapes]
     own = [name for name in names if name]
     name = str(rng.choice(own)) if own else _some_name(scene, rng)
-    things = tuple(Thing(name, index) for index in _matching(scene, name))
-    return Question("segment", f"segment {name}", things=things)
+    objects = tuple(NamedShape(name, index) for index in _matching(scene, name))
+    return ShapesQuestion("segment", f"segment {name}", objects=objects)
 
 
-def _answer(scene: Scene, rng: np.random.Generator) -> Question:
-    """One of the kinds of question, drawn again until it fits the image."""
+def _answer(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
+    """One of the kinds of question, drawn again until it fits the scene."""
     while True:
-        found = _QUESTIONS[int(rng.integers(len(_QUESTIONS)))](scene, rng)
-        if found is not None:
-            return Question("answer", f"answer en {found[0]}", found[1])
+        pair = _QUESTIONS[int(rng.integers(len(_QUESTIONS)))](scene, rng)
+        if pair is not None:
+            return ShapesQuestion("answer", f"answer en {pair[0]}", pair[1])
 
 
-_Pair: TypeAlias = tuple[str, str] | None
+_Pair: TypeAlias = tuple[str, str] | None  # question and answer; None: not for this scene
 
 
-def _one(scene: Scene, rng: np.random.Generator) -> tuple[Shape, str | None]:
+def _pick_shape(scene: Scene, rng: np.random.Generator) -> tuple[Shape, str | None]:
     shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
     return shape, _only_name(shape, scene, rng)
 
 
 def _what_colour(scene: Scene, rng: np.random.Generator) -> _Pair:
-    shape, _ = _one(scene, rng)
+    shape, _ = _pick_shape(scene, rng)
     word = str(rng.choice(["color", "colour"]))
     same = len(_matching(scene, shape.kind))
     return (f"what {word} is the {shape.kind}?", shape.colour) if same == 1 else None
 
 
 def _what_shape(scene: Scene, rng: np.random.Generator) -> _Pair:
-    shape, _ = _one(scene, rng)
+    shape, _ = _pick_shape(scene, rng)
     same = sum(s.colour == shape.colour for s in scene.shapes)
     return (f"what shape is {shape.colour}?", shape.kind) if same == 1 else None
 
 
 def _what_size(scene: Scene, rng: np.random.Generator) -> _Pair:
-    shape, name = _one(scene, rng)
+    shape, name = _pick_shape(scene, rng)
     return (f"what size is the {name}?", shape.size) if name else None
 
 
@@ -169,7 +171,7 @@ def _how_many(scene: Scene, rng: np.random.Generator) -> _Pair:
 
 
 def _where(scene: Scene, rng: np.random.Generator) -> _Pair:
-    shape, name = _one(scene, rng)
+    shape, name = _pick_shape(scene, rng)
     down, right = (c - SIDE / 2 for c in shape.centre)
     if name is None or max(abs(down), abs(right)) < _CLEAR + min(abs(down), abs(right)):
         return None
@@ -179,18 +181,18 @@ def _where(scene: Scene, rng: np.random.Generator) -> _Pair:
 
 
 def _is_there(scene: Scene, rng: np.random.Generator) -> _Pair:
-    """Half of what is asked for is there; what is not may share kind or colour with what is."""
-    shape, _ = _one(scene, rng)
+    """The shape exists half of the time; else it may share kind or colour with one that does."""
+    shape, _ = _pick_shape(scene, rng)
     kind, colour = shape.kind, shape.colour
     if rng.random() < 0.5:
         kind = str(rng.choice(KINDS)) if rng.random() < 0.6 else kind
         colour = str(rng.choice(list(COLOURS))) if rng.random() < 0.6 else colour
-    found = bool(_matching(scene, f"{colour} {kind}"))
-    return f"is there a {colour} {kind}?", "yes" if found else "no"
+    exists = bool(_matching(scene, f"{colour} {kind}"))
+    return f"is there a {colour} {kind}?", "yes" if exists else "no"
 
 
 def _which_side(scene: Scene, rng: np.random.Generator) -> _Pair:
-    (one, name), (two, other) = _one(scene, rng), _one(scene, rng)
+    (one, name), (two, other) = _pick_shape(scene, rng), _pick_shape(scene, rng)
     if one is two or name is None or other is None:
         return None
     side = str(rng.choice(["left", "right"]))
@@ -199,7 +201,7 @@ def _which_side(scene: Scene, rng: np.random.Generator) -> _Pair:
     ) else "no"
 
 
-_ASK: Mapping[str, Callable[[Scene, np.random.Generator], Question]] = {
+_TASK_QUESTIONS: Mapping[str, Callable[[Scene, np.random.Generator], ShapesQuestion]] = {
     "caption": _caption,
     "answer": _answer,
     "detect": _detect,

@@ -1,4 +1,4 @@
-"""Trains the tokenizer: SentencePiece BPE with PaliGemma's special pieces, and its twin in JSON.
+"""Trains the tokenizer: SentencePiece BPE with PaliGemma's special pieces, also as JSON.
 
 Ids: 0 pad, 1 eos, 2 bos, 3 unk, 4 mask, 5 newline, then bytes and words, then <loc0000>.. and
 <seg000>.., then <image>, which is in tokenizer.json only.
@@ -18,36 +18,36 @@ from sentencepiece import sentencepiece_model_pb2
 from transformers import AddedToken, GemmaTokenizer
 
 from samples.shapes.scenes import KINDS, draw
-from samples.shapes.tasks import ask, possible
+from samples.shapes.tasks import make_question, possible_tasks
 
 VOCABULARY = 1000  # pieces before <loc> and <seg>, with <mask> and the newline
 LOCATIONS = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEGMENTS = tuple(f"<seg{i:03d}>" for i in range(128))
-pb: Any = sentencepiece_model_pb2  # its classes are made at run time
+pb: Any = sentencepiece_model_pb2  # its classes are created at run time
 IMAGE_TOKEN = "<image>"
 _ENGLISH = Path(__file__).with_name("english.txt")
 
 
 def corpus(scenes: int = 1500) -> list[str]:
-    """Prompts and answers of training images, and some English."""
+    """Prompts and answers about training scenes, and some English."""
     lines = _ENGLISH.read_text(encoding="utf-8").splitlines()
     return [*_task_lines(scenes), *(lines * 4)]
 
 
 def _task_lines(scenes: int) -> Iterator[str]:
-    """The words that an image shows are left out, so that they are spelt in letters."""
+    """Words drawn in a scene are left out, so that they are tokenized letter by letter."""
     rng = np.random.default_rng(0)
     for number in range(scenes):
         scene = draw("train", number)
-        for task in possible(scene):
-            question = ask(scene, task, rng)
+        for task in possible_tasks(scene):
+            question = make_question(scene, task, rng)
             yield question.prompt
             if scene.word is None:
                 yield question.text or " ; ".join(f" {kind}" for kind in KINDS[:2])
 
 
 def train(lines: list[str]) -> bytes:
-    """A tokenizer.model."""
+    """The trained tokenizer.model."""
     model = io.BytesIO()
     spm.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
@@ -75,7 +75,7 @@ def train(lines: list[str]) -> bytes:
 
 
 def _with_own_pieces(model: bytes) -> bytes:
-    """<mask> and the newline go behind the control pieces, <loc> and <seg> to the end."""
+    """Add <mask> and the newline after the control pieces, <loc> and <seg> at the end."""
     proto = pb.ModelProto.FromString(model)
     trained = list(proto.pieces)
     del proto.pieces[:]
@@ -92,7 +92,7 @@ def _own(texts: list[str]) -> list[Any]:
 
 
 def save(model: bytes, folder: Path) -> GemmaTokenizer:
-    """Write tokenizer.model, and what transformers' own converter makes of it."""
+    """Write tokenizer.model, and the files that transformers converts it into."""
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as plain:
         Path(plain, "tokenizer.model").write_bytes(model)

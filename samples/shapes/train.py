@@ -2,7 +2,7 @@
 
     python -m samples.shapes.train
 
-Each stage leaves a file in the work folder and is skipped when that file is there.
+Each stage saves a file in the work folder and is skipped when that file exists.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PaliGemmaForConditionalGeneration, Trainer, TrainingArguments
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from samples.shapes import checkpoint, masks, tokenizer, vision
+from samples.shapes import checkpoint_files, mask_vae, tokenizer
+from samples.shapes.dataset import ExampleCollator, ShapesDataset
 from samples.shapes.evaluate import CHECKPOINT
-from samples.shapes.lessons import Collator, Lessons
+from samples.shapes.vision_pretraining import Heads, pretrain, warm_cosine
 
 IMAGES_PER_STEP = 5  # each with two to six questions
-SIGHT = 0.25  # the weight of the vision tower's own loss in the last stage
+VISION_LOSS_WEIGHT = 0.25  # of the vision tower's own loss in the last stage
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Where the stages leave their files, and how long the last one takes."""
+class TrainingPlan:
+    """Where the stages save their files, and the steps and learning rate of the last one."""
 
     work: Path
     steps: int
     rate: float
 
 
-class OneLook(Trainer):
-    """A Trainer that shows each image to the vision tower once for all the questions about it.
+class SharedImageTrainer(Trainer):
+    """A Trainer that runs the vision tower once per image for all the questions about it.
 
-    The loss is the model's own plus a share of the vision tower's, which goes on learning to see.
+    The loss is the model's own plus a share of the vision tower's, whose training goes on.
     """
 
-    heads: vision.Heads
+    heads: Heads
 
     def compute_loss(
         self,
@@ -55,30 +56,31 @@ class OneLook(Trainer):
     ) -> Tensor | tuple[Tensor, object]:
         """The loss of one batch."""
         rest = dict(inputs)
-        truth, scene = rest.pop("truth"), rest.pop("image")
-        seen = model.get_image_features(rest.pop("pixel_values"))  # type: ignore[operator]
-        features = BaseModelOutputWithPooling(pooler_output=seen.pooler_output[scene])
+        labels, image_index = rest.pop("patch_labels"), rest.pop("image_index")
+        vision = model.get_image_features(rest.pop("pixel_values"))  # type: ignore[operator]
+        features = BaseModelOutputWithPooling(pooler_output=vision.pooler_output[image_index])
         tail = int(rest["token_type_ids"].sum(1).max()) + 1  # what comes before needs no logits
         rest["labels"] = rest["labels"][:, -tail:]
         outputs = model(**rest, mm_encoder_outputs={"image": features}, logits_to_keep=tail)
-        loss = outputs.loss + SIGHT * self.heads(seen.last_hidden_state.float(), truth)
+        vision_loss = self.heads(vision.last_hidden_state.float(), labels)
+        loss = outputs.loss + VISION_LOSS_WEIGHT * vision_loss
         return (loss, outputs) if return_outputs else loss
 
 
 def train_tokenizer(work: Path) -> bytes:
-    """Stage 1."""
+    """Stage 1: the tokenizer."""
     path = work / "tokenizer.model"
     if not path.exists():
         path.write_bytes(tokenizer.train(tokenizer.corpus()))
     return path.read_bytes()
 
 
-def train_masks(work: Path, steps: int) -> masks.MaskVae:
-    """Stage 2."""
-    vae, path = masks.MaskVae(), work / "vae.pt"
+def train_masks(work: Path, steps: int) -> mask_vae.MaskVae:
+    """Stage 2: the mask VQ-VAE."""
+    vae, path = mask_vae.MaskVae(), work / "vae.pt"
     if not path.exists():
-        trained = masks.train(steps, seed=0)
-        np.savez(work / "vae-oid.npz", **masks.inference_arrays(trained))  # type: ignore[arg-type]
+        trained = mask_vae.train(steps, seed=0)
+        np.savez(work / "vae-oid.npz", **mask_vae.inference_arrays(trained))  # type: ignore[arg-type]
         torch.save(trained.state_dict(), path)
     vae.load_state_dict(torch.load(path))
     return vae.eval()
@@ -87,15 +89,15 @@ def train_masks(work: Path, steps: int) -> masks.MaskVae:
 def new_model() -> PaliGemmaForConditionalGeneration:
     """The untrained model, the same every time."""
     torch.manual_seed(0)
-    return PaliGemmaForConditionalGeneration(checkpoint.config())
+    return PaliGemmaForConditionalGeneration(checkpoint_files.config())
 
 
-def train_vision(model: PaliGemmaForConditionalGeneration, work: Path, steps: int) -> vision.Heads:
-    """Stage 3, in place."""
+def train_vision(model: PaliGemmaForConditionalGeneration, work: Path, steps: int) -> Heads:
+    """Stage 3: pre-train the vision tower in place."""
     tower, path = model.model.vision_tower, work / "vision.pt"
-    heads = vision.Heads(tower.config.hidden_size)
+    heads = Heads(tower.config.hidden_size)
     if not path.exists():
-        heads = vision.pretrain(tower, steps)
+        heads = pretrain(tower, steps)
         torch.save((tower.state_dict(), heads.state_dict()), path)
     for module, state in zip((tower, heads), torch.load(path), strict=True):
         module.load_state_dict(state)
@@ -104,12 +106,12 @@ def train_vision(model: PaliGemmaForConditionalGeneration, work: Path, steps: in
 
 def train_answers(
     model: PaliGemmaForConditionalGeneration,
-    heads: vision.Heads,
-    lessons: Lessons,
-    collator: Collator,
-    plan: Plan,
+    heads: Heads,
+    dataset: ShapesDataset,
+    collator: ExampleCollator,
+    plan: TrainingPlan,
 ) -> None:
-    """Stage 4, in place."""
+    """Stage 4: train the whole model in place."""
     arguments = TrainingArguments(
         output_dir=str(plan.work / "runs"),
         max_steps=plan.steps,
@@ -125,50 +127,61 @@ def train_answers(
         report_to=[],
         seed=0,
     )
-    trainer = OneLook(
+    trainer = SharedImageTrainer(
         model,
         arguments,
         data_collator=collator,
-        train_dataset=lessons,
+        train_dataset=dataset,
         optimizers=_optimizer(model, heads, plan),
     )
     trainer.heads = heads
     trainer.train()
 
 
-def _optimizer(model: nn.Module, heads: nn.Module, plan: Plan) -> tuple[AdamW, LambdaLR]:
+def _optimizer(model: nn.Module, heads: nn.Module, plan: TrainingPlan) -> tuple[AdamW, LambdaLR]:
     parameters = [*model.parameters(), *heads.parameters()]
     optimizer = AdamW(parameters, lr=plan.rate, betas=(0.9, 0.95), weight_decay=0.01)
-    return optimizer, LambdaLR(optimizer, lambda step: vision.warm_cosine(step, plan.steps))
+    return optimizer, LambdaLR(optimizer, lambda step: warm_cosine(step, plan.steps))
 
 
 def main() -> None:
-    """All stages, then the checkpoint."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, default=Path("build/shapes"))
-    parser.add_argument("--out", type=Path, default=CHECKPOINT)
-    parser.add_argument("--mask-steps", type=int, default=1000)
-    parser.add_argument("--vision-steps", type=int, default=2700)
-    parser.add_argument("--steps", type=int, default=4400)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--start", type=Path, help="go on from this checkpoint, not from nothing")
-    parser.add_argument("--skip", type=int, default=0, help="lessons that were seen before")
-    args = parser.parse_args()
+    """Run all stages, then write the checkpoint."""
+    args = _parse_args()
     start = time.monotonic()
     args.work.mkdir(parents=True, exist_ok=True)
-    spm_model, vae, model = (
-        train_tokenizer(args.work),
-        train_masks(args.work, args.mask_steps),
-        new_model(),
-    )
+    spm_model = train_tokenizer(args.work)
+    vae = train_masks(args.work, args.mask_steps)
+    model = new_model()
     heads = train_vision(model, args.work, args.vision_steps)
     if args.start is not None:
         model = PaliGemmaForConditionalGeneration.from_pretrained(args.start, dtype=torch.float32)
-    lessons = Lessons(args.steps * IMAGES_PER_STEP, masks.code_table(vae), args.skip)
-    collator = Collator(spm.SentencePieceProcessor(model_proto=spm_model))
-    train_answers(model, heads, lessons, collator, Plan(args.work, args.steps, args.rate))
-    checkpoint.write(model, spm_model, args.work / "vae-oid.npz", args.out)
+    dataset = ShapesDataset(args.steps * IMAGES_PER_STEP, mask_vae.code_table(vae), args.skip)
+    collator = ExampleCollator(spm.SentencePieceProcessor(model_proto=spm_model))
+    train_answers(model, heads, dataset, collator, TrainingPlan(args.work, args.steps, args.rate))
+    checkpoint_files.write(model, spm_model, args.work / "vae-oid.npz", args.out)
     print(f"{time.monotonic() - start:.0f} s")
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m samples.shapes.train", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/shapes"), help="files of finished stages"
+    )
+    parser.add_argument("--out", type=Path, default=CHECKPOINT, help="the checkpoint to write")
+    parser.add_argument("--mask-steps", type=int, default=1000, help="of stage 2")
+    parser.add_argument("--vision-steps", type=int, default=2700, help="of stage 3")
+    parser.add_argument("--steps", type=int, default=4400, help="of stage 4")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of stage 4")
+    parser.add_argument("--start", type=Path, help="a checkpoint to continue from")
+    parser.add_argument(
+        "--skip",
+        type=int,
+        default=0,
+        help="training scenes to skip, such as those of an earlier run",
+    )
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -15,10 +15,8 @@ from safetensors.torch import load_file
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.diagnostics.benchmark import draw_image
-from samples.benchmark import compare as benchmark
-from samples.benchmark import original as benchmark_original
-from samples.benchmark import table as benchmark_table
-from samples.benchmark.original import Original
+from samples.benchmark import runner, table, transformers_model
+from samples.benchmark.transformers_model import Original
 from samples.benchmark.with_transformers import count_parameters, shortage
 
 FEW = ("--runs", "1", "--steps", "2", "--threads", "1")
@@ -41,7 +39,7 @@ def test_a_bundle_beside_transformers(
     file = tmp_path / "found.json"
     original = ("--against", "transformers", "--checkpoint", str(shapes_checkpoint))
     asked = ("--dtype", "bfloat16", "--prompt", PROMPT, "--json", str(file))
-    assert benchmark.main([str(shapes_bundle), *original, *asked, *FEW]) == 0
+    assert runner.main([str(shapes_bundle), *original, *asked, *FEW]) == 0
     told = capsys.readouterr()
     assert told.err.splitlines() == ["measuring transformers bfloat16", "measuring cpu-fp32"]
 
@@ -57,7 +55,7 @@ def test_a_bundle_beside_transformers(
     check_ratios(torchs, ours)
     (row,) = (line.split() for line in lines if line.startswith("cpu-fp32"))
     assert row[-2:] == [f"{ours['ratios'][name]:.2f}" for name in ("first_token", "step")]
-    assert len(row) == 1 + len(benchmark_table.COLUMNS)
+    assert len(row) == 1 + len(table.COLUMNS)
 
 
 def check_ratios(torchs: dict[str, Any], ours: dict[str, Any]) -> None:
@@ -75,7 +73,7 @@ def test_the_original_is_asked_as_the_variant_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ticks = SimpleNamespace(perf_counter=itertools.count().__next__)  # one at every look
-    monkeypatch.setattr(benchmark_original, "time", ticks)
+    monkeypatch.setattr(transformers_model, "time", ticks)
     image = tmp_path / "drawn.png"
     draw_image(image)
     with warnings.catch_warnings(), torch.inference_mode():
@@ -93,16 +91,16 @@ def test_the_original_is_asked_as_the_variant_is(
 
 def test_transformers_in_bfloat16_takes_one() -> None:
     results = {"transformers bfloat16": result(2.0, 0.5), "cpu-int4": result(1.0, 0.05)}
-    benchmark_table.add_ratios(results)
+    table.add_ratios(results)
     assert results["cpu-int4"]["ratios"] == {"first_token": 0.5, "step": 0.1}
 
 
 def test_without_transformers_in_bfloat16_there_are_no_ratios() -> None:
     skipped = {"skipped": "3 billion parameters take too much"}
     results = {"transformers bfloat16": skipped, "cpu-int4": result(1.0, 0.05)}
-    benchmark_table.add_ratios(results)
+    table.add_ratios(results)
     assert "ratios" not in results["cpu-int4"]
-    *_, row, note = benchmark_table.table({"results": results}).splitlines()
+    *_, row, note = table.table({"results": results}).splitlines()
     assert row.split()[-2:] == ["-", "-"]
     assert note == f"transformers bfloat16: not measured, {skipped['skipped']}"
 
@@ -114,8 +112,8 @@ def test_one_that_fails_does_not_keep_the_others_from_being_measured(
         good = ["-c", f"print('a table'); print({json.dumps(json.dumps(result(1.0, 0.1)))})"]
         return [("bad", ["-c", "import sys; sys.exit('it broke')"]), ("good", good)]
 
-    monkeypatch.setattr(benchmark, "commands", commands)
-    assert benchmark.main([str(shapes_copy), *FEW]) == 1
+    monkeypatch.setattr(runner, "commands", commands)
+    assert runner.main([str(shapes_copy), *FEW]) == 1
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]
     assert found["bad"] == {"error": "it broke (exit code 1)"}
     assert found["good"]["load"] == 1.0
@@ -147,6 +145,6 @@ def test_what_is_wrong_is_said_before_anything_is_measured(
     options: tuple[str, ...], told: str, shapes_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        benchmark.parse_args([str(shapes_bundle), *options])
+        runner.parse_args([str(shapes_bundle), *options])
     assert stopped.value.code == 2
     assert told in capsys.readouterr().err

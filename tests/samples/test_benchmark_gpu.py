@@ -13,9 +13,8 @@ import torch
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.diagnostics.benchmark import draw_image
-from samples.benchmark import compare as benchmark
-from samples.benchmark import table as benchmark_table
-from samples.benchmark.original import Original
+from samples.benchmark import runner, table
+from samples.benchmark.transformers_model import Original
 from samples.benchmark.with_transformers import MODES
 
 PROMPT = "caption en"
@@ -114,8 +113,8 @@ def gpu_bundle(shapes_copy: Path) -> Path:
 
 
 def asked(bundle: Path, *options: str) -> dict[str, str]:
-    parsed = benchmark.parse_args([str(bundle), "--threads", "1", *options])
-    return {n: " ".join(c) for n, c in benchmark.commands(parsed, Path("drawn.png"))}
+    parsed = runner.parse_args([str(bundle), "--threads", "1", *options])
+    return {n: " ".join(c) for n, c in runner.commands(parsed, Path("drawn.png"))}
 
 
 def test_each_is_asked_for_the_same_sequences_on_the_gpu(
@@ -149,7 +148,7 @@ def test_no_steps_are_recorded_on_a_processor(
     gpu_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        benchmark.parse_args([str(gpu_bundle), "--cuda-graph"])
+        runner.parse_args([str(gpu_bundle), "--cuda-graph"])
     assert "give --device cuda with it" in capsys.readouterr().err
 
 
@@ -176,7 +175,7 @@ def test_a_gpu_is_told_beside_both_ways_of_transformers() -> None:
         "transformers bfloat16 compiled": result(0.05, {1: 0.02, 8: 0.025}, "compiled"),
         "cuda-int4": result(0.02, {1: 0.01, 8: 0.02}),
     }
-    benchmark_table.add_ratios(results)
+    table.add_ratios(results)
     assert results["cuda-int4"]["ratios"] == {
         "eager": {
             "first_token": pytest.approx(0.25),
@@ -190,12 +189,12 @@ def test_a_gpu_is_told_beside_both_ways_of_transformers() -> None:
         },
     }
     found = {"threads": 4, "results": results}
-    heads, *rows, note = benchmark_table.table(found).splitlines()
+    heads, *rows, note = table.table(found).splitlines()
     assert heads.split("  ")[-1].strip() == "step ×c"
     measured = "cuda-int4 2.00 20.00 5.00 5.00 10.00 100 400 3.00 5.00 0.25 0.25 0.40 0.50"
     assert rows[2].split() == measured.split()
     assert "than before the load" in note
-    assert benchmark_table.header(found, PROMPT, 4, 2).startswith("NVIDIA L4; a processor, 4 ")
+    assert table.header(found, PROMPT, 4, 2).startswith("NVIDIA L4; a processor, 4 ")
 
 
 def test_what_was_not_measured_has_no_ratio_and_hides_no_row() -> None:
@@ -204,9 +203,9 @@ def test_what_was_not_measured_has_no_ratio_and_hides_no_row() -> None:
         "transformers bfloat16 compiled": {"error": "it broke (exit code 1)"},
         "cuda-int4": result(0.02, {1: 0.01, 8: 0.02}),
     }
-    benchmark_table.add_ratios(results)
+    table.add_ratios(results)
     assert list(results["cuda-int4"]["ratios"]) == ["eager"]
-    told = benchmark_table.table({"results": results}).splitlines()
+    told = table.table({"results": results}).splitlines()
     assert told[2].split()[-4:] == ["0.25", "0.25", "-", "-"]
     assert told[1].split()[8:10] == ["25", "-"]  # tokens in a second of one sequence, and of eight
     assert told[-1] == "transformers bfloat16 compiled: not measured, it broke (exit code 1)"
@@ -216,7 +215,7 @@ def test_several_benchmarks_are_one_table(tmp_path: Path) -> None:
     files = [tmp_path / "one.json", tmp_path / "other.json"]
     for file, step in zip(files, (0.01, 0.02), strict=True):
         file.write_text(json.dumps({"results": {"cuda-int4": result(0.1, {1: step})}}))
-    told = benchmark_table.table(benchmark_table.joined(files)).splitlines()
+    told = table.table(table.joined(files)).splitlines()
     rows = [line.split() for line in told[1:3]]
     assert [row[:2] for row in rows] == [["one:", "cuda-int4"], ["other:", "cuda-int4"]]
     assert [row[6] for row in rows] == ["10.00", "20.00"]

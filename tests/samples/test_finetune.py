@@ -1,4 +1,4 @@
-"""The fine-tuning story on two steps of training: every way to ship is gone, none is judged."""
+"""The fine-tuning sample on two steps of training: each way to ship runs, none is judged."""
 
 from __future__ import annotations
 
@@ -10,42 +10,49 @@ import pytest
 from safetensors.numpy import load_file
 
 from paligemma_edge.runtime import PaliGemma
-from samples.finetune.ship import KNOWN, finetune, through
-from samples.finetune.train import PROMPT, Collator, Plan, shapes, train, truth
-from samples.shapes.checkpoint import processor
+from samples.finetune.train import (
+    PROMPT,
+    FinetunePlan,
+    ListCollator,
+    shape_scenes,
+    train,
+    true_answer,
+)
+from samples.finetune.workflow import KNOWN, bundle_answerer, finetune
+from samples.shapes.checkpoint_files import processor
 from samples.shapes.evaluate import CHECKPOINT
 
 LIBRARIES = "ignore:::transformers|peft|torch|accelerate"
 
 
 def test_the_truth_lists_the_shapes_from_left_to_right() -> None:
-    for scene in shapes("held_out", 50):
+    for scene in shape_scenes("held_out", 50):
         assert scene.word is None
-        assert truth(scene).split(", ") == [f"{s.kind} {s.colour}" for s in scene.shapes]
+        assert true_answer(scene).split(", ") == [f"{s.kind} {s.colour}" for s in scene.shapes]
 
 
-def test_no_scene_is_both_shown_and_asked() -> None:
-    both = (*shapes("train", 50), *shapes("held_out", 50))
+def test_no_scene_is_both_trained_on_and_held_out() -> None:
+    both = (*shape_scenes("train", 50), *shape_scenes("held_out", 50))
     assert len({scene.pixels.tobytes() for scene in both}) == 100
 
 
 @pytest.mark.filterwarnings(LIBRARIES)
 def test_the_loss_counts_the_answer_alone() -> None:
-    encode, scenes = processor(CHECKPOINT), shapes("train", 5)
-    batch = Collator(encode)(scenes)
+    encode, scenes = processor(CHECKPOINT), shape_scenes("train", 5)
+    batch = ListCollator(encode)(scenes)
     for row, scene in enumerate(scenes):
         labels, types = batch["labels"][row], batch["token_type_ids"][row]
-        assert encode.tokenizer.decode(labels[labels != -100]) == f"{truth(scene)}<eos>"
+        assert encode.tokenizer.decode(labels[labels != -100]) == f"{true_answer(scene)}<eos>"
         assert (labels != -100).tolist() == types.bool().tolist()
         seen = batch["input_ids"][row][(types == 0) & (batch["attention_mask"][row] == 1)]
         assert encode.tokenizer.decode(seen).endswith(f"<image><bos>{PROMPT}\n")
 
 
 @pytest.mark.filterwarnings(LIBRARIES)
-def test_the_story(
+def test_the_workflow(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shares = finetune(tmp_path, Plan(scenes=8, steps=2, batch=4, calibration=2), asked=3)
+    shares = finetune(tmp_path, FinetunePlan(scenes=8, steps=2, batch=4, calibration=2), held_out=3)
     assert list(shares) == [
         *(f"{model}, transformers" for model in ("base", "adapter")),
         *(f"merged bundle, {variant}" for variant in ("cpu-fp32", "cpu-int8")),
@@ -71,23 +78,23 @@ def test_the_story(
     assert list(both["adapters"]) == [PROMPT]
     for variant in ("cpu-fp32", "cpu-int8"):
         assert PaliGemma(tmp_path / "both.bundle", variant=variant).adapters == (PROMPT,)
-    with_it: list[str | None] = []
+    used: list[str | None] = []
 
     def answer(
         _: PaliGemma, requests: list[object], *, adapter: str | None, **__: int
     ) -> list[object]:
-        with_it.append(adapter)
+        used.append(adapter)
         return []
 
     monkeypatch.setattr(PaliGemma, "generate_batch", answer)
     for prompt in (PROMPT, KNOWN):
-        through(tmp_path / "both.bundle", "cpu-fp32", PROMPT)([], prompt)
-    assert with_it == [PROMPT, None]
+        bundle_answerer(tmp_path / "both.bundle", "cpu-fp32", PROMPT)([], prompt)
+    assert used == [PROMPT, None]
 
 
 @pytest.mark.filterwarnings(LIBRARIES)
 def test_the_same_training_gives_the_same_adapter(tmp_path: Path) -> None:
-    plan = Plan(scenes=4, steps=2, batch=2)
+    plan = FinetunePlan(scenes=4, steps=2, batch=2)
     files = []
     for name in ("one", "two"):
         train(tmp_path / name, plan)

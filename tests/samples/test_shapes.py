@@ -1,4 +1,4 @@
-"""The shapes model: images, prompts, tokenizer, masks, and whether the weights answer."""
+"""The shapes model: scenes, prompts, tokenizer, masks, and whether the weights answer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,27 @@ import sentencepiece as spm
 from PIL import Image
 
 from samples.shapes import mask_decoder
-from samples.shapes.evaluate import CHECKPOINT, MEASURES, evaluate, exam
+from samples.shapes.evaluate import CHECKPOINT, MEASURES, evaluate, held_out_questions
 from samples.shapes.scenes import KINDS, SIDE, WORDS, Scene, draw, silhouette
-from samples.shapes.score import Answer, Guess, Predict, box_iou, paste, read, score
-from samples.shapes.showcase import IMAGES
-from samples.shapes.tasks import Question, Thing, answer_text, ask, describe, locations, possible
+from samples.shapes.scoring import (
+    ParsedAnswer,
+    PredictedObject,
+    Predictor,
+    box_iou,
+    parse_answer,
+    paste,
+    score,
+)
+from samples.shapes.tasks import (
+    NamedShape,
+    ShapesQuestion,
+    answer_text,
+    caption_text,
+    location_tokens,
+    make_question,
+    possible_tasks,
+)
+from samples.shapes.write_images import IMAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = tuple(range(16))
@@ -41,7 +57,7 @@ def _scenes(count: int) -> Iterator[Scene]:
     return (draw("train", number) for number in range(count))
 
 
-# Images
+# Scenes
 
 
 def test_a_scene_is_a_function_of_its_number() -> None:
@@ -104,46 +120,50 @@ def test_prompts_have_the_prefixes_of_paligemma() -> None:
         assert question.prompt.startswith(prefixes.get(question.task, question.task + " "))
 
 
-def _questions(count: int) -> Iterator[Question]:
+def _questions(count: int) -> Iterator[ShapesQuestion]:
     rng = np.random.default_rng(0)
     for scene in _scenes(count):
-        yield from (ask(scene, task, rng) for task in possible(scene))
+        yield from (make_question(scene, task, rng) for task in possible_tasks(scene))
 
 
 def test_answers_have_the_output_format() -> None:
     rng = np.random.default_rng(0)
     for scene in _scenes(60):
-        for task in {"detect", "segment"} & set(possible(scene)):
-            question = ask(scene, task, rng)
+        for task in {"detect", "segment"} & set(possible_tasks(scene)):
+            question = make_question(scene, task, rng)
             decoded: list[Sequence[int]] = []
-            found = _objects(question, answer_text(question, scene, AnyCodes()), decoded)
-            assert [f.label for f in found] == [thing.label for thing in question.things]
-            assert decoded == ([CODES] * len(found) if task == "segment" else [])
-            assert all((f.mask is not None) == (task == "segment") for f in found)
+            objects = _objects(question, answer_text(question, scene, AnyCodes()), decoded)
+            assert [o.label for o in objects] == [shape.label for shape in question.objects]
+            assert decoded == ([CODES] * len(objects) if task == "segment" else [])
+            assert all((o.mask is not None) == (task == "segment") for o in objects)
 
 
-def _objects(question: Question, text: str, decoded: list[Sequence[int]]) -> Sequence[Guess]:
-    """The objects of an answer; which codes were decoded is noted."""
+def _objects(
+    question: ShapesQuestion, text: str, decoded: list[Sequence[int]]
+) -> Sequence[PredictedObject]:
+    """The objects of an answer; the decoded codes are appended to `decoded`."""
 
     def decode(codes: Sequence[int]) -> np.ndarray:
         decoded.append(codes)
         return np.ones((64, 64), np.float32)
 
-    objects = read(question, text, decode)
+    objects = parse_answer(question, text, decode)
     assert not isinstance(objects, str)
     return objects
 
 
 def test_location_tokens_give_the_pixels_back() -> None:
     box = (0, 13, 57, 112)
-    (found,) = _objects(Question("detect", "detect thing"), locations(box) + " thing", [])
-    assert locations(box) == "<loc0000><loc0119><loc0521><loc1023>"
-    assert tuple(round(edge) for edge in found.box) == box
+    (parsed,) = _objects(
+        ShapesQuestion("detect", "detect thing"), location_tokens(box) + " thing", []
+    )
+    assert location_tokens(box) == "<loc0000><loc0119><loc0521><loc1023>"
+    assert tuple(round(edge) for edge in parsed.box) == box
 
 
-def test_a_caption_names_what_stands_there() -> None:
+def test_a_caption_names_every_shape_and_the_word() -> None:
     for scene in _scenes(40):
-        caption = describe(scene)
+        caption = caption_text(scene)
         assert all(f"{s.size} {s.colour} {s.kind}" in caption for s in scene.shapes)
         assert scene.word is None or caption.endswith(f"the word {scene.word.text}")
 
@@ -155,16 +175,16 @@ def test_the_words_are_short_and_many() -> None:
 # Scores
 
 
-def test_what_cannot_be_read_scores_nothing() -> None:
+def test_what_does_not_parse_scores_nothing() -> None:
     scene = next(p for p in _scenes(50) if p.shapes)
-    question = Question("detect", "detect x", things=(Thing("x", 0),))
+    question = ShapesQuestion("detect", "detect x", objects=(NamedShape("x", 0),))
 
     def scored(text: str) -> float:
-        return score(question, scene, read(question, text, _flat(1.0)))
+        return score(question, scene, parse_answer(question, text, _flat(1.0)))
 
-    for text in ("", "x", "<loc0001> x", locations(scene.shapes[0].box) + " y"):
+    for text in ("", "x", "<loc0001> x", location_tokens(scene.shapes[0].box) + " y"):
         assert scored(text) == 0
-    right = locations(scene.shapes[0].box) + " x"
+    right = location_tokens(scene.shapes[0].box) + " x"
     assert scored(right) > 0.95
     assert scored(f"{right} ; {right}") < 0.51
 
@@ -186,27 +206,26 @@ def test_a_mask_fills_its_box_and_nothing_else() -> None:
     assert not paste((30.0, 20.0, 10.0, 50.0), whole).any()
 
 
-def test_the_truth_scores_full_marks() -> None:
+def test_true_answers_score_full_marks() -> None:
     """Boxes and masks are never quite 1: their edges are rounded to location tokens."""
-    answers = _truthful()
-    results = evaluate(answers, count=20)
+    results = evaluate(_true_answers(), count=20)
     assert {results[task]["score"] for task in ("caption", "answer", "ocr")} == {1.0}
     assert results["detect"]["score"] > 0.97
 
 
-def _truthful() -> Predict:
-    scenes = (scene for scene, _ in exam(20))
+def _true_answers() -> Predictor:
+    scenes = (scene for scene, _ in held_out_questions(20))
 
-    def predict(_: Image.Image, questions: Sequence[Question]) -> list[Answer]:
+    def predict(_: Image.Image, questions: Sequence[ShapesQuestion]) -> list[ParsedAnswer]:
         scene = next(scenes)
         texts = [answer_text(question, scene, AnyCodes()) for question in questions]
-        return [read(q, text, _flat(1.0)) for q, text in zip(questions, texts, strict=True)]
+        return [parse_answer(q, text, _flat(1.0)) for q, text in zip(questions, texts, strict=True)]
 
     return predict
 
 
 def test_scoring_needs_no_torch() -> None:
-    modules = "samples.shapes.evaluate, samples.shapes.showcase"
+    modules = "samples.shapes.evaluate, samples.shapes.write_images"
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -217,7 +236,7 @@ def test_scoring_needs_no_torch() -> None:
 # Tokenizer
 
 
-def test_ids_stand_where_paligemma_has_them(pieces: spm.SentencePieceProcessor) -> None:
+def test_ids_are_where_paligemma_has_them(pieces: spm.SentencePieceProcessor) -> None:
     assert [pieces.id_to_piece(i) for i in range(4)] == ["<pad>", "<eos>", "<bos>", "<unk>"]
     first = pieces.piece_to_id("<loc0000>")
     wanted = [f"<loc{i:04d}>" for i in range(1024)] + [f"<seg{i:03d}>" for i in range(128)]
@@ -258,28 +277,30 @@ def test_a_batch_is_what_the_processor_makes(pieces: spm.SentencePieceProcessor)
     import torch
     from transformers import PaliGemmaProcessor
 
-    from samples.shapes.lessons import Collator, Lessons
+    from samples.shapes.dataset import ExampleCollator, ShapesDataset
 
-    lessons = list(islice(iter(Lessons(3, AnyCodes())), 3))
-    pairs = [pair for lesson in lessons for pair in lesson.pairs]
+    examples = list(islice(iter(ShapesDataset(3, AnyCodes())), 3))
+    pairs = [pair for example in examples for pair in example.pairs]
     wanted = PaliGemmaProcessor.from_pretrained(CHECKPOINT)(
         text=[f"<image>{prompt}" for prompt, _ in pairs],
         suffix=[suffix for _, suffix in pairs],
-        images=[lesson.scene.image() for lesson in lessons for _ in lesson.pairs],
+        images=[example.scene.image() for example in examples for _ in example.pairs],
         padding="longest",
         return_tensors="pt",
     )
-    batch = Collator(pieces)(lessons)
+    batch = ExampleCollator(pieces)(examples)
     for name in ("input_ids", "attention_mask", "token_type_ids", "labels"):
         assert torch.equal(batch[name], wanted[name]), name
-    assert torch.allclose(batch["pixel_values"][batch["image"]], wanted["pixel_values"], atol=1e-6)
+    assert torch.allclose(
+        batch["pixel_values"][batch["image_index"]], wanted["pixel_values"], atol=1e-6
+    )
 
 
 # Mask VQ-VAE
 
 
 def test_the_mask_decoder_has_the_official_arrays() -> None:
-    from samples.shapes.masks import MaskVae, inference_arrays
+    from samples.shapes.mask_vae import MaskVae, inference_arrays
 
     with np.load(CHECKPOINT / "vae-oid.npz") as file:
         shapes = {name: file[name].shape for name in file.files}
@@ -293,7 +314,7 @@ def test_the_mask_decoder_has_the_official_arrays() -> None:
 def test_plain_numpy_decodes_as_torch_does() -> None:
     import torch
 
-    from samples.shapes.masks import MaskVae, inference_arrays
+    from samples.shapes.mask_vae import MaskVae, inference_arrays
 
     torch.manual_seed(0)
     vae = MaskVae()
@@ -310,15 +331,15 @@ def test_all_that_is_shipped_fits_in_sixteen_megabytes() -> None:
     assert sum(f.stat().st_size for f in files) <= 16_000_000
 
 
-def test_the_shipped_scenes_are_those_of_the_generator() -> None:
+def test_the_shipped_images_are_those_of_the_generator() -> None:
     entries = json.loads((IMAGES / "prompts.json").read_text())
     assert len(entries) >= 12
     for entry in entries:
         masks, pixels = _pixels(entry["masks"]), _pixels(entry["image"])
         assert (masks.shape, pixels.shape) == ((SIDE, SIDE), (SIDE, SIDE, 3))
-        for thing in (t for q in entry["questions"] for t in q.get("things", ())):
-            rows, columns = np.nonzero(masks == thing["mask"])
-            assert [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1] == thing["box"]
+        for truth in (t for q in entry["questions"] for t in q.get("objects", ())):
+            rows, columns = np.nonzero(masks == truth["mask"])
+            assert [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1] == truth["box"]
 
 
 def _pixels(name: str) -> np.ndarray:
@@ -341,9 +362,9 @@ def test_the_weights_are_small_and_have_the_names_of_the_hub() -> None:
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_shipped_model_answers() -> None:
     """Untrained or broken weights score nothing at all; README has the figures."""
-    from samples.shapes.predictor import load
+    from samples.shapes.transformers_predictor import load_predictor
 
-    results = evaluate(load(CHECKPOINT), count=16)
+    results = evaluate(load_predictor(CHECKPOINT), count=16)
     floor = {"caption": 0.3, "answer": 0.6, "detect": 0.4, "segment": 0.4}
     assert set(results) <= set(MEASURES)
     assert {task for task, least in floor.items() if results[task]["score"] < least} == set()

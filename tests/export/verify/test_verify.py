@@ -348,7 +348,7 @@ def test_the_drawn_samples_are_the_same_every_time_and_none_is_square() -> None:
 
 
 def test_samples_are_read_from_a_folder(tmp_path: Path) -> None:
-    questions = [{"prompt": "caption en", "text": "x"}, {"prompt": "detect cat", "things": []}]
+    questions = [{"prompt": "caption en", "text": "x"}, {"prompt": "detect cat", "objects": []}]
     entries = [{"image": "a.png", "masks": "m.png", "questions": questions}]
     (tmp_path / "prompts.json").write_text(json.dumps(entries))
     assert read_samples(tmp_path) == [

@@ -32,11 +32,10 @@ from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import DeviceError, ImageError, OptionError, PromptError
 from paligemma_edge.runtime.manifest import Manifest
-from samples.shapes import mask_decoder, score
+from samples.shapes import mask_decoder, scoring
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.showcase import FIRST
-from samples.shapes.tasks import Question as ShapesQuestion
-from samples.shapes.tasks import ask, possible
+from samples.shapes.tasks import ShapesQuestion, make_question, possible_tasks
+from samples.shapes.write_images import FIRST
 
 FEW = 3  # images
 LIMIT = 60
@@ -128,7 +127,7 @@ def exam() -> list[tuple[Scene, ShapesQuestion]]:
     asked = []
     for place in range(FEW):
         image, rng = draw("held_out", FIRST + place), np.random.default_rng([3, FIRST + place])
-        asked += [(image, ask(image, task, rng)) for task in possible(image)]
+        asked += [(image, make_question(image, task, rng)) for task in possible_tasks(image)]
     return asked
 
 
@@ -200,8 +199,8 @@ def test_scores_against_the_truth_are_those_of_the_samples(
     expected: dict[str, list[tuple[float, float]]] = {}
     for (image, question), pair in zip(exam(), answers, strict=True):
         assert question.prompt == pair[0].prompt
-        answers_read = (score.read(question, said.text, decode) for said in pair)
-        one, two = (score.score(question, image, answer) for answer in answers_read)
+        answers_read = (scoring.parse_answer(question, said.text, decode) for said in pair)
+        one, two = (scoring.score(question, image, answer) for answer in answers_read)
         expected.setdefault(question.task, []).append((one, two))
     assert list(noisy.tasks) == list(expected)
     for task, scores in expected.items():
@@ -240,9 +239,9 @@ def _by_hand(
         one, two = found[0][i], found[1][j]
         if one.label == two.label:
             pairs[i, j] = (
-                score.mask_iou(soft[0][i] > 0.5, soft[1][j] > 0.5)
+                scoring.mask_iou(soft[0][i] > 0.5, soft[1][j] > 0.5)
                 if masked
-                else score.box_iou(dataclasses.astuple(one.box), dataclasses.astuple(two.box))
+                else scoring.box_iou(dataclasses.astuple(one.box), dataclasses.astuple(two.box))
             )
     ways = itertools.permutations(range(pairs.shape[1]), len(pairs))
     best = max(sum(pairs[i, j] for i, j in enumerate(way)) for way in ways)

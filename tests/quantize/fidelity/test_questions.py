@@ -29,7 +29,7 @@ def write_image(path: Path, size: tuple[int, int] = (6, 4), mode: str = "RGB") -
 
 
 def write_prompts(folder: Path, **entry: object) -> None:
-    questions = [{"prompt": "detect cat", "things": [{"label": "cat", "box": [0, 1, 2, 3.5]}]}]
+    questions = [{"prompt": "detect cat", "objects": [{"label": "cat", "box": [0, 1, 2, 3.5]}]}]
     whole = {"image": "a.png", "questions": questions, **entry}
     (folder / "prompts.json").write_text(json.dumps([whole]))
 
@@ -40,13 +40,13 @@ def test_the_samples_are_installed_with_their_truth() -> None:
     tasks = Counter(q.task for q in questions)
     assert set(tasks) == {"caption", "answer", "detect", "segment", "ocr"}
     for question in questions:
-        assert (question.text is None) != (question.things is None)
-        for thing in question.things or ():
+        assert (question.text is None) != (question.objects is None)
+        for truth in question.objects or ():
             assert question.masks is not None
-            assert thing.mask is not None
+            assert truth.mask is not None
             with Image.open(question.image) as image:
-                inside = np.argwhere(read_masks(question.masks, image.size) == thing.mask)
-            y0, x0, y1, x1 = thing.box
+                inside = np.argwhere(read_masks(question.masks, image.size) == truth.mask)
+            y0, x0, y1, x1 = truth.box
             assert ((inside >= (y0, x0)) & (inside < (y1, x1))).all()
             assert len(inside) > 9
 
@@ -55,8 +55,8 @@ def test_a_folder_says_what_is_asked_and_true(tmp_path: Path) -> None:
     image, masks = write_image(tmp_path / "a.png"), write_image(tmp_path / "m.png", mode="L")
     asked = [
         {"prompt": "answer en why?", "text": "because", "source": "a field of its own"},
-        {"prompt": "find", "task": "segment", "things": [{"label": "x", "box": [0, 1, 2, 3]}]},
-        {"prompt": "detect", "things": []},
+        {"prompt": "find", "task": "segment", "objects": [{"label": "x", "box": [0, 1, 2, 3]}]},
+        {"prompt": "detect", "objects": []},
     ]
     write_prompts(tmp_path, questions=asked, masks="m.png")
     assert read_questions(tmp_path) == [
@@ -65,10 +65,10 @@ def test_a_folder_says_what_is_asked_and_true(tmp_path: Path) -> None:
             image=image,
             prompt="find",
             task="segment",
-            things=(GroundTruth("x", (0.0, 1.0, 2.0, 3.0)),),
+            objects=(GroundTruth("x", (0.0, 1.0, 2.0, 3.0)),),
             masks=masks,
         ),
-        Question(image=image, prompt="detect", task="detect", things=(), masks=masks),
+        Question(image=image, prompt="detect", task="detect", objects=(), masks=masks),
     ]
 
 
@@ -146,9 +146,9 @@ def test_the_values_of_masks_are_read_as_they_are(tmp_path: Path) -> None:
         {"questions": [{}]},
         {"questions": [{"prompt": 1}]},
         {"questions": [{"prompt": "x", "text": 1}]},
-        {"questions": [{"prompt": "x", "things": [{"label": "x"}]}]},
-        {"questions": [{"prompt": "x", "things": [{"label": "x", "box": [1, 2, 3]}]}]},
-        {"questions": [{"prompt": "x", "things": [{"label": "x", "box": [1, 2, 3, "4"]}]}]},
+        {"questions": [{"prompt": "x", "objects": [{"label": "x"}]}]},
+        {"questions": [{"prompt": "x", "objects": [{"label": "x", "box": [1, 2, 3]}]}]},
+        {"questions": [{"prompt": "x", "objects": [{"label": "x", "box": [1, 2, 3, "4"]}]}]},
         {"masks": 1},
     ],
 )

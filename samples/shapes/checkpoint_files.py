@@ -1,4 +1,4 @@
-"""The model's configuration, and the files that a Hugging Face PaliGemma repository has."""
+"""The model's configuration, and the files of a Hugging Face PaliGemma repository."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ROWS = -(-(IMAGE_ID + 1) // 64) * 64
 
 
 def config() -> PaliGemmaConfig:
-    """PaliGemma's classes at a five-hundredth of its size."""
+    """PaliGemma's configuration at a five-hundredth of its size."""
     vision = SiglipVisionConfig(
         hidden_size=192,
         intermediate_size=768,
@@ -83,7 +83,7 @@ def write(model: PaliGemmaForConditionalGeneration, spm: bytes, vae: Path, folde
     _save_model(model, fresh)
     tokenizer.save(spm, fresh)
     image_processor().save_pretrained(fresh)
-    _forget_places(fresh / "tokenizer_config.json")
+    _drop_machine_fields(fresh / "tokenizer_config.json")
     shutil.copyfile(vae, fresh / "vae-oid.npz")
     _swap(fresh, folder)
 
@@ -100,7 +100,7 @@ def _save_model(model: PaliGemmaForConditionalGeneration, folder: Path) -> None:
 
 
 def _use_hub_names(path: Path) -> None:
-    """A model that was never loaded from the hub is saved without the tower's `vision_model`."""
+    """Put `vision_model` into the tower's names: a model not loaded from the Hub has none there."""
     tower, hub = "vision_tower.", "vision_tower.vision_model."
     tensors = {
         name if name.startswith(hub) else name.replace(tower, hub): tensor
@@ -110,8 +110,8 @@ def _use_hub_names(path: Path) -> None:
     path.chmod(0o644)
 
 
-def _forget_places(path: Path) -> None:
-    """Drop what transformers notes of the machine that it ran on."""
+def _drop_machine_fields(path: Path) -> None:
+    """Drop the fields that transformers writes about the machine it ran on."""
     known = json.loads(path.read_text(encoding="utf-8"))
     kept = {
         key: value

@@ -1,4 +1,4 @@
-"""The reference predictor: transformers' own classes, float32, eager attention, greedy."""
+"""The reference predictor: transformers in float32, eager attention, greedy."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from PIL import Image
 from transformers import PaliGemmaForConditionalGeneration, PaliGemmaProcessor
 
 from samples.shapes import mask_decoder
-from samples.shapes.score import Answer, Predict, read
-from samples.shapes.tasks import Question
+from samples.shapes.scoring import ParsedAnswer, Predictor, parse_answer
+from samples.shapes.tasks import ShapesQuestion
 
 
-def load(folder: Path, *, longest: int = 100) -> Predict:
+def load_predictor(folder: Path, *, max_new_tokens: int = 100) -> Predictor:
     """A predictor that answers all questions about one image as one batch."""
     decode = mask_decoder.load(folder / "vae-oid.npz")
     processor = PaliGemmaProcessor.from_pretrained(folder)
@@ -23,18 +23,18 @@ def load(folder: Path, *, longest: int = 100) -> Predict:
     )
     model.train(False)
 
-    def predict(image: Image.Image, questions: Sequence[Question]) -> list[Answer]:
-        asked = [f"<image>{question.prompt}" for question in questions]
+    def predict(image: Image.Image, questions: Sequence[ShapesQuestion]) -> list[ParsedAnswer]:
+        prompts = [f"<image>{question.prompt}" for question in questions]
         inputs = processor(
-            text=asked, images=[image] * len(asked), padding="longest", return_tensors="pt"
+            text=prompts, images=[image] * len(prompts), padding="longest", return_tensors="pt"
         )
         inputs.pop("labels", None)
         with torch.inference_mode():
             ids = model.generate(  # type: ignore[misc]
-                **inputs, max_new_tokens=longest, do_sample=False
+                **inputs, max_new_tokens=max_new_tokens, do_sample=False
             )
         answers = ids[:, inputs["input_ids"].shape[1] :]
         texts: list[str] = processor.tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [read(*pair, decode) for pair in zip(questions, texts, strict=True)]
+        return [parse_answer(*pair, decode) for pair in zip(questions, texts, strict=True)]
 
     return predict

@@ -1,7 +1,7 @@
-"""Training examples: fresh images, questions about each, and the batches made of them.
+"""Training examples: fresh scenes, questions about each, and the batches made of them.
 
-A batch has exactly what PaliGemma's processor makes of the same texts and suffixes, but one
-image's pixels are there once, with `image` to say which rows ask about it, and `truth` to say
+A batch has exactly what PaliGemma's processor makes of the same prompts and suffixes, but each
+image's pixels are in it once: `image_index` says which image a row is about, and `patch_labels`
 what each patch shows.
 """
 
@@ -15,26 +15,26 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from samples.shapes.checkpoint import IMAGE_ID, PATCHES
+from samples.shapes.checkpoint_files import IMAGE_ID, PATCHES
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.tasks import CodeTable, answer_text, ask, possible
-from samples.shapes.vision import pixel_values, truth
+from samples.shapes.tasks import CodeTable, answer_text, make_question, possible_tasks
+from samples.shapes.vision_pretraining import patch_labels, pixel_values
 
 PAD, EOS, BOS = 0, 1, 2
 IGNORED = -100
-FIRST = 1_000_000  # the vision tower has seen the images before this number
+FIRST = 1_000_000  # the vision tower was pre-trained on scenes with lower numbers
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """An image with prompts and the texts that should follow them."""
+class TrainingExample:
+    """A scene with prompts and the answers that should follow them."""
 
     scene: Scene
     pairs: tuple[tuple[str, str], ...]
 
 
-class Lessons(Dataset[Lesson]):
-    """Lesson i is on image FIRST + skip + i: a question of each task, and one more to answer."""
+class ShapesDataset(Dataset[TrainingExample]):
+    """Example i is scene FIRST + skip + i: one question for each task, two of them `answer`."""
 
     def __init__(self, count: int, codes: CodeTable, skip: int = 0) -> None:
         self.count, self.codes, self.skip = count, codes, skip
@@ -42,30 +42,32 @@ class Lessons(Dataset[Lesson]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Lesson:
+    def __getitem__(self, index: int) -> TrainingExample:
         number = self.skip + index
         scene = draw("train", FIRST + number)
         rng = np.random.default_rng([2, number])
-        tasks = possible(scene)
-        asked = [ask(scene, task, rng) for task in (*tasks, *(t for t in tasks if t == "answer"))]
-        return Lesson(scene, tuple((q.prompt, answer_text(q, scene, self.codes)) for q in asked))
+        tasks = possible_tasks(scene)
+        extra = [task for task in tasks if task == "answer"]
+        questions = [make_question(scene, task, rng) for task in (*tasks, *extra)]
+        pairs = tuple((q.prompt, answer_text(q, scene, self.codes)) for q in questions)
+        return TrainingExample(scene, pairs)
 
 
 @dataclass(frozen=True)
-class Collator:
-    """Lessons to tensors; padded on the left, as the processor pads."""
+class ExampleCollator:
+    """Examples to tensors, padded on the left as the processor pads."""
 
     pieces: spm.SentencePieceProcessor
 
-    def __call__(self, lessons: list[Lesson]) -> dict[str, Tensor]:
-        """All pairs of all lessons as rows of one batch."""
-        rows = [self._ids(*pair) for lesson in lessons for pair in lesson.pairs]
-        owners = [index for index, lesson in enumerate(lessons) for _ in lesson.pairs]
-        scenes = [lesson.scene for lesson in lessons]
+    def __call__(self, examples: list[TrainingExample]) -> dict[str, Tensor]:
+        """All pairs of all examples as rows of one batch."""
+        rows = [self._ids(*pair) for example in examples for pair in example.pairs]
+        owners = [index for index, example in enumerate(examples) for _ in example.pairs]
+        scenes = [example.scene for example in examples]
         return {
             "pixel_values": pixel_values(scenes),
-            "truth": truth(scenes),
-            "image": torch.tensor(owners),
+            "patch_labels": patch_labels(scenes),
+            "image_index": torch.tensor(owners),
             **_padded(rows),
         }
 

@@ -1,6 +1,6 @@
-"""Scores answers against the truth; needs numpy and Pillow only, so it fits any runtime.
+"""Scores answers against the truth with numpy and Pillow only, so that any runtime can be scored.
 
-It reads answers in its own way, so that it can judge the runtime's.
+It parses answers with code of its own, so that it can check the runtime's.
 """
 
 from __future__ import annotations
@@ -15,63 +15,63 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from samples.shapes.scenes import SIDE, Scene
-from samples.shapes.tasks import Question
+from samples.shapes.tasks import ShapesQuestion
 
-MaskDecoder: TypeAlias = Callable[
-    [Sequence[int]], NDArray[np.float32]
-]  # 16 codes to [64, 64], about -1 to 1
+# 16 codes to a mask [64, 64], about -1 to 1.
+MaskDecoder: TypeAlias = Callable[[Sequence[int]], NDArray[np.float32]]
 FloatBox: TypeAlias = tuple[float, float, float, float]
-_FOUND = re.compile(r"^((?:<loc\d{4}>){4})((?:<seg\d{3}>){16})? ([^;<>]+)$")
+_OBJECT = re.compile(r"^((?:<loc\d{4}>){4})((?:<seg\d{3}>){16})? ([^;<>]+)$")
 
 
 @dataclass(frozen=True, eq=False)
-class Guess:
-    """One object of an answer: y0, x0, y1, x1 in pixels, and a mask [SIDE, SIDE] or none."""
+class PredictedObject:
+    """One object of an answer: y0, x0, y1, x1 in pixels, and a mask [SIDE, SIDE] or None."""
 
     label: str
     box: FloatBox
     mask: NDArray[np.bool_] | None
 
 
-Answer: TypeAlias = str | Sequence[Guess]  # words, or objects for detect and segment
-Predict: TypeAlias = Callable[[Image.Image, Sequence[Question]], Sequence[Answer]]
+# Words, or objects for detect and segment.
+ParsedAnswer: TypeAlias = str | Sequence[PredictedObject]
+Predictor: TypeAlias = Callable[[Image.Image, Sequence[ShapesQuestion]], Sequence[ParsedAnswer]]
 
 
-def read(question: Question, text: str, decode: MaskDecoder) -> Answer:
-    """A text as its question asks for it; a part that cannot be read is left out."""
+def parse_answer(question: ShapesQuestion, text: str, decode: MaskDecoder) -> ParsedAnswer:
+    """The words or objects of a text, as its task has them; what does not parse is left out."""
     if question.task not in ("detect", "segment"):
         return text
-    matches = (_FOUND.match(part) for part in text.split(" ; "))
-    return [_guess(match, decode) for match in matches if match]
+    matches = (_OBJECT.match(part) for part in text.split(" ; "))
+    return [_parse_object(match, decode) for match in matches if match]
 
 
-def _guess(match: re.Match[str], decode: MaskDecoder) -> Guess:
+def _parse_object(match: re.Match[str], decode: MaskDecoder) -> PredictedObject:
     y0, x0, y1, x1 = (int(edge) / 1024 * SIDE for edge in re.findall(r"\d{4}", match[1]))
     codes = tuple(int(code) for code in re.findall(r"\d{3}", match[2] or ""))
     box = (y0, x0, y1, x1)
-    return Guess(match[3], box, paste(box, decode(codes)) if codes else None)
+    return PredictedObject(match[3], box, paste(box, decode(codes)) if codes else None)
 
 
-def score(question: Question, scene: Scene, answer: Answer) -> float:
+def score(question: ShapesQuestion, scene: Scene, answer: ParsedAnswer) -> float:
     """1 or 0 for words; the mean IoU of the objects for boxes and masks."""
     if isinstance(answer, str):
         return float(answer == question.text)
-    pairs = np.zeros((len(question.things), len(answer)))
-    for row, thing in enumerate(question.things):
-        for column, guess in enumerate(answer):
-            if guess.label == thing.label:
-                pairs[row, column] = _overlap(question.task, scene, thing.index, guess)
+    pairs = np.zeros((len(question.objects), len(answer)))
+    for row, truth in enumerate(question.objects):
+        for column, predicted in enumerate(answer):
+            if predicted.label == truth.label:
+                pairs[row, column] = _overlap(question.task, scene, truth.index, predicted)
     return _matched(pairs) / max(pairs.shape)
 
 
-def _overlap(task: str, scene: Scene, index: int, guess: Guess) -> float:
+def _overlap(task: str, scene: Scene, index: int, predicted: PredictedObject) -> float:
     if task == "detect":
-        return box_iou(scene.shapes[index].box, guess.box)
-    return 0.0 if guess.mask is None else mask_iou(scene.mask(index), guess.mask)
+        return box_iou(scene.shapes[index].box, predicted.box)
+    return 0.0 if predicted.mask is None else mask_iou(scene.mask(index), predicted.mask)
 
 
 def _matched(pairs: NDArray[np.float64]) -> float:
-    """The sum over pairs, best pair first, each object used once."""
+    """The sum over matched pairs, the best pair first, each object used once."""
     left, total = pairs.copy(), 0.0
     while left.size and left.max() > 0:
         row, column = np.unravel_index(left.argmax(), left.shape)
@@ -100,7 +100,7 @@ def mask_iou(one: NDArray[np.bool_], two: NDArray[np.bool_]) -> float:
 
 
 def paste(box: FloatBox, decoded: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The decoded square stretched to the box in whole pixels; inside where it is over a half."""
+    """The decoded square stretched to the box in whole pixels; True where it is over a half."""
     y0, x0, y1, x1 = (round(edge) for edge in box)
     mask = np.zeros((SIDE, SIDE), dtype=np.bool_)
     if y1 <= y0 or x1 <= x0:

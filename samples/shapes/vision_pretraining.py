@@ -1,7 +1,7 @@
-"""Teaches the vision tower to see: what SigLIP's pre-training is to PaliGemma.
+"""Pre-trains the vision tower, in place of the SigLIP pre-training that PaliGemma starts from.
 
-Each patch says which shape covers most of it, its colour, its box and its place from left to right;
-or which letter of which word. The heads that answer are thrown away in the end.
+Each patch learns to predict the shape that covers most of it, with its colour, box and rank from
+left to right, or the letter and the word it belongs to. The prediction heads are not shipped.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ POSITIONS = "embeddings.position_embedding.weight"
 GRID = SIDE // PATCH
 _LETTERS = 26
 _LONGEST = 5  # letters of a word
-NOTHING = len(KINDS) + _LETTERS  # the "kind" of the background
-_NONE = -100  # "no such question here", as cross_entropy has it
+BACKGROUND = len(KINDS) + _LETTERS  # the "kind" of the background
+_NONE = -100  # no label: what cross_entropy ignores
 
 
-def truth(scenes: list[Scene]) -> Tensor:
-    """What each patch should say, int64: kind, colour, rank, four edges, five letters."""
-    return torch.from_numpy(np.stack([_patch_truth(scene) for scene in scenes]))
+def patch_labels(scenes: list[Scene]) -> Tensor:
+    """Labels [batch, patches, 12], int64: kind, colour, rank, four edges, five letters."""
+    return torch.from_numpy(np.stack([_scene_labels(scene) for scene in scenes]))
 
 
-def _patch_truth(scene: Scene) -> NDArray[np.int64]:
-    """[patches, 12]: kind, colour, rank, four edges, five letters."""
-    said = np.full((GRID, GRID, 7 + _LONGEST), _NONE, dtype=np.int64)
-    said[..., 0] = NOTHING
+def _scene_labels(scene: Scene) -> NDArray[np.int64]:
+    """Labels [patches, 12] of one scene."""
+    labels = np.full((GRID, GRID, 7 + _LONGEST), _NONE, dtype=np.int64)
+    labels[..., 0] = BACKGROUND
     covered = np.stack(
         [_per_patch(scene.mask(i)) for i in range(len(scene.shapes))]
         or [np.zeros((GRID, GRID), dtype=np.int64)]
     )
     for index, shape in enumerate(scene.shapes):
         mine = (covered.argmax(0) == index) & (covered[index] >= 8)
-        said[mine, :7] = (
+        labels[mine, :7] = (
             KINDS.index(shape.kind),
             list(COLOURS).index(shape.colour),
             index,
             *shape.box,
         )
     if scene.word:
-        _add_word(said, scene.word)
-    return said.reshape(GRID * GRID, -1)
+        _add_word(labels, scene.word)
+    return labels.reshape(GRID * GRID, -1)
 
 
 def _per_patch(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -58,8 +58,8 @@ def _per_patch(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
     return counted
 
 
-def _add_word(said: NDArray[np.int64], word: Word) -> None:
-    """Patches that the word touches: the letter that fills most, and the spelling of the whole."""
+def _add_word(labels: NDArray[np.int64], word: Word) -> None:
+    """Label the patches of a word: the letter that fills most of each, and the whole word."""
     cover = []
     for y0, x0, y1, x1 in word.letters:
         ink = np.zeros((SIDE, SIDE), dtype=np.bool_)
@@ -68,12 +68,12 @@ def _add_word(said: NDArray[np.int64], word: Word) -> None:
     area = np.stack(cover)
     touched = area.max(0) >= 20
     letters = np.array([ord(letter) - ord("A") for letter in word.text])
-    said[touched, 0] = len(KINDS) + letters[area.argmax(0)[touched]]
-    said[touched, 7 : 7 + _LONGEST] = [*letters, *[_LETTERS] * (_LONGEST - len(letters))]
+    labels[touched, 0] = len(KINDS) + letters[area.argmax(0)[touched]]
+    labels[touched, 7 : 7 + _LONGEST] = [*letters, *[_LETTERS] * (_LONGEST - len(letters))]
 
 
 class Heads(nn.Module):
-    """One linear layer for all the answers of a patch."""
+    """One linear layer for all the predictions of a patch."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -92,37 +92,37 @@ class Heads(nn.Module):
         )
         self.register_buffer("corner", _corners())
 
-    def forward(self, features: Tensor, wanted: Tensor) -> Tensor:
-        """The loss of [batch, patches, width] against the truth of the same patches."""
+    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
+        """The loss of features [batch, patches, width] against the labels of the same patches."""
         kind, colour, rank, box, offset, word = (
             self.linear(features).float().split(self.sizes, dim=-1)
         )
-        edges = wanted[..., 3:7]
-        said = wanted[..., 0]
-        shapes = torch.where(said < len(KINDS), said, _NONE)
-        letters = torch.where((said >= len(KINDS)) & (said < NOTHING), said, _NONE)
+        edges = labels[..., 3:7]
+        kinds = labels[..., 0]
+        shapes = torch.where(kinds < len(KINDS), kinds, _NONE)
+        letters = torch.where((kinds >= len(KINDS)) & (kinds < BACKGROUND), kinds, _NONE)
         return (
-            _known(kind, said)
-            + 2 * _known(kind, shapes)  # most patches show nothing, and would drown the others
-            + 2 * _known(kind, letters)
-            + _known(colour, wanted[..., 1])
-            + 0.5 * _known(rank, wanted[..., 2])
+            _label_loss(kind, kinds)
+            + 2 * _label_loss(kind, shapes)  # else the background, most patches, would dominate
+            + 2 * _label_loss(kind, letters)
+            + _label_loss(colour, labels[..., 1])
+            + 0.5 * _label_loss(rank, labels[..., 2])
             + self._box_loss(box.unflatten(-1, (4, -1)), edges)
             + self._offset_loss(offset, edges)
-            + 0.5 * _known(word.unflatten(-1, (_LONGEST, -1)), wanted[..., 7:])
+            + 0.5 * _label_loss(word.unflatten(-1, (_LONGEST, -1)), labels[..., 7:])
         )
 
     def _offset_loss(self, offset: Tensor, edges: Tensor) -> Tensor:
-        """Distance, in patches, of the four edges from where the patch itself stands."""
-        asked = edges[..., 0] != _NONE
-        wanted = (edges - self.corner) / PATCH  # type: ignore[operator]
-        return smooth_l1_loss(offset[asked], wanted[asked], beta=0.1)
+        """Distance, in patches, of the four edges from the patch's own corner."""
+        labelled = edges[..., 0] != _NONE
+        target = (edges - self.corner) / PATCH  # type: ignore[operator]
+        return smooth_l1_loss(offset[labelled], target[labelled], beta=0.1)
 
     def _box_loss(self, scores: Tensor, edges: Tensor) -> Tensor:
         """Cross entropy against a bell around the edge: a near miss is nearly right."""
-        asked = edges[..., 0] != _NONE
-        wanted: Tensor = self.near[edges[asked]]  # type: ignore[index]
-        return -(wanted * log_softmax(scores[asked], dim=-1)).sum(-1).mean()
+        labelled = edges[..., 0] != _NONE
+        target: Tensor = self.near[edges[labelled]]  # type: ignore[index]
+        return -(target * log_softmax(scores[labelled], dim=-1)).sum(-1).mean()
 
 
 def _corners() -> Tensor:
@@ -132,17 +132,17 @@ def _corners() -> Tensor:
 
 
 def wave_positions(width: int) -> Tensor:
-    """Sines and cosines of row and column: a start for the position table that knows geometry."""
+    """Sines and cosines of row and column: the initial position table."""
     rates = 10 ** (-torch.arange(width // 4) / (width // 4))
     rows, columns = (_corners()[:, i, None] / PATCH * rates for i in (0, 1))
     return torch.cat([rows.sin(), rows.cos(), columns.sin(), columns.cos()], dim=1)
 
 
-def _known(scores: Tensor, truths: Tensor) -> Tensor:
-    """Cross entropy where there is something to say; zero if a batch has nothing."""
-    flat, wanted = scores.flatten(0, -2), truths.flatten()
-    asked = wanted != _NONE
-    return cross_entropy(flat[asked], wanted[asked]) if asked.any() else flat.sum() * 0
+def _label_loss(scores: Tensor, labels: Tensor) -> Tensor:
+    """Cross entropy over the patches that have a label; zero if a batch has none."""
+    flat, target = scores.flatten(0, -2), labels.flatten()
+    labelled = target != _NONE
+    return cross_entropy(flat[labelled], target[labelled]) if labelled.any() else flat.sum() * 0
 
 
 def pixel_values(scenes: list[Scene]) -> Tensor:
@@ -160,7 +160,7 @@ def pretrain(tower: SiglipVisionModel, steps: int, *, batch: int = 32, rate: flo
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
     for step in range(steps):
-        loss = _look(tower, heads, [draw("train", step * batch + i) for i in range(batch)])
+        loss = _tower_loss(tower, heads, [draw("train", step * batch + i) for i in range(batch)])
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -171,13 +171,13 @@ def pretrain(tower: SiglipVisionModel, steps: int, *, batch: int = 32, rate: flo
     return heads
 
 
-def _look(tower: SiglipVisionModel, heads: Heads, scenes: list[Scene]) -> Tensor:
+def _tower_loss(tower: SiglipVisionModel, heads: Heads, scenes: list[Scene]) -> Tensor:
     with torch.autocast("cpu", torch.bfloat16):
         features = tower(pixel_values(scenes)).last_hidden_state
-    loss: Tensor = heads(features.float(), truth(scenes))
+    loss: Tensor = heads(features.float(), patch_labels(scenes))
     return loss
 
 
 def warm_cosine(step: int, steps: int, warm: int = 100) -> float:
-    """The learning rate's factor: up in a line, down in a cosine."""
+    """The learning rate's factor: a linear warm-up, then half a cosine."""
     return min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * step / steps))

@@ -1,4 +1,4 @@
-"""The typed calls do as well as the original: the sample model's own exam, by both."""
+"""The typed calls score what the original scores on the sample model's held-out questions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 
 from paligemma_edge.runtime import PaliGemma
 from samples.shapes.evaluate import CHECKPOINT, evaluate
-from samples.shapes.predictor import load
-from samples.shapes.typed_predictor import through
+from samples.shapes.runtime_predictor import make_predictor
+from samples.shapes.transformers_predictor import load_predictor
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_the_typed_calls_score_what_the_original_scores(shapes_model: PaliGemma) -> None:
     """Box IoU, mask IoU and exact answers, by scoring code that is not the runtime's."""
-    original = evaluate(load(CHECKPOINT), count=24)
-    typed = evaluate(through(shapes_model), count=24)
+    original = evaluate(load_predictor(CHECKPOINT), count=24)
+    typed = evaluate(make_predictor(shapes_model), count=24)
     assert set(original) >= {"caption", "answer", "detect", "segment"}
     assert typed == original

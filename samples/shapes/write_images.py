@@ -1,6 +1,6 @@
-"""Writes held-out images with prompts and the truth: the dozen that ship, or any others.
+"""Writes held-out images with prompts and the truth: the twelve that ship, or any others.
 
-python -m samples.shapes.showcase --out build/exam --first 0 --count 200
+python -m samples.shapes.write_images --out build/exam --first 0 --count 200
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 from PIL import Image
 
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.tasks import Question, ask, possible
+from samples.shapes.tasks import ShapesQuestion, make_question, possible_tasks
 
-FIRST, COUNT = 100_000, 12  # far from the images of the exam
+FIRST, COUNT = 100_000, 12  # far from the scenes that `evaluate` scores
 IMAGES = Path(__file__).parents[1] / "images"
 
 
@@ -32,7 +32,7 @@ def _write_one(folder: Path, name: str, number: int) -> dict[str, Any]:
     rng = np.random.default_rng([3, number])
     scene.image().save(folder / f"{name}.png", optimize=True)
     Image.fromarray(scene.owner).save(folder / f"{name}-masks.png", optimize=True)
-    questions = [ask(scene, task, rng) for task in possible(scene)]
+    questions = [make_question(scene, task, rng) for task in possible_tasks(scene)]
     return {
         "image": f"{name}.png",
         "masks": f"{name}-masks.png",
@@ -40,24 +40,30 @@ def _write_one(folder: Path, name: str, number: int) -> dict[str, Any]:
     }
 
 
-def _entry(scene: Scene, question: Question) -> dict[str, Any]:
-    """Words are a `text`; else `things`: label, pixel box y0 x0 y1 x1 and value in the masks."""
+def _entry(scene: Scene, question: ShapesQuestion) -> dict[str, Any]:
+    """Words as `text`, or `objects`: label, box y0 x0 y1 x1 in pixels, value in the masks."""
     head = {"task": question.task, "prompt": question.prompt}
-    if not question.things:
+    if not question.objects:
         return {**head, "text": question.text}
-    things = [
+    objects = [
         {"label": t.label, "box": list(scene.shapes[t.index].box), "mask": t.index + 1}
-        for t in question.things
+        for t in question.objects
     ]
-    return {**head, "things": things}
+    return {**head, "objects": objects}
 
 
 def main() -> None:
     """Write the folder."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=IMAGES)
-    parser.add_argument("--first", type=int, default=FIRST, help="number of the first image")
-    parser.add_argument("--count", type=int, default=COUNT)
+    parser = argparse.ArgumentParser(
+        prog="python -m samples.shapes.write_images", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument(
+        "--out", type=Path, default=IMAGES, help="folder to write; default: the shipped one"
+    )
+    parser.add_argument(
+        "--first", type=int, default=FIRST, help="number of the first scene; default: %(default)s"
+    )
+    parser.add_argument("--count", type=int, default=COUNT, help="how many; default: %(default)s")
     options = parser.parse_args()
     write(options.out, options.first, options.count)
 

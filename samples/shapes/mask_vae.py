@@ -102,7 +102,7 @@ def square_mask(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def code_table(vae: MaskVae) -> dict[tuple[str, int, int], tuple[int, ...]]:
-    """The codes of every silhouette that an image can hold, by kind, height and width."""
+    """The codes of every silhouette that a scene can have, by kind, height and width."""
     keys = sorted({(kind, *silhouette(kind, h, w).shape) for kind in KINDS for h, w in _sides()})
     drawn = {
         (kind, *silhouette(kind, h, w).shape): silhouette(kind, h, w)
@@ -132,7 +132,7 @@ def _tensor(masks: list[NDArray[np.bool_]]) -> Tensor:
 
 
 def _random_mask(rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A silhouette of any side; one in three is turned, so that the codes serve more than eight."""
+    """A silhouette of any size; one in three is rotated, for a wider range of masks."""
     kind = str(rng.choice(KINDS))
     height, width = (int(n) for n in rng.integers(14, 43, 2))
     mask = silhouette(kind, height, width)
@@ -193,7 +193,7 @@ def _loss(vae: MaskVae, masks: Tensor, *, quantised: bool) -> Tensor:
 
 
 def reconstruction_iou(vae: MaskVae, count: int, seed: int) -> float:
-    """Mean IoU, at 64x64, of fresh masks against what their codes give back."""
+    """Mean IoU, at 64x64, of fresh masks and their reconstructions."""
     rng = np.random.default_rng(seed)
     masks = _tensor([_random_mask(rng) for _ in range(count)])
     with torch.inference_mode():
@@ -204,7 +204,7 @@ def reconstruction_iou(vae: MaskVae, count: int, seed: int) -> float:
 
 
 def inference_arrays(vae: MaskVae) -> dict[str, NDArray[np.float32]]:
-    """What `vae-oid.npz` holds for a decoder."""
+    """The arrays of `vae-oid.npz`: codebook and decoder."""
     arrays = {
         f"decoder.{name}": value.detach().numpy()
         for name, value in vae.decoder.state_dict().items()
@@ -213,9 +213,11 @@ def inference_arrays(vae: MaskVae) -> dict[str, NDArray[np.float32]]:
 
 
 def main() -> None:
-    """Train, report, and save both the inference arrays and the whole network."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("build/shapes"))
+    """Train, report the IoU, and save the inference arrays and the whole network."""
+    parser = argparse.ArgumentParser(
+        prog="python -m samples.shapes.mask_vae", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--out", type=Path, default=Path("build/shapes"), help="folder to write")
     parser.add_argument("--steps", type=int, default=600)
     args = parser.parse_args()
     start = time.monotonic()
