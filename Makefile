@@ -59,6 +59,7 @@ lint: $(VENV)/ready types
 	MYPYPATH=build/types $(VENV)/bin/mypy \
 	    -p paligemma_edge.export -p paligemma_edge.quantize -p paligemma_edge.runtime
 	MYPYPATH=build/types $(VENV)/bin/mypy --explicit-package-bases tests samples
+	PYTHONPATH=build/types $(VENV)/bin/lint-imports --no-cache --no-logo
 
 # mypy does not see that the folders are one namespace: it reads them by links.
 types:
