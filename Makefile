@@ -9,7 +9,7 @@ BUNDLE := build/shapes.bundle
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 EVERYTHING := [cpu,export,samples,grammar,video,dev]
 
-.PHONY: help demo test lint types wheel dev clean
+.PHONY: help demo test lint types wheel dev house clean
 
 help:
 	@echo "make demo    export the sample model and answer from it, without torch"
@@ -66,6 +66,10 @@ types:
 	mkdir -p build/types/paligemma_edge
 	for folder in export quantize runtime; do \
 	    ln -sfn ../../../$$folder build/types/paligemma_edge/$$folder; done
+
+# docs/house.png and the table that it is drawn from
+house: $(VENV)/ready types
+	PYTHONPATH=build/types $(VENV)/bin/python -m tests.house.draw
 
 clean:
 	rm -rf build dist *.egg-info $(DEV_VENV)
