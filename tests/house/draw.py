@@ -1,4 +1,4 @@
-"""Draw the house: `python -m tests.house.draw`, or `make house`, writes docs/house.png and .json."""
+"""Draw the house: `python -m tests.house.draw` (`make house`) writes docs/house.png and .json."""
 
 from __future__ import annotations
 

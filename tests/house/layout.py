@@ -43,9 +43,9 @@ def _rows(names: Sequence[str], arrows: Sequence[Arrow]) -> dict[str, int]:
         for upper, lower in arrows:
             rows[upper] = max(rows[upper], rows[lower] + 1)
     for name in names:
-        if above := [rows[upper] for upper, lower in arrows if lower == name]:
-            if not any(upper == name for upper, _ in arrows):
-                rows[name] = min(above) - 1
+        above = [rows[upper] for upper, lower in arrows if lower == name]
+        if above and not any(upper == name for upper, _ in arrows):
+            rows[name] = min(above) - 1
     return rows
 
 
