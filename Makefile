@@ -9,7 +9,7 @@ BUNDLE := build/shapes.bundle
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 EVERYTHING := [cpu,export,samples,grammar,video,dev]
 
-.PHONY: help demo test lint types wheel dev clean
+.PHONY: help demo test lint types wheel dev house clean
 
 help:
 	@echo "make demo    export the sample model and answer from it, without torch"
@@ -59,12 +59,17 @@ lint: $(VENV)/ready types
 	MYPYPATH=build/types $(VENV)/bin/mypy \
 	    -p paligemma_edge.export -p paligemma_edge.quantize -p paligemma_edge.runtime
 	MYPYPATH=build/types $(VENV)/bin/mypy --explicit-package-bases tests samples
+	PYTHONPATH=build/types $(VENV)/bin/lint-imports --no-cache --no-logo
 
 # mypy does not see that the folders are one namespace: it reads them by links.
 types:
 	mkdir -p build/types/paligemma_edge
 	for folder in export quantize runtime; do \
 	    ln -sfn ../../../$$folder build/types/paligemma_edge/$$folder; done
+
+# docs/house.png and the table that it is drawn from
+house: $(VENV)/ready types
+	PYTHONPATH=build/types $(VENV)/bin/python -m tests.house.draw
 
 clean:
 	rm -rf build dist *.egg-info $(DEV_VENV)
