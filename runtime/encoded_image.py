@@ -1,4 +1,4 @@
-"""An image that was encoded once, to be asked any number of prompts.
+"""An image that was encoded once, for any number of prompts.
 
 What is kept are the vision features. The decoder's keys and values cannot be kept: a PaliGemma
 prompt sees itself whole, image included, so another prompt changes them all.
@@ -133,8 +133,8 @@ class EncodedImage:
         """Boxes of what "cat ; dog" or ["cat", "dog"] names.
 
         With `grammar` only tokens that such an answer allows are chosen, so that it always
-        parses; `any_label` lets it hold labels that were not asked for. PromptError for a label
-        that an answer cannot hold.
+        parses; `any_label` lets it hold labels that the prompt does not name. PromptError for a
+        label that an answer cannot hold.
         """
         return self._objects(Task.detect(what), grammar, any_label, max_new_tokens)
 

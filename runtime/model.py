@@ -67,7 +67,7 @@ class PaliGemma:
         weights, keys and values. `cuda_graph` records the steps there, once for each number of
         slots and adapter, and replays them: such a model is for one thread. In a bundle with
         adapters the adapted graphs are opened, which answer as the base too. BundleError,
-        DeviceError or OptionError say what stood in the way.
+        DeviceError or OptionError say what is in the way.
         """
         if not isinstance(bundle, str | os.PathLike):
             raise OptionError(f"the bundle is {bundle!r}, wanted the path of its folder")
@@ -215,8 +215,8 @@ class PaliGemma:
     ) -> Generation:
         """Answer any prompt about one image, or about several given as a list.
 
-        With a grammar, such as `Choices` or `Regex`, only what it allows is said; with an
-        adapter of the bundle it is said as that one does.
+        With a grammar, such as `Choices` or `Regex`, the answer is one that it allows; with an
+        adapter of the bundle it is that adapter's answer.
         """
         (generation,) = self.generate_batch(
             [(image, prompt)],

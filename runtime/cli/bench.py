@@ -41,7 +41,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    """Measure a variant and print what was found; the last line is JSON."""
+    """Measure a variant and print it; the last line is JSON."""
     start = time.perf_counter()
     from paligemma_edge.runtime.diagnostics.benchmark import benchmark
 
@@ -72,29 +72,29 @@ def _batches(text: str) -> list[int]:
         ) from None
 
 
-def _describe(found: Benchmark, imported: float) -> Iterator[str]:
-    yield f"bundle        {found.bundle}"
-    adapter = f", adapter {found.adapter}" if found.adapter else ""
-    yield f"variant       {found.variant}, on {found.device}{adapter}"
-    yield f"processor     {found.processor}, {found.threads} threads"
-    if found.gpu is not None:
-        yield f"GPU           {found.gpu}"
-    yield f"ONNX Runtime  {found.onnxruntime}"
-    yield f"image         {found.image}, {found.image_tokens} tokens"
-    yield f"prompt        {found.prompt!r}, {found.prompt_tokens} tokens"
-    yield f"runs          {found.runs} of {found.steps} steps, after a warm-up"
+def _describe(measured: Benchmark, imported: float) -> Iterator[str]:
+    yield f"bundle        {measured.bundle}"
+    adapter = f", adapter {measured.adapter}" if measured.adapter else ""
+    yield f"variant       {measured.variant}, on {measured.device}{adapter}"
+    yield f"processor     {measured.processor}, {measured.threads} threads"
+    if measured.gpu is not None:
+        yield f"GPU           {measured.gpu}"
+    yield f"ONNX Runtime  {measured.onnxruntime}"
+    yield f"image         {measured.image}, {measured.image_tokens} tokens"
+    yield f"prompt        {measured.prompt!r}, {measured.prompt_tokens} tokens"
+    yield f"runs          {measured.runs} of {measured.steps} steps, after a warm-up"
     yield ""
     yield f"{'milliseconds':<16}{'median':>10}{'minimum':>10}{'maximum':>10}{'tokens/s':>10}"
     yield f"{'import':<16}{imported * 1e3:>10.1f}"
-    yield f"{'load':<16}{found.load * 1e3:>10.1f}"
-    for stage, timings in found.reading.items():
+    yield f"{'load':<16}{measured.load * 1e3:>10.1f}"
+    for stage, timings in measured.reading.items():
         yield _row(stage.replace("_", " "), timings)
-    for step in found.stepping:
+    for step in measured.stepping:
         name = f"step, {step.slots} slot{'s' if step.slots > 1 else ''}"
         yield f"{_row(name, step.seconds)}{step.tokens_per_second:>10.1f}"
     yield ""
     yield "megabytes"
-    for part, size in found.memory.items():
+    for part, size in measured.memory.items():
         name = "GPU" if part == "gpu" else part.replace("_", "-")
         remark = "  less free there than before the load" if part == "gpu" else ""
         yield f"{name:<16}{size / 1e6:>10.1f}{remark}"

@@ -1,7 +1,7 @@
 """The command `paligemma-edge`: arguments in, exit code out.
 
 `run`, `inspect`, `check`, `prepack` and `bench` need the runtime alone. The others live in `export`
-and are found by name when they are called, so that a device needs none of their packages.
+and are imported by name when they are called, so that a device needs none of their packages.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _ELSEWHERE: Mapping[str, tuple[str, str]] = {
     "export": ("export.cli.main", "turn a checkpoint into a bundle"),
     "quantize": ("quantize.cli", "add smaller and faster variants to a bundle"),
     "verify": ("export.cli.main", "compare a bundle with the original, stage by stage"),
-    "adapter": ("export.cli.main", "add a LoRA adapter that answers can be asked for with"),
+    "adapter": ("export.cli.main", "add a LoRA adapter, to be switched on for each answer"),
 }
 
 # Which extra brings a package, by the name that is imported.
@@ -93,13 +93,13 @@ def guarded(name: str, work: Callable[[], int]) -> int:
             print(f"paligemma-edge: interrupted{kept}", file=sys.stderr)
             return EXIT_INTERRUPTED
         except BrokenPipeError:
-            # The reader of our output has gone, as `head` does; there is nobody left to tell.
+            # The reader of our output has gone, as `head` does; nobody is left to read a message.
             _discard_output()
             return EXIT_FAILED
         except OSError as error:
             if error.filename is not None:
                 raise
-            # What commands write is told of as OutputError; what has no name is standard output.
+            # What commands write raises OutputError; an error without a name is standard output's.
             _discard_output()
             return _tell_output(error)
 

@@ -54,9 +54,13 @@ def _add_prompts_and_answers(parser: argparse.ArgumentParser) -> None:
     tokens = "tokens of an answer at most; default: 256, or what the model still holds"
     add("--adapter", metavar="NAME", help="answer with this adapter of the bundle; see inspect")
     add("--max-new-tokens", type=int, metavar="N", help=tokens)
-    add("--choices", metavar="A,B,C", help="answer with one of these, parted by commas")
+    add("--choices", metavar="A,B,C", help="answer with one of these, separated by commas")
     add("--regex", metavar="PATTERN", help="answer with what matches this")
-    add("--any-label", action="store_true", help="let objects have labels not asked for")
+    add(
+        "--any-label",
+        action="store_true",
+        help="let objects have labels that the prompt does not name",
+    )
     add("--no-grammar", action="store_true", help="let detect and segment say anything")
     add("--temperature", type=float, metavar="T", help="sample, not greedy")
     add("--top-k", type=int, default=0, metavar="K")

@@ -1,6 +1,6 @@
 """How fast a variant is on this device, and how much memory it takes.
 
-Knows what is measured, and what a measurement tells. Knows nothing of how a graph is run.
+Knows what is measured, and what it reports. Knows nothing of how a graph is run.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def benchmark(
         raise OptionError("batch names no number of slots, wanted at least one")
     _plan_for(batches, opening)
     with _image_file(image) as path:
-        load_image(path)  # one that cannot be read is told before the model is loaded
+        load_image(path)  # an error comes before the model is loaded
         gpu = _gpu(bundle, device, variant)
         start = time.perf_counter()
         model = PaliGemma(bundle, device, variant, **opening)
@@ -163,8 +163,10 @@ def _gpu(bundle: str | os.PathLike[str], device: DeviceName, variant: str | None
 
 def _memory(before: Gpu | None) -> dict[str, int]:
     """Bytes of this process now, and those of a GPU that were free before and are not now."""
-    told = {str(part): size for part, size in process_memory().items()}
-    return told if before is None else {**told, "gpu": before.free_bytes - find_gpu().free_bytes}
+    memory = {str(part): size for part, size in process_memory().items()}
+    if before is None:
+        return memory
+    return {**memory, "gpu": before.free_bytes - find_gpu().free_bytes}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """How much memory a variant takes while it answers, measured in a process of its own.
 
-Knows one short answer and what it took; None where the system does not tell.
+Knows one short answer and what memory it took; None where the system has no such figures.
 
     python -m paligemma_edge.runtime.diagnostics.memory_use BUNDLE VARIANT IMAGE PROMPT TOKENS
 """
@@ -29,7 +29,7 @@ def measure_memory(
 ) -> MemoryUse | None:
     """Answer one prompt in a new process and say what that process took.
 
-    None where the system does not tell, or the process failed, as one does that the system
+    None where the system has no such figures, or the process failed, as one does that the system
     stops for want of memory.
     """
     question = (os.fspath(bundle), variant, os.fspath(image), prompt, str(max_new_tokens))
@@ -48,11 +48,11 @@ def measure_memory(
 
 
 def resident() -> MemoryUse | None:
-    """What this process takes now; None where the system does not tell."""
-    told = process_memory()
-    if "peak" not in told or "anonymous" not in told:
+    """Memory of this process now; None where the system has no such figures."""
+    memory = process_memory()
+    if "peak" not in memory or "anonymous" not in memory:
         return None
-    return MemoryUse(peak_bytes=told["peak"], anonymous_bytes=told["anonymous"])
+    return MemoryUse(peak_bytes=memory["peak"], anonymous_bytes=memory["anonymous"])
 
 
 def main() -> None:
@@ -62,8 +62,8 @@ def main() -> None:
     bundle, variant, image, prompt, tokens = sys.argv[1:]
     model = PaliGemma(bundle, variant=variant)
     model.generate(image, prompt, max_new_tokens=int(tokens))
-    found = resident()
-    sys.stdout.write(json.dumps(None if found is None else dataclasses.asdict(found)))
+    memory = resident()
+    sys.stdout.write(json.dumps(None if memory is None else dataclasses.asdict(memory)))
 
 
 if __name__ == "__main__":

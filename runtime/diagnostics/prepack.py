@@ -28,7 +28,7 @@ def prepack(
 ) -> str:
     """Prepack a variant for this processor, in place of what it was prepacked with → its name.
 
-    By default the first variant for the processor. `progress` is told each graph's name.
+    By default the first variant for the processor. `progress` is called with each graph's name.
     BundleError where a file is damaged, OutputError where the disk is full, OptionError where
     the variant is not for the processor: nothing is changed.
     """
@@ -89,15 +89,15 @@ def _save(
 def _save_one(device: Device, bundle: Bundle, source: str, writer: FolderWriter, name: str) -> None:
     target = writer.path(name)
     device.save_session(bundle.file(source), target)
-    device.open_session(target, optimized=True)  # a disk that filled up is found here, not later
+    device.open_session(target, optimized=True)  # a disk that filled up is an error now, not later
 
 
 def _listing(
     variant: str, graphs: dict[str, str], files: tuple[str, ...]
 ) -> Callable[[Manifest], Manifest]:
-    found = Prepacked(device=fingerprint(), graphs=graphs, files=files)
+    prepacked = Prepacked(device=fingerprint(), graphs=graphs, files=files)
 
     def listed(manifest: Manifest) -> Manifest:
-        return dataclasses.replace(manifest, prepacked={**manifest.prepacked, variant: found})
+        return dataclasses.replace(manifest, prepacked={**manifest.prepacked, variant: prepacked})
 
     return listed

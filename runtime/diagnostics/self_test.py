@@ -65,16 +65,16 @@ def self_test(
     model = PaliGemma(bundle_path, device, variant, **opening)
     bundle.verify(set(bundle.manifest.files) - set(model.verified_files))
     golden = Golden.read(bundle)
-    found = model.generate(
+    answer = model.generate(
         bundle.file(golden.image), golden.prompt, max_new_tokens=len(golden.token_ids)
     )
-    same = found.token_ids == golden.token_ids
+    same = answer.token_ids == golden.token_ids
     return SelfTest(
         variant=model.variant,
         files=len(bundle.manifest.files),
         golden=golden,
-        token_ids=found.token_ids,
-        text=found.text,
+        token_ids=answer.token_ids,
+        text=answer.text,
         agreement=1.0 if same else _agreement(model, golden),
         required=required_agreement(bundle.manifest.variants[model.variant]),
     )

@@ -1,4 +1,4 @@
-"""Seconds of runs that were repeated, and how they are told.
+"""Seconds of repeated runs, and how they are reported.
 
 Knows numbers alone, so that whatever is measured beside a bundle is summed up alike.
 """

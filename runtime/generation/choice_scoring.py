@@ -13,7 +13,7 @@ from paligemma_edge.runtime.grammar.choices import Choices
 from paligemma_edge.runtime.grammar.trie import TokenTrie
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
-# Depth behind the prompt and a token → the logits that follow.
+# Depth after the prompt and a token → the logits that follow.
 Read: TypeAlias = Callable[[int, int], Row]
 
 
@@ -22,8 +22,8 @@ def score_choices(
 ) -> dict[str, float]:
     """Log-probability of each answer, its end included, in the order of the answers.
 
-    The logits `first` follow the prompt. `read(depth, token)` puts a token `depth` places behind
-    the prompt, over what was there and behind it, and returns the logits that follow, valid until
+    The logits `first` follow the prompt. `read(depth, token)` puts a token `depth` places after
+    the prompt, over what was there and after it, and returns the logits that follow, valid until
     it is called again. It is called once for each beginning that answers share.
     """
     trie = choices.trie(encoder)
@@ -43,7 +43,7 @@ def _totals(trie: TokenTrie, first: Row, read: Read) -> dict[int, float]:
         following = trie.tokens[place]
         scores = row.log_probs(following).tolist()
         for follower, score in zip(following.tolist(), scores, strict=True):
-            behind = trie.next[place][follower]
-            totals[behind] = totals[place] + score
-            waiting.append((behind, depth + 1, follower))
+            child = trie.next[place][follower]
+            totals[child] = totals[place] + score
+            waiting.append((child, depth + 1, follower))
     return totals

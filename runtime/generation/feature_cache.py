@@ -33,13 +33,13 @@ class ImageFeatureCache:
     def features(self, images: ImageBatch, watch: Stopwatch) -> ort.OrtValue:
         """Features [images, N, hidden]."""
         digest = hashlib.sha256(images.pixel_values.data).digest()
-        found = self.kept.pop(digest, None) or self._encode(images.pixel_values, watch)
-        self.kept[digest] = found
-        size = itemsize(self.engine.dtype) * int(np.prod(found.shape()))
+        features = self.kept.pop(digest, None) or self._encode(images.pixel_values, watch)
+        self.kept[digest] = features
+        size = itemsize(self.engine.dtype) * int(np.prod(features.shape()))
         most = max(1, _KEPT_BYTES // size)
         while len(self.kept) > most:
             del self.kept[next(iter(self.kept))]
-        return found
+        return features
 
     def _encode(self, pixels: NDArray[np.float32], watch: Stopwatch) -> ort.OrtValue:
         with watch.measure("vision"):

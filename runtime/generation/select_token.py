@@ -20,7 +20,7 @@ def select_token(sampling: Sampling, row: Row, allowed: Allowed | None, position
     """The token that a policy picks where all that is not allowed has the logit minus infinity.
 
     `allowed` None allows all that may be spoken; `position` is the token's place in the text.
-    DeviceError where the logits that it picks from are no numbers.
+    DeviceError where the logits that it picks from are NaN or infinite.
     """
     if allowed is None:
         return row.best if isinstance(sampling, Greedy) else _drawn(sampling, row, position)
@@ -33,8 +33,8 @@ def select_token(sampling: Sampling, row: Row, allowed: Allowed | None, position
 def _chosen_of_flags(
     sampling: Sampling, row: Row, allowed: NDArray[np.bool_], position: int
 ) -> int:
-    if isinstance(sampling, Greedy) and (found := _likeliest(row, allowed)) is not None:
-        return found
+    if isinstance(sampling, Greedy) and (token := _most_likely(row, allowed)) is not None:
+        return token
     tokens = np.flatnonzero(allowed)
     return int(tokens[sampling.choose(row.answer_logits[tokens], position)])
 
@@ -48,7 +48,7 @@ def _drawn(sampling: Sampling, row: Row, position: int) -> int:
     return sampling.choose(row.answer_logits, position)
 
 
-def _likeliest(row: Row, allowed: NDArray[np.bool_]) -> int | None:
+def _most_likely(row: Row, allowed: NDArray[np.bool_]) -> int | None:
     """The most likely token of those flagged, where it is among the first; None: look at all.
 
     To find the largest of all logits is many times quicker than to pick out the allowed.

@@ -88,7 +88,7 @@ def object_result(
 
 
 def _last_is_cut(task: Task, answer: ParsedAnswer) -> bool:
-    """Whether the last object may lack a part: nothing parts it from what would have come."""
+    """Whether the last object may be incomplete: no separator follows it."""
     if not answer.detections or answer.text[answer.spans[-1][1] :].lstrip().startswith(";"):
         return False
     last = answer.detections[-1]

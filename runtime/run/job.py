@@ -50,7 +50,7 @@ def run(options: RunOptions, *, console: Console | None = None, stdin: TextIO | 
         0, or 1 where one of the images could not be read.
 
     Raises:
-        PaliGemmaError: one of its leaves says in one line what cannot be read, done or written.
+        PaliGemmaError: a subclass whose message is one line: what cannot be read, done or written.
     """
     console = console or Console.standard()
     target = None
@@ -191,7 +191,7 @@ def _read(model: PaliGemma, source: Source) -> ImageBatch:
 
 
 def _slots(options: RunOptions, sources: Sources, model: PaliGemma) -> int:
-    """As many as were asked for and can be used; one where images come one by one."""
+    """As many as were requested and can be used; one where images come one by one."""
     requested = 1 if sources.paced and options.slots is None else options.slots
     slots = model.cache_pool.slots(requested, DEFAULT_MAX_BATCH)
     queries = None if sources.count is None else sources.count * len(options.prompts)

@@ -1,6 +1,6 @@
 """What a run has answered so far, on the disk, so that a run that was killed goes on.
 
-The journal of FILE is FILE.partial: JSON Lines, the first says which run it is, each other is one
+The journal of FILE is FILE.partial: JSON Lines, the first identifies the run, each other is one
 record. Knows records by their image and prompt. Knows nothing of what else they hold.
 """
 
@@ -35,9 +35,9 @@ class Journal:
         self.target, self.path = target, journal_of(target)
         self._descriptor, self._clock, self._synced = descriptor, clock, clock()
         self._places: dict[Key, tuple[int, int]] = {}  # offset and length of each record
-        self._failed: set[Key] = set()  # whose record says why there is no answer
+        self._failed: set[Key] = set()  # whose record has an error in place of an answer
         self._prompts: dict[str, str] = {}  # one string for all its records
-        self._end = 0  # behind the last whole line
+        self._end = 0  # after the last whole line
 
     @classmethod
     def open(
@@ -67,7 +67,7 @@ class Journal:
         return len(self._places)
 
     def __contains__(self, key: object) -> bool:
-        """Whether it was answered; what failed is to be asked again."""
+        """Whether it was answered; what failed is to be answered again."""
         return key in self._places and key not in self._failed
 
     @property
@@ -82,7 +82,7 @@ class Journal:
 
     @property
     def keys(self) -> tuple[Key, ...]:
-        """Those of all records, in the order in which they were first asked."""
+        """Those of all records, in the order in which they were first answered."""
         return tuple(self._places)
 
     def keep_only(self, keys: Iterable[Key]) -> None:
@@ -138,7 +138,7 @@ class Journal:
             self._end = len(line)
 
     def _read(self, lines: Iterable[bytes]) -> None:
-        """Learn the records of all whole lines; what a damaged one held is asked again."""
+        """Learn the records of all whole lines; what a damaged one held is answered again."""
         for line in lines:
             if not line.endswith(b"\n"):
                 return
@@ -156,7 +156,7 @@ class Journal:
             self._failed.discard(key)
 
     def _write(self, line: bytes) -> None:
-        """Write behind the last whole line; take back what a full disk took only half of."""
+        """Write after the last whole line; take back what a full disk took only half of."""
         written = 0
         try:
             while written < len(line):
@@ -167,12 +167,12 @@ class Journal:
 
     def _check(self, line: bytes, identity: Record) -> None:
         try:
-            found = json.loads(line)[_RUN]
-            differing = [name for name in found | identity if _differs(found, identity, name)]
+            recorded = json.loads(line)[_RUN]
+            differing = [name for name in recorded | identity if _differs(recorded, identity, name)]
         except (ValueError, TypeError, KeyError):
             raise self._stranger() from None
         if differing:
-            was = ", ".join(f"{name} {_short(found.get(name))}" for name in differing)
+            was = ", ".join(f"{name} {_short(recorded.get(name))}" for name in differing)
             now = ", ".join(f"{name} {_short(identity.get(name))}" for name in differing)
             raise OptionError(
                 f"{self.path} holds answers of another run, with {was}, now {now}; give another "
@@ -187,7 +187,7 @@ class Journal:
 
 
 def journal_of(target: Path) -> Path:
-    """Where the journal of an output file lies."""
+    """Path of the journal of an output file."""
     return target.with_name(f"{target.name}.partial")
 
 

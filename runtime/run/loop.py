@@ -1,4 +1,4 @@
-"""Many images, each asked some prompts: read ahead, answered as slots are free, handed on.
+"""Many images, each with some prompts: read ahead, answered as slots are free, handed on.
 
 Knows order, what was done before, and that an image may be broken. Knows nothing of a model: it
 is given what answers.
@@ -50,7 +50,7 @@ class QueryResult:
     def record(self) -> dict[str, Any]:
         """It as plain JSON, under the prompt as it was given.
 
-        ImageError where the masks that were found in this image are no numbers.
+        ImageError where the masks of this image hold NaN or Inf.
         """
         named = {"image": self.source.name, "prompt": self.prompt}
         if self.adapter is not None:
@@ -83,7 +83,7 @@ def answer_sources(
 
     Images are read in a thread, at most `depth` of them early. An image for which `read`
     raises an ImageError is taken with that error, once for each prompt, and holds up no other.
-    What is taken bears the name of the `adapter` that answers.
+    Each result has the name of the `adapter` that answers.
     """
 
     def waiting() -> Iterator[tuple[Source, list[str]]]:
@@ -103,8 +103,8 @@ def answer_sources(
                         yield Query(number, source, images, prompt, len(left))
                     number += 1
 
-    with closing(queries()) as asked:
-        for query, result in answer(asked):
+    with closing(queries()) as waiting_queries:
+        for query, result in answer(waiting_queries):
             size = query.images.width, query.images.height
             parts = (query.number, query.source, query.prompt, query.siblings, result, size)
             on_result(QueryResult(*parts, adapter))
@@ -121,9 +121,9 @@ class InOrder:
     def __call__(self, answered: QueryResult) -> None:
         """Take one, in any order."""
         self._held[answered.number] = answered
-        while (found := self._held.pop(self._next, None)) is not None:
+        while (result := self._held.pop(self._next, None)) is not None:
             self._next += 1
-            self.take(found)
+            self.take(result)
 
     def flush(self) -> None:
         """Hand on all that is left, where some in between never came."""

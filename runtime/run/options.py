@@ -49,7 +49,7 @@ class RunOptions:
         max_new_tokens: tokens of an answer at most.
         choices: closed set that an answer is one of.
         regex: pattern that an answer matches.
-        any_label: let objects have labels that were not asked for.
+        any_label: let objects have labels that the prompt does not name.
         no_grammar: let `detect` and `segment` answer any text.
         temperature, top_k, top_p, seed: sampling; without a temperature the most likely token.
         out: file for all answers, .jsonl, .csv or COCO's .json.

@@ -1,4 +1,4 @@
-"""Images with what was found drawn over them, as files.
+"""Images with boxes and masks drawn over them, as files.
 
 Knows where each one goes: never out of its folder, never over an image that is read, never two
 in one place. Knows nothing of a model.
@@ -137,13 +137,13 @@ def lacks_masks(result: Result, decode_masks: DecodeMasks) -> bool:
     """Whether a text holds masks that cannot be drawn."""
     if decode_masks is not None or isinstance(result, ObjectResult):
         return False
-    return any(found.codes is not None for found in parse_answer(result.text).detections)
+    return any(o.codes is not None for o in parse_answer(result.text).detections)
 
 
 def safe_name(name: str, prompt: int = 1) -> PurePosixPath:
     """A source's name as a path below a folder, with an image's suffix.
 
-    The root and `.` are left out, `..` becomes `_`; prompts behind the first add their number.
+    The root and `.` are left out, `..` becomes `_`; prompts after the first add their number.
     """
     parts = ["_" if part == ".." else part for part in PurePosixPath(name).parts if part.strip("/")]
     place = PurePosixPath(*parts or ["image"])
@@ -177,11 +177,11 @@ def _check_folder(target: Path, reuse: bool) -> None:
 def _drawn(image: Image.Image, result: Result, decode_masks: DecodeMasks) -> Image.Image:
     if isinstance(result, ObjectResult):
         return result.draw(image)
-    found = parse_answer(result.text).detections
-    decoded = zip(found, decoded_masks(found, decode_masks), strict=True)
+    objects = parse_answer(result.text).detections
+    decoded = zip(objects, decoded_masks(objects, decode_masks), strict=True)
     # Made one by one, for they are large.
     masks = (m if m is None else paste_mask(m, f.box, *image.size) for f, m in decoded)
-    return draw(image, found, masks)
+    return draw(image, objects, masks)
 
 
 def _encoded(image: Image.Image, place: Path) -> bytes:

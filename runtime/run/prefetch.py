@@ -1,4 +1,4 @@
-"""Work that is done in a thread before its result is asked for.
+"""Work that is done in a thread before its result is needed.
 
 Knows order and depth. Knows nothing of images but that one of them may be broken.
 """

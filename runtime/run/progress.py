@@ -13,7 +13,7 @@ from typing import TextIO
 
 _REDRAWN = 0.1  # seconds between two lines on a terminal
 _REPEATED = 10.0  # and elsewhere, such as in a log
-_QUICK = 2.0  # what takes less says nothing in a log
+_QUICK = 2.0  # shorter runs log nothing
 _WINDOW = 64  # images that the rate is taken over
 _CLEAR = "\r\x1b[K"
 
@@ -56,7 +56,7 @@ class Progress:
             self._shown = False
 
     def close(self) -> None:
-        """Say how it ended, unless it was quick and nobody was told anything."""
+        """Show how it ended, unless it was quick and no line was shown."""
         now = self._clock()
         if self._redraws or now - self._start >= _QUICK:
             self._say(now)

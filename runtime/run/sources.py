@@ -47,8 +47,8 @@ Opens: TypeAlias = Callable[[], Iterator[Source]]
 class Sources:
     """Images in their order, each name once. Iterate over it once: a list may be a pipe.
 
-    `count` is None where it shows only on the way, `live` tells that a camera takes part, which
-    ends when it is told to, and `paced` that the next image may be long in coming: from a
+    `count` is None where it is not known beforehand, `live` is whether a camera takes part, which
+    ends when it is interrupted, and `paced` that the next image may be long in coming: from a
     camera, or a list that is still written.
     """
 
@@ -87,12 +87,12 @@ def find_sources(paths: Sequence[str], stdin: TextIO, every: float | None = None
     """
     if every is not None and not 0 < every < float("inf"):
         raise OptionError(f"--every is {every}, wanted seconds above 0")
-    found: dict[str, str | Opens] = {}
+    entries: dict[str, str | Opens] = {}
     for path in paths:
         for name in _names(path):
-            found[name] = _entry(name, stdin, every)
-    live = any(_camera(name) is not None for name in found)
-    return Sources(tuple(found.values()), live, paced=live or STDIN in found)
+            entries[name] = _entry(name, stdin, every)
+    live = any(_camera(name) is not None for name in entries)
+    return Sources(tuple(entries.values()), live, paced=live or STDIN in entries)
 
 
 def _names(path: str) -> Iterable[str]:
@@ -105,21 +105,21 @@ def _names(path: str) -> Iterable[str]:
 
 
 def _in_folder(folder: str) -> list[str]:
-    found: list[str] = []
+    names: list[str] = []
     for place, folders, files in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += (os.path.join(place, name) for name in sorted(files) if _is_shown(name, IMAGES))  # noqa: PTH118
-    if not found:
+        names += (os.path.join(place, name) for name in sorted(files) if _is_shown(name, IMAGES))  # noqa: PTH118
+    if not names:
         raise OptionError(f"{folder}: a folder without images, wanted {', '.join(IMAGES)}")
-    return found
+    return names
 
 
 def _in_glob(pattern: str) -> list[str]:
     matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - names as they were given
-    found = sorted(name for name in matches if _is_shown(name, IMAGES + VIDEOS))
-    if not found:
+    names = sorted(name for name in matches if _is_shown(name, IMAGES + VIDEOS))
+    if not names:
         raise OptionError(f"{pattern}: matches no image, wanted {', '.join(IMAGES)}")
-    return found
+    return names
 
 
 def _is_shown(name: str, suffixes: tuple[str, ...]) -> bool:
@@ -148,8 +148,8 @@ def _entry(name: str, stdin: TextIO, every: float | None) -> str | Opens:
 
 
 def _camera(name: str) -> int | None:
-    found = _CAMERA.fullmatch(name)
-    return int(found[1]) if found and not os.path.lexists(name) else None
+    match = _CAMERA.fullmatch(name)
+    return int(match[1]) if match and not os.path.lexists(name) else None
 
 
 def _listed(stdin: TextIO, every: float | None) -> Iterator[Source]:

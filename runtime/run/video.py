@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Frame: TypeAlias = tuple[float, NDArray[np.uint8]]  # seconds, [height, width, 3]
 
-# A file says itself what it is, and some formats name other files: those are not asked.
+# The file's contents decide its format, and formats that name other files are left out.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 _WANTED = "wanted a video in MP4, MOV, MKV, WebM or AVI"
 
@@ -169,5 +169,5 @@ def _as_image_errors(label: str, wanted: str) -> Iterator[None]:
     except ImageError:
         raise
     except (av.FFmpegError, OSError) as error:
-        said = error.strerror or type(error).__name__
-        raise ImageError(f"{label}: cannot be read ({said}), {wanted}") from None
+        reason = error.strerror or type(error).__name__
+        raise ImageError(f"{label}: cannot be read ({reason}), {wanted}") from None

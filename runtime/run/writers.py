@@ -75,8 +75,8 @@ def write_csv(records: Records, file: TextIO) -> None:
     rows = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\r\n")
     rows.writeheader()
     for record in records():
-        for found in record.get("objects") or [{}]:
-            rows.writerow(_printable(_row(record, found)))
+        for detection in record.get("objects") or [{}]:
+            rows.writerow(_printable(_row(record, detection)))
 
 
 def write_coco(records: Records, file: TextIO) -> None:
@@ -84,7 +84,7 @@ def write_coco(records: Records, file: TextIO) -> None:
 
     Captions and other texts are `annotations` where no answer has objects, as in COCO's caption
     files, and else `captions`. Images without an answer are `errors`. A category is a label
-    that was asked for, in the order in which it was, or that an answer names.
+    that a prompt names, in the order of the prompts, or that an answer names.
     """
     images, categories = _surveyed(records())
     parts: dict[str, Iterable[Any]] = {
@@ -113,10 +113,10 @@ def _writer(target: Path) -> Write:
     return _WRITERS[target.suffix.lower()]
 
 
-def _row(record: Record, found: Mapping[str, Any]) -> dict[str, Any]:
-    corners = dict(zip(("x0", "y0", "x1", "y1"), found.get("box", ()), strict=False))
+def _row(record: Record, detection: Mapping[str, Any]) -> dict[str, Any]:
+    corners = dict(zip(("x0", "y0", "x1", "y1"), detection.get("box", ()), strict=False))
     whole = {} if "error" in record else {"truncated": False}  # a choice is never cut
-    return {**whole, **record, **found, **corners}
+    return {**whole, **record, **detection, **corners}
 
 
 def _printable(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,8 +141,8 @@ def _surveyed(
             images[record["image"]] = len(images) + 1, kept
         if "objects" in record:
             categories = {} if categories is None else categories
-            asked = Task.of(record["prompt"]).labels or ()
-            for label in (*asked, *(found["label"] for found in record["objects"])):
+            labels = Task.of(record["prompt"]).labels or ()
+            for label in (*labels, *(detection["label"] for detection in record["objects"])):
                 categories.setdefault(label, len(categories) + 1)
     return images, categories
 
@@ -158,12 +158,12 @@ def _annotations(
     """One for each object that has pixels: COCO has no place for the others."""
     number = 0
     for record in records:
-        for found in record.get("objects", ()):
-            x0, y0, x1, y1 = found["box"]
+        for detection in record.get("objects", ()):
+            x0, y0, x1, y1 = detection["box"]
             if x1 > x0 and y1 > y0:
                 number += 1
-                image_id, category_id = images[record["image"]], categories[found["label"]]
-                fields = coco_annotation(found, image_id=image_id, category_id=category_id)
+                image_id, category_id = images[record["image"]], categories[detection["label"]]
+                fields = coco_annotation(detection, image_id=image_id, category_id=category_id)
                 yield {"id": number, **fields}
 
 

@@ -182,7 +182,7 @@ def test_an_image_that_cannot_be_read_is_told_before_the_bundle_is_opened(
     image = tmp_path / "text.png"
     image.write_text("no image")
     line = refused(capsys, str(tmp_path / "no.bundle"), "--image", str(image), code=1)
-    assert f"{image}: no image" in line
+    assert f"{image}: not an image" in line
     with pytest.raises(ImageError, match="no such file"):
         benchmark(tmp_path, image=tmp_path / "absent.png")
 
