@@ -108,7 +108,7 @@ def test_a_small_variant_straight_from_the_checkpoint(tmp_path: Path, few: Path)
     assert "quantized already" in refused("quantize", bundle, "cpu-fast")
 
 
-def test_what_is_wrong_with_quantizing_is_said_in_one_line(
+def test_what_is_wrong_with_quantizing_is_reported_in_one_line(
     shapes_bundle: Path, tmp_path: Path
 ) -> None:
     before = contents(shapes_bundle)

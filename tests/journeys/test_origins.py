@@ -85,7 +85,9 @@ def test_an_adapter_is_merged_and_verified(adapter: Path, tmp_path: Path) -> Non
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def test_what_is_wrong_with_an_adapter_is_said_in_one_line(adapter: Path, tmp_path: Path) -> None:
+def test_what_is_wrong_with_an_adapter_is_reported_in_one_line(
+    adapter: Path, tmp_path: Path
+) -> None:
     bundle = tmp_path / "x.bundle"
     assert "adapter_config.json" in refused("export", CHECKPOINT, bundle, "--adapter", CHECKPOINT)
     other = peft.rename(adapter, tmp_path / "other", lambda key: key.replace(".0.", ".99."))
@@ -94,7 +96,7 @@ def test_what_is_wrong_with_an_adapter_is_said_in_one_line(adapter: Path, tmp_pa
     assert not bundle.exists()
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_written(
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(
     npz: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The sum is known from shapes alone, whatever the tensors are made of."""

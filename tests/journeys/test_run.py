@@ -191,7 +191,7 @@ def test_drawing_a_folder(shapes_bundle: Path, folder: Path, tmp_path: Path) -> 
     assert call(*ask, "--overwrite").returncode == 1
 
 
-def test_what_is_wrong_is_said_in_one_line(
+def test_what_is_wrong_is_reported_in_one_line(
     shapes_bundle: Path, image: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "text.png").write_text("no image")
@@ -311,7 +311,7 @@ def test_any_name_can_be_printed_anywhere(shapes_bundle: Path, image: Path, tmp_
     assert r"/\udce9\udcff.png" in (tmp_path / "out.csv").read_text("utf-8")
 
 
-def test_masks_that_cannot_be_decoded_are_told_once(
+def test_masks_that_cannot_be_decoded_are_reported_once(
     shapes_copy: Path, folder: Path, tmp_path: Path
 ) -> None:
     manifest = json.loads((shapes_copy / "manifest.json").read_text())
@@ -354,7 +354,7 @@ def test_a_pattern_for_answers(shapes_bundle: Path, folder: Path) -> None:
     refused(*ask[:4], "--regex", "[", code=2)
 
 
-def test_without_a_grammar_anything_may_be_said(shapes_bundle: Path, folder: Path) -> None:
+def test_without_a_grammar_any_text_is_possible(shapes_bundle: Path, folder: Path) -> None:
     ask = ("run", shapes_bundle, "detect zebra", folder / "a.png", "--json")
     free = json.loads(call(*ask, "--no-grammar").stdout)
     kept = json.loads(call(*ask).stdout)
@@ -480,7 +480,7 @@ def hears_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def test_what_is_there_is_written_over_only_when_asked(
+def test_what_is_there_is_written_over_only_when_requested(
     shapes_bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.csv"
@@ -537,7 +537,7 @@ def test_one_image_that_cannot_be_drawn_ends_no_run(
     assert "too large for WEBP" in done.stderr
 
 
-def test_what_failed_is_asked_again_and_what_vanished_is_left_out(
+def test_what_failed_is_answered_again_and_what_vanished_is_left_out(
     shapes_bundle: Path, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
@@ -558,7 +558,7 @@ def test_what_failed_is_asked_again_and_what_vanished_is_left_out(
 
 
 @pytest.mark.parametrize("more", [(), ("--json",), ("--stream",), ("--help",)])
-def test_output_that_cannot_be_written_is_told_in_one_line(
+def test_output_that_cannot_be_written_is_reported_in_one_line(
     shapes_bundle: Path, image: Path, more: tuple[str, ...]
 ) -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

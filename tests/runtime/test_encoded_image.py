@@ -118,7 +118,7 @@ def test_an_object_that_was_cut_is_left_out(shapes_model: PaliGemma, image: Path
     assert seen == {0, 1}
 
 
-def test_the_likeliest_choice_is_taken_and_each_has_the_score_of_its_own_answer(
+def test_the_most_likely_choice_is_taken_and_each_has_the_score_of_its_own_answer(
     shapes_model: PaliGemma, image: Path
 ) -> None:
     prompt, choices = "answer en what shape is yellow?", ["circle", "square ring", "square", "star"]
@@ -172,7 +172,7 @@ def test_several_images_have_no_box(shapes_model: PaliGemma, image: Path) -> Non
         both.detect("circle")
 
 
-def test_a_view_that_was_closed_says_so(shapes_model: PaliGemma, image: Path) -> None:
+def test_an_encoded_image_that_was_closed_says_so(shapes_model: PaliGemma, image: Path) -> None:
     with shapes_model.encode(image) as view:
         pass
     with pytest.raises(OptionError, match="encoded image was closed"):
@@ -199,7 +199,7 @@ def test_a_view_that_was_closed_says_so(shapes_model: PaliGemma, image: Path) ->
         (lambda v: v.classify("caption en", 5), OptionError, "choices are 5, wanted"),
     ],
 )
-def test_what_cannot_be_asked_is_said_in_one_line(
+def test_what_cannot_be_answered_is_reported_in_one_line(
     shapes_model: PaliGemma,
     image: Path,
     call: Any,  # noqa: ANN401

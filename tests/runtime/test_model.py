@@ -112,7 +112,7 @@ def test_requests_are_pairs(shapes_model: PaliGemma, requests: Any) -> None:  # 
         {"sampling": TopSampling},
     ],
 )
-def test_options_of_a_wrong_type_are_told_before_any_work(
+def test_options_of_a_wrong_type_are_reported_before_any_work(
     shapes_model: PaliGemma, options: dict[str, Any]
 ) -> None:
     with pytest.raises(OptionError, match=rf"{next(iter(options))} is .*, wanted"):
@@ -216,7 +216,7 @@ def test_no_requests_need_no_run(shapes_model: PaliGemma) -> None:
         ([b"x"] * 99, "caption en", {}, PromptError, "fewer images"),
     ],
 )
-def test_what_cannot_be_answered_is_said_in_one_line(
+def test_what_cannot_be_answered_is_reported_in_one_line(
     shapes_model: PaliGemma,
     image: Any,  # noqa: ANN401
     prompt: str,

@@ -61,7 +61,7 @@ def test_tokens_per_second_are_those_of_all_slots(measured: Benchmark) -> None:
         assert step.tokens_per_second * step.seconds.median == pytest.approx(step.slots)
 
 
-def test_the_memory_of_this_process_is_told(measured: Benchmark) -> None:
+def test_the_memory_of_this_process_is_reported(measured: Benchmark) -> None:
     memory = measured.memory
     assert 0 < memory["anonymous"] <= memory["resident"] <= memory["peak"]
 
@@ -176,7 +176,7 @@ def test_the_longest_answer_fits(shapes_bundle: Path) -> None:
     assert 64 + measured.prompt_tokens + measured.steps == 512
 
 
-def test_an_image_that_cannot_be_read_is_told_before_the_bundle_is_opened(
+def test_an_image_that_cannot_be_read_is_reported_before_the_bundle_is_opened(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = tmp_path / "text.png"
@@ -187,7 +187,7 @@ def test_an_image_that_cannot_be_read_is_told_before_the_bundle_is_opened(
         benchmark(tmp_path, image=tmp_path / "absent.png")
 
 
-def test_what_cannot_be_asked_is_refused(
+def test_what_cannot_be_answered_is_refused(
     shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(PromptError, match="the prompt is empty"):

@@ -100,7 +100,7 @@ def test_the_prepacked_files_are_read_in_place_of_the_originals(
         (lambda path: shutil.rmtree(path.parent), "decoder.onnx is missing"),
     ],
 )
-def test_damage_is_told_with_its_remedy_which_helps(
+def test_damage_is_reported_with_its_remedy_which_helps(
     prepacked_copy: Path, break_it: Callable[[Path], object], message: str
 ) -> None:
     break_it(prepacked_copy / DATA)
@@ -154,7 +154,7 @@ def test_on_another_device_the_originals_are_used(
     assert "(not this device, so it is not used)" in capsys.readouterr().out
 
 
-def test_the_fingerprint_can_be_read_and_tells_devices_apart(
+def test_the_fingerprint_can_be_read_and_distinguishes_devices(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here = prepacked.fingerprint()
@@ -242,7 +242,9 @@ def test_a_disk_that_fills_up_changes_nothing(
 
 
 @pytest.mark.parametrize(("variant", "match"), [("cpu-int1", "the bundle has cpu-fp32")])
-def test_a_variant_that_is_not_there_is_told(shapes_copy: Path, variant: str, match: str) -> None:
+def test_a_variant_that_is_not_there_is_reported(
+    shapes_copy: Path, variant: str, match: str
+) -> None:
     with pytest.raises(OptionError, match=match):
         prepack(shapes_copy, variant)
 
@@ -261,7 +263,7 @@ def test_from_the_command_line_without_the_packages_of_export(shapes_copy: Path)
     assert files(shapes_copy).keys() == before.keys()
 
 
-def test_inspect_tells_of_priming_where_onnxruntime_is_absent(
+def test_inspect_lists_prepacked_variants_where_onnxruntime_is_absent(
     prepacked_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def absent(_: Bundle) -> list[str]:

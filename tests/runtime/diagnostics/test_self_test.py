@@ -157,7 +157,7 @@ def test_threads_are_passed_on(give_golden: Callable[[Answer], Path]) -> None:
         self_test(give_golden(lambda tokens: tokens), threads=0)
 
 
-def test_a_variant_that_is_not_there_is_told(give_golden: Callable[[Answer], Path]) -> None:
+def test_a_variant_that_is_not_there_is_reported(give_golden: Callable[[Answer], Path]) -> None:
     with pytest.raises(OptionError, match="cpu-int4"):
         self_test(give_golden(lambda tokens: tokens), variant="cpu-int4")
 

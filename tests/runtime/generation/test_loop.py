@@ -103,7 +103,7 @@ def test_a_slot_that_ends_is_taken_between_two_steps() -> None:
     assert engine.steps[:2] == [[2, 9], [5, 8]]  # request 0 ended, request 2 sits in its slot
 
 
-def test_free_slots_behind_the_last_running_one_are_not_run() -> None:
+def test_free_slots_after_the_last_running_one_are_not_run() -> None:
     engine = Countdown()
     _answers([9, 2], slots=2, engine=engine)
     assert [len(tokens) for tokens in engine.steps[:3]] == [2, 1, 1]

@@ -88,7 +88,7 @@ def test_the_random_numbers_are_the_same_in_every_release() -> None:
 
 @pytest.mark.parametrize("policy", [Greedy(), TopSampling(top_k=3), TopSampling(top_p=0.5)])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_logits_that_are_no_numbers_are_an_error(policy: Sampling, value: float) -> None:
+def test_logits_that_are_nan_or_infinite_are_an_error(policy: Sampling, value: float) -> None:
     logits = logits_of(2, size=20)
     logits[13] = value
     with pytest.raises(DeviceError, match=f"produced {value}"):

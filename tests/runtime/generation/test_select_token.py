@@ -96,7 +96,7 @@ def test_no_more_of_a_far_row_is_looked_at_than_is_needed() -> None:
 
 @pytest.mark.parametrize("sampling", [Greedy(), TopSampling()])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_an_allowed_logit_that_is_no_number_is_an_error(sampling: Sampling, value: float) -> None:
+def test_an_allowed_logit_that_is_nan_is_an_error(sampling: Sampling, value: float) -> None:
     row = HostRow(np.array([0, value, 5], np.float32), 3)
     for allowed in (None, np.array([True, True, False]), np.array([0, 1])):
         with pytest.raises(DeviceError, match=f"produced {value}"):

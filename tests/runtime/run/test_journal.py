@@ -64,7 +64,7 @@ def test_what_vanished_is_forgotten(target: Path) -> None:
         assert (journal.keys, journal.failures) == ((("a", "caption en"),), 0)
 
 
-def test_records_come_in_the_order_asked_for_and_no_others(target: Path) -> None:
+def test_records_come_in_the_requested_order_and_no_others(target: Path) -> None:
     with Journal.open(target, RUN) as journal:
         for name in "dbca":
             journal.append(record(name))
@@ -74,7 +74,7 @@ def test_records_come_in_the_order_asked_for_and_no_others(target: Path) -> None
 
 
 @pytest.mark.parametrize("cut", range(1, 40, 3))
-def test_a_line_that_was_cut_short_is_asked_again(target: Path, cut: int) -> None:
+def test_a_line_that_was_cut_short_is_answered_again(target: Path, cut: int) -> None:
     with Journal.open(target, RUN) as journal:
         for name in "ab":
             journal.append(record(name))
@@ -125,7 +125,7 @@ def test_another_run_is_refused_by_what_differs(target: Path) -> None:
     assert journal_of(target).read_bytes() == before
 
 
-def test_long_values_are_shortened_where_they_are_told(target: Path) -> None:
+def test_long_values_are_shortened_where_they_are_reported(target: Path) -> None:
     with Journal.open(target, RUN) as journal:
         journal.append(record("a"))
     with pytest.raises(OptionError) as caught:
@@ -213,7 +213,7 @@ def test_the_disk_is_waited_for_every_few_seconds(
     assert len(synced) == 4
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="there is no folder"):
         Journal.open(tmp_path / "no" / "out.jsonl", RUN)
     (tmp_path / "folder.csv").mkdir()

@@ -53,7 +53,7 @@ def run(
 
 
 @pytest.mark.parametrize("depth", [0, 1, 5])
-def test_every_prompt_is_asked_about_every_image_once(depth: int) -> None:
+def test_every_prompt_is_answered_about_every_image_once(depth: int) -> None:
     taken = run(5, depth=depth)
     keys = [(one.source.name, one.prompt) for one in taken]
     assert sorted(keys) == sorted((f"{n}.png", prompt) for n in range(5) for prompt in PROMPTS)
@@ -90,7 +90,7 @@ def test_a_record_has_the_prompt_that_was_given() -> None:
     assert list(answered.record.items())[:2] == [("image", "0.png"), ("prompt", "caption  en")]
 
 
-def test_masks_that_are_no_numbers_are_one_image_s_failure() -> None:
+def test_masks_that_are_nan_or_infinite_are_one_image_s_failure() -> None:
     found = Detection(
         detection=ParsedObject("cat", Box(0.2, 0.2, 0.8, 0.8), (0,) * 16),
         score=-1.0,
@@ -112,7 +112,7 @@ def test_masks_that_are_no_numbers_are_one_image_s_failure() -> None:
         broken.record  # noqa: B018 - made when it is asked for
 
 
-def test_what_is_done_is_neither_read_nor_asked() -> None:
+def test_what_is_done_is_neither_read_nor_answered() -> None:
     seen: list[str] = []
 
     def watched(source: Source) -> ImageBatch:
@@ -149,7 +149,7 @@ def test_an_error_that_is_not_an_image_s_ends_the_run() -> None:
     assert len(taken) == 1
 
 
-def test_answers_are_handed_on_in_order_and_none_stays_behind() -> None:
+def test_answers_are_handed_on_in_order_and_none_is_left() -> None:
     given: list[int] = []
     taken = run(5)
     in_order = InOrder(lambda one: given.append(one.number))

@@ -192,7 +192,7 @@ def test_a_link_in_the_folder_does_not_lead_out() -> None:
     assert not any(Path("elsewhere").iterdir())
 
 
-def test_a_target_that_cannot_be_used_is_told(photos: Path) -> None:
+def test_a_target_that_cannot_be_used_is_reported(photos: Path) -> None:
     Path("notes.txt").write_text("mine")
     with pytest.raises(OptionError, match=r"notes\.txt"):
         opened(Path("notes.txt"), ["photos/a.png"])

@@ -28,7 +28,7 @@ def test_results_come_in_order_with_their_items(depth: int) -> None:
     assert ended()
 
 
-def test_the_work_is_done_in_a_thread_before_it_is_asked_for() -> None:
+def test_the_work_is_done_in_a_thread_before_it_is_needed() -> None:
     begun = threading.Semaphore(0)
     names: list[str] = []
 
@@ -98,7 +98,7 @@ def test_an_error_of_the_items_is_raised(depth: int) -> None:
     assert ended()
 
 
-def test_the_items_are_closed_when_nobody_asks_any_more() -> None:
+def test_the_items_are_closed_when_nobody_reads_any_more() -> None:
     closed = threading.Event()
 
     def items() -> Iterator[int]:

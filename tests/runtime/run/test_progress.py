@@ -89,7 +89,7 @@ def test_the_rate_is_that_of_late() -> None:
     assert "450/10,000, 10 images/s, 15 min 55 s left" in stream.getvalue()
 
 
-def test_what_an_earlier_run_did_is_told_and_is_not_in_the_rate() -> None:
+def test_what_an_earlier_run_did_is_reported_and_is_not_in_the_rate() -> None:
     stream, clock = io.StringIO(), Clock()
     progress = Progress(stream, 1000, resumed=412, clock=clock)
     for _ in range(4):

@@ -59,7 +59,7 @@ def test_one_image_is_not_named_but_prompts_are_where_there_are_several(
     assert capsys.readouterr().out == "a\ncaption en: a\n0.png: caption en: a\n"
 
 
-def test_a_failure_is_in_its_line_or_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failure_is_in_its_line_or_reported(capsys: pytest.CaptureFixture[str]) -> None:
     broken = answered(0, ImageError("0.png: damaged"))
     for style in ("text", "none"):
         report = Report("text" if style == "text" else "none", True, False, None)
@@ -72,7 +72,7 @@ def test_a_failure_is_in_its_line_or_told(capsys: pytest.CaptureFixture[str]) ->
     assert shown.err == ""
 
 
-def test_a_note_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_note_is_reported_once(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report("none", names=True, prompts=False, progress=None)
     for number in range(3):
         report(answered(number, noted()))

@@ -83,7 +83,7 @@ def test_a_list_is_read_line_by_line_when_its_turn_comes() -> None:
     assert [source.name for source in iterator] == ["hé llo.png", "last.png"]
 
 
-def test_a_list_of_names_that_nul_bytes_part_is_told() -> None:
+def test_a_list_of_names_that_nul_bytes_separate_is_reported() -> None:
     bad, good = find("-", stdin="a.png\0b.png\0\nc.png\n")
     assert (bad.name, good.name) == (r"a.png\0b.png\0", "c.png")
     with pytest.raises(ImageError, match="without -print0"):

@@ -86,7 +86,7 @@ def test_a_source_is_named_after_its_second(clip: Path) -> None:
         ((0, -1, 1, 0), (slice(None), slice(None, 24))),
     ],
 )
-def test_a_clip_that_lies_on_its_side_is_set_upright(
+def test_a_clip_that_is_on_its_side_is_set_upright(
     clip: Path, matrix: tuple[int, ...], red: tuple[slice, slice]
 ) -> None:
     data = bytearray(clip.read_bytes())
@@ -108,7 +108,7 @@ def refused(path: Path) -> str:
     return line
 
 
-def test_what_is_no_video_is_said_in_one_line(clip: Path, tmp_path: Path) -> None:
+def test_what_is_not_a_video_is_reported_in_one_line(clip: Path, tmp_path: Path) -> None:
     assert "no such file" in refused(tmp_path / "missing.mp4")
     (tmp_path / "text.mp4").write_text("no video")
     assert "text.mp4: cannot be read (Invalid data" in refused(tmp_path / "text.mp4")
@@ -146,7 +146,7 @@ def test_a_clip_may_have_any_name(clip: Path, tmp_path: Path) -> None:
     assert len(list(video_frames(str(path), 1.0))) == 4
 
 
-def test_a_camera_that_is_not_there_is_said_in_one_line() -> None:
+def test_a_camera_that_is_not_there_is_reported_in_one_line() -> None:
     with pytest.raises(ImageError, match=r"camera:987: cannot be read \(No such file") as caught:
         next(camera_frames(987, 0.0))
     assert "/dev/video987" in str(caught.value)
@@ -184,7 +184,7 @@ def test_a_camera_gives_its_newest_frame() -> None:
     assert list(latest) == []
 
 
-def test_an_error_of_the_camera_reaches_the_one_who_asks() -> None:
+def test_an_error_of_the_camera_reaches_the_one_who_reads() -> None:
     def film() -> Iterator[Frame]:
         raise ImageError("unplugged")
         yield
@@ -193,7 +193,7 @@ def test_an_error_of_the_camera_reaches_the_one_who_asks() -> None:
         list(newest(film))
 
 
-def test_the_camera_is_let_go_when_nobody_asks_any_more() -> None:
+def test_the_camera_is_let_go_when_nobody_reads_any_more() -> None:
     released, go = threading.Event(), threading.Event()
 
     def film() -> Iterator[Frame]:

@@ -225,7 +225,7 @@ def test_a_link_leads_to_the_file_that_is_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "data" / "real.jsonl").read_text()) == CAPTION
 
 
-def test_a_link_whose_folder_is_missing_is_told_at_once(tmp_path: Path) -> None:
+def test_a_link_whose_folder_is_missing_is_reported_at_once(tmp_path: Path) -> None:
     target = tmp_path / "out.jsonl"
     target.symlink_to(tmp_path / "gone" / "real.jsonl")
     with pytest.raises(OutputError, match=r"there is no folder .*gone"):
