@@ -214,7 +214,7 @@ def test_inspect_tells_what_each_variant_takes(
 ) -> None:
     assert cli.main(["inspect", str(shapes_bundle), "--max-batch", "64"]) == 0
     many = capsys.readouterr().out
-    assert "estimated for 64 answers at once, 512 tokens each" in many
+    assert "estimated for 64 answers at once of 512 tokens" in many
     assert cli.main(["inspect", str(shapes_bundle)]) == 0
     few = capsys.readouterr().out
     assert _total(many) > _total(few)
