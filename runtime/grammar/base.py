@@ -1,6 +1,6 @@
-"""Which tokens an answer may take next: what a grammar is.
+"""What a grammar is: at each point of an answer it says which tokens are allowed next.
 
-Knows states and token ids. Knows nothing of any one grammar; each has a file of its own.
+Knows states and token ids. Knows no concrete grammar; each has its own module.
 """
 
 from __future__ import annotations
@@ -14,54 +14,54 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime.errors import PromptError
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
-# Ids, ascending; or one flag for each of the tokens that may be spoken: [image_id].
+# Token ids, ascending; or one flag for each answer token: [image_id].
 Allowed: TypeAlias = NDArray[np.intp] | NDArray[np.bool_]
 
 
 class State(Protocol):
-    """A place in an answer, as a value: it never changes, `after` gives the next one."""
+    """How far an answer has come, as a value: it never changes, `after` gives the next state."""
 
     @property
     def allowed(self) -> Allowed:
-        """The tokens that may come next, at least one."""
+        """The tokens that are allowed next, at least one."""
         ...
 
     def after(self, token: int) -> State:
-        """The place behind a token, which is one of the allowed ones."""
+        """The state after a token, which is one of the allowed ones."""
         ...
 
 
 class Grammar(Protocol):
-    """What an answer may be; one object serves any number of answers."""
+    """Which answers are allowed; one object serves any number of answers."""
 
     def start(self, encoder: PromptEncoder) -> State:
-        """The place before the first token; PromptError or OptionError where there is none."""
+        """The state before an answer; PromptError or OptionError where none is possible."""
         ...
 
 
 @dataclass(frozen=True)
 class EndState:
-    """The place behind the end of an answer, where only the end may follow."""
+    """The state after the end of an answer, where only the end token is allowed."""
 
     eos_id: int
 
     @property
     def allowed(self) -> Allowed:
-        """The end alone."""
+        """The end token."""
         return np.array([self.eos_id])
 
     def after(self, token: int) -> EndState:
-        """The same place."""
+        """The same state."""
         assert token == self.eos_id
         return self
 
 
 def answer_tokens(encoder: PromptEncoder, text: str) -> tuple[int, ...]:
-    """The tokens of a text that an answer may be; PromptError where they would read otherwise."""
+    """Tokens of a text as an answer; PromptError where they would decode to another text."""
     ids = encoder.continuation(text)
-    if (read := encoder.decode(ids)) != text:
+    if (decoded := encoder.decode(ids)) != text:
         raise PromptError(
-            f"{text.strip()!r} cannot be an answer, for the tokenizer makes {read.strip()!r} of "
-            "it; write it as the tokenizer does"
+            f"{text.strip()!r} cannot be an answer, since the tokenizer turns it into "
+            f"{decoded.strip()!r}; write it as the tokenizer does"
         )
     return ids

@@ -1,6 +1,6 @@
-"""A closed set of answers: one of them is said, or all of them are scored.
+"""A closed set of answers: one of them is generated, or all of them are scored.
 
-Answers are read as a trie of tokens, so what two of them share at their start is read once.
+Answers are a trie of tokens, so a prefix that two of them share is computed once.
 """
 
 from __future__ import annotations
@@ -19,9 +19,17 @@ MAX_CHOICES = 10_000
 
 @dataclass(frozen=True)
 class Choices:
-    """A grammar of answers that are one of a set, blanks around them left out.
+    """A grammar whose answers are those of a set.
 
-    OptionError where there is none, more than MAX_CHOICES, an empty one or one twice.
+    Args:
+        answers: at least one and at most MAX_CHOICES texts; blanks around them are removed.
+
+    Raises:
+        OptionError: there are no answers or too many, or one is empty or given twice.
+
+    Example:
+        >>> model.generate("street.jpg", "is it raining?", grammar=Choices(("yes", "no"))).text
+        'no'
     """
 
     answers: tuple[str, ...]
@@ -31,37 +39,39 @@ class Choices:
 
     @classmethod
     def of(cls, answers: Iterable[str]) -> Self:
-        """Of any iterable but a text, whose letters nobody means."""
+        """Choices of any iterable except a single text, which would be split into letters."""
         listed = isinstance(answers, Iterable) and not isinstance(answers, str)
         return cls(tuple(answers) if listed else answers)  # type: ignore[arg-type]
 
     def start(self, encoder: PromptEncoder) -> State:
-        """The place before an answer; PromptError where the tokenizer cannot write one."""
-        return _Place(self.trie(encoder), 0, EndState(encoder.config.eos_id))
+        """The state before an answer; PromptError where the tokenizer cannot write one."""
+        return _ChoiceState(self.trie(encoder), 0, EndState(encoder.config.eos_id))
 
     def trie(self, encoder: PromptEncoder) -> TokenTrie:
-        """The tokens of the answers, in order, each with the end; PromptError as above."""
+        """The tokens of the answers, in order, each with the end token; PromptError as above."""
         eos_id = encoder.config.eos_id
         return TokenTrie.of((*answer_tokens(encoder, answer), eos_id) for answer in self.answers)
 
     def longest(self, encoder: PromptEncoder) -> int:
-        """Tokens of the longest answer, its end included."""
+        """Number of tokens of the longest answer, its end included."""
         return 1 + max(len(answer_tokens(encoder, answer)) for answer in self.answers)
 
 
 @dataclass(frozen=True)
-class _Place:
+class _ChoiceState:
+    """Within one of the answers: a node of their trie."""
+
     trie: TokenTrie
-    place: int
-    ended: EndState
+    node: int
+    end: EndState
 
     @property
     def allowed(self) -> Allowed:
-        return self.trie.tokens[self.place]
+        return self.trie.tokens[self.node]
 
     def after(self, token: int) -> State:
-        place = self.trie.next[self.place][token]
-        return self.ended if self.trie.is_end(place) else _Place(self.trie, place, self.ended)
+        child = self.trie.next[self.node][token]
+        return self.end if self.trie.is_end(child) else _ChoiceState(self.trie, child, self.end)
 
 
 def _checked(answers: object) -> tuple[str, ...]:
@@ -70,11 +80,11 @@ def _checked(answers: object) -> tuple[str, ...]:
         raise OptionError(f"the choices are {answers!r}, {wanted}")
     if len(answers) > MAX_CHOICES:
         raise OptionError(f"there are {len(answers)} choices, wanted at most {MAX_CHOICES}")
-    found: dict[str, None] = {}
+    distinct: dict[str, None] = {}
     for answer in answers:
         if not isinstance(answer, str) or not answer.strip():
             raise OptionError(f"a choice is {answer!r}, {wanted}")
-        if answer.strip() in found:
+        if answer.strip() in distinct:
             raise OptionError(f"the choice {answer.strip()!r} is there twice; give each once")
-        found[answer.strip()] = None
-    return tuple(found)
+        distinct[answer.strip()] = None
+    return tuple(distinct)

@@ -1,6 +1,6 @@
-"""Which tokens a label of any words may take, and how it is parted from the next object.
+"""Which tokens a label of any words may have, and how it is separated from the next object.
 
-Knows the bytes of a vocabulary. Made once for a tokenizer, for a real one has 257,152 tokens.
+Knows the bytes of a vocabulary. Computed once for a tokenizer: a real one has 257,152 tokens.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _RESERVED = b";<>\r\n"  # what ends a label, or a line
 
 
 @dataclass(frozen=True, eq=False)
-class FreeText:
-    """Flags [image_id] of the tokens that may follow a box, other words, and a blank.
+class FreeLabels:
+    """Flags [image_id] of the tokens that may follow a box, a word, and a blank.
 
-    The end may follow all of them. `separators` gives, for the token that begins a separator,
-    the ones that complete it. `blank` flags the tokens that end with a blank.
+    The end may follow each of them. `separators` maps the first token of a separator to its other
+    tokens. `blank` flags the tokens that end with a blank.
     """
 
     after_box: NDArray[np.bool_]
@@ -39,15 +39,15 @@ class FreeText:
         blank = np.array([text.endswith(b" ") for text in encoder.vocabulary])
         leading = np.array([text.startswith(b" ") for text in encoder.vocabulary])
         whole = encoder.continuation(SEPARATOR)
-        bare = encoder.continuation(SEPARATOR.lstrip())  # where a token has brought the blank
-        ways = [way for way in (whole, bare) if b";" in encoder.vocabulary[way[0]]]
-        ends = [encoder.config.eos_id, *(way[0] for way in ways if way is whole)]
+        bare = encoder.continuation(SEPARATOR.lstrip())  # after a token that ends with a blank
+        separators = [one for one in (whole, bare) if b";" in encoder.vocabulary[one[0]]]
+        ends = [encoder.config.eos_id, *(one[0] for one in separators if one is whole)]
         return cls(
             after_box=_with(words & leading, ends),
             after_words=_with(words, ends),
             after_blank=_with(words, [*ends, bare[0]]),
             blank=blank,
-            separators={way[0]: way[1:] for way in ways},
+            separators={one[0]: one[1:] for one in separators},
         )
 
     def after(self, token: int) -> NDArray[np.bool_]:

@@ -1,6 +1,6 @@
 """Answers that match a regular expression, which llguidance reads.
 
-Knows how llguidance is asked, and what it says of patterns that it does not take. Knows nothing
+Knows how llguidance is called, and its errors for patterns that it does not accept. Knows nothing
 of patterns themselves.
 """
 
@@ -22,23 +22,34 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
 MAX_PATTERN = 10_000  # characters
-_FEW = 16  # where fewer than one token in so many is allowed, ids are quicker than flags
-_HALF = re.compile("[\ud800-\udfff]")  # a lone surrogate: half a character
+_FEW = 16  # where fewer than 1 in 16 tokens is allowed, ids are quicker than flags
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 
 
 @dataclass(frozen=True)
 class Regex:
-    r"""A grammar of answers that match a pattern from their first character to their last.
+    r"""A grammar whose answers match a regular expression as a whole.
 
-    Patterns are those of Rust's regex crate: most of Python's, without look-around and
-    back-references; `.` is anything but a line break. OptionError where it is not a text of at
-    most MAX_PATTERN characters.
+    Args:
+        pattern: a regular expression of Rust's regex crate, at most MAX_PATTERN characters: most
+            of Python's, without look-around and back-references; `.` is any character except a
+            line break.
+
+    Raises:
+        OptionError: the pattern is not a text, or too long. Whether it can be used otherwise is
+            checked when an answer is generated.
+
+    Example:
+        >>> model.generate("meter.jpg", "answer en what is read?", grammar=Regex("[0-9]{5}")).text
+        '04217'
+
+    Source: https://docs.rs/regex/latest/regex/#syntax
     """
 
     pattern: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pattern, str) or _HALF.search(self.pattern):
+        if not isinstance(self.pattern, str) or _SURROGATE.search(self.pattern):
             raise OptionError(
                 f"the pattern is {self.pattern!r}, wanted a regular expression such as '[0-9]+'"
             )
@@ -49,24 +60,24 @@ class Regex:
             )
 
     def start(self, encoder: PromptEncoder) -> State:
-        """The place before an answer.
+        """The state before an answer.
 
-        OptionError where llguidance cannot read the pattern, nothing matches it but the empty
-        text, or it grows too large; MissingExtraError where llguidance is not installed.
+        OptionError where llguidance cannot read the pattern, only the empty text matches it, or
+        it grows too large; MissingExtraError where llguidance is not installed.
         """
-        start = _Place(self.pattern, encoder, _matcher(self.pattern, encoder))
+        start = _RegexState(self.pattern, encoder, _matcher(self.pattern, encoder))
         ids = np.flatnonzero(start.allowed) if start.allowed.dtype == np.bool_ else start.allowed
         first = ids[ids != encoder.config.eos_id]
         if not len(first):
             raise _refused(self.pattern, "nothing but the empty text matches it")
-        # What grows too large does so behind the first token: it is told here, not midway.
+        # A pattern that grows too large does so after the first token: fail here, not midway.
         _ = start.after(int(first[0])).allowed
         return start
 
 
 @dataclass(frozen=True, eq=False)
-class _Place:
-    """What was said begins a match. Holds the tokenizer, to which llguidance comes back."""
+class _RegexState:
+    """The answer so far is the start of a match. Keeps the tokenizer alive for llguidance."""
 
     pattern: str
     encoder: PromptEncoder
@@ -88,11 +99,11 @@ class _Place:
             return EndState(eos_id)
         matcher = self.matcher.deep_copy()
         matcher.consume_token(token)
-        return _Place(self.pattern, self.encoder, matcher)
+        return _RegexState(self.pattern, self.encoder, matcher)
 
 
-class _Spelling:
-    """A tokenizer as llguidance wants to see it; does not keep it alive."""
+class _Vocabulary:
+    """A tokenizer in the form that llguidance reads; does not keep it alive."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         config = encoder.config
@@ -103,15 +114,15 @@ class _Spelling:
 
     def __call__(self, text: bytes) -> list[int]:
         encoder = self._encoder()
-        assert encoder is not None, "whoever holds a matcher holds its tokenizer"
+        assert encoder is not None, "a state keeps its tokenizer alive"
         return list(encoder.continuation(text.decode()))
 
 
 def _tokenizer(encoder: PromptEncoder) -> LLTokenizer:
-    """llguidance's tree of the vocabulary: a real one takes it a third of a second."""
+    """llguidance's tree of the vocabulary; a real vocabulary takes a third of a second."""
     from llguidance import LLTokenizer, TokenizerWrapper
 
-    return LLTokenizer(TokenizerWrapper(_Spelling(encoder)))
+    return LLTokenizer(TokenizerWrapper(_Vocabulary(encoder)))
 
 
 def _matcher(pattern: str, encoder: PromptEncoder) -> LLMatcher:
@@ -136,12 +147,12 @@ def _refused(pattern: str, reason: str) -> OptionError:
 
 
 def _reason(error: str) -> str:
-    """The one line that matters of what llguidance says."""
+    """The relevant line of an error of llguidance."""
     if error.startswith("NoExtension"):
         return "no text matches it"
     if error.startswith("panic"):
         return "it is too large"
-    if found := re.search(r"^error: (.*)$", error, re.MULTILINE):
-        return found[1]
+    if match := re.search(r"^error: (.*)$", error, re.MULTILINE):
+        return match[1]
     line = error.partition("\n")[0].rpartition("(in regex): ")[2]
     return line.partition(" in regex /")[0][:200]

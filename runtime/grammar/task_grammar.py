@@ -1,4 +1,4 @@
-"""Which grammar a task's answers have."""
+"""The grammar of a task's answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from paligemma_edge.runtime.text.tasks import EVERYTHING, Task
 
 
 def task_grammar(task: Task, *, any_label: bool = False) -> ObjectGrammar | None:
-    """What an answer may be; `any_label` lets objects have labels that were not asked for."""
+    """The grammar of a task, None for words; `any_label` allows labels that were not requested."""
     if task.labels is None:
         return None
     free = any_label or task.labels == EVERYTHING

@@ -1,6 +1,6 @@
-"""Sequences of tokens, each beginning that they share kept once.
+"""Sequences of tokens as a trie: each shared prefix is kept once.
 
-Knows numbers. Knows nothing of what the sequences say.
+Knows token ids. Knows nothing of their text.
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class TokenTrie:
-    """Places are numbered, 0 is in front of every first token."""
+    """A trie whose nodes are numbered; node 0 is the root, before every first token."""
 
-    next: tuple[Mapping[int, int], ...]  # of each place: the place behind each token
-    tokens: tuple[NDArray[np.intp], ...]  # of each place: what may follow, ascending
-    ends: tuple[int, ...]  # of each sequence: the place behind its last token
+    next: tuple[Mapping[int, int], ...]  # of each node: the child for each token
+    tokens: tuple[NDArray[np.intp], ...]  # of each node: the tokens that follow, ascending
+    ends: tuple[int, ...]  # of each sequence: the node after its last token
 
     @classmethod
     def of(cls, sequences: Iterable[tuple[int, ...]]) -> Self:
-        """The trie of sequences of which none begins another."""
-        places: list[dict[int, int]] = [{}]
+        """The trie of sequences, none of which is a prefix of another."""
+        children: list[dict[int, int]] = [{}]
         ends = []
         for sequence in sequences:
-            place = 0
+            node = 0
             for token in sequence:
-                following = places[place].setdefault(token, len(places))
-                if following == len(places):
-                    places.append({})
-                place = following
-            ends.append(place)
-        tokens = tuple(np.array(sorted(place), np.intp) for place in places)
-        return cls(tuple(places), tokens, tuple(ends))
+                child = children[node].setdefault(token, len(children))
+                if child == len(children):
+                    children.append({})
+                node = child
+            ends.append(node)
+        tokens = tuple(np.array(sorted(following), np.intp) for following in children)
+        return cls(tuple(children), tokens, tuple(ends))
 
-    def is_end(self, place: int) -> bool:
-        """Whether a sequence is complete there."""
-        return not self.next[place]
+    def is_end(self, node: int) -> bool:
+        """Whether a sequence ends at a node."""
+        return not self.next[node]

@@ -1,1 +1,1 @@
-"""Prompts and answers as text: the tokenizer, what a prompt asks for, what an answer holds."""
+"""Prompts and answers as text: the tokenizer, the tasks of prompts, the parser of answers."""

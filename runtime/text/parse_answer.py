@@ -1,7 +1,7 @@
-"""What the text of an answer means: boxes, codes of masks, labels, and the rest.
+"""The text of an answer as objects: boxes, codes of masks, labels; and the other words.
 
 The rules are those of PaliGemma's public demo: four `<loc>` (y0, x0, y1, x1), perhaps sixteen
-`<seg>`, perhaps a label, joined by " ; ". Knows no pixels beyond the corners of a box.
+`<seg>`, perhaps a label, joined by " ; ". Knows no pixels except the corners of a box.
 """
 
 from __future__ import annotations
@@ -21,7 +21,21 @@ _STRAY = re.compile(f"{_LOC}|{_SEG}")
 
 @dataclass(frozen=True)
 class Box:
-    """Corners as shares of the image's height and width, each 0..1; may be empty."""
+    """The corners of a box as shares of the image's height and width; the box may be empty.
+
+    Args:
+        y0: top, 0..1 of the height.
+        x0: left, 0..1 of the width.
+        y1: bottom.
+        x1: right.
+
+    Raises:
+        OptionError: a corner is not in 0..1.
+
+    Example:
+        >>> Box(0.25, 0.1, 0.75, 0.6).pixels(width=60, height=40)
+        (10, 6, 30, 36)
+    """
 
     y0: float
     x0: float
@@ -35,12 +49,12 @@ class Box:
 
     @classmethod
     def from_locations(cls, y0: int, x0: int, y1: int, x1: int) -> Self:
-        """Box of four `<loc>` numbers 0..1023, a share being number / 1024."""
+        """Box of four `<loc>` numbers 0..1023; a share is number / 1024."""
         return cls(y0 / LOC_COUNT, x0 / LOC_COUNT, y1 / LOC_COUNT, x1 / LOC_COUNT)
 
     @property
     def locations(self) -> tuple[int, int, int, int]:
-        """The nearest `<loc>` numbers, y0, x0, y1, x1: those that the box was made of."""
+        """The nearest `<loc>` numbers 0..1023, y0, x0, y1, x1: those that the box was made of."""
         y0, x0, y1, x1 = (
             min(round(corner * LOC_COUNT), LOC_COUNT - 1)
             for corner in (self.y0, self.x0, self.y1, self.x1)
@@ -48,7 +62,7 @@ class Box:
         return y0, x0, y1, x1
 
     def pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Corners y0, x0, y1, x1 in pixels, rounded as Python does; the last two lie outside."""
+        """Corners y0, x0, y1, x1 in pixels, rounded as Python does; y1 and x1 are just outside."""
         return (
             round(self.y0 * height),
             round(self.x0 * width),
@@ -57,14 +71,14 @@ class Box:
         )
 
     def evaluation_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
-        """Corners as PaliGemma's published scores count them: number / 1023, cut to integers."""
+        """Corners y0, x0, y1, x1 as PaliGemma's published scores use them: cut number / 1023."""
         y0, x0, y1, x1 = (number / (LOC_COUNT - 1) for number in self.locations)
         return int(y0 * height), int(x0 * width), int(y1 * height), int(x1 * width)
 
 
 @dataclass(frozen=True)
 class ParsedObject:
-    """One object; `label` is empty where the answer names none."""
+    """One object of an answer's text; `label` is empty where the text has none."""
 
     label: str
     box: Box
@@ -73,9 +87,9 @@ class ParsedObject:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """An answer: its text as it came, the objects in it, and the words around them.
+    """An answer: its whole text, the objects in it, and the words around them.
 
-    `spans` holds where in the text each object stands, first character and the one behind it.
+    `spans` are the start and end of each object in the text, in characters; the end is exclusive.
     """
 
     text: str
@@ -87,23 +101,23 @@ class ParsedAnswer:
 def parse_answer(text: str) -> ParsedAnswer:
     """Find the objects of any text; it never raises.
 
-    A group that is cut short is no object, and its tokens are no plain text either. Labels
-    end at ";", "<" or ">" and are trimmed. Unlike the demo, a line break ends nothing, and
-    numbers that are no tokens (`<loc1024>`, `<seg128>`) are text.
+    An object that is cut short is left out, and so are its tokens in the plain text. Labels
+    end at ";", "<" or ">" and are trimmed. Unlike in the demo, a line break ends nothing, and
+    numbers that are not tokens (`<loc1024>`, `<seg128>`) are text.
     """
-    objects = list(_OBJECT.finditer(text))
-    detections = tuple(_detection(found.groups()) for found in objects)
-    spans = tuple((found.start(), found.start() + _length(found[0])) for found in objects)
+    matches = list(_OBJECT.finditer(text))
+    detections = tuple(_parsed_object(match.groups()) for match in matches)
+    spans = tuple((match.start(), match.start() + _length(match[0])) for match in matches)
     plain = _STRAY.sub("", _OBJECT.sub("", text)).strip()
     return ParsedAnswer(text, detections, spans, plain)
 
 
-def _length(found: str) -> int:
-    """Characters of an object without what parts it from the next."""
-    return len(found.removesuffix("; ").rstrip())
+def _length(text: str) -> int:
+    """Characters of an object without the separator after it."""
+    return len(text.removesuffix("; ").rstrip())
 
 
-def _detection(groups: tuple[str | None, ...]) -> ParsedObject:
+def _parsed_object(groups: tuple[str | None, ...]) -> ParsedObject:
     numbers = [int(group) for group in groups[:-1] if group is not None]
     codes = tuple(numbers[4:]) or None
     return ParsedObject((groups[-1] or "").strip(), Box.from_locations(*numbers[:4]), codes)

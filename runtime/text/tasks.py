@@ -1,4 +1,4 @@
-"""What a prompt asks for: words, boxes or masks, and the prompts of each task.
+"""The tasks of prompts: whether words, boxes or masks are requested, and the prompt of each task.
 
 The forms are those that PaliGemma was trained with: `caption en`, `answer en where is it?`,
 `ocr`, `detect cat ; dog`, `segment cat`. Knows prompts. Knows nothing of answers.
@@ -24,7 +24,7 @@ _OBJECTS = re.compile(r"(detect|segment)(?:\s+(.*))?", re.DOTALL | re.IGNORECASE
 class Task:
     """A prompt, and whether its answer is words or objects.
 
-    `labels` are the objects that the prompt asks for, None where words are wanted.
+    `labels` are the objects that the prompt requests, None where it requests words.
     """
 
     prompt: str
@@ -33,15 +33,15 @@ class Task:
 
     @classmethod
     def of(cls, prompt: str) -> Self:
-        """The task of a whole prompt, told by its first word.
+        """The task of a whole prompt, by its first word.
 
-        What "Detect cat;dog" asks for is asked as the training did, "detect cat ; dog".
+        "Detect cat;dog" is rewritten to the form of the training, "detect cat ; dog".
         """
         text = prompt.strip() if isinstance(prompt, str) else ""
         while text.startswith(IMAGE_MARKER):
             text = text.removeprefix(IMAGE_MARKER).lstrip()
-        found = _OBJECTS.fullmatch(text)
-        return cls(prompt) if found is None else cls._objects(found[1].lower(), found[2] or "")
+        match = _OBJECTS.fullmatch(text)
+        return cls(prompt) if match is None else cls._objects(match[1].lower(), match[2] or "")
 
     @classmethod
     def caption(cls, language: str) -> Self:
@@ -62,12 +62,12 @@ class Task:
 
     @classmethod
     def detect(cls, what: str | Iterable[str]) -> Self:
-        """Boxes of the objects that "cat ; dog" or ["cat", "dog"] names."""
+        """Boxes of objects, given as "cat ; dog" or ["cat", "dog"]."""
         return cls._objects("detect", what)
 
     @classmethod
     def segment(cls, what: str | Iterable[str]) -> Self:
-        """Boxes and masks of the objects that "cat ; dog" or ["cat", "dog"] names."""
+        """Boxes and masks of objects, given as "cat ; dog" or ["cat", "dog"]."""
         return cls._objects("segment", what)
 
     @classmethod
@@ -83,7 +83,7 @@ def _language(language: str) -> str:
 
 
 def _labels(verb: str, what: str | Iterable[str]) -> tuple[str, ...]:
-    """The labels, each once; PromptError where there is none or one cannot be an answer."""
+    """The labels without duplicates; PromptError where there is none or one is not usable."""
     parts = what.split(_SEPARATOR) if isinstance(what, str) else what
     if isinstance(parts, Iterable):
         parts = [part for part in parts if not isinstance(part, str) or part.strip()]

@@ -1,7 +1,7 @@
 """Text to token ids and back, as PaliGemma's processor does it.
 
-Knows the tokenizer and the ids that are set by hand. Knows nothing of images but their number:
-image positions are not ids here, the features of the images stand in front of the text.
+Knows the tokenizer and its special ids. Knows only the number of images: image positions are not
+ids here, since the features of the images come before the text.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
 IMAGE_MARKER = "<image>"
-# Far more than any model holds; a longer text would take seconds to split before it is refused.
+# More than any model can hold; a longer text would take seconds to tokenize before it is refused.
 MAX_CHARACTERS = 200_000
 _SPACE = "\u2581"  # how sentencepiece writes a space within a piece
-_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what the error handler makes of a stray byte
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how the error handler decodes a stray byte
 _PROBE = " a  b\n"
 _IN_MARKER = re.compile("(?<=<)(?=image>)")
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 class PromptEncoder:
-    """A tokenizer whose ids were checked against the config of the bundle.
+    """A tokenizer whose ids were checked against the bundle's config.
 
-    `<loc0000>`..`<loc1023>` and `<seg000>`..`<seg127>` are whole tokens in both directions.
-    Control tokens cannot be written in a text: `<bos>`, `<eos>` and `<pad>` are spelt out.
+    `<loc0000>`..`<loc1023>` and `<seg000>`..`<seg127>` are single tokens in both directions.
+    Control tokens cannot be written in a text: `<bos>`, `<eos>` and `<pad>` are split like words.
     """
 
     def __init__(self, model: str | os.PathLike[str] | bytes, config: TokenizerConfig) -> None:
@@ -49,15 +49,15 @@ class PromptEncoder:
 
     @property
     def config(self) -> TokenizerConfig:
-        """The ids that are set by hand."""
+        """The special ids."""
         return self._config
 
     def encode(self, prompt: str, num_images: int) -> tuple[int, ...]:
         """Ids of `<bos>`, the prompt and a newline; PromptError if the prompt cannot be used.
 
-        `<image>` markers at the start are dropped when they are as many as the images.
-        Newlines at the end are dropped, so that the one that ends every prompt stays alone;
-        other spaces are kept, as transformers does.
+        `<image>` markers at the start are dropped when there is one for each image. Newlines at
+        the end are replaced by the one that ends every prompt; other spaces are kept, as
+        transformers does.
         """
         text = _without_markers(_utf8(prompt, "prompt"), num_images).rstrip("\r\n")
         if not text.strip():
@@ -68,9 +68,9 @@ class PromptEncoder:
         return (self._config.bos_id, *ids, self._config.newline_id)
 
     def continuation(self, text: str) -> tuple[int, ...]:
-        """Ids of a text inside an answer, as training wrote it; PromptError if it is no Unicode.
+        """Ids of a text within an answer, as in training; PromptError if it is not Unicode.
 
-        `<loc>` and `<seg>` are whole tokens; `<image>` and control tokens are spelt out.
+        `<loc>` and `<seg>` are single tokens; `<image>` and control tokens are split like words.
         """
         parts = _IN_MARKER.split(_utf8(text, "text of an answer"))
         return tuple(token for part in parts for token in self._pieces.encode(part))
@@ -96,26 +96,26 @@ class PromptEncoder:
 
     @cached_property
     def vocabulary(self) -> tuple[bytes, ...]:
-        """`token_bytes` of every token that may be spoken, image_id of them."""
+        """`token_bytes` of every token that an answer can have, `image_id` of them."""
         return tuple(self.token_bytes(token) for token in range(self._config.image_id))
 
-    def once(self, make: Callable[[PromptEncoder], Made]) -> Made:
-        """What a function makes of this tokenizer, made once and kept as long as the tokenizer.
+    def once(self, make: Callable[[PromptEncoder], T]) -> T:
+        """The result of `make(self)`, computed on the first call and kept with the tokenizer.
 
-        A function that is defined anew for each call would be kept each time.
+        `make` must be the same object each time, not a function that is defined for each call.
         """
         if make not in self._made:
             self._made[make] = make(self)
-        made: Made = self._made[make]
-        return made
+        value: T = self._made[make]
+        return value
 
     def _check_pieces(self) -> None:
         size = self._pieces.get_piece_size()
         for token, wanted in _known_pieces(self._config).items():
-            found = self._pieces.id_to_piece(token) if 0 <= token < size else None
+            piece = self._pieces.id_to_piece(token) if 0 <= token < size else None
             beyond = wanted == IMAGE_MARKER and token == size
-            if found != wanted and not beyond:
-                _refuse(f"id {token} is {found!r}, wanted {wanted!r}")
+            if piece != wanted and not beyond:
+                _refuse(f"id {token} is {piece!r}, wanted {wanted!r}")
         config = self._config
         for token in (config.pad_id, config.eos_id, config.bos_id):
             if not self._pieces.is_control(token):
@@ -129,20 +129,20 @@ class PromptEncoder:
             _refuse(f"{_PROBE!r} comes back as {returned!r}")
         config = self._config
         wanted = [config.first_loc_id, config.first_seg_id + SEG_COUNT - 1, config.newline_id]
-        found: list[int] = self._pieces.encode(f"<loc0000><seg{SEG_COUNT - 1}>\n")
-        if found != wanted:
-            _refuse(f"<loc>, <seg> and newline become ids {found}, wanted {wanted}")
+        ids: list[int] = self._pieces.encode(f"<loc0000><seg{SEG_COUNT - 1}>\n")
+        if ids != wanted:
+            _refuse(f"<loc>, <seg> and newline become ids {ids}, wanted {wanted}")
 
 
 class TextStream:
-    """Text of one answer, token by token: what is certain is given out at once."""
+    """Text of one answer, token by token: complete characters are returned at once."""
 
     def __init__(self, encoder: PromptEncoder) -> None:
         self._encoder = encoder
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="surrogateescape")
 
     def push(self, token: int) -> str:
-        """Text that is now certain; bytes of an unfinished character are held back."""
+        """Text that is now complete; bytes of an unfinished character are held back."""
         return _readable(self._decoder.decode(self._encoder.token_bytes(token)))
 
     def finish(self) -> str:
@@ -164,7 +164,7 @@ def _load(model: str | os.PathLike[str] | bytes) -> SentencePieceProcessor:
         pieces = None
     if pieces is None:
         raise TokenizerError(
-            f"found {len(data)} bytes that are no sentencepiece model, wanted PaliGemma's "
+            f"found {len(data)} bytes that are not a sentencepiece model, wanted PaliGemma's "
             "tokenizer.model; export the bundle again"
         )
     return pieces
@@ -193,9 +193,9 @@ def _known_pieces(config: TokenizerConfig) -> dict[int, str]:
     }
 
 
-def _refuse(found: str) -> None:
+def _refuse(problem: str) -> None:
     raise TokenizerError(
-        f"the tokenizer does not fit the bundle: {found}; export the bundle again "
+        f"the tokenizer does not fit the bundle: {problem}; export the bundle again "
         "with the tokenizer of its checkpoint"
     )
 
@@ -225,8 +225,8 @@ def _without_markers(prompt: str, num_images: int) -> str:
     total = prompt.count(IMAGE_MARKER)
     if IMAGE_MARKER in text:
         raise PromptError(
-            "the prompt has an <image> marker after its start, but images stand in front "
-            "of the text; leave the markers out"
+            "the prompt has an <image> marker after its start, but images come before "
+            "the text; leave the markers out"
         )
     if total not in (0, num_images):
         raise PromptError(

@@ -209,7 +209,7 @@ def test_a_label_that_no_answer_can_hold_is_refused(labels: tuple[str, ...], mes
 @pytest.mark.parametrize(
     ("label", "message"),
     [
-        ("a▁b", "'a▁b' cannot be an answer, for the tokenizer makes 'a b' of it"),
+        ("a▁b", "'a▁b' cannot be an answer, since the tokenizer turns it into 'a b'"),
         ("a\ud800", "the text of an answer holds half a character"),
     ],
 )

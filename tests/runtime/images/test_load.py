@@ -413,7 +413,7 @@ def test_an_image_whose_file_was_closed_is_refused() -> None:
 
 @pytest.mark.parametrize("source", [None, 3, [1, 2], bytearray(b"x")])
 def test_other_kinds_are_refused(source: Any) -> None:  # noqa: ANN401 - on purpose
-    assert refusal(source).startswith(f"the given {type(source).__name__}: no image")
+    assert refusal(source).startswith(f"the given {type(source).__name__}: not an image")
 
 
 def test_too_little_memory_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
