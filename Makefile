@@ -9,14 +9,12 @@ BUNDLE := build/shapes.bundle
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 EVERYTHING := [cpu,export,samples,grammar,video,dev]
 
-.PHONY: help demo test lint types wheel dev house clean
+.PHONY: help check test lint types wheel demo house dev clean
 
-help:
-	@echo "make demo    export the sample model and answer from it, without torch"
-	@echo "make test    run the whole test suite against the built wheel"
-	@echo "make lint    ruff and mypy"
-	@echo "make dev     install the working tree, editable, into $(DEV_VENV)"
-	@echo "make clean   remove what was built"
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+check: lint test ## what CI runs: lint, and the tests against the built wheel
 
 # The packages that the built wheel is tested with, and the tools; the wheel itself comes later.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -32,17 +30,17 @@ $(DEVICE_VENV)/ready: pyproject.toml constraints.txt
 	$(DEVICE_VENV)/bin/python -m pip install $(PIP_FLAGS) '.[cpu]'
 	touch $@
 
-dev:
+dev: ## install the working tree, editable, into .venv
 	$(PYTHON) -m venv $(DEV_VENV)
 	$(DEV_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.$(EVERYTHING)'
 
-wheel: $(VENV)/ready
+wheel: $(VENV)/ready ## build the wheel and install it into build/venv
 	rm -rf build/lib build/bdist.* dist
 	$(VENV)/bin/python -m build --wheel --outdir dist . > build/wheel.log 2>&1 \
 	    || { cat build/wheel.log; exit 1; }
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --force-reinstall dist/*.whl
 
-demo: wheel $(DEVICE_VENV)/ready
+demo: wheel $(DEVICE_VENV)/ready ## export the sample model and answer from it, without torch
 	$(DEVICE_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --force-reinstall dist/*.whl
 	$(VENV)/bin/paligemma-edge export $(SAMPLE)/checkpoint $(BUNDLE) \
 	    --mask-decoder $(SAMPLE)/checkpoint/vae-oid.npz --overwrite
@@ -50,10 +48,10 @@ demo: wheel $(DEVICE_VENV)/ready
 	$(VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int4
 	$(DEVICE_VENV)/bin/python samples/demo.py $(BUNDLE) samples/images build/demo
 
-test: wheel
-	$(VENV)/bin/python -m pytest $(PYTEST_FLAGS)
+test: wheel ## run the whole test suite against the built wheel, a worker for each core
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(PYTEST_FLAGS)
 
-lint: $(VENV)/ready types
+lint: $(VENV)/ready types ## ruff, mypy, and the contracts between rooms
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	MYPYPATH=build/types $(VENV)/bin/mypy \
@@ -67,9 +65,8 @@ types:
 	for folder in export quantize runtime; do \
 	    ln -sfn ../../../$$folder build/types/paligemma_edge/$$folder; done
 
-# docs/house.png and the table that it is drawn from
-house: $(VENV)/ready types
+house: $(VENV)/ready types ## draw docs/house.png and its tables from the imports
 	PYTHONPATH=build/types $(VENV)/bin/python -m tests.house.draw
 
-clean:
+clean: ## remove what was built
 	rm -rf build dist *.egg-info $(DEV_VENV)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -66,6 +67,23 @@ def pytest_report_header() -> list[str]:
     import onnxruntime
 
     return [", ".join(versions), f"providers: {', '.join(onnxruntime.get_available_providers())}"]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    from paligemma_edge.runtime.system.linux import usable_cores
+
+    return usable_cores()
+
+
+def pytest_configure() -> None:
+    """Give each worker a core of its own: threads of two workers on all cores wait for each other.
+
+    Without workers a test has all cores, as `usable_cores` counts them.
+    """
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,12 @@
-"""Draw the house: `python -m tests.house.draw` (`make house`) writes docs/house.png and .json."""
+"""Draw the house: `make house` writes docs/house.png, docs/house.json and a table of rooms."""
 
 from __future__ import annotations
 
 import io
+import itertools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import matplotlib as mpl
-
-mpl.use("Agg")
-
-import itertools
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.house.house import (
+    PAGE,
     PICTURE,
     TABLE,
     House,
@@ -30,6 +26,7 @@ from tests.house.house import (
     folder,
     is_ground,
     read_house,
+    with_table,
 )
 from tests.house.layout import Layout, lay_out
 
@@ -68,9 +65,10 @@ class Panel:
 
 
 def main() -> None:
-    """Write the picture and its source table."""
+    """Write the picture, its source table, and the table of rooms in the page."""
     house = read_house()
     TABLE.write_text(as_json(house), encoding="utf-8")
+    PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), house), encoding="utf-8")
     save(draw(house), digest(house))
 
 

@@ -12,6 +12,8 @@ from tests.house.imports import ROOT, imports, read_rooms
 
 TABLE = ROOT / "docs/house.json"
 PICTURE = ROOT / "docs/house.png"
+PAGE = ROOT / "docs/architecture.md"
+START, END = "<!-- rooms -->", "<!-- /rooms -->"
 GROUND = "What every other room of the runtime may import."
 
 
@@ -43,6 +45,24 @@ def read_house() -> House:
 def as_json(house: House) -> str:
     """The source table of the picture."""
     return json.dumps({name: asdict(room) for name, room in house.items()}, indent=1) + "\n"
+
+
+def as_markdown(house: House) -> str:
+    """The table of rooms in the page about the architecture, highest first."""
+    rooms = read_rooms()
+    lines = ["| room | what it knows | may import |", "| --- | --- | --- |"]
+    for name, room in reversed(list(house.items())):
+        named = [other for other in house if other in rooms.allowed[name] and not is_ground(other)]
+        words = rooms.words.get(name) or ", ".join(other.partition(".")[2] for other in named)
+        lines.append(f"| `{name.replace('.', '/')}` | {room.about} | {words or '-'} |")
+    return "\n".join(lines)
+
+
+def with_table(page: str, house: House) -> str:
+    """The page with the table of today between its marks."""
+    before, _, rest = page.partition(START)
+    _, _, after = rest.partition(END)
+    return f"{before}{START}\n{as_markdown(house)}\n{END}{after}"
 
 
 def digest(house: House) -> str:

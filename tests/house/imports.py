@@ -14,7 +14,7 @@ import grimp
 ROOT = Path(__file__).parents[2]
 PACKAGE = "paligemma_edge"
 FOLDERS = ("runtime", "quantize", "export")  # lowest first
-ALL_ABOVE, FACADE_AND_BELOW = "all above", "facade and below"
+ALL, FACADE_AND_BELOW = "all lower", "facade and lower"
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Rooms:
     folders: Mapping[str, Sequence[str]]
     files: Mapping[str, str]  # module to room
     allowed: Mapping[str, frozenset[str]]  # of its own folder, beside the ground
+    words: Mapping[str, str]  # for a room that may import many
 
     def room(self, module: str) -> str:
         """The room of a module."""
@@ -65,14 +66,20 @@ def read_rooms() -> Rooms:
         for folder in FOLDERS
         for room in table[folder]
     }
-    return Rooms(table["folders"], files, allowed)
+    words = {
+        f"{folder}.{room}": imports
+        for folder in FOLDERS
+        for room, imports in table[folder].items()
+        if isinstance(imports, str)
+    }
+    return Rooms(table["folders"], files, allowed, words)
 
 
 def _above(rooms: Mapping[str, str | Sequence[str]], room: str) -> Sequence[str]:
     """The rooms that one may import; those named have rows above its own."""
     names, imports = list(rooms), rooms[room]
     above = names[: names.index(room)]
-    if imports == ALL_ABOVE:
+    if imports == ALL:
         return above
     if imports == FACADE_AND_BELOW:
         return names[: names.index("facade") + 1]
