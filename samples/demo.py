@@ -1,4 +1,4 @@
-"""Answer the sample images' prompts from a bundle, with the packages of the runtime alone."""
+"""Answers the sample images' prompts from a bundle, with the runtime's packages alone."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from PIL import Image
 
 from paligemma_edge.runtime import ObjectResult, PaliGemma, TextResult
 
-ABSENT = ("torch", "transformers", "onnx")
+FORBIDDEN = ("torch", "transformers", "onnx")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("images", type=Path, help="images beside a prompts.json")
-    parser.add_argument("output", type=Path, help="where to write the images with overlays")
+    parser.add_argument("bundle", type=Path, help="a bundle of the sample model")
+    parser.add_argument("images", type=Path, help="folder with images and a prompts.json")
+    parser.add_argument("output", type=Path, help="folder for images with overlays")
     options = parser.parse_args()
-    if present := [name for name in ABSENT if importlib.util.find_spec(name)]:
-        raise SystemExit(f"{', '.join(present)} can be imported here; this is to run without")
-    print(f"in this Python there is no {', no '.join(ABSENT)}")
+    if present := [name for name in FORBIDDEN if importlib.util.find_spec(name)]:
+        raise SystemExit(
+            f"{', '.join(present)} is installed; run the demo in an environment without it"
+        )
+    print(f"in this Python there is no {', no '.join(FORBIDDEN)}")
     model = PaliGemma(options.bundle)
     answers = answer_all(model, options.images, options.output)
     print(f"\nimages with boxes and masks: {options.output}")
@@ -34,13 +36,14 @@ def main() -> None:
 
 
 def compare(model: PaliGemma, answers: dict[tuple[str, str], str], images: Path) -> None:
-    """Ask a smaller variant the same, and say where it answers otherwise."""
+    """Give a smaller variant the same prompts, and print where its answers differ."""
     print(f"\n{model.variant}, {size(model) / 1e6:.1f} MB:", end=" ")
-    said = {key: model.answer(images / key[0], key[1]).text for key in answers}
-    other = [key for key in answers if said[key] != answers[key]]
-    print(f"{len(answers) - len(other)} of {len(answers)} answers are the lossless variant's")
-    for key in other:
-        print(f"  {key[0]} {key[1]}\n    {answers[key]}\n    {said[key]}")
+    texts = {key: model.answer(images / key[0], key[1]).text for key in answers}
+    different = [key for key in answers if texts[key] != answers[key]]
+    same = len(answers) - len(different)
+    print(f"{same} of {len(answers)} answers equal those of the lossless variant")
+    for key in different:
+        print(f"  {key[0]} {key[1]}\n    {answers[key]}\n    {texts[key]}")
 
 
 def size(model: PaliGemma) -> int:
@@ -58,9 +61,9 @@ def answer_all(model: PaliGemma, images: Path, output: Path) -> dict[tuple[str, 
     answers = {}
     for entry in json.loads((images / "prompts.json").read_text()):
         print(f"\n{entry['image']}")
-        with model.encode(images / entry["image"]) as view:
+        with model.encode(images / entry["image"]) as image:
             for question in entry["questions"]:
-                result = view.answer(question["prompt"])
+                result = image.answer(question["prompt"])
                 answers[entry["image"], result.prompt] = result.text
                 print("\n".join(describe(result, question)))
                 if isinstance(result, ObjectResult) and len(result):
@@ -70,15 +73,16 @@ def answer_all(model: PaliGemma, images: Path, output: Path) -> dict[tuple[str, 
 
 
 def describe(result: TextResult | ObjectResult, question: dict[str, Any]) -> list[str]:
-    """The prompt, then what was answered and what is true; boxes in pixels, x0 y0 x1 y1."""
+    """The prompt, the answer and the truth as lines; boxes are x0, y0, x1, y1 in pixels."""
     lines = [f"  {result.prompt}"]
     if isinstance(result, TextResult):
         verdict = "right" if result.text == question["text"] else f"truth: {question['text']}"
         return [*lines, f"    {result.text}  ({verdict})"]
     lines += [
-        f"    {found.label} {found.xyxy}{' and a mask' if found.decoded is not None else ''}, "
-        f"probability {math.exp(found.score):.2f}"
-        for found in result
+        f"    {detection.label} {detection.xyxy}"
+        f"{' and a mask' if detection.decoded is not None else ''}, "
+        f"probability {math.exp(detection.score):.2f}"
+        for detection in result
     ]
     for truth in question["objects"]:
         y0, x0, y1, x1 = truth["box"]
@@ -87,7 +91,7 @@ def describe(result: TextResult | ObjectResult, question: dict[str, Any]) -> lis
 
 
 def overlay(result: ObjectResult) -> Image.Image:
-    """What was found drawn over the image, large enough to look at."""
+    """The detected objects drawn over the image, enlarged for viewing."""
     assert result.image is not None
     size = (result.width * 4, result.height * 4)
     return result.draw(result.image.resize(size, Image.Resampling.LANCZOS))

@@ -1,4 +1,4 @@
-"""A sheet of overlays: what the sample model finds in the sample images.
+"""Makes a sheet of overlays: what the sample model detects in the sample images.
 
 python -m samples.gallery build/shapes.bundle samples/shapes/overlays.jpg
 """
@@ -14,29 +14,31 @@ from PIL import Image
 from paligemma_edge.runtime import ObjectResult, PaliGemma
 
 IMAGES = Path(__file__).with_name("images")
-CHOSEN = ("00.png", "01.png", "02.png", "04.png")
-TASKS = ("detect", "segment")  # a row of the sheet for each
+NAMES = ("00.png", "01.png", "02.png", "04.png")
+TASKS = ("detect", "segment")  # one row of the sheet each
 SIDE, GAP = 336, 8
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
-    parser.add_argument("output", type=Path)
-    parser.add_argument("--variant")
+    parser = argparse.ArgumentParser(
+        prog="python -m samples.gallery", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("bundle", type=Path, help="a bundle of the sample model")
+    parser.add_argument("output", type=Path, help="the image to write")
+    parser.add_argument("--variant", help="default: the lossless one")
     options = parser.parse_args()
     model = PaliGemma(options.bundle, variant=options.variant)
-    sheet(model).save(options.output, quality=92, subsampling=0)
+    draw_sheet(model).save(options.output, quality=92, subsampling=0)
 
 
-def sheet(model: PaliGemma) -> Image.Image:
-    """The overlays, tasks below each other and images side by side."""
+def draw_sheet(model: PaliGemma) -> Image.Image:
+    """The overlays, one row per task and one column per image."""
     step = SIDE + GAP
-    paper = Image.new("RGB", (len(CHOSEN) * step - GAP, len(TASKS) * step - GAP), "white")
-    for column, name in enumerate(CHOSEN):
+    sheet = Image.new("RGB", (len(NAMES) * step - GAP, len(TASKS) * step - GAP), "white")
+    for column, name in enumerate(NAMES):
         for row, task in enumerate(TASKS):
-            paper.paste(_overlay(model, name, task), (column * step, row * step))
-    return paper
+            sheet.paste(_overlay(model, name, task), (column * step, row * step))
+    return sheet
 
 
 def _overlay(model: PaliGemma, name: str, task: str) -> Image.Image:

@@ -1,1 +1,1 @@
-"""Speed and memory of variants, beside transformers."""
+"""Measures speed and memory of a bundle's variants, side by side with transformers."""

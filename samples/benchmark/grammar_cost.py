@@ -1,8 +1,8 @@
-"""What a grammar costs beside a step, on a bundle of any size.
+"""Measures the cost of a grammar relative to a step, on a bundle of any size.
 
     python -m samples.benchmark.grammar_cost mix.bundle --variant cpu-int4
 
-The same logits are chosen from with and without a grammar, in turn; the last line is JSON.
+Tokens are chosen from the same logits with and without a grammar, in turn; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -33,65 +33,67 @@ GRAMMARS = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m samples.benchmark.grammar_cost", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--variant")
-    parser.add_argument("--steps", type=int, default=64)
+    parser.add_argument("--variant", help="default: the lossless one")
+    parser.add_argument("--steps", type=int, default=64, help="default: %(default)s")
     options = parser.parse_args()
     model = PaliGemma(options.bundle, variant=options.variant)
     rows, seconds = run_steps(model, options.steps)
     step = statistics.median(seconds)
-    found = {"step_ms": step * 1e3, "vocabulary": model.engine.config.vocab_size}
-    print(f"a step at a vocabulary of {found['vocabulary']:,}: {found['step_ms']:.1f} ms")
+    report = {"step_ms": step * 1e3, "vocabulary": model.engine.config.vocab_size}
+    print(f"a step at a vocabulary of {report['vocabulary']:,}: {report['step_ms']:.1f} ms")
     for name, grammar in GRAMMARS.items():
         cost = grammar_seconds(rows, grammar.start(model.encoder))
-        found[name] = cost / step
-        print(f"{name}: {cost * 1e6:.0f} us a token more, {cost / step:.2%} of a step")
-    print(json.dumps(found))
+        report[name] = cost / step
+        print(f"{name}: {cost * 1e6:+.0f} us per token, {cost / step:+.2%} of a step")
+    print(json.dumps(report))
 
 
 def run_steps(model: PaliGemma, count: int) -> tuple[list[HostRow], list[float]]:
-    """The logits of greedy steps behind a grey image, and the seconds of each step."""
-    size, spoken = model.bundle.manifest.image.size, model.bundle.manifest.tokenizer.image_id
+    """The logits of greedy steps after a grey image and a prompt, and the seconds of each step."""
+    size, answer_ids = model.bundle.manifest.image.size, model.bundle.manifest.tokenizer.image_id
     engine, ids = model.engine, model.encoder.encode("detect cat ; dog", 1)
     features = engine.project(engine.encode(np.zeros((1, 3, size, size), np.float32)))
     cache = engine.cache(1, engine.config.image_tokens + len(ids) + count)
-    rows = [HostRow(engine.prefill(cache, 0, features, ids).whole.copy(), spoken)]
+    rows = [HostRow(engine.prefill(cache, 0, features, ids).whole.copy(), answer_ids)]
     seconds = []
     stepper = engine.stepper(cache, 1)
     for _ in range(count):
         start = time.perf_counter()
         row = stepper.step([rows[-1].best])[0]
         seconds.append(time.perf_counter() - start)
-        rows.append(HostRow(row.whole.copy(), spoken))
+        rows.append(HostRow(row.whole.copy(), answer_ids))
     return rows, seconds
 
 
 def grammar_seconds(rows: list[HostRow], start: State) -> float:
-    """Mean seconds that a token takes more with a grammar; an answer that ends begins anew."""
-    greedy, state, more = Greedy(), start, []
+    """Mean extra seconds per token with a grammar; an answer that ends starts again."""
+    greedy, state, extra = Greedy(), start, []
     for place, row in enumerate(rows):
 
         def free(row: HostRow = row, place: int = place) -> int:
             return select_token(greedy, row, None, place)
 
-        def bound(row: HostRow = row, place: int = place, state: State = state) -> State:
+        def constrained(row: HostRow = row, place: int = place, state: State = state) -> State:
             return state.after(select_token(greedy, row, state.allowed, place))
 
-        # Who comes second finds the row in the processor's cache: each is second half the time.
+        # The second call finds the row in the CPU's cache: each way is second half of the time.
         if place % 2:
-            seconds, following = _timed(bound)
-            others, _ = _timed(free)
+            seconds, next_state = _timed(constrained)
+            free_seconds, _ = _timed(free)
         else:
-            others, _ = _timed(free)
-            seconds, following = _timed(bound)
-        more.append(seconds - others)
-        state = start if isinstance(following, EndState) else following
-    return statistics.mean(more)
+            free_seconds, _ = _timed(free)
+            seconds, next_state = _timed(constrained)
+        extra.append(seconds - free_seconds)
+        state = start if isinstance(next_state, EndState) else next_state
+    return statistics.mean(extra)
 
 
 def _timed(work: Callable[[], Result]) -> tuple[float, Result]:
-    """Seconds of some work, and what came of it."""
+    """The seconds that a function takes, and its result."""
     start = time.perf_counter()
     result = work()
     return time.perf_counter() - start, result

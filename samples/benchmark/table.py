@@ -1,36 +1,36 @@
-"""What a benchmark found, as ratios and as a table; of several, as one table.
+"""The results of one or several benchmarks as a table, with ratios to transformers.
 
     python -m samples.benchmark.table one.json other.json
 
-Ratios are to transformers on the same device in the same run: that in bfloat16 on a processor,
-the eager and the compiled one on a GPU.
+Ratios are to transformers on the same device in the same run: in bfloat16 on a CPU, eager and
+compiled on a GPU.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from paligemma_edge.runtime.diagnostics.timings import FIRST_TOKEN, READING
+from samples.benchmark.transformers_model import MODES
 
 Json = dict[str, Any]
 BASE = "transformers bfloat16"
 COLUMNS = ("load s", "first s", *READING, "step ms", "tokens/s", "peak GB", "first ×", "step ×")
-# On a GPU; between them the tokens in a second of each number of sequences.
-CARD_COLUMNS = ("load s", "first ms", "vision ms", "prefill ms", "step ms")
-CARD_LAST = ("host GB", "GPU GB", "first ×e", "step ×e", "first ×c", "step ×c")
-MODES = ("eager", "compiled")
-CARD_NOTE = (
-    "GPU GB: less free on the GPU than before the load; ×e, ×c: of what transformers takes, "
+# On a GPU; between the two are tokens per second at each batch size.
+GPU_COLUMNS = ("load s", "first ms", "vision ms", "prefill ms", "step ms")
+GPU_LAST_COLUMNS = ("host GB", "GPU GB", "first ×e", "step ×e", "first ×c", "step ×c")
+GPU_NOTE = (
+    "GPU GB: less free on the GPU than before the load; ×e, ×c: time relative to transformers, "
     "eager and compiled"
 )
 
 
 def add_ratios(results: Mapping[str, Json]) -> None:
-    """How long the first token and a step take, where transformers takes 1."""
+    """Add to each result the time of first token and step relative to transformers."""
     bases = {name: result for name, result in results.items() if name.startswith("transformers")}
     for result in results.values():
         if "reading" not in result:
@@ -38,8 +38,8 @@ def add_ratios(results: Mapping[str, Json]) -> None:
         if result.get("device") != "cuda":
             if "reading" in (base := bases.get(BASE, {})):
                 result["ratios"] = _ratios(result, base)
-        elif found := _gpu_ratios(result, bases.values()):
-            result["ratios"] = found
+        elif ratios := _gpu_ratios(result, bases.values()):
+            result["ratios"] = ratios
 
 
 def _ratios(result: Json, base: Json) -> Json:
@@ -50,18 +50,18 @@ def _ratios(result: Json, base: Json) -> Json:
 
 
 def _gpu_ratios(result: Json, bases: Iterable[Json]) -> Json:
-    """By mode, to the first that was measured in it: also the tokens in a second, by sequences."""
-    found: Json = {}
+    """Ratios by mode, to its first base; also of tokens per second, by batch size."""
+    ratios: Json = {}
     for base in bases:
-        if "reading" in base and base["mode"] not in found:
+        if "reading" in base and base["mode"] not in ratios:
             theirs = _throughput(base)
             ours = {n: speed / theirs[n] for n, speed in _throughput(result).items() if n in theirs}
-            found[base["mode"]] = {**_ratios(result, base), "tokens_per_second": ours}
-    return found
+            ratios[base["mode"]] = {**_ratios(result, base), "tokens_per_second": ours}
+    return ratios
 
 
 def _throughput(result: Json) -> dict[str, float]:
-    """Tokens in a second, by the number of sequences."""
+    """Tokens per second by batch size."""
     return {str(each["slots"]): each["tokens_per_second"] for each in result["stepping"]}
 
 
@@ -73,37 +73,37 @@ def step(result: Json) -> float:
     return float(result["stepping"][0]["seconds"]["median"])
 
 
-def table(found: Json) -> str:
-    """One row for each that was measured, then what was not and why."""
-    results: dict[str, Json] = found["results"]
+def table(report: Json) -> str:
+    """One row per measurement, then a line for each that is missing, with the reason."""
+    results: dict[str, Json] = report["results"]
     measured = {name: result for name, result in results.items() if "reading" in result}
     on_gpu = any(result.get("device") == "cuda" for result in measured.values())
     batches = list(dict.fromkeys(n for result in measured.values() for n in _throughput(result)))
     columns: Sequence[str] = COLUMNS
     if on_gpu:
-        columns = (*CARD_COLUMNS, *(f"tok/s at {n}" for n in batches), *CARD_LAST)
+        columns = (*GPU_COLUMNS, *(f"tok/s at {n}" for n in batches), *GPU_LAST_COLUMNS)
     width = max(map(len, results))
     rows = [f"{'':{width}}" + "".join(f"{column:>11}" for column in columns)]
     for name, result in measured.items():
         row = _gpu_cells(result, batches) if on_gpu else _cells(result)
         rows.append(f"{name:{width}}" + "".join(f"{cell:>11}" for cell in row))
-    rows += [CARD_NOTE] if on_gpu else []
+    rows += [GPU_NOTE] if on_gpu else []
     for name, result in results.items():
         if name not in measured:
             rows.append(f"{name}: not measured, {result.get('skipped') or result['error']}")
     return "\n".join(rows)
 
 
-def header(found: Json, prompt: str, steps: int, runs: int) -> str:
-    """Where it was measured, and what was asked."""
-    results = [result for result in found["results"].values() if "reading" in result]
-    told = {key: value for result in results for key, value in result.items()}
-    versions = [f"{k} {told[k]}" for k in ("onnxruntime", "torch", "transformers") if k in told]
-    gpu = f"{told['gpu']}; " if "gpu" in told else ""
+def header(report: Json, prompt: str, steps: int, runs: int) -> str:
+    """The machine, the versions and the prompt of a benchmark."""
+    results = [result for result in report["results"].values() if "reading" in result]
+    fields = {key: value for result in results for key, value in result.items()}
+    versions = [f"{k} {fields[k]}" for k in ("onnxruntime", "torch", "transformers") if k in fields]
+    gpu = f"{fields['gpu']}; " if "gpu" in fields else ""
     return (
-        f"{gpu}{told.get('processor', 'nothing was measured')}, {found['threads']} threads; "
-        f"{', '.join(versions)}\n{prompt!r}, {told.get('prompt_tokens')} tokens after "
-        f"{told.get('image_tokens')} of the image; medians of {runs} runs of {steps} steps\n"
+        f"{gpu}{fields.get('processor', 'nothing was measured')}, {report['threads']} threads; "
+        f"{', '.join(versions)}\n{prompt!r}, {fields.get('prompt_tokens')} tokens after "
+        f"{fields.get('image_tokens')} of the image; medians of {runs} runs of {steps} steps\n"
     )
 
 
@@ -121,7 +121,7 @@ def _cells(result: Json) -> list[str]:
 
 
 def _gpu_cells(result: Json, batches: Sequence[str]) -> list[str]:
-    """The last columns are ratios of first token and step, to eager and then to compiled."""
+    """The last columns are ratios of first token and step, first to eager, then to compiled."""
     reading, throughput = result["reading"], _throughput(result)
     ratios = [result.get("ratios", {}).get(mode) for mode in MODES]
     return [
@@ -139,14 +139,22 @@ def _gigabytes(result: Json, part: str) -> str:
     return f"{size / 1e9:.2f}" if size else "-"
 
 
-def joined(files: Sequence[Path]) -> Json:
-    """What several benchmarks wrote with --json, as of one; names begin with those of the files."""
+def merge(files: Sequence[Path]) -> Json:
+    """The --json files of several benchmarks as one report; each name starts with its file's."""
     results: Json = {}
     for file in files:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        results |= {f"{file.stem}: {name}": result for name, result in found["results"].items()}
+        report = json.loads(file.read_text(encoding="utf-8"))
+        results |= {f"{file.stem}: {name}": result for name, result in report["results"].items()}
     return {"results": results}
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m samples.benchmark.table", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("files", type=Path, nargs="+", help="what benchmarks wrote with --json")
+    print(table(merge(parser.parse_args().files)))
+
+
 if __name__ == "__main__":
-    print(table(joined([Path(name) for name in sys.argv[1:]])))
+    main()

@@ -1,12 +1,12 @@
-"""Measures transformers on a checkpoint, by the stages that `paligemma-edge bench` measures.
+"""Measures transformers on a checkpoint, in the stages that `paligemma-edge bench` measures.
 
     python -m samples.benchmark.with_transformers CHECKPOINT --dtype bfloat16 --image photo.png
     python -m samples.benchmark.with_transformers CHECKPOINT --device cuda --mode compiled \
         --batch 1,8,32 --image photo.png
 
-One line of JSON comes out. The model is called as a user calls it, whole; hooks tell the time of
-the vision tower and of the projector, and prefill is what remains of the call, with the choice of
-the first token. A step is one call with the tokens before it and the cache.
+The output is one line of JSON. The model is called as a user calls it; hooks measure the vision
+tower and the projector, and prefill is the rest of the call, with the choice of the first token.
+A step is one call with the previous tokens and the cache.
 """
 
 from __future__ import annotations
@@ -22,43 +22,42 @@ from paligemma_edge.runtime.diagnostics.timings import StepTimings, Timings, unt
 from paligemma_edge.runtime.errors import DeviceError
 from paligemma_edge.runtime.system.linux import available_memory, process_memory, processor_name
 from paligemma_edge.runtime.timing import Stopwatch
-from samples.benchmark.transformers_model import Original
+from samples.benchmark.transformers_model import MODES, TransformersModel
 
 ITEMSIZES = {"bfloat16": 2, "float16": 2, "float32": 4}
-MODES = ("eager", "compiled")
 
 
 def measure(options: argparse.Namespace, gpu: Gpu | None) -> dict[str, Any]:
-    """Read and step `runs` times after a warm-up; `GPU` as it was before, None for a processor."""
+    """Prefill and step `runs` times after a warm-up; `gpu` as it was before, None for a CPU."""
     start = time.perf_counter()
     import torch
     import transformers
-    from transformers import PaliGemmaForConditionalGeneration  # noqa: F401 - found lazily
+    from transformers import PaliGemmaForConditionalGeneration  # noqa: F401 - a lazy import
 
     imported = time.perf_counter() - start
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     start = time.perf_counter()
-    original = Original.load(
+    model = TransformersModel.load(
         options.checkpoint, options.dtype, options.device, compiled=options.mode == "compiled"
     )
     load = time.perf_counter() - start
     watches: list[Stopwatch] = []
     steps: dict[int, list[float]] = {slots: [] for slots in options.batch}
-    with original.calm():
+    with model.no_gradients():
         for _ in range(options.runs + 1):
-            original.watch = Stopwatch()
-            read = original.read(options.image, options.prompt, options.steps)
-            watches.append(original.watch)
+            model.watch = Stopwatch()
+            prompt = model.prefill(options.image, options.prompt, options.steps)
+            watches.append(model.watch)
             for slots, seconds in steps.items():
-                seconds.append(original.step_seconds(read, slots, options.steps))
+                seconds.append(model.step_seconds(prompt, slots, options.steps))
     stepping = [StepTimings(slots, Timings(tuple(each[1:]))) for slots, each in steps.items()]
     return {
         "import": round(imported, 6),
         "checkpoint": str(options.checkpoint),
         "dtype": options.dtype,
         "mode": options.mode,
-        "attention": original.model.config._attn_implementation,
+        "attention": model.model.config._attn_implementation,
         "device": options.device,
         "threads": torch.get_num_threads(),
         "processor": processor_name(),
@@ -66,7 +65,7 @@ def measure(options: argparse.Namespace, gpu: Gpu | None) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "image": str(options.image),
         "prompt": options.prompt,
-        "prompt_tokens": read.prompt_tokens,
+        "prompt_tokens": prompt.prompt_tokens,
         "steps": options.steps,
         "runs": options.runs,
         "load": round(load, 6),
@@ -78,7 +77,7 @@ def measure(options: argparse.Namespace, gpu: Gpu | None) -> dict[str, Any]:
 
 
 def gpu_memory(before: Gpu) -> dict[str, int]:
-    """Bytes: `GPU` as `paligemma-edge bench` counts it, and torch's own peak within."""
+    """Bytes: `gpu` as `paligemma-edge bench` counts it, and torch's own peak."""
     import torch
 
     return {
@@ -88,7 +87,7 @@ def gpu_memory(before: Gpu) -> dict[str, int]:
 
 
 def shortage(parameters: int, dtype: str, available: int | None) -> str | None:
-    """Why a model does not fit into memory; None where it does, or where nobody can tell."""
+    """Why a model does not fit into memory; None if it does, or if free memory is unknown."""
     needed = parameters * ITEMSIZES[dtype]
     if available is None or needed <= available:
         return None
@@ -99,7 +98,7 @@ def shortage(parameters: int, dtype: str, available: int | None) -> str | None:
 
 
 def count_parameters(checkpoint: Path) -> int:
-    """Parameters that are stored; no tensor is read."""
+    """The number of stored parameters, from the headers; no tensor is read."""
     from safetensors import safe_open
 
     total = 0
@@ -113,12 +112,12 @@ def count_parameters(checkpoint: Path) -> int:
     return total
 
 
-def numbers(text: str) -> list[int]:
-    """Numbers of sequences with commas between, each once; ValueError for anything else."""
-    found = [int(part) for part in text.split(",")]
-    if min(found) < 1:
+def batch_sizes(text: str) -> list[int]:
+    """Batch sizes separated by commas, each once; ValueError for anything else."""
+    sizes = [int(part) for part in text.split(",")]
+    if min(sizes) < 1:
         raise ValueError(f"{text!r} has a number below 1")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(sizes))
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -126,16 +125,18 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="python -m samples.benchmark.with_transformers",
         description=(__doc__ or "").split("\n")[0],
     )
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("checkpoint", type=Path, help="folder of a Hugging Face checkpoint")
     parser.add_argument("--dtype", choices=ITEMSIZES, default="bfloat16")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--mode", choices=MODES, default="eager")
-    parser.add_argument("--batch", type=numbers, default=[1], help="sequences, such as 1,8,32")
+    parser.add_argument(
+        "--batch", type=batch_sizes, default=[1], help="sequences per step, such as 1,8,32"
+    )
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--prompt", default="answer en what is this?")
     parser.add_argument("--steps", type=int, default=16)
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--threads", type=int, help="default: as torch chooses")
+    parser.add_argument("--threads", type=int, help="default: torch's own")
     options = parser.parse_args(arguments)
     for name in ("steps", "runs", "threads"):
         value = getattr(options, name)

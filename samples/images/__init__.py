@@ -1,1 +1,1 @@
-"""Images with prompts and the truth: what is asked where no questions are given."""
+"""Images with prompts and true answers: the questions used where no others are given."""

@@ -1,1 +1,1 @@
-"""Checkpoints of any size with random weights."""
+"""Writes checkpoints of any official size with random weights."""

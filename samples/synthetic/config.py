@@ -1,6 +1,6 @@
-"""The JSON files of a synthetic checkpoint, in each dialect that PaliGemma checkpoints have had.
+"""The JSON files of a synthetic checkpoint, in each dialect of PaliGemma checkpoints.
 
-hub            the released files: what the text and vision configs default to is absent
+hub            as in the released files: fields with default values are absent
 transformers4  every field, with torch_dtype and rope_theta
 transformers5  every field, with dtype and rope_parameters
 """

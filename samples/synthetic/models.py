@@ -61,7 +61,7 @@ MODELS: Mapping[str, tuple[int, TextConfig]] = {
 
 
 def official(model: str, *, shrink: bool = False) -> tuple[VisionConfig, TextConfig]:
-    """Sizes of a released model; shrunk, it keeps the resolution and the shape of the graph."""
+    """Sizes of a released model; a shrunk one keeps the resolution and the graphs' structure."""
     image_size, text = MODELS[model]
     vision = VisionConfig(
         image_size=image_size,
@@ -79,7 +79,7 @@ def official(model: str, *, shrink: bool = False) -> tuple[VisionConfig, TextCon
 
 
 def _shrunk(text: TextConfig, **small: int) -> TextConfig:
-    """Heads keep their ratio, and their size its ratio to the scale of the scores."""
+    """Keep the ratio of heads to KV heads, and of head size to the scale of the scores."""
     shrunk = dataclasses.replace(
         text,
         num_layers=small["num_layers"],

@@ -1,8 +1,8 @@
-"""A sentencepiece model of any size with PaliGemma's pieces at PaliGemma's places.
+"""A sentencepiece model of any size with PaliGemma's special pieces at their ids.
 
-The real vocabulary is not needed to measure or to test: this one has the same control pieces,
+Tests and measurements do not need the real vocabulary: this one has the same control pieces,
 bytes, newline runs, `<loc>` and `<seg>`, and fills the rest with short strings of letters that
-its own merges can reach. At 257,152 pieces every id of the real tokenizer's landmarks is right.
+its own merges can reach. At 257,152 pieces the special pieces have the ids of the real tokenizer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IMAGE_TOKEN = "<image>"
 LOCATIONS = tuple(f"<loc{i:04d}>" for i in range(1024))
 SEGMENTS = tuple(f"<seg{i:03d}>" for i in range(128))
 
-_PB: Any = sentencepiece_model_pb2  # protobuf makes its classes at run time
+_PB: Any = sentencepiece_model_pb2  # protobuf creates its classes at run time
 _KIND = _PB.ModelProto.SentencePiece
 _CONTROL = ("<pad>", "<eos>", "<bos>")
 _OWN = (
@@ -76,7 +76,7 @@ def _specify(proto: Any) -> None:  # noqa: ANN401 - see _PB
 
 
 def write_tokenizer(directory: Path, model: bytes, *, only_json: bool = False) -> None:
-    """Write tokenizer.model, or the tokenizer.json that transformers makes of it."""
+    """Write tokenizer.model, or the tokenizer.json that transformers converts it into."""
     if not only_json:
         directory.joinpath("tokenizer.model").write_bytes(model)
         return

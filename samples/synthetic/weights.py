@@ -1,7 +1,7 @@
-"""Random tensors in safetensors files, streamed: one block of random numbers serves every tensor.
+"""Random tensors streamed into safetensors files, all from one block of random numbers.
 
-A tensor takes the block from a place of its own (by its internal name, so that a key layout
-changes no value), scaled to its fan-in and laid end to end as often as it needs.
+A tensor starts in the block at an offset from its internal name (so that the key layout changes no
+value), and repeats the block as often as it needs, scaled by its fan-in.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from paligemma_edge.export.checkpoint.tensor_names import Layout, source_key
 from paligemma_edge.export.checkpoint.tensor_shapes import Shape
 
 DType = Literal["float32", "bfloat16", "float16"]
-BLOCK = 4_194_301  # odd, so that a block laid end to end gives no two equal rows
+BLOCK = 4_194_301  # odd, so that a repeated block gives no two equal rows
 _CODES: Mapping[DType, str] = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _KINDS: Mapping[DType, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),
@@ -38,8 +38,8 @@ def checkpoint_bytes(shapes: Mapping[str, Shape], dtype: DType) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Store:
-    """Where and how tensors are written; `report` is told the bytes of each write."""
+class TensorWriter:
+    """Writes tensors into a folder; `report` is called with the bytes of each write."""
 
     directory: Path
     dtype: DType
@@ -47,7 +47,7 @@ class Store:
     report: Callable[[int], object]
 
     def write(self, shapes: Mapping[str, Shape], shards: int, seed: int) -> None:
-        """Write all tensors, and the index where there are several files."""
+        """Write all tensors, and an index if there are several files."""
         block = np.random.default_rng(seed).standard_normal(BLOCK, dtype=np.float32)
         plan = _plan(shapes, shards)
         for file, part in plan.items():
@@ -66,7 +66,7 @@ class Store:
                     self.report(chunk.nbytes)
 
     def _header(self, shapes: Mapping[str, Shape]) -> bytes:
-        """Return what stands before the data; see the README of huggingface/safetensors."""
+        """The bytes before the data; see the README of huggingface/safetensors."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name, shape in shapes.items():
@@ -89,7 +89,7 @@ class Store:
 
 
 def _plan(shapes: Mapping[str, Shape], shards: int) -> dict[str, dict[str, Shape]]:
-    """Deal the tensors to files, in order, with about as many elements in each."""
+    """Divide the tensors among files, in order, with about as many elements in each."""
     if shards == 1:
         return {"model.safetensors": dict(shapes)}
     total, before = sum(map(math.prod, shapes.values())), 0
@@ -104,7 +104,7 @@ def _plan(shapes: Mapping[str, Shape], shards: int) -> dict[str, dict[str, Shape
 def _values(
     name: str, shape: Shape, block: npt.NDArray[np.float32], kind: np.dtype[Any]
 ) -> Iterator[npt.NDArray[Any]]:
-    """Flat values of a tensor in pieces; only the first piece is computed."""
+    """Flat values of a tensor in chunks; only the first is computed."""
     left = math.prod(shape)
     start = zlib.crc32(name.encode()) % BLOCK
     scale, mean = _distribution(name, shape)

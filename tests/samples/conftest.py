@@ -1,4 +1,4 @@
-"""The samples are scripts of the repository, not of the package: its root goes on the path here."""
+"""Puts the repository's root on the path: the samples are not part of the package."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Synthetic checkpoints: read alike in every form, and loaded whole by transformers."""
+"""Synthetic checkpoints: every form has the same weights, and transformers loads them whole."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = ["--model", "paligemma-3b-224", "--shrink"]
 
 
 def write(folder: Path, *options: str) -> Checkpoint:
-    """The options given last count."""
+    """Write a small checkpoint and open it; later options override earlier ones."""
     run(parse_args([str(folder), *SMALL, *options]))
     return open_checkpoint(folder)
 
@@ -45,7 +45,7 @@ def weights(checkpoint: Checkpoint) -> dict[str, bytes]:
         ("paligemma2-28b-224", "float32"),
     ],
 )
-def test_the_form_changes_no_weight(tmp_path: Path, model: str, dtype: str) -> None:
+def test_layout_dialect_and_shards_change_no_weight(tmp_path: Path, model: str, dtype: str) -> None:
     options = ["--model", model, "--dtype", dtype]
     first = write(tmp_path / "first", *options)
     assert (first.config.vision, first.config.text) == official(model, shrink=True)
@@ -103,7 +103,7 @@ def test_tokenizer_and_images_are_read(tmp_path: Path, only_json: bool) -> None:
     assert read_image_config(tmp_path, checkpoint.config).size == 224
 
 
-def test_the_full_tokenizer_has_the_real_landmarks() -> None:
+def test_the_full_tokenizer_has_the_real_ids_of_special_pieces() -> None:
     processor = SentencePieceProcessor(model_proto=build_tokenizer())
     assert processor.get_piece_size() == FULL_SIZE
     marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<2mass>", "[@BOS@]", "<unused98>"]
@@ -119,12 +119,12 @@ def test_the_full_tokenizer_has_the_real_landmarks() -> None:
     ]
 
 
-def test_a_tokenizer_may_be_given(tmp_path: Path, shapes_checkpoint: Path) -> None:
+def test_a_tokenizer_can_be_given(tmp_path: Path, shapes_checkpoint: Path) -> None:
     checkpoint = write(tmp_path, "--tokenizer", str(shapes_checkpoint))
     assert read_tokenizer(tmp_path, checkpoint.config).config.image_id == 2152
 
 
-def test_the_hubs_json_of_the_second_3b_leaves_out_what_gemma2_defaults_to(tmp_path: Path) -> None:
+def test_the_hub_dialect_of_paligemma2_3b_leaves_out_defaults(tmp_path: Path) -> None:
     vision, whole = official("paligemma2-3b-224")
     text = dataclasses.replace(whole, num_layers=1, hidden_size=64, vocab_size=2240)
     assert text.gemma2 is not None
@@ -133,13 +133,13 @@ def test_the_hubs_json_of_the_second_3b_leaves_out_what_gemma2_defaults_to(tmp_p
     )
     small = dataclasses.replace(vision, num_layers=1, hidden_size=64, num_heads=4)
     write_checkpoint(tmp_path, vision=small, text=text)
-    told = json.loads((tmp_path / "config.json").read_text())["text_config"]
-    assert not {"num_attention_heads", "head_dim", "sliding_window"} & set(told)
-    assert not [name for name in told if "softcapping" in name or "scalar" in name]
+    fields = json.loads((tmp_path / "config.json").read_text())["text_config"]
+    assert not {"num_attention_heads", "head_dim", "sliding_window"} & set(fields)
+    assert not [name for name in fields if "softcapping" in name or "scalar" in name]
     assert open_checkpoint(tmp_path).config.text == text
 
 
-def test_any_sizes_may_be_written(tmp_path: Path) -> None:
+def test_any_size_can_be_written(tmp_path: Path) -> None:
     vision, text = official("paligemma-3b-896", shrink=True)
     write_checkpoint(tmp_path, vision=vision, text=text, dtype="float16", shards=2)
     assert open_checkpoint(tmp_path).tensors["vision.position_embedding.weight"].shape[0] == 4096
@@ -150,7 +150,7 @@ def test_any_sizes_may_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [["--shards", "0"], ["--dtype", "int8"], ["--model", "x"]])
-def test_bad_options(
+def test_bad_options_are_refused(
     tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -161,6 +161,6 @@ def test_bad_options(
     assert "is not empty" in capsys.readouterr().err
 
 
-def test_a_tokenizer_that_is_too_small() -> None:
+def test_a_tokenizer_that_is_too_small_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1700"):
         build_tokenizer(100)
