@@ -144,7 +144,7 @@ def test_a_damaged_report_is_one_line(
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 99_999, '{"tokens": NaN}', b"\xff"])
 def test_what_is_no_report_is_one_line(text: str | bytes) -> None:
-    with pytest.raises(BundleError, match="no fidelity report") as caught:
+    with pytest.raises(BundleError, match="not a fidelity report") as caught:
         Fidelity.from_json(text)
     assert "\n" not in str(caught.value)
 

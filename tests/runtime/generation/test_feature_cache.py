@@ -10,8 +10,8 @@ import pytest
 
 from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.engine.engine import Engine
+from paligemma_edge.runtime.generation import feature_cache as images
 from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
-from paligemma_edge.runtime.images import batch as images
 from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.timing import Stopwatch
 
