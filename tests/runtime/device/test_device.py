@@ -92,7 +92,9 @@ def test_a_named_variant_is_taken(manifest: Manifest) -> None:
     assert choose_variant(manifest, variant="cpu-int8")[0] == "cpu-int8"
 
 
-def test_an_unavailable_variant_or_device_is_an_error(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_variant_or_device_is_an_error(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
     unknown: Any = "tpu"
     with pytest.raises(OptionError, match="device is 'tpu', wanted one of auto, cpu, cuda"):
