@@ -1,4 +1,4 @@
-"""A closed set of answers: only they can be said, and each prefix is read once for all scores."""
+"""A closed set of answers: no other is possible, and each prefix is computed once for scores."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Prefix = tuple[int, ...]
 
 
 def said_by(choices: Choices) -> list[str]:
-    """Every text that the grammar lets be said, each with the end behind it."""
+    """Every text that the grammar allows, each followed by the end."""
     texts: list[str] = []
     waiting: list[tuple[State, Prefix]] = [(choices.start(encoder()), ())]
     while waiting:
@@ -130,8 +130,8 @@ def test_the_scores_are_those_of_the_model_fed_with_each_answer(
         tokens = (*shapes_model.encoder.continuation(answer), EOS)
         expected = 0.0
         for row, token in zip(replay(engine, features, ids, tokens), tokens, strict=True):
-            spoken = row[:IMAGE].astype(np.float64)
-            expected += spoken[token] - np.log(np.exp(spoken).sum())
+            answer_logits = row[:IMAGE].astype(np.float64)
+            expected += answer_logits[token] - np.log(np.exp(answer_logits).sum())
         assert scores[answer] == pytest.approx(expected, abs=1e-4)
     assert len(set(scores.values())) == len(scores)
 
