@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ComputeDtype
-from paligemma_edge.runtime.device.ort import wrap_ort_errors
+from paligemma_edge.runtime.device.memory import DeviceMemory
+from paligemma_edge.runtime.device.ort import ort, wrap_ort_errors
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.decode_step import Inputs, Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceOutputs, Pickers
@@ -24,11 +24,6 @@ from paligemma_edge.runtime.engine.logits import HostOutputs, Outputs, Row
 from paligemma_edge.runtime.engine.lora import LoraWeights
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import ModelConfig
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
-    from paligemma_edge.runtime.device.memory import DeviceMemory
 
 
 @dataclass(frozen=True)

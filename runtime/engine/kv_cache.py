@@ -7,21 +7,17 @@ present, so nothing is copied between tokens; a prefill binds the one row of its
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ComputeDtype, itemsize
+from paligemma_edge.runtime.device.memory import DeviceMemory
+from paligemma_edge.runtime.device.ort import ort
+from paligemma_edge.runtime.engine.decode_step import Stepper
+from paligemma_edge.runtime.engine.logits import Outputs
 from paligemma_edge.runtime.manifest import ModelConfig
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
-    from paligemma_edge.runtime.device.memory import DeviceMemory
-    from paligemma_edge.runtime.engine.decode_step import Stepper
-    from paligemma_edge.runtime.engine.logits import Outputs
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.device.memory import DeviceMemory, TensorView
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
-    from paligemma_edge.runtime.device.session import Session
+from paligemma_edge.runtime.device.ort import ort
+from paligemma_edge.runtime.device.session import Session
 
 
 @dataclass(frozen=True, eq=False)

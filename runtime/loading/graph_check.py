@@ -7,15 +7,13 @@ that a manifest and graphs that do not belong together are one clear error.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import LORA, ComputeDtype
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import Manifest, ModelConfig
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 _Tensor: TypeAlias = tuple[str, tuple[int | None, ...]]  # dtype and sizes; None is a free size
 _Tensors: TypeAlias = Mapping[str, _Tensor]
