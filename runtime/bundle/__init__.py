@@ -1,1 +1,1 @@
-"""Files of a bundle: how they are read and trusted, how they are written whole or not at all."""
+"""Files of a bundle: how they are read and verified, and how they are written atomically."""

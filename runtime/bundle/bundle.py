@@ -1,6 +1,6 @@
-"""A directory as a bundle, verified when it is read.
+"""A directory as a bundle, checked when it is read.
 
-Knows files, sizes and digests. Knows nothing of what the graphs hold.
+Knows files, sizes and digests. Knows nothing of the contents of graphs.
 """
 
 from __future__ import annotations
@@ -36,10 +36,16 @@ _CHUNK = 256 << 10
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose manifest was read and whose model is there: regular files of their size.
+    """A bundle whose manifest was read and whose model files exist, each with its size.
 
-    The files that no answer needs, such as reports, are looked at when they are asked for: a
-    damaged report must not make the model unusable.
+    Files that no answer needs, such as reports, are checked when they are read: a damaged report
+    must not make the model unusable.
+
+    Example:
+        >>> bundle = Bundle.open("mix.bundle")
+        >>> list(bundle.manifest.variants)
+        ['cpu-fp32', 'cpu-int8']
+        >>> bundle.verify(bundle.model_files())
     """
 
     path: Path
@@ -47,7 +53,18 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
-        """Read the manifest and check the model's files but their digests; see `verify`."""
+        """Read the manifest and check that the model's files exist and have their sizes.
+
+        Args:
+            path: the directory of the bundle.
+
+        Returns:
+            The bundle. Digests are not compared yet, see `verify`.
+
+        Raises:
+            BundleError: it is not a bundle, has another schema version, or a file of the model is
+                missing, a link, of another size, or not listed in the manifest.
+        """
         directory = Path(path)
         with _as_bundle_errors(directory):
             bundle = cls(directory, _read_manifest(directory))
@@ -59,7 +76,7 @@ class Bundle:
         return bundle
 
     def file(self, name: str) -> Path:
-        """Where a file of the manifest lies; a link or another size is an error."""
+        """The path of a listed file; BundleError where it is a link or has another size."""
         if name not in self.manifest.files:
             raise BundleError(f"bundle {self.path} lists no file {name!r}; export the bundle again")
         with _as_bundle_errors(self.path):
@@ -68,7 +85,7 @@ class Bundle:
         return self.path / name
 
     def check_graphs(self, variant: Variant | Prepacked | LoraGraphs) -> None:
-        """All files beside some graphs are listed and there, and no others; see `verify`."""
+        """BundleError unless the folders of these graphs hold the listed files and no others."""
         with _as_bundle_errors(self.path):
             self._check_folders(variant)
             for name in self.variant_files(variant):
@@ -76,33 +93,40 @@ class Bundle:
             self._check_nothing_else(variant)
 
     def variant_files(self, variant: Variant | Prepacked | LoraGraphs) -> tuple[str, ...]:
-        """All that ONNX Runtime may read for a variant: what is listed beside its graphs."""
+        """All that ONNX Runtime may read for a variant: listed files in its graphs' folders."""
         folders = _folders(variant)
         beside = {n for n in self.manifest.files if folders & set(PurePosixPath(n).parents)}
         return tuple(sorted(beside.union(variant.files)))
 
     def model_files(self) -> tuple[str, ...]:
-        """The files without which the bundle is none: the tokenizer and those of all variants."""
+        """The files that answers need: the tokenizer and those of all variants."""
         variants = map(self.variant_files, self.manifest.variants.values())
         return tuple(sorted({self.manifest.tokenizer.file}.union(*variants)))
 
     def verify(self, names: Iterable[str]) -> None:
-        """Compare the digests of these files with the manifest; a changed file is an error."""
-        there = [name for name in names if self.file(name)]
+        """Compare the digests of files with the manifest.
+
+        Args:
+            names: files of the manifest, such as `model_files()`.
+
+        Raises:
+            BundleError: a file is missing or cannot be read, or its sha256 is another.
+        """
+        present = [name for name in names if self.file(name)]
         with ThreadPoolExecutor() as pool:
-            self.compare(dict(zip(there, pool.map(self.digest, there), strict=True)))
+            self.compare(dict(zip(present, pool.map(self.digest, present), strict=True)))
 
     def digest(self, name: str, piece: int | None = None) -> str:
-        """The digest that a file or a piece of it has now; BundleError where it cannot be read."""
+        """The present digest of a file or of a piece of it; BundleError where it cannot be read."""
         with _as_bundle_errors(self.path):
             if piece is None:
                 return sha256(self.path / name)
             return piece_digest(self.path / name, piece)
 
     def compare(self, digests: Mapping[str, str]) -> None:
-        """BundleError where digests of files are not those that the manifest says."""
+        """BundleError where digests of files are not those of the manifest."""
         files = self.manifest.files
-        self.refuse(name for name, found in digests.items() if found != files[name].sha256)
+        self.refuse(name for name, digest in digests.items() if digest != files[name].sha256)
 
     def refuse(self, changed: Iterable[str]) -> None:
         """BundleError that names the files, if there are any."""
@@ -116,12 +140,12 @@ class Bundle:
         for graph in variant.graphs.values():
             if graph not in self.manifest.files or "/" not in graph:
                 raise BundleError(
-                    f"bundle {self.path}: the graph {graph!r} is not listed or lies in no folder; "
+                    f"bundle {self.path}: the graph {graph!r} is not listed or not in a folder; "
                     "export the bundle again"
                 )
 
     def _check_nothing_else(self, variant: Variant | Prepacked | LoraGraphs) -> None:
-        """ONNX Runtime reads what a graph names, be it listed or not: so all must be listed."""
+        """ONNX Runtime reads what a graph names, listed or not: so every file must be listed."""
         known = set(map(PurePosixPath, self.manifest.files))
         known.update(*(name.parents for name in tuple(known)))
         for folder in _folders(variant):
@@ -141,7 +165,7 @@ class Bundle:
             ) from None
         if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
             raise BundleError(
-                f"bundle {self.path}: {name} is a link or no regular file; copy the file itself"
+                f"bundle {self.path}: {name} is a link or not a regular file; copy the file itself"
             )
         if status.st_size != record.bytes:
             raise BundleError(
@@ -162,7 +186,7 @@ class Bundle:
 
 
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:
-    """Digest of a file as lower-case hex. `progress` is told the bytes of each piece."""
+    """Digest of a file as lower-case hex. `progress` is called with the bytes of each chunk."""
     with path.open("rb", buffering=0) as file:
         return _digest(file, None, progress)
 
@@ -175,7 +199,7 @@ def piece_digest(path: Path, piece: int) -> str:
 
 
 def _digest(file: io.FileIO, limit: int | None, progress: Callable[[int], None] | None) -> str:
-    """Digest of what follows in a file, at most `limit` bytes of it."""
+    """Digest of the rest of a file, at most `limit` bytes of it."""
     digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
     left = math.inf if limit is None else limit
     while left and (count := file.readinto(buffer[: int(min(left, _CHUNK))])):
@@ -192,13 +216,15 @@ def check_place(directory: Path, name: str) -> None:
     parts = PurePosixPath(name).parts
     for depth in range(1, len(parts)):
         if (directory / Path(*parts[:depth])).is_symlink():
-            raise BundleError(f"bundle {directory}: {name} lies behind a link; copy it in place")
+            raise BundleError(
+                f"bundle {directory}: {name} is in a folder that is a link; copy it in place"
+            )
 
 
 def _check_name(directory: Path, name: str) -> None:
     parts = PurePosixPath(name).parts
     if not parts or "/".join(parts) != name or not all(map(_SAFE_PART.fullmatch, parts)):
-        raise BundleError(f"bundle {directory} lists the file {name!r}, which is no plain path")
+        raise BundleError(f"bundle {directory} lists the file {name!r}, which is not a plain path")
 
 
 def _folders(variant: Variant | Prepacked | LoraGraphs) -> set[PurePosixPath]:
@@ -206,7 +232,7 @@ def _folders(variant: Variant | Prepacked | LoraGraphs) -> set[PurePosixPath]:
 
 
 def _entries(folder: Path) -> Iterator[Path]:
-    """All below a folder; links are told and not followed."""
+    """All paths below a folder; links are listed and not followed."""
     with os.scandir(folder) as entries:
         for entry in entries:
             yield Path(entry.path)
@@ -217,15 +243,15 @@ def _entries(folder: Path) -> Iterator[Path]:
 def _read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     if not directory.is_dir():
-        found = "is not a directory" if directory.exists() else "does not exist"
-        raise BundleError(f"bundle {directory} {found}; make one with `paligemma-edge export`")
+        problem = "is not a directory" if directory.exists() else "does not exist"
+        raise BundleError(f"bundle {directory} {problem}; make one with `paligemma-edge export`")
     if not path.is_file() or path.is_symlink():
         raise BundleError(
             f"{directory} has no {MANIFEST}, so it is not a bundle; "
             "make one with `paligemma-edge export`"
         )
     if path.stat().st_size > MAX_MANIFEST_BYTES:
-        raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is no manifest")
+        raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
     try:
         data = json.loads(path.read_bytes())
     except (ValueError, RecursionError):

@@ -1,8 +1,8 @@
 """Compares the digests of a bundle's files in the background, while graphs are being opened.
 
-A graph is parsed, and so is compared before it is opened. Its weights are numbers whose places and
-sizes the graph names, and the sizes of files are known to be right: they are compared while the
-graph is opened, and all of them before anything is computed.
+A graph is parsed when it is opened, so its digest is compared before. Weights are only read, at
+offsets and sizes that the graph names and that are known to fit the files: their digests are
+compared while the graph is opened, and all of them before anything is computed.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ class Digests:
     """Files of a bundle whose digests are being compared."""
 
     bundle: Bundle
-    found: Mapping[str, tuple[Future[str], ...]]  # one for each piece
+    futures: Mapping[str, tuple[Future[str], ...]]  # of each file: one for each piece
 
     def file(self, name: str) -> Path:
-        """Where a file lies, once its digest was compared; BundleError where it differs."""
+        """The path of a file, once its digest was compared; BundleError where it differs."""
         self.check([name])
         return self.bundle.file(name)
 
     def check(self, names: Iterable[str]) -> None:
-        """Wait for some of the files; a file that was changed is a BundleError."""
+        """Wait for some of the files; BundleError where one was changed."""
         self.bundle.refuse([name for name in names if not self._is_right(name)])
 
     def _is_right(self, name: str) -> bool:
         record = self.bundle.manifest.files[name]
-        found = tuple(future.result() for future in self.found[name])
-        return found == (record.pieces or (record.sha256,))
+        digests = tuple(future.result() for future in self.futures[name])
+        return digests == (record.pieces or (record.sha256,))
 
 
 @contextlib.contextmanager
 def comparing(bundle: Bundle, names: Iterable[str]) -> Iterator[Digests]:
-    """Begin to compare the digests of these files; at the end all of them are compared.
+    """Start to compare the digests of files; when the block ends, all of them are compared.
 
-    BundleError says which file is missing or was changed. The smallest files come first: graphs
-    wait for theirs.
+    BundleError names a file that is missing or was changed. The smallest files come first, since
+    opening a graph waits for its digest.
     """
     sizes = {name: bundle.file(name).stat().st_size for name in names}
     ordered = sorted(sizes, key=lambda name: sizes[name])

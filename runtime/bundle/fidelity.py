@@ -1,6 +1,6 @@
-"""How near a variant is to the lossless one: the figures, their JSON and a few lines of words.
+"""How close a variant is to the lossless one: the figures, their JSON and a short summary.
 
-Knows numbers and where the report lies in a bundle. Knows nothing of how they are measured.
+Knows the figures and the name of the report in a bundle. Knows nothing of how they are measured.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ MAX_REPORT_BYTES = 16 << 20
 
 
 def report_name(variant: str) -> str:
-    """The bundle's file that holds a variant's report."""
+    """Name of the file with a variant's report."""
     return f"fidelity/{variant}.json"
 
 
 def plot_name(variant: str) -> str:
-    """The bundle's file that shows a variant's error, layer by layer."""
+    """Name of the plot of a variant's error, layer by layer."""
     return f"fidelity/{variant}.png"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """A measure over all compared tokens; none of the three is negative."""
+    """A figure over all compared tokens, never negative."""
 
     mean: float
     p99: float  # 99th percentile
@@ -58,12 +58,12 @@ class TaskScore:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerError:
-    """Error of one layer's output beside the lossless layer's, in the norm of the latter."""
+    """Error of one layer's output, relative to the norm of the lossless layer's output."""
 
     graph: str
     layer: str
     scheme: str
-    relative_error: float | None  # None where it is no finite number
+    relative_error: float | None  # None where it is NaN or infinite
 
     def __post_init__(self) -> None:
         if self.relative_error is not None and math.isfinite(self.relative_error):
@@ -72,7 +72,7 @@ class LayerError:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryUse:
-    """Resident memory of a process in bytes: at its peak, and without the pages of files."""
+    """Resident memory of a process in bytes: at its peak, and without pages of files."""
 
     peak_bytes: int
     anonymous_bytes: int  # what the system cannot take back and read again from disk
@@ -80,10 +80,10 @@ class MemoryUse:
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """One variant beside the lossless one of the same bundle, over the same questions.
+    """One variant compared with the lossless one of the same bundle, over the same questions.
 
-    Tokens are those of the reference's greedy answers. Forced means that each token is chosen
-    after the reference's own tokens, free that it comes after the variant's own.
+    Tokens are those of the reference's greedy answers. Forced means that each token is predicted
+    after the reference's own tokens, free that it is predicted after the variant's own.
     """
 
     variant: str
@@ -92,7 +92,7 @@ class Fidelity:
     questions: int
     tokens: int
     forced_agreement: float  # share of tokens
-    free_agreement: float  # share of places with the same token, up to the longer answer
+    free_agreement: float  # share of positions with the same token, up to the longer answer
     same_answers: float  # share of questions whose whole free answer is the reference's
     divergence: Spread  # KL(reference || variant) of the next token, in nats
     logit_error: Spread  # max |a - b| / max |b| of a row of logits, b the reference's
@@ -113,17 +113,17 @@ class Fidelity:
                 _check_range(name, share, 0, 1)
 
     def to_json(self) -> str:
-        """JSON text in the order of the fields; a number that is not finite is null."""
+        """JSON text in the order of the fields; NaN and infinity become null."""
         data = _without_infinities(dataclasses.asdict(self))
         return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Check every field and its kind; BundleError says in one line what is wrong."""
+        """Parse and check every field; BundleError in one line where one is wrong."""
         try:
             return parse_json(cls, text)
         except MismatchError as error:
-            raise BundleError(f"no fidelity report: {error}; {_TODO}") from None
+            raise BundleError(f"not a fidelity report: {error}; {_TODO}") from None
 
     @classmethod
     def find(cls, bundle: Bundle, variant: str) -> Self | None:
@@ -140,17 +140,18 @@ class Fidelity:
             raise BundleError(f"bundle {bundle.path}: {name}: {error}") from None
 
     def summary(self) -> list[str]:
-        """The report in at most five lines, for people."""
+        """The report in at most five lines of text."""
         lines = [
-            f"beside {self.reference}, {self.questions} questions: {self.forced_agreement:.1%} of "
-            f"{self.tokens} tokens agree, {self.same_answers:.1%} of answers are identical",
+            f"compared with {self.reference}, {self.questions} questions: "
+            f"{self.forced_agreement:.1%} of {self.tokens} tokens agree, "
+            f"{self.same_answers:.1%} of answers are identical",
             f"KL divergence {self.divergence.mean:.2g} nats a token, "
             f"99th percentile {self.divergence.p99:.2g}, largest {self.divergence.largest:.2g}",
         ]
         overlaps = {"boxes": self.box_iou, "masks": self.mask_iou}
-        found = [f"{name} {share:.3f}" for name, share in overlaps.items() if share is not None]
-        if found:
-            lines.append(f"IoU with the answers of {self.reference}: {', '.join(found)}")
+        ious = [f"{name} {share:.3f}" for name, share in overlaps.items() if share is not None]
+        if ious:
+            lines.append(f"IoU with the answers of {self.reference}: {', '.join(ious)}")
         if self.tasks:
             scores = (f"{t} {s.variant:.3f} ({s.reference:.3f})" for t, s in self.tasks.items())
             lines.append(f"score against the truth ({self.reference}): {', '.join(scores)}")

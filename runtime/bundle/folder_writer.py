@@ -1,8 +1,8 @@
-"""One folder of a bundle is added, replaced or removed, whole or not at all.
+"""One folder of a bundle is added, replaced or removed atomically.
 
-Knows how files reach the disk and the manifest. Knows nothing of what they hold.
-The long writing is done beside the folder's place, in a directory whose lock its writer holds;
-the bundle's own lock is held only while the folder and the manifest change.
+Knows how files reach the disk and the manifest. Knows nothing of their contents.
+The long writing is done in a hidden directory of the bundle, whose lock the writer holds; the
+bundle's own lock is held only while the folder and the manifest change.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from paligemma_edge.runtime.system import disk
 
 @dataclass(frozen=True)
 class FolderWriter(staging.StagedFiles):
-    """A folder of a bundle that is being written. Names are those that the bundle will list."""
+    """A folder of a bundle that is being written. Names are relative to the bundle."""
 
     bundle: Bundle
     folder: PurePosixPath
@@ -33,7 +33,7 @@ class FolderWriter(staging.StagedFiles):
     overwrite: bool
 
     def path(self, name: str) -> Path:
-        """Where to write a file of the folder; its directory is made."""
+        """The path to write a file of the folder to; its directory is created."""
         self._check(name)
         return super().path(name)
 
@@ -48,10 +48,10 @@ class FolderWriter(staging.StagedFiles):
         *,
         extra: Mapping[str, bytes] = {},
     ) -> Manifest:
-        """Record and flush every file, put the folder in its place, then the manifest.
+        """Record and flush every file, put the folder in place, then the manifest.
 
-        `changes` is applied to the manifest as it is by then, without the folder that is
-        replaced. `extra` are small files that lie elsewhere and that no answer needs.
+        `changes` is applied to the bundle's manifest at that time, without the folder that is
+        replaced. `extra` are small files of other folders that no answer needs.
         """
         for name in self.files():
             self._check(name)
@@ -70,60 +70,60 @@ class FolderWriter(staging.StagedFiles):
     def _check(self, name: str) -> None:
         check_place(self.bundle.path, name)
         if self.folder not in PurePosixPath(name).parents:
-            raise BundleError(f"{name} does not lie in {self.folder}, the folder that is written")
+            raise BundleError(f"{name} is not in {self.folder}, the folder that is written")
 
 
 @contextlib.contextmanager
 def extend_bundle(
     bundle: Bundle, folder: str, *, overwrite: bool = False, made_from: Iterable[str] = ()
 ) -> Iterator[FolderWriter]:
-    """Add one folder of files to a bundle, whole or not at all: whatever stops it, it is usable.
+    """Add one folder of files to a bundle atomically: whatever stops it, the bundle stays usable.
 
     A folder that the manifest lists is kept unless `overwrite`, and then until the new one is
-    complete; what was made from it goes with it: prepacked graphs, reports, adapted graphs and what
-    adapters had for them.
+    complete. What was made from the old one is removed with it: prepacked graphs, reports, adapted
+    graphs, and the adapters' files for it.
     `made_from` are the files that the new ones come from, by default all that answers need outside
-    the folder; it is an error that one of them was replaced before the end.
+    the folder; it is an error if one of them is replaced before the end.
     """
-    place = bundle.path / folder
-    with staging.as_output_errors(place), contextlib.ExitStack() as stack:
+    target = bundle.path / folder
+    with staging.as_output_errors(target), contextlib.ExitStack() as stack:
         check_place(bundle.path, f"{folder}/{MANIFEST}")
         inner = PurePosixPath(folder)
         without_folder(bundle, inner, overwrite=overwrite)
         staged = _begin(bundle.path, stack)
         others = (n for n in bundle.model_files() if inner not in PurePosixPath(n).parents)
         sources = tuple(made_from) or tuple(others)
-        with staging.as_output_errors(place):  # finds the reason before the disk is tidied
-            writer = FolderWriter(staged, place, bundle, inner, sources, overwrite)
+        with staging.as_output_errors(target):  # looks at the disk before it is cleaned up
+            writer = FolderWriter(staged, target, bundle, inner, sources, overwrite)
             yield writer
             if writer.files():
                 raise AssertionError("the writer was not finished")
 
 
 def remove_folder(bundle: Bundle, folder: str) -> Manifest:
-    """Take a folder out of a bundle, the manifest first; what was made from it goes with it."""
-    place = bundle.path / folder
-    with staging.as_output_errors(place), disk.locked(bundle.path):
+    """Remove a folder of a bundle and what was made from it, the manifest first."""
+    target = bundle.path / folder
+    with staging.as_output_errors(target), disk.locked(bundle.path):
         check_place(bundle.path, f"{folder}/{MANIFEST}")
         staging.remove_strays(bundle.path)
         now = Bundle.open(bundle.path)
         without = without_folder(now, PurePosixPath(folder), overwrite=True)
         staging.put(bundle.path, {MANIFEST: staging.to_bytes(without)})
         _remove_unlisted(now, without)
-        disk.remove_tree(place)
+        disk.remove_tree(target)
     return without
 
 
 @dataclass(frozen=True)
 class _Replacement:
-    """The moves that change a folder; the caller holds the bundle's lock."""
+    """The renames that change a folder; the caller holds the bundle's lock."""
 
     bundle: Bundle  # as it is
     folder: PurePosixPath
-    directory: Path  # holds the new folder, and takes the old one
+    directory: Path  # where the new folder is, and the old one is moved to
 
     def make(self, without: Manifest, complete: Manifest, extra: Mapping[str, bytes]) -> None:
-        """At each moment the manifest lists what is there. A failure puts all of it back."""
+        """At any moment the manifest lists what is there. A failure restores everything."""
         fewer, again = (self._draft(MANIFEST, staging.to_bytes(without)) for _ in range(2))
         last = self._draft(MANIFEST, staging.to_bytes(complete))
         drafts = [(name, self._draft(name, data)) for name, data in extra.items()]
@@ -141,23 +141,23 @@ class _Replacement:
         _remove_unlisted(self.bundle, complete)
 
     def _restorer(self, name: str) -> Callable[[], None]:
-        """What puts a file back as it is now; its bytes are kept on the disk already."""
-        place = self.bundle.path / name
-        if not os.path.lexists(place):
-            return functools.partial(place.unlink, missing_ok=True)
-        return functools.partial(self._move, self._draft(name, place.read_bytes()), name)
+        """A function that restores a file as it is now; a copy is written to the disk at once."""
+        path = self.bundle.path / name
+        if not os.path.lexists(path):
+            return functools.partial(path.unlink, missing_ok=True)
+        return functools.partial(self._move, self._draft(name, path.read_bytes()), name)
 
     def _swap(self, undo: contextlib.ExitStack) -> None:
-        place, old = self.bundle.path / self.folder, self.directory / ".replaced"
-        place.parent.mkdir(parents=True, exist_ok=True)
+        target, old = self.bundle.path / self.folder, self.directory / ".replaced"
+        target.parent.mkdir(parents=True, exist_ok=True)
         disk.sync(self.bundle.path)
-        if os.path.lexists(place):
-            undo.callback(_rename_back, old, place)
-            place.rename(old)
+        if os.path.lexists(target):
+            undo.callback(_rename_back, old, target)
+            target.rename(old)
         new = self.directory / self.folder
-        undo.callback(_rename_back, place, new)
-        disk.rename_new(new, place)
-        disk.sync(place.parent)
+        undo.callback(_rename_back, target, new)
+        disk.rename_new(new, target)
+        disk.sync(target.parent)
 
     def _draft(self, name: str, data: bytes) -> Path:
         return staging.draft(self.directory, self.bundle.path, name, data)
@@ -167,7 +167,7 @@ class _Replacement:
 
 
 def _begin(bundle: Path, stack: contextlib.ExitStack) -> Path:
-    """Make the hidden directory; the stack holds its lock and removes it at the end."""
+    """Create the hidden directory; the stack holds its lock and removes it at the end."""
     staged = bundle / staging.staging_name()
     with disk.locked(bundle):
         staging.remove_strays(bundle)

@@ -1,6 +1,6 @@
-"""The bundle's question with a known answer, which tests whether a device computes rightly.
+"""The bundle's question with a known answer, which tests whether a device computes correctly.
 
-Knows what `verify` took from the original. Knows nothing of the original.
+Knows what `verify` recorded of the original model. Knows nothing of that model.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from paligemma_edge.runtime.manifest import Variant
 GOLDEN = "golden.json"
 GOLDEN_IMAGE = "golden.png"
 
-# The share of tokens that must be the original's where a variant is not exact. This finds a
-# device that computes wrongly; how good a small variant is, its own report says.
+# The share of tokens that must be the original's where a variant is not exact. This detects a
+# device that computes wrongly; the quality of a variant is in its fidelity report.
 _AGREEMENT: Mapping[str, float] = {"float16": 0.75, "bfloat16": 0.75, "int8": 0.75, "int4": 0.5}
 
 
@@ -36,7 +36,7 @@ class Golden:
 
     @classmethod
     def read(cls, bundle: Bundle) -> Golden:
-        """The golden question of a bundle; BundleError where it has none that can be read."""
+        """The golden question of a bundle; BundleError where it is missing or unreadable."""
         if GOLDEN not in bundle.manifest.files:
             raise BundleError(
                 f"bundle {bundle.path} has no {GOLDEN}, so no answer is known to test with; "
@@ -52,7 +52,7 @@ class Golden:
 
 
 def required_agreement(variant: Variant) -> float:
-    """The share of tokens that must be the original's: 1 where float weights meet float32."""
+    """The share of tokens that must be the original's: 1 for float weights in float32."""
     kinds = (variant.weight_dtype, variant.compute_dtype)
     if variant.compute_dtype == "float32" and variant.weight_dtype not in ("int8", "int4"):
         return 1.0
@@ -61,9 +61,9 @@ def required_agreement(variant: Variant) -> float:
 
 def _parse(data: bytes) -> Golden | None:
     try:
-        found = json.loads(data)
-        tokens = tuple(int(token) for token in found["token_ids"])
-        texts = {name: str(found[name]) for name in ("image", "prompt", "text")}
+        fields = json.loads(data)
+        tokens = tuple(int(token) for token in fields["token_ids"])
+        texts = {name: str(fields[name]) for name in ("image", "prompt", "text")}
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     return Golden(**texts, token_ids=tokens)

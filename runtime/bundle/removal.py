@@ -1,6 +1,6 @@
-"""What a manifest says of a bundle without one of its folders: a variant takes much with it.
+"""The manifest of a bundle without one of its folders, and without what was made from it.
 
-Knows which lines of the manifest were made from which. Knows nothing of the disk.
+Knows which entries of the manifest depend on which. Knows nothing of the disk.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import OutputError
 from paligemma_edge.runtime.manifest import LoraGraphs, LoraInfo, Manifest, Prepacked
 
-_REPORTS = ("fidelity", "parity")  # folders of files that bear the name of a variant
-_Made = TypeVar("_Made", Prepacked, LoraGraphs)
+_REPORTS = ("fidelity", "parity")  # folders of files that are named after a variant
+_Graphs = TypeVar("_Graphs", Prepacked, LoraGraphs)
 
 
 def without_folder(bundle: Bundle, folder: PurePosixPath, *, overwrite: bool) -> Manifest:
-    """The manifest as if a folder were not there, nor what was made from it.
+    """The manifest without a folder and without what was made from it.
 
-    OutputError where it is there and not to be overwritten, or the rest of the bundle needs it.
+    OutputError where the folder exists and `overwrite` is not given, or where the rest of the
+    bundle needs it.
     """
     manifest = bundle.manifest
-    if not overwrite and any(_lies_in({folder}, name) for name in manifest.files):
+    if not overwrite and any(_is_in({folder}, name) for name in manifest.files):
         raise OutputError(
             errno.EEXIST,
             f"{bundle.path / folder} exists and is kept; give --overwrite or another name",
@@ -38,12 +39,12 @@ def without_folder(bundle: Bundle, folder: PurePosixPath, *, overwrite: bool) ->
         lora_graphs=_kept(manifest.lora_graphs, variants, folder),
         adapters=_kept_adapters(manifest.adapters, variants, folder),
     )
-    gone = {folder, *_made_from(manifest) - _made_from(without)}
+    removed = {folder, *_made_from(manifest) - _made_from(without)}
     lost = set(manifest.variants) - set(variants)
     files = {
         name: record
         for name, record in manifest.files.items()
-        if not _lies_in(gone, name) and not _tells_of(lost, name)
+        if not _is_in(removed, name) and not _is_report_of(lost, name)
     }
     without = dataclasses.replace(without, files=files)
     _check_complete(bundle, without, folder)
@@ -51,20 +52,20 @@ def without_folder(bundle: Bundle, folder: PurePosixPath, *, overwrite: bool) ->
 
 
 def _kept(
-    made: Mapping[str, _Made], variants: Collection[str], folder: PurePosixPath
-) -> dict[str, _Made]:
-    """What was made from variants that stay, and lies elsewhere."""
+    derived: Mapping[str, _Graphs], variants: Collection[str], folder: PurePosixPath
+) -> dict[str, _Graphs]:
+    """Entries whose variants stay and whose graphs are in other folders."""
     return {
-        name: found
-        for name, found in made.items()
-        if name in variants and not _any_in({folder}, found.graphs)
+        name: entry
+        for name, entry in derived.items()
+        if name in variants and not _any_in({folder}, entry.graphs)
     }
 
 
 def _kept_adapters(
     adapters: Mapping[str, LoraInfo], variants: Collection[str], folder: PurePosixPath
 ) -> dict[str, LoraInfo]:
-    """Adapters with their files for the variants that stay; without any, an adapter goes."""
+    """Adapters with their files for variants that stay; an adapter without files is dropped."""
     kept = {}
     for name, config in adapters.items():
         files = {k: v for k, v in config.files.items() if k in variants}
@@ -75,11 +76,11 @@ def _kept_adapters(
 
 def _made_from(manifest: Manifest) -> set[PurePosixPath]:
     """Folders and files of what was made from variants."""
-    made: list[Prepacked | LoraGraphs] = [
+    derived: list[Prepacked | LoraGraphs] = [
         *manifest.prepacked.values(),
         *manifest.lora_graphs.values(),
     ]
-    folders = {PurePosixPath(graph).parent for found in made for graph in found.graphs.values()}
+    folders = {PurePosixPath(graph).parent for entry in derived for graph in entry.graphs.values()}
     return folders | {
         PurePosixPath(file)
         for config in manifest.adapters.values()
@@ -99,15 +100,15 @@ def _check_complete(bundle: Bundle, without: Manifest, folder: PurePosixPath) ->
 
 
 def _any_in(folders: Collection[PurePosixPath], files: Mapping[str, str]) -> bool:
-    return any(_lies_in(folders, file) for file in files.values())
+    return any(_is_in(folders, file) for file in files.values())
 
 
-def _lies_in(folders: Collection[PurePosixPath], name: str) -> bool:
+def _is_in(folders: Collection[PurePosixPath], name: str) -> bool:
     path = PurePosixPath(name)
     return any(folder == path or folder in path.parents for folder in folders)
 
 
-def _tells_of(variants: Collection[str], name: str) -> bool:
-    """Whether a file is a report, which would be wrong of another variant of that name."""
+def _is_report_of(variants: Collection[str], name: str) -> bool:
+    """Whether a file is a report of one of these variants."""
     path = PurePosixPath(name)
     return str(path.parent) in _REPORTS and path.stem in variants

@@ -34,7 +34,7 @@ class StagedFiles:
     target: Path
 
     def path(self, name: str) -> Path:
-        """Where to write a file of the bundle; its directory is made."""
+        """The path to write a file of the bundle to; its directory is created."""
         path = self.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -63,7 +63,7 @@ class StagedFiles:
             )
 
     def records(self, progress: Callable[[int], None] | None = None) -> dict[str, FileRecord]:
-        """Digest every file and flush it to disk. `progress` is told the bytes of each piece."""
+        """Digest and flush every file. `progress` is called with the bytes of each chunk."""
         return {name: _record(self.directory / name, progress) for name in self.files()}
 
 
@@ -75,15 +75,16 @@ def staging_name() -> str:
 def remove_strays(bundle: Path) -> None:
     """Remove what killed processes staged in a bundle; the caller holds the bundle's lock.
 
-    Who stages for long holds its directory's lock; who does not stages under the bundle's.
+    A process that writes for long holds the lock of its staging directory; others hold the
+    bundle's while they write.
     """
-    for stray in bundle.glob(f"{_PREFIX}*"):
-        if not disk.is_locked(stray):
-            disk.remove_tree(stray)
+    for staged in bundle.glob(f"{_PREFIX}*"):
+        if not disk.is_locked(staged):
+            disk.remove_tree(staged)
 
 
 def record_of(data: bytes) -> FileRecord:
-    """What a manifest says of a small file."""
+    """The record of a small file in a manifest."""
     return FileRecord(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
@@ -93,7 +94,7 @@ def to_bytes(manifest: Manifest) -> bytes:
 
 
 def put(directory: Path, contents: Mapping[str, bytes]) -> None:
-    """Replace files in their order, once all of them are on the disk, so that space is no risk."""
+    """Replace files in order, once all are on the disk, so that a full disk changes nothing."""
     staged = directory / staging_name()
     try:
         staged.mkdir()
@@ -105,23 +106,23 @@ def put(directory: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def draft(staged: Path, directory: Path, name: str, data: bytes) -> Path:
-    """Write a file where `move` finds it, and make the folder that it will lie in."""
+    """Write a file that `move` then puts in place, and create its folder there."""
     check_place(directory, name)
     (directory / name).parent.mkdir(parents=True, exist_ok=True)
-    path = staged / f".{uuid.uuid4().hex}"  # a name that no file of a bundle can have
+    path = staged / f".{uuid.uuid4().hex}"  # not a valid name of a file of a bundle
     disk.write_synced(path, data)
     return path
 
 
 def move(source: Path, directory: Path, name: str) -> None:
-    """Put a draft in its place, over what is there."""
+    """Put a draft in its place, replacing what is there."""
     source.replace(directory / name)
     disk.sync((directory / name).parent)
 
 
 @contextlib.contextmanager
 def as_output_errors(target: Path) -> Iterator[None]:
-    """Tell what the system says of `target` as one OutputError."""
+    """Raise errors of the system as one OutputError about `target`."""
     try:
         yield
     except OutputError:
@@ -155,7 +156,7 @@ def _pieces(path: Path) -> tuple[str, ...]:
 
 
 def _guess_errno(target: Path) -> int:
-    """numpy's tofile says how much it wrote, but not what stopped it."""
+    """The errno where numpy's tofile does not report one, only how much it wrote."""
     with contextlib.suppress(OSError):
         if shutil.disk_usage(target.parent).free < _NEARLY_FULL:
             return errno.ENOSPC

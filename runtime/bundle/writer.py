@@ -1,8 +1,8 @@
-"""A bundle is written whole or not at all: beside its place, flushed, then moved there.
+"""A bundle is written atomically: beside its final path, flushed, then renamed.
 
-Knows files and the order in which they reach the disk. Knows nothing of what they hold.
-Who changes a directory holds its lock: a new bundle while it is written, a bundle while it is
-amended or replaced, and the parent while names in it change.
+Knows files and the order in which they reach the disk. Knows nothing of their contents.
+A process that changes a directory holds its lock: of a new bundle while it is written, of a bundle
+while it is amended or replaced, and of the parent while names in it change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from paligemma_edge.runtime.system import disk
 
 
 class BundleWriter(StagedFiles):
-    """A bundle that is being written, in a hidden directory beside its final place."""
+    """A bundle that is being written, in a hidden directory beside its final path."""
 
     def finish(self, manifest: Manifest, progress: Callable[[int], None] | None = None) -> Manifest:
         """Record every file, flush all of it to disk, write the manifest last."""
@@ -44,7 +44,7 @@ class BundleWriter(StagedFiles):
 def new_bundle(
     target: str | os.PathLike[str], *, overwrite: bool = False
 ) -> Iterator[BundleWriter]:
-    """Write a bundle whole or not at all: nothing is left behind when the block fails.
+    """Write a bundle atomically: when the block fails, nothing is left of it.
 
     An existing bundle is kept unless `overwrite`, and then until the new one is complete.
     """
@@ -53,7 +53,7 @@ def new_bundle(
         _check_target(final, overwrite)
         with _parents(final), contextlib.ExitStack() as stack:
             staging = _begin(final, overwrite, stack)
-            with as_output_errors(final):  # finds the reason before the disk is tidied
+            with as_output_errors(final):  # looks at the disk before it is cleaned up
                 yield BundleWriter(staging, final)
                 if not (staging / MANIFEST).is_file():
                     raise AssertionError("the writer was not finished")
@@ -66,8 +66,8 @@ def amend_bundle(
 ) -> Bundle:
     """Add or replace small files that no answer needs, and change the manifest as it is now.
 
-    Whatever stops this, the bundle stays usable: at worst new files are there that the manifest,
-    replaced last, does not know, which amending again repairs.
+    Whatever stops this, the bundle stays usable: at worst there are new files that the manifest,
+    replaced last, does not list, which amending again repairs.
     """
     with as_output_errors(bundle.path), disk.locked(bundle.path):
         remove_strays(bundle.path)
@@ -82,7 +82,7 @@ def amend_bundle(
 
 
 def _begin(final: Path, overwrite: bool, stack: contextlib.ExitStack) -> Path:
-    """Make the hidden directory; the stack holds its lock and removes it at the end."""
+    """Create the hidden directory; the stack holds its lock and removes it at the end."""
     staging = final.with_name(_staging_prefix(final) + uuid.uuid4().hex)
     with disk.locked(final.parent):
         _recover(final)
@@ -106,7 +106,7 @@ def _commit(staging: Path, final: Path, overwrite: bool) -> None:
 
 
 def _recover(final: Path) -> None:
-    """Tidy up after exports of the same bundle that were killed, not after one that runs."""
+    """Clean up after exports of the same bundle that were killed, not after a running one."""
     for path in list(final.parent.iterdir()):
         if path.name.startswith(disk.previous_prefix(final)):
             if not os.path.lexists(final):
@@ -136,7 +136,7 @@ def _check_target(final: Path, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _parents(final: Path) -> Iterator[None]:
-    """Make the folders above; those that were not there go again when the block fails."""
+    """Create the parent folders; remove the new ones again when the block fails."""
     missing = [folder for folder in final.parents if not folder.exists()]
     try:
         final.parent.mkdir(parents=True, exist_ok=True)

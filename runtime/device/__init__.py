@@ -1,1 +1,1 @@
-"""ONNX Runtime: on what it runs, where memory lies, how a graph is opened and run."""
+"""ONNX Runtime: its devices, their memory, and how a graph is opened and run."""

@@ -1,4 +1,4 @@
-"""Where graphs run: a device that was asked for is honoured or it is an error.
+"""Where graphs run: a requested device is used, or it is an error.
 
 Knows providers, threads and session options. Knows no graph.
 """
@@ -29,15 +29,15 @@ _PROVIDERS: Mapping[DeviceKind, str] = {
 _OLDEST_ONNXRUNTIME = (1, 30)
 _MAX_THREADS = 1024
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
-_NAMED = 3  # of the nodes that an error could name
+_NAMED = 3  # nodes that an error names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """A device that is present.
 
-    `threads` are those of the processor's part. `memory_limit` are bytes that ONNX Runtime may
-    take on a GPU beyond weights and caches; `cuda_graph` is whether steps are recorded as CUDA
+    `threads` are those of the CPU. `memory_limit` is in bytes, that ONNX Runtime may take on a
+    GPU in addition to weights and caches; `cuda_graph` is whether steps are recorded as CUDA
     graphs there.
     """
 
@@ -46,11 +46,11 @@ class Device:
     index: int = 0
     memory_limit: int | None = None
     cuda_graph: bool = False
-    gpu: cuda.Gpu | None = None  # as it was before anything was opened
+    gpu: cuda.Gpu | None = None  # its state before anything was opened
 
     @property
     def memory(self) -> DeviceMemory:
-        """Where its tensors lie."""
+        """Where its tensors are stored."""
         return DeviceMemory(self.name, self.index)
 
     def open_session(
@@ -63,8 +63,8 @@ class Device:
     ) -> ort.InferenceSession:
         """Open a graph with all of its nodes on this device; `optimized` is one as it saves it.
 
-        `weights` is the folder of the files that the graph names, where it does not lie among
-        them. DeviceError where that cannot be, with the nodes that would run elsewhere.
+        `weights` is the folder of the weights files, where that is not the graph's own. DeviceError
+        where the graph cannot be opened; it names nodes that would run elsewhere.
         """
         options = self._options()
         if optimized:
@@ -77,9 +77,9 @@ class Device:
         return self._open(path, options, remedy, cuda_graph=cuda_graph, graph=graph)
 
     def save_session(self, path: Path, target: Path) -> None:
-        """Save a graph as this device optimizes it, packed weights included, in two files.
+        """Save a graph as this device optimizes it, with packed weights, in two files.
 
-        They are `target` and, beside it, what is named like it with `.data` at the end.
+        They are `target` and a file beside it that has the same name with `.data` at the end.
         """
         options = self._options()
         options.optimized_model_filepath = os.fspath(target)
@@ -94,23 +94,23 @@ class Device:
     def _options(self) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
-        options.log_severity_level = 4  # its errors come to us as exceptions, and we tell them
+        options.log_severity_level = 4  # its errors reach us as exceptions
         if self.name == "cuda":
             for key, value in _CUDA_SESSION.items():
                 options.add_session_config_entry(key, value)
         else:
-            # An arena keeps the largest prefill's memory for good, and each session has its own.
-            # Without it a run of 3B took 0.1 GB less and no longer.
+            # An arena keeps the memory of the largest prefill, and each session has its own.
+            # Without one, a run of a 3B model took 0.1 GB less and was not slower.
             options.enable_cpu_mem_arena = False
         return options
 
     def _provider(self, cuda_graph: bool) -> _Provider:
         if self.name == "cpu":
             return _PROVIDERS["cpu"], {}
-        given = {"device_id": str(self.index), "enable_cuda_graph": str(int(cuda_graph))}
+        options = {"device_id": str(self.index), "enable_cuda_graph": str(int(cuda_graph))}
         if self.memory_limit is not None:
-            given["gpu_mem_limit"] = str(self.memory_limit)
-        return _PROVIDERS["cuda"], {**_CUDA_PROVIDER, **given}
+            options["gpu_mem_limit"] = str(self.memory_limit)
+        return _PROVIDERS["cuda"], {**_CUDA_PROVIDER, **options}
 
     def _open(
         self,
@@ -121,14 +121,14 @@ class Device:
         cuda_graph: bool = False,
         graph: bytes | None = None,
     ) -> ort.InferenceSession:
-        """Open a graph from its file, or from bytes where weights lie in another folder."""
+        """Open a graph from its file, or from bytes where weights are in another folder."""
         provider = self._provider(cuda_graph)
         try:
-            # Its fallback would print to standard output and lose what had gone wrong.
+            # Its fallback would print to standard output and hide the reason.
             session = ort.InferenceSession(
                 graph or os.fspath(path), options, providers=[provider], enable_fallback=0
             )
-        except Exception as error:  # ONNX Runtime raises a class of its own for each code
+        except Exception as error:  # ONNX Runtime raises a different class for each code
             reason = (explain(error) if self.name == "cuda" else None) or one_line(error)
             raise DeviceError(
                 f"ONNX Runtime {ort.__version__} cannot open {path} on {self.name}: "
@@ -146,20 +146,20 @@ class Device:
 
 _CUDA_SESSION: Mapping[str, str] = {
     "session.record_ep_graph_assignment_info": "1",  # for `require_placed`
-    # Weights lie beside the arena, which grows by more than is asked for.
+    # Weights are kept outside the arena, which grows by more than is requested.
     "session.use_device_allocator_for_initializers": "1",
-    # The quick kernels for weights of 4 and 8 bits in blocks of 32.
+    # The fast kernels for weights of 4 and 8 bits in blocks of 32.
     "ep.cuda.fpa_intb_gemm": "1",
 }
 _CUDA_PROVIDER: Mapping[str, str] = {
     "arena_extend_strategy": "kSameAsRequested",
-    "cudnn_conv_algo_search": "HEURISTIC",  # to try all would delay the first image
-    "use_tf32": "0",  # what a recipe keeps in float32 is to be computed in float32
+    "cudnn_conv_algo_search": "HEURISTIC",  # trying all would delay the first image
+    "use_tf32": "0",  # what a recipe keeps in float32 is computed in float32
 }
 
 
 def require_placed(path: Path, session: ort.InferenceSession, provider: str) -> None:
-    """DeviceError that names nodes which another provider than the wanted one would run.
+    """DeviceError that names nodes which would run on another provider than this one.
 
     The session has to be opened with `session.record_ep_graph_assignment_info`.
     """
@@ -226,13 +226,13 @@ def check_present(name: DeviceKind) -> None:
     available = ort.get_available_providers()
     if _PROVIDERS[name] not in available:
         raise DeviceError(
-            f"device {name} was asked for, this ONNX Runtime has only {', '.join(available)}; "
+            f"device {name} was requested, this ONNX Runtime has only {', '.join(available)}; "
             f"{cuda.package_advice()}"
         )
 
 
 def present_devices() -> tuple[DeviceKind, ...]:
-    """The devices that are here, the faster one first."""
+    """The devices that are present, the faster one first."""
     available = ort.get_available_providers()
     with_gpu = _PROVIDERS["cuda"] in available and cuda.gpu_is_present()
     return ("cuda", "cpu") if with_gpu else ("cpu",)

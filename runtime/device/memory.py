@@ -1,4 +1,4 @@
-"""Where tensors lie: the memory of one device, reached through ONNX Runtime.
+"""Where tensors are stored: the memory of one device, through ONNX Runtime.
 
 Knows shapes, dtypes and addresses. Knows no graph.
 """
@@ -25,17 +25,19 @@ _ELEMENT_TYPES: Mapping[Element, int] = {"float32": 1, "int64": 7, "float16": 10
 class DeviceMemory:
     """The memory of a device: the host's own, or that of the CUDA GPU with an index.
 
-    All that goes from the host to a GPU or back goes through `put`, `write` and `read`, which
-    raise DeviceError where that fails.
+    Everything that is copied between host and GPU goes through `put`, `write` and `read`, which
+    raise DeviceError on failure.
     """
 
     device: DeviceKind = "cpu"
     index: int = 0
 
     def put(self, array: NDArray[Any]) -> ort.OrtValue:
-        """A host array on the device; on the host it is the array's own memory."""
+        """A host array copied to the device; on the CPU it is the array's own memory."""
         contiguous = np.ascontiguousarray(array)
-        with wrap_ort_errors(f"{array.nbytes:,} bytes of memory could not be had", self.device):
+        with wrap_ort_errors(
+            f"{array.nbytes:,} bytes of memory could not be allocated", self.device
+        ):
             return ort.OrtValue.ortvalue_from_numpy(contiguous, self.device, self.index)
 
     def write(self, value: ort.OrtValue, array: NDArray[Any]) -> None:
@@ -47,12 +49,12 @@ class DeviceMemory:
         """A copy of a value as a host array."""
         with wrap_ort_errors("memory could not be read", self.device):
             array: NDArray[Any] = value.numpy()
-        return array.copy() if self.device == "cpu" else array  # there it is a view
+        return array.copy() if self.device == "cpu" else array  # on the CPU it is a view
 
     def view(
         self, value: ort.OrtValue, dtype: Element, shape: tuple[int, ...], offset: int = 0
     ) -> TensorView:
-        """A tensor within a value of this memory, `offset` bytes behind its start."""
+        """A tensor within a value of this memory, `offset` bytes after its start."""
         address = value.data_ptr() + offset
         return TensorView((self.device, self.index, _ELEMENT_TYPES[dtype], shape, address))
 
@@ -63,14 +65,14 @@ class DeviceMemory:
 
 @dataclass(frozen=True)
 class TensorView:
-    """A tensor within memory that is held elsewhere: device, index, dtype, shape, address."""
+    """A tensor in memory that is owned elsewhere: device, index, dtype, shape, address."""
 
     arguments: tuple[DeviceKind, int, int, tuple[int, ...], int]
 
     def bind_input(self, binding: ort.IOBinding, name: str) -> None:
-        """Let a graph read it. Whoever binds keeps the memory alive."""
+        """Bind it as an input. The caller keeps the memory alive."""
         binding.bind_input(name, *self.arguments)
 
     def bind_output(self, binding: ort.IOBinding, name: str) -> None:
-        """Let a graph write it. As above."""
+        """Bind it as an output. The caller keeps the memory alive."""
         binding.bind_output(name, *self.arguments)

@@ -1,4 +1,4 @@
-"""ONNX Runtime itself, or one line that says how to get it; and its failures as our errors."""
+"""ONNX Runtime itself, or an error that says how to install it; and its failures as ours."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ __all__ = ["one_line", "ort", "wrap_ort_errors"]
 
 @contextmanager
 def wrap_ort_errors(what: str, device: str) -> Iterator[None]:
-    """DeviceError in place of what ONNX Runtime raises, which is a class for each code."""
+    """Raise DeviceError in place of ONNX Runtime's exceptions, a different class for each code."""
     try:
         yield
     except DeviceError:
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # a different class for each code
         known = explain(error) if device == "cuda" else None
-        unknown = f"{one_line(error)}; ask for a shorter answer or fewer slots if memory ran out"
+        unknown = f"{one_line(error)}; request a shorter answer or fewer slots if memory ran out"
         raise DeviceError(f"{what}: {known or unknown}") from None
 
 
 def one_line(error: BaseException) -> str:
-    """A library's message without its line breaks, for the end of one of ours."""
+    """A library's message without line breaks, at most 300 characters."""
     return " ".join(str(error).split())[:300]

@@ -1,4 +1,4 @@
-"""An open graph, and how it is run.
+"""An open graph and how it is run.
 
 Knows ONNX Runtime's sessions and bindings. Knows nothing of what a graph computes.
 """
@@ -30,24 +30,24 @@ class Session:
 
     @cached_property
     def lora_inputs(self) -> Mapping[str, tuple[int | None, ...]]:
-        """Shapes of what the graph takes of an adapter, by name; a rank is None."""
+        """Shapes of the graph's inputs for an adapter, by name; a rank is None."""
         return {
-            found.name: tuple(size if isinstance(size, int) else None for size in found.shape)
-            for found in self.inference.get_inputs()
-            if LORA in found.name
+            arg.name: tuple(size if isinstance(size, int) else None for size in arg.shape)
+            for arg in self.inference.get_inputs()
+            if LORA in arg.name
         }
 
     @cached_property
     def outputs(self) -> frozenset[str]:
-        """Names of what the graph gives."""
+        """Names of the graph's outputs."""
         return frozenset(output.name for output in self.inference.get_outputs())
 
     def binding(self) -> ort.IOBinding:
-        """A binding that holds nothing yet."""
+        """A new, empty binding."""
         return self.inference.io_binding()
 
     def run(self, binding: ort.IOBinding, graph_id: int | None = None) -> None:
-        """Run over what is bound; DeviceError where that fails. The device is waited for."""
+        """Run with a binding and wait for the device; DeviceError where that fails."""
         options = ort.RunOptions()
         if self.cuda_graph:
             used = _NO_GRAPH if graph_id is None else graph_id
@@ -56,9 +56,9 @@ class Session:
             self.inference.run_with_iobinding(binding, options)
 
     def finish(self, binding: ort.IOBinding, *outputs: str) -> list[ort.OrtValue]:
-        """Run a binding to which outputs are still to be added, as new memory on the device."""
+        """Bind outputs to new memory on the device, run, and return all outputs."""
         for name in outputs:
             binding.bind_output(name, self.memory.device, self.memory.index)
         self.run(binding)
-        found: list[ort.OrtValue] = binding.get_outputs()
-        return found
+        values: list[ort.OrtValue] = binding.get_outputs()
+        return values

@@ -1,4 +1,4 @@
-"""What a model is opened for, so that its memory can be sized at load."""
+"""How many slots of how many tokens a model is opened for, so that memory is allocated at load."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DEFAULT_ANSWER = 512  # tokens of prompt and answer, beside those of an image
 
 @dataclass(frozen=True, kw_only=True)
 class CachePlan:
-    """What a model is opened for: so many answers at once, of so many tokens in all each."""
+    """Slots that are allocated at load: `max_batch` of them, `max_length` tokens each."""
 
     max_batch: int
     max_length: int
@@ -23,7 +23,7 @@ class CachePlan:
     def of(
         cls, config: ModelConfig, max_batch: int | None, max_length: int | None
     ) -> CachePlan | None:
-        """The plan that was asked for; None where nothing was. OptionError for what cannot be."""
+        """The requested plan; None where neither is given. OptionError for an unusable value."""
         if max_batch is None and max_length is None:
             return None
         return cls.complete(config, max_batch, max_length)
@@ -32,7 +32,7 @@ class CachePlan:
     def complete(
         cls, config: ModelConfig, max_batch: int | None, max_length: int | None
     ) -> CachePlan:
-        """What was asked for, and a usual size for the rest. OptionError as above."""
+        """The requested plan, with defaults for what is None. OptionError for an unusable value."""
         usual = min(config.max_length, config.image_tokens + _DEFAULT_ANSWER)
         batch = DEFAULT_MAX_BATCH if max_batch is None else check_count("max_batch", max_batch)
         length = usual if max_length is None else check_count("max_length", max_length)

@@ -1,4 +1,4 @@
-"""Who may use which slots: as many as a question needs, or those that were planned at load."""
+"""Slots of keys and values: allocated for each request, or once at load and then shared."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from paligemma_edge.runtime.validation import check_count
 
 
 class KVCachePool:
-    """Lends slots: new ones for each question, or the planned ones to one user at a time."""
+    """Gives out slots: new ones for each request, or the planned ones to one user at a time."""
 
     def __init__(self, engine: Engine, plan: CachePlan | None) -> None:
-        """Allocate what is planned; DeviceError where memory does not suffice."""
+        """Allocate the planned slots; DeviceError where there is too little memory."""
         self.engine, self.plan = engine, plan
         self._planned: KVCache | None = None
         if plan is not None:
@@ -32,9 +32,9 @@ class KVCachePool:
         return self.plan.max_length if self.plan else self.engine.config.max_length
 
     def slots(self, wanted: int | None, default: int) -> int:
-        """How many answers may be made at once; OptionError for more than were planned.
+        """The number of slots to use: `wanted`, else the planned ones, else `default`.
 
-        Those that were planned where nothing is wanted, or else a default.
+        OptionError for more than were planned.
         """
         if wanted is None:
             return self.plan.max_batch if self.plan else default
@@ -42,15 +42,15 @@ class KVCachePool:
         if self.plan and slots > self.plan.max_batch:
             raise OptionError(
                 f"slots is {slots}, the model was opened with max_batch {self.plan.max_batch}; "
-                "open it with more, or ask for fewer"
+                "open it with more, or request fewer"
             )
         return slots
 
     @contextmanager
     def acquire(self, slots: int, capacity: int) -> Iterator[KVCache]:
-        """At least so many free slots of at least so many tokens.
+        """At least `slots` free slots of at least `capacity` tokens.
 
-        DeviceError where memory does not suffice, or where planned slots are in use.
+        DeviceError where there is too little memory, or where the planned slots are in use.
         """
         if self._planned is None:
             yield self.engine.cache(slots, capacity)

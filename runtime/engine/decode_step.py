@@ -1,6 +1,6 @@
-"""The decoder bound to memory that stays: ids and lengths in, keys, values and logits out.
+"""The decoder bound to fixed memory: ids and lengths in, keys, values and logits out.
 
-Knows addresses. Knows nothing of what a token means.
+Knows addresses. Knows nothing of the meaning of tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from paligemma_edge.runtime.engine.logits import Logits, Outputs
 
 @dataclass(frozen=True)
 class Inputs:
-    """The decoder's ids and lengths, at addresses that stay."""
+    """The decoder's ids and lengths, at fixed addresses."""
 
     memory: DeviceMemory
     ids: ort.OrtValue  # int64 [slots, text]
@@ -29,12 +29,17 @@ class Inputs:
 
     @classmethod
     def of(cls, memory: DeviceMemory, ids: Sequence[Sequence[int]], keys: int) -> Inputs:
-        """New memory that holds ids [slots, text], with so many keys in each slot after the run."""
-        held, seqlens_k = np.array(ids, np.int64), np.full(len(ids), keys - 1, np.int32)
-        return cls(memory, memory.put(held), memory.put(seqlens_k), np.array(keys, np.int32))
+        """New memory with ids [slots, text]; each slot has `keys` keys after the run."""
+        seqlens_k = np.full(len(ids), keys - 1, np.int32)
+        return cls(
+            memory,
+            memory.put(np.array(ids, np.int64)),
+            memory.put(seqlens_k),
+            np.array(keys, np.int32),
+        )
 
     def bind(self, binding: ort.IOBinding) -> None:
-        """Let the decoder read them."""
+        """Bind them as the decoder's inputs."""
         total = ort.OrtValue.ortvalue_from_numpy(self.total)
         binding.bind_ortvalue_input(contract.INPUT_IDS, self.ids)
         binding.bind_ortvalue_input(contract.SEQLENS_K, self.seqlens_k)
@@ -49,7 +54,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Stepper:
-    """One token of each slot, again and again, over memory that was bound once."""
+    """Runs one token of each slot at a time, with memory that was bound once."""
 
     session: Session
     binding: ort.IOBinding
@@ -57,13 +62,13 @@ class Stepper:
     outputs: Outputs
     lengths: NDArray[np.int32]  # of the slots that are stepped, a view into the cache's
     capacity: int
-    held: tuple[ort.OrtValue, ...]  # what the binding points into
+    held: tuple[ort.OrtValue, ...]  # memory that the binding points into
     graph_id: int | None  # under which its runs are recorded and replayed
 
     def step(self, tokens: Sequence[int]) -> Logits:
-        """Append a token to each slot → logits of what follows, valid until the next step.
+        """Append a token to each slot → logits of the next token, valid until the next step.
 
-        A free slot takes part with any token; what it computes is not used.
+        A free slot takes part with any token; its result is not used.
         """
         longest = int(self.lengths.max()) + 1
         assert longest <= self.capacity, "an answer is kept within the capacity"

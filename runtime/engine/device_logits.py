@@ -1,7 +1,7 @@
-"""Logits that stay on a GPU, with the tokens that the decoder chose from them itself.
+"""Logits that stay on a GPU, with the argmax that the decoder computed itself.
 
-Small graphs pick out what a grammar or a policy wants to see, so that a row of 257,216 logits is
-copied to the host only where nothing less will do.
+Small graphs select the logits that a grammar or a sampling policy needs, so that a whole row of
+257,216 logits is copied to the host only where all of it is needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from paligemma_edge.runtime.engine.logits import Shortlist, require_number
 
 @dataclass(frozen=True)
 class Pickers:
-    """The small graphs that look at a row of logits where it lies."""
+    """The small graphs that read a row of logits on the GPU."""
 
     pick: Session
     shortlist: Session
@@ -29,7 +29,7 @@ class Pickers:
 
 @dataclass(frozen=True)
 class DeviceOutputs:
-    """Logits on a GPU, and the tokens that the decoder chose from them itself."""
+    """Where the decoder writes logits, argmax and its log-probability on a GPU."""
 
     memory: DeviceMemory
     pickers: Pickers
@@ -43,7 +43,7 @@ class DeviceOutputs:
     def allocate(
         cls, memory: DeviceMemory, pickers: Pickers, slots: int, vocab: int, image_id: int
     ) -> DeviceOutputs:
-        """New memory for so many slots."""
+        """New memory for `slots` slots."""
         return cls(
             memory,
             pickers,
@@ -55,7 +55,7 @@ class DeviceOutputs:
         )
 
     def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
-        """Let the decoder write there."""
+        """Bind slots `first` to `first + count` as the decoder's outputs."""
         view = self.memory.view
         view(self.logits, "float32", (count, 1, self.vocab), 4 * self.vocab * first).bind_output(
             binding, contract.LOGITS
@@ -66,7 +66,7 @@ class DeviceOutputs:
         )
 
     def read(self) -> DeviceLogits:
-        """What the last run wrote."""
+        """The outputs of the last run."""
         read = self.memory.read
         return DeviceLogits(self, read(self.tokens), read(self.log_probs))
 
@@ -78,7 +78,7 @@ class DeviceOutputs:
         return self.memory.read(picked)
 
     def shortlist(self, slot: int) -> Shortlist:
-        """The likeliest tokens."""
+        """The most likely tokens."""
         session = self.pickers.shortlist
         outputs = (contract.TOP_TOKENS, contract.TOP_LOGITS)
         tokens, logits = session.finish(self._row(session, slot), *outputs)
@@ -86,14 +86,14 @@ class DeviceOutputs:
 
     def _row(self, session: Session, slot: int) -> ort.IOBinding:
         binding, row = session.binding(), self.vocab * np.dtype(np.float32).itemsize
-        place = self.memory.view(self.logits, "float32", (1, 1, self.vocab), slot * row)
-        place.bind_input(binding, contract.LOGITS)
+        view = self.memory.view(self.logits, "float32", (1, 1, self.vocab), slot * row)
+        view.bind_input(binding, contract.LOGITS)
         return binding
 
 
 @dataclass(frozen=True, eq=False)
 class DeviceLogits:
-    """What one run wrote: choices on the host, logits where they are."""
+    """The outputs of one run: argmax on the host, logits on the GPU."""
 
     outputs: DeviceOutputs
     tokens: NDArray[np.int64]  # [slots, 1]
@@ -110,7 +110,7 @@ class DeviceLogits:
 
 @dataclass(frozen=True, eq=False)
 class DeviceRow:
-    """One row of them."""
+    """Logits of one slot on a GPU."""
 
     logits: DeviceLogits
     slot: int
@@ -129,12 +129,12 @@ class DeviceRow:
 
     @property
     def answer_logits(self) -> NDArray[np.float32]:
-        """All that may be an answer."""
+        """Logits of all answer tokens, [image_id]."""
         return self.whole[: self.logits.outputs.image_id]
 
     @cached_property
     def shortlist(self) -> Shortlist:
-        """The likeliest tokens."""
+        """The most likely tokens."""
         return self.logits.outputs.shortlist(self.slot)
 
     def at(self, tokens: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -150,8 +150,8 @@ class DeviceRow:
     def log_probs(self, tokens: NDArray[np.intp]) -> NDArray[np.float64]:
         """Log-probabilities of some tokens."""
         logits = self.at(np.append(tokens, self.best)).astype(np.float64)
-        found: NDArray[np.float64] = logits[:-1] - logits[-1] + self._best_log_prob
-        return found
+        log_probs: NDArray[np.float64] = logits[:-1] - logits[-1] + self._best_log_prob
+        return log_probs
 
     @property
     def _best_log_prob(self) -> float:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ComputeDtype
-from paligemma_edge.runtime.device.ort import wrap_ort_errors
+from paligemma_edge.runtime.device.memory import DeviceMemory
+from paligemma_edge.runtime.device.ort import ort, wrap_ort_errors
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.decode_step import Inputs, Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceOutputs, Pickers
@@ -25,18 +25,13 @@ from paligemma_edge.runtime.engine.lora import LoraWeights
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import ModelConfig
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
-    from paligemma_edge.runtime.device.memory import DeviceMemory
-
 
 @dataclass(frozen=True)
 class Engine:
     """The open graphs of one variant."""
 
     config: ModelConfig
-    image_id: int  # ids from here on are never an answer
+    image_id: int  # the first id that is never part of an answer
     dtype: ComputeDtype  # of features, keys and values
     memory: DeviceMemory
     sessions: Mapping[str, Session]
@@ -53,7 +48,7 @@ class Engine:
 
     @property
     def lora_inputs(self) -> dict[str, tuple[int | None, ...]]:
-        """Shapes of what the graphs take of an adapter, by name; a rank is None."""
+        """Shapes of the graphs' inputs for an adapter, by name; a rank is None."""
         return {
             name: shape
             for session in self.sessions.values()
@@ -62,12 +57,12 @@ class Engine:
 
     @property
     def decodes_masks(self) -> bool:
-        """Whether segmentation codes can become masks."""
+        """Whether there is a mask decoder."""
         return contract.MASK_DECODER in self.sessions
 
     @property
     def threads(self) -> int:
-        """Threads of the processor that each graph may use."""
+        """CPU threads that each graph may use."""
         options = self.sessions[contract.DECODER].inference.get_session_options()
         return int(options.intra_op_num_threads)
 
@@ -88,10 +83,10 @@ class Engine:
         )
 
     def cache(self, slots: int, capacity: int, *, cuda_graph: bool = False) -> KVCache:
-        """New slots that hold so many tokens each; DeviceError where memory does not.
+        """New slots of `capacity` tokens each; DeviceError where there is too little memory.
 
-        Steps of a `cuda_graph` cache are recorded once where the device does so, and replayed; an
-        engine has one such cache, for its records are told apart by slots and adapter.
+        Steps of a `cuda_graph` cache are recorded once, where the device does so, and replayed. An
+        engine has one such cache, since a graph id is made of slots and adapter only.
         """
         needed = slots * self.config.cache_bytes(capacity, self.dtype) / 1e9
         with wrap_ort_errors(
@@ -110,39 +105,39 @@ class Engine:
     def prefill(
         self, cache: KVCache, slot: int, image_features: ort.OrtValue, ids: Sequence[int]
     ) -> Row:
-        """Read a whole prompt into a slot, its images in front → logits of what follows.
+        """Compute a whole prompt into a slot, images first → logits of the next token.
 
-        `image_features` is [images, N, hidden], `ids` the text. One run: a prompt sees itself
-        whole, so no part of it can be read before the rest.
+        `image_features` is [images, N, hidden], `ids` the text. It is one run: attention within a
+        prompt is not causal, so no part of it can be computed before the rest.
         """
         images, tokens, _ = image_features.shape()
         length = images * tokens + len(ids)
         assert length <= cache.capacity, "a prompt is checked against the capacity before it is run"
         reader = self.sessions.get(contract.PREFILL, self.sessions[contract.DECODER])
-        answers = contract.LOGITS in reader.outputs
+        has_logits = contract.LOGITS in reader.outputs
         inputs = Inputs.of(self.memory, [ids], length)
         binding = reader.binding()
         self._bind_features(binding, image_features, (1, images * tokens))
         inputs.bind(binding)
         self.adapter.bind(binding, reader)
-        if answers:
+        if has_logits:
             cache.outputs.bind(binding, slot, 1)
         cache.bind(binding, slot, 1)
         reader.run(binding)
         cache.lengths[slot] = length
-        return cache.outputs.read()[slot] if answers else self._read_again(cache, slot, ids[-1])
+        return cache.outputs.read()[slot] if has_logits else self._step_last(cache, slot, ids[-1])
 
-    def _read_again(self, cache: KVCache, slot: int, token: int) -> Row:
-        """The last token of a prompt through the decoder → logits.
+    def _step_last(self, cache: KVCache, slot: int, token: int) -> Row:
+        """Run the last token of a prompt through the decoder again → logits.
 
-        The last token sees the whole prompt, as a step does, so that a step over its own place
-        in the cache gives its logits: a prefill graph needs neither head nor last block.
+        The last token sees the whole prompt, as a step does, so that a step at its position gives
+        its logits: a prefill graph needs neither head nor last block.
         """
         cache.lengths[slot] -= 1
         return self._stepper(cache, slot, 1).step([token])[slot]
 
     def stepper(self, cache: KVCache, slots: int) -> Stepper:
-        """The first `slots` slots, bound once for as many steps as wanted."""
+        """The decoder bound to the first `slots` slots, for any number of steps."""
         return self._stepper(cache, 0, slots)
 
     def _stepper(self, cache: KVCache, first: int, slots: int) -> Stepper:
@@ -154,8 +149,8 @@ class Engine:
     def _bind(self, cache: KVCache, first: int, slots: int) -> Stepper:
         decoder = self.sessions[contract.DECODER]
         inputs, binding = Inputs.of(self.memory, [[0]] * slots, 1), decoder.binding()
-        nothing = self.memory.empty_view(self.dtype, (slots, 0, self.config.hidden_size))
-        nothing.bind_input(binding, contract.IMAGE_FEATURES)
+        no_image = self.memory.empty_view(self.dtype, (slots, 0, self.config.hidden_size))
+        no_image.bind_input(binding, contract.IMAGE_FEATURES)
         inputs.bind(binding)
         cache.outputs.bind(binding, first, slots)
         self.adapter.bind(binding, decoder)
@@ -187,11 +182,11 @@ class Engine:
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
         self.adapter.bind(binding, session)
-        (found,) = session.finish(binding, output)
-        return found
+        (value,) = session.finish(binding, output)
+        return value
 
     def _outputs(self, slots: int) -> Outputs:
-        """New memory for what the decoder says of so many slots."""
+        """New memory for the decoder's outputs of `slots` slots."""
         vocab = self.config.vocab_size
         if contract.NEXT_TOKEN not in self.sessions[contract.DECODER].outputs:
             return HostOutputs(np.empty((slots, 1, vocab), np.float32), self.image_id)
@@ -201,5 +196,5 @@ class Engine:
     def _bind_features(
         self, binding: ort.IOBinding, features: ort.OrtValue, shape: tuple[int, int]
     ) -> None:
-        place = self.memory.view(features, self.dtype, (*shape, self.config.hidden_size))
-        place.bind_input(binding, contract.IMAGE_FEATURES)
+        view = self.memory.view(features, self.dtype, (*shape, self.config.hidden_size))
+        view.bind_input(binding, contract.IMAGE_FEATURES)

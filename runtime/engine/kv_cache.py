@@ -1,4 +1,4 @@
-"""Slots of keys and values: one piece of memory, written in place by the decoder.
+"""Slots of keys and values: one block of memory, written in place by the decoder.
 
 A slot is one row of every layer's keys and values. The same memory is bound as past and as
 present, so nothing is copied between tokens; a prefill binds the one row of its slot.
@@ -7,30 +7,26 @@ present, so nothing is copied between tokens; a prefill binds the one row of its
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ComputeDtype, itemsize
+from paligemma_edge.runtime.device.memory import DeviceMemory
+from paligemma_edge.runtime.device.ort import ort
+from paligemma_edge.runtime.engine.decode_step import Stepper
+from paligemma_edge.runtime.engine.logits import Outputs
 from paligemma_edge.runtime.manifest import ModelConfig
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
-
-    from paligemma_edge.runtime.device.memory import DeviceMemory
-    from paligemma_edge.runtime.engine.decode_step import Stepper
-    from paligemma_edge.runtime.engine.logits import Outputs
 
 
 @dataclass(frozen=True, eq=False)
 class KVCache:
     """Keys and values of `slots` sequences of at most `capacity` tokens each.
 
-    `lengths` int32 [slots] holds the tokens that each slot has seen; 0 is a free slot. Whoever
-    steps slots keeps what was bound in `steppers`, by the first slot, their number and the
-    adapter.
+    `lengths` int32 [slots] is the number of tokens that each slot has seen; 0 is a free slot.
+    `steppers` are the decoders that are bound to these slots already, by first slot, number of
+    slots and adapter.
     """
 
     memory: DeviceMemory
@@ -39,7 +35,7 @@ class KVCache:
     layers: int
     row_shape: tuple[int, int, int]  # kv_heads, capacity, head_dim
     lengths: NDArray[np.int32]
-    outputs: Outputs  # where the decoder writes what follows each slot
+    outputs: Outputs  # where the decoder writes the logits of each slot
     cuda_graph: bool = False  # its steps may be recorded: it lives as long as the engine
     steppers: dict[tuple[int, int, str], Stepper] = field(default_factory=dict)
 
@@ -55,7 +51,7 @@ class KVCache:
         outputs: Outputs,
         cuda_graph: bool = False,
     ) -> KVCache:
-        """Zeros on the device; on the host their pages are taken when they are first written."""
+        """Zeros on the device; a CPU's pages are allocated when they are first written."""
         values = memory.put(np.zeros(slots * config.cache_bytes(capacity, dtype), np.uint8))
         row = (config.num_kv_heads, capacity, config.head_dim)
         lengths = np.zeros(slots, np.int32)
@@ -78,6 +74,6 @@ class KVCache:
         for index in range(2 * self.layers):
             layer, part = divmod(index, 2)
             offset = (index * self.slots + first) * row
-            place = self.memory.view(self.values, self.dtype, shape, offset)
-            place.bind_input(binding, contract.past_names(layer)[part])
-            place.bind_output(binding, contract.present_names(layer)[part])
+            view = self.memory.view(self.values, self.dtype, shape, offset)
+            view.bind_input(binding, contract.past_names(layer)[part])
+            view.bind_output(binding, contract.present_names(layer)[part])

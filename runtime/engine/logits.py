@@ -1,7 +1,7 @@
-"""What the decoder tells of the next token: one row of logits a slot, asked as little as needed.
+"""The decoder's logits of the next token, one row a slot, read no more than needed.
 
-Knows rows that lie on the host, where all of a row is at hand. What lies on a GPU answers the
-same questions, see `device_logits`.
+Knows rows on the host, where reading a whole row costs nothing. Rows on a GPU have the same
+interface, see `device_logits`.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import DeviceError
 
-_BLOCK = 1 << 15  # logits that stay in the processor's cache from one operation to the next
+_BLOCK = 1 << 15  # logits that stay in the CPU's cache from one operation to the next
 
 
 class Shortlist:
-    """The most likely tokens of a row and their logits, the likeliest first."""
+    """The most likely tokens of a row and their logits, in ascending order of tokens."""
 
     def __init__(self, tokens: NDArray[np.int64], logits: NDArray[np.float32]) -> None:
         order = np.argsort(tokens)
-        self.tokens, self.logits = tokens[order], logits[order]  # ascending tokens
+        self.tokens, self.logits = tokens[order], logits[order]
         self.least = float(logits.min())
 
     def holds_top(self, count: int) -> bool:
-        """Whether the `count` likeliest tokens, with all that equal the last of them, are here."""
+        """Whether it has the `count` most likely tokens and all that equal the last of them."""
         if not 0 < count < len(self.logits):
             return False
         return float(np.partition(self.logits, -count)[-count]) > self.least
 
 
 class Row(Protocol):
-    """Logits of one slot. `spoken` are those of tokens that may be an answer: [image_id]."""
+    """Logits of one slot. Answer tokens are those below `image_id`."""
 
     @property
     def best(self) -> int:
-        """The most likely token that may be spoken, of equal ones the first.
+        """The most likely answer token, of equal ones the first.
 
-        DeviceError where the logits are no numbers.
+        DeviceError where the logits are NaN or infinite.
         """
         ...
 
     @property
     def answer_logits(self) -> NDArray[np.float32]:
-        """All logits that may be an answer, [image_id]."""
+        """Logits of all answer tokens, [image_id]."""
         ...
 
     @property
@@ -59,7 +59,7 @@ class Row(Protocol):
 
     @property
     def shortlist(self) -> Shortlist | None:
-        """The likeliest tokens; None where all are as near."""
+        """The most likely tokens; None where reading the whole row costs no more."""
         ...
 
     def at(self, tokens: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -67,7 +67,7 @@ class Row(Protocol):
         ...
 
     def log_prob(self, token: int) -> float:
-        """Log-probability of a token among those that may be spoken; DeviceError as above."""
+        """Log-probability of a token among all answer tokens; DeviceError as above."""
         ...
 
     def log_probs(self, tokens: NDArray[np.intp]) -> NDArray[np.float64]:
@@ -77,14 +77,14 @@ class Row(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class HostRow:
-    """Logits float32 [vocab] that lie on the host."""
+    """Logits of one slot on the host, float32 [vocab]."""
 
     whole: NDArray[np.float32]
     image_id: int
 
     @property
     def answer_logits(self) -> NDArray[np.float32]:
-        """All that may be an answer."""
+        """Logits of all answer tokens, [image_id]."""
         return self.whole[: self.image_id]
 
     @property
@@ -96,7 +96,7 @@ class HostRow:
 
     @property
     def shortlist(self) -> None:
-        """None: the whole row is as near."""
+        """None: the whole row is on the host."""
         return None
 
     def at(self, tokens: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -117,20 +117,20 @@ class HostRow:
 
 
 class Logits(Protocol):
-    """What runs of the decoder gave, a row a slot; valid until a slot is run again."""
+    """Logits of all slots, a row a slot; each is valid until its slot is run again."""
 
     def __getitem__(self, slot: int) -> Row: ...
 
 
 class Outputs(Protocol):
-    """Where the decoder writes what follows, at addresses that stay."""
+    """Where the decoder writes its logits, at fixed addresses."""
 
     def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
-        """Let the decoder write what it says of slots `first` to `first + count`."""
+        """Bind slots `first` to `first + count` as the decoder's outputs."""
         ...
 
     def read(self) -> Logits:
-        """What the last run wrote."""
+        """The logits of the last run."""
         ...
 
 
@@ -142,12 +142,12 @@ class HostOutputs:
     image_id: int
 
     def bind(self, binding: ort.IOBinding, first: int, count: int) -> None:
-        """Let the decoder write there."""
+        """Bind slots `first` to `first + count` as the decoder's output."""
         value = ort.OrtValue.ortvalue_from_numpy(self.values[first : first + count])
         binding.bind_ortvalue_output(contract.LOGITS, value)
 
     def read(self) -> HostOutputs:
-        """What the last run wrote."""
+        """The logits of the last run."""
         return self
 
     def __getitem__(self, slot: int) -> HostRow:
@@ -155,7 +155,7 @@ class HostOutputs:
 
 
 def log_sum_exp(logits: NDArray[np.float32]) -> float:
-    """What a logit lies above its log-probability; DeviceError where logits are no numbers."""
+    """A logit minus its log-probability; DeviceError where logits are NaN or infinite."""
     peak = require_number(float(logits.max()))  # NaN, if there is one
     blocks = range(0, len(logits), _BLOCK)
     total = sum(float(np.exp(logits[start : start + _BLOCK] - peak).sum()) for start in blocks)
@@ -163,7 +163,7 @@ def log_sum_exp(logits: NDArray[np.float32]) -> float:
 
 
 def require_number(value: float) -> float:
-    """The value; DeviceError where it is infinite or no number."""
+    """The value; DeviceError where it is NaN or infinite."""
     if not math.isfinite(value):
         raise DeviceError(
             f"the variant produced {value} where logits were wanted; "

@@ -1,4 +1,4 @@
-"""The LoRA adapters of a bundle: read when they are first asked for, and kept on the device.
+"""The LoRA adapters of a bundle: loaded on first use, and kept on the device.
 
 Knows names, dtypes and shapes. Knows nothing of how an adapter was made.
 """
@@ -20,7 +20,7 @@ from paligemma_edge.runtime.engine.lora import LoraWeights
 from paligemma_edge.runtime.errors import BundleError, OptionError
 
 _ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
-_STORED: Mapping[ComputeDtype, str] = {  # NumPy has no bfloat16: its words are kept
+_STORED: Mapping[ComputeDtype, str] = {  # NumPy has no bfloat16: its bits are stored as uint16
     "float32": "float32",
     "float16": "float16",
     "bfloat16": "uint16",
@@ -38,14 +38,14 @@ class LoraAdapters:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What can be switched to."""
+        """Names of the adapters that this variant can be switched to."""
         adapters = self.bundle.manifest.adapters
         return tuple(name for name, config in adapters.items() if self.variant in config.files)
 
     def get(self, name: str) -> LoraWeights:
-        """An adapter, read when it is first asked for.
+        """An adapter, loaded on first use.
 
-        OptionError where the variant has none of the name, BundleError where it is damaged.
+        OptionError where the variant has none of that name, BundleError where it is damaged.
         """
         if not isinstance(name, str) or name not in self.names:
             raise OptionError(self._absent(name))
@@ -72,7 +72,7 @@ class LoraAdapters:
         return LoraWeights(name, number, self.memory, self.dtype, values)
 
     def _check(self, file: str, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Compare what a file holds with what the graphs take."""
+        """BundleError where the arrays of a file are not what the graphs take."""
         for name, array in arrays.items():
             wanted = self.inputs.get(name)
             if wanted is None:
@@ -89,9 +89,9 @@ class LoraAdapters:
             if _layer(name) in changed and name not in arrays:
                 raise self._refused(file, f"a part of {_layer(name)} without {name}")
 
-    def _refused(self, file: str, found: str) -> BundleError:
+    def _refused(self, file: str, content: str) -> BundleError:
         return BundleError(
-            f"bundle {self.bundle.path}: {file} holds {found}; add the adapter again with "
+            f"bundle {self.bundle.path}: {file} holds {content}; add the adapter again with "
             "`paligemma-edge adapter --overwrite`"
         )
 
@@ -102,14 +102,14 @@ def _layer(name: str) -> str:
 
 
 def _rank(arrays: Mapping[str, NDArray[Any]], name: str) -> int | str:
-    """The columns of the A that belongs to an input; where it is none, no size is right."""
+    """The rank of an input's layer: the columns of its A; without a valid A, no size is right."""
     a = arrays.get(f"{_layer(name)}{LORA}A")
     return int(a.shape[-1]) if a is not None and a.ndim == 2 else "rank"
 
 
 def _read(bundle: Bundle, file: str) -> dict[str, NDArray[Any]]:
     try:
-        # Opened here: NumPy leaves a file open that it cannot read.
+        # Opened here, since NumPy leaves a file open that it cannot read.
         with bundle.file(file).open("rb") as opened, np.load(opened, allow_pickle=False) as arrays:
             return {name: np.ascontiguousarray(arrays[name]) for name in arrays.files}
     except (OSError, ValueError, EOFError, TypeError, RuntimeError, *_ZIP_ERRORS) as error:

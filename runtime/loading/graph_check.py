@@ -1,4 +1,4 @@
-"""Whether the graphs of a variant are those that the manifest speaks of.
+"""Whether the graphs of a variant are those that the manifest describes.
 
 Compares names, dtypes and fixed sizes of inputs and outputs once, when a variant is opened, so
 that a manifest and graphs that do not belong together are one clear error.
@@ -7,15 +7,13 @@ that a manifest and graphs that do not belong together are one clear error.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import LORA, ComputeDtype
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import Manifest, ModelConfig
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 _Tensor: TypeAlias = tuple[str, tuple[int | None, ...]]  # dtype and sizes; None is a free size
 _Tensors: TypeAlias = Mapping[str, _Tensor]
@@ -27,12 +25,12 @@ _COMPUTED: Mapping[ComputeDtype, str] = {
     "float16": "tensor(float16)",
     "bfloat16": "tensor(bfloat16)",
 }
-# What follows a prompt may be told by the graph that reads it, or by the decoder alone; and a
-# graph may choose the next token on its device.
-_CHOICE = (contract.NEXT_TOKEN, contract.NEXT_LOG_PROB)
+# The logits after a prompt come from the prefill graph or from the decoder alone; and a graph may
+# compute the argmax on its device.
+_ARGMAX = (contract.NEXT_TOKEN, contract.NEXT_LOG_PROB)
 _OPTIONAL: Mapping[str, tuple[str, ...]] = {
-    contract.PREFILL: (contract.LOGITS, *_CHOICE),
-    contract.DECODER: _CHOICE,
+    contract.PREFILL: (contract.LOGITS, *_ARGMAX),
+    contract.DECODER: _ARGMAX,
 }
 
 
@@ -44,17 +42,17 @@ def check_graph(
     `compute` is the dtype of hidden states, features, keys and values.
     """
     inputs, outputs = _wanted(name, manifest, _COMPUTED[compute])
-    found = session.get_inputs()
+    present = session.get_inputs()
     lora = {
         arg.name: (_COMPUTED[compute], (None,) * len(arg.shape))
-        for arg in found
+        for arg in present
         if LORA in arg.name
     }
-    given = {output.name for output in session.get_outputs()}
+    offered = {output.name for output in session.get_outputs()}
     optional = _OPTIONAL.get(name, ())
-    chosen = {k: tensor for k, tensor in outputs.items() if k in given or k not in optional}
-    _compare(name, "input", found, {**inputs, **lora})
-    _compare(name, "output", session.get_outputs(), chosen)
+    expected = {k: tensor for k, tensor in outputs.items() if k in offered or k not in optional}
+    _compare(name, "input", present, {**inputs, **lora})
+    _compare(name, "output", session.get_outputs(), expected)
 
 
 def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Tensors]:
@@ -62,7 +60,7 @@ def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Te
     hidden_state = {contract.LAST_HIDDEN_STATE: (computed, (None, config.image_tokens, None))}
     features = (computed, (None, config.image_tokens, config.hidden_size))
     codes = (_INT64, (None, contract.CODES_PER_MASK))
-    spoken = manifest.tokenizer.image_id
+    answer_tokens = manifest.tokenizer.image_id
     wanted: dict[str, tuple[_Tensors, _Tensors]] = {
         contract.VISION_ENCODER: (
             {contract.PIXEL_VALUES: (_FLOAT, (None, 3, side, side))},
@@ -72,7 +70,7 @@ def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Te
         contract.PREFILL: _decoder(config, computed),
         contract.DECODER: _decoder(config, computed),
         contract.PICK: _pick(config),
-        contract.SHORTLIST: _shortlist(config, min(contract.SHORTLISTED, spoken)),
+        contract.SHORTLIST: _shortlist(config, min(contract.SHORTLISTED, answer_tokens)),
         contract.MASK_DECODER: (
             {contract.SEGMENTATION_CODES: codes},
             {contract.MASK: (_FLOAT, (None, 64, 64))},
@@ -113,23 +111,23 @@ def _shortlist(config: ModelConfig, count: int) -> tuple[_Tensors, _Tensors]:
     }
 
 
-def _compare(graph: str, kind: str, found: Iterable[ort.NodeArg], wanted: _Tensors) -> None:
-    tensors = {arg.name: (arg.type, tuple(arg.shape)) for arg in found}
+def _compare(graph: str, kind: str, present: Iterable[ort.NodeArg], wanted: _Tensors) -> None:
+    tensors = {arg.name: (arg.type, tuple(arg.shape)) for arg in present}
     for name in sorted(tensors.keys() ^ wanted.keys()):
         _refuse(f"{graph} {'has an' if name in tensors else 'lacks the'} {kind} {name!r}")
     for name, (dtype, sizes) in wanted.items():
-        found_dtype, found_sizes = tensors[name]
-        fits = len(found_sizes) == len(sizes) and all(
-            want is None or size == want for size, want in zip(found_sizes, sizes, strict=True)
+        actual_dtype, actual_sizes = tensors[name]
+        fits = len(actual_sizes) == len(sizes) and all(
+            want is None or size == want for size, want in zip(actual_sizes, sizes, strict=True)
         )
-        if found_dtype != dtype or not fits:
+        if actual_dtype != dtype or not fits:
             _refuse(
-                f"{graph}'s {kind} {name!r} is {found_dtype} {list(found_sizes)}, "
+                f"{graph}'s {kind} {name!r} is {actual_dtype} {list(actual_sizes)}, "
                 f"the manifest says {dtype} {list(sizes)}"
             )
 
 
-def _refuse(found: str) -> None:
+def _refuse(mismatch: str) -> None:
     raise BundleError(
-        f"{found}; the manifest and the graphs do not belong together, export the bundle again"
+        f"{mismatch}; the manifest and the graphs do not belong together, export the bundle again"
     )

@@ -1,4 +1,4 @@
-"""Opens the graphs of a variant: several at a time, each when its digest was compared."""
+"""Opens the graphs of a variant, several at a time, each after its digest was compared."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def load_engine(
     prepacked: Prepacked | None = None,
     adapted: LoraGraphs | None = None,
 ) -> Engine:
-    """Open every graph of a variant on a device, or prepacked or adapted ones in their place.
+    """Open every graph of a variant on a device, or its prepacked or adapted graphs instead.
 
-    The largest comes first. BundleError or DeviceError where one cannot be opened.
+    The largest is opened first. BundleError or DeviceError where one cannot be opened.
     """
     manifest = digests.bundle.manifest
     graphs = (prepacked or variant).graphs

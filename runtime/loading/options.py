@@ -1,4 +1,4 @@
-"""With what a model is opened: the plan of its memory and the device that has room for it."""
+"""The options of loading a model: the plan of its memory, and a device with enough memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from paligemma_edge.runtime.validation import check_count
 
 
 class LoadOptions(TypedDict, total=False):
-    """Options of `PaliGemma` beside device and variant."""
+    """Options of `PaliGemma` in addition to device and variant."""
 
     threads: int | None
     max_batch: int | None
@@ -30,16 +30,16 @@ def cache_plan_for(
     *,
     cuda_graph: bool,
 ) -> CachePlan | None:
-    """What to size at load; None: nothing. OptionError for what cannot be.
+    """The slots to allocate at load; None for none. OptionError for unusable values.
 
-    Steps that are recorded need memory that stays, so they are always planned for.
+    CUDA graphs need fixed addresses, so with `cuda_graph` there is always a plan.
     """
     if not cuda_graph:
         return CachePlan.of(manifest.model, max_batch, max_length)
     if variant.device != "cuda":
         raise OptionError(
             f"cuda_graph records steps on a GPU, variant {variant.device}-{variant.recipe} is "
-            "made for a processor; leave it out or take a variant for cuda"
+            "made for a CPU; leave it out or choose a variant for cuda"
         )
     return CachePlan.complete(manifest.model, max_batch, max_length)
 
@@ -53,13 +53,13 @@ def device_for(
     *,
     cuda_graph: bool,
 ) -> Device:
-    """The device of a variant, with room for it.
+    """The device of a variant, with enough memory for it.
 
-    DeviceError where there is none or too little, OptionError for a limit that is none.
+    DeviceError where there is no device or too little memory, OptionError for an unusable limit.
     """
     if variant.device == "cpu":
         if memory_limit is not None:
-            raise OptionError("memory_limit is about a GPU's memory; leave it out on a processor")
+            raise OptionError("memory_limit is about a GPU's memory; leave it out on a CPU")
         return open_device("cpu", threads)
     needed = estimate_memory(manifest, variant, plan or CachePlan.complete(manifest.model, 1, None))
     workspace = None
@@ -70,15 +70,15 @@ def device_for(
     device = open_device("cuda", threads, memory_limit=workspace, cuda_graph=cuda_graph)
     if (gpu := device.gpu) is not None:
         free = f"what is free of the {gpu.total_bytes / 1e9:.1f} GB of {gpu.name}"
-        # It was asked within a context of CUDA's own, which takes the most of `needed.device`.
+        # It was measured in a CUDA context, which had taken most of `needed.device` already.
         least = needed.total - needed.device
         _require(needed, least, gpu.free_bytes, free, "end what else uses the GPU")
     return device
 
 
-def _require(needed: MemoryEstimate, least: int, there: int, what: str, else_: str) -> None:
-    if least > there:
+def _require(needed: MemoryEstimate, least: int, actual: int, what: str, else_: str) -> None:
+    if least > actual:
         raise DeviceError(
-            f"the variant needs {needed.describe()}; {what} is {there / 1e9:.2f} GB; take a "
+            f"the variant needs {needed.describe()}; {what} is {actual / 1e9:.2f} GB; take a "
             f"smaller variant, lower max_batch or max_length, or {else_}"
         )

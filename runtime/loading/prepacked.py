@@ -1,6 +1,6 @@
-"""Which prepacked graphs are of use here: those that this processor's ONNX Runtime laid out itself.
+"""Which prepacked graphs can be used here: those that were made on a CPU like this one.
 
-Knows what a device is called. Knows nothing of how its graphs were made.
+Knows the fingerprint of a device. Knows nothing of how its graphs were made.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from paligemma_edge.runtime.system.linux import instruction_sets, processor_name
 
 
 def fingerprint() -> str:
-    """All that packed weights depend on, for people to compare: processor and ONNX Runtime.
+    """A readable name of all that packed weights depend on: CPU and ONNX Runtime.
 
-    How many threads there are does not matter.
+    They do not depend on the number of threads.
     """
     offered = hashlib.sha256(" ".join(instruction_sets()).encode()).hexdigest()[:12]
     processor = f"{processor_name()}, {platform.machine()} with instruction sets {offered}"
@@ -25,9 +25,9 @@ def fingerprint() -> str:
 
 
 def prepacked_here(bundle: Bundle, variant: str) -> Prepacked | None:
-    """The graphs that a variant was prepacked with, where that was done on a device like this one.
+    """The prepacked graphs of a variant, where they were made on a device like this one.
 
-    BundleError where their files are not there, or others lie beside them.
+    BundleError where a file of them is missing, or others are in their folder.
     """
     prepacked = bundle.manifest.prepacked.get(variant)
     if prepacked is None or prepacked.device != fingerprint():
@@ -37,13 +37,13 @@ def prepacked_here(bundle: Bundle, variant: str) -> Prepacked | None:
 
 
 def describe(bundle: Bundle) -> list[str]:
-    """A line for each variant that was prepacked: where, and whether that is of use here."""
+    """A line for each prepacked variant: for which device, and whether it is used here."""
     here, files = fingerprint() if bundle.manifest.prepacked else "", bundle.manifest.files
     lines = []
     for variant, prepacked in bundle.manifest.prepacked.items():
         size = sum(files[name].bytes for name in prepacked.files if name in files) / 1e9
         use = "this device" if prepacked.device == here else "not this device, so it is not used"
         if variant in bundle.manifest.lora_graphs:
-            use = "not used, for the variant has adapters"
+            use = "not used, since the variant has adapters"
         lines.append(f"{variant}, {size:.2f} GB, for {prepacked.device} ({use})")
     return lines

@@ -1,4 +1,4 @@
-"""Which variant of a bundle runs here: the one that was named, or the first for the device.
+"""Which variant of a bundle is used: the named one, or the first one for the device.
 
 Knows names and devices. Opens nothing.
 """
@@ -17,7 +17,7 @@ DeviceName = Literal["auto", "cpu", "cuda"]
 def choose_variant(
     manifest: Manifest, device: DeviceName = "auto", variant: str | None = None
 ) -> tuple[str, Variant]:
-    """The variant that was named, or the first one that is made for the device."""
+    """The named variant, or the first one that is made for the device."""
     _check_name(device)
     if variant is not None:
         return variant, _named(manifest, device, variant)
@@ -28,7 +28,7 @@ def choose_variant(
         for key, candidate in manifest.variants.items():
             if candidate.device == name:
                 return key, candidate
-    made = ", ".join(f"{key} for {found.device}" for key, found in manifest.variants.items())
+    made = ", ".join(f"{key} for {one.device}" for key, one in manifest.variants.items())
     raise BundleError(
         f"the bundle has no variant for {' or '.join(wanted)}, only {made or 'none at all'}; "
         "choose a device that it was made for"
@@ -41,12 +41,12 @@ def _check_name(device: str) -> None:
 
 
 def _named(manifest: Manifest, device: str, variant: str) -> Variant:
-    found = manifest.variants.get(variant) if isinstance(variant, str) else None
-    if found is None:
+    named = manifest.variants.get(variant) if isinstance(variant, str) else None
+    if named is None:
         raise OptionError(f"variant is {variant!r}, the bundle has {', '.join(manifest.variants)}")
-    if device not in ("auto", found.device):
+    if device not in ("auto", named.device):
         raise OptionError(
-            f"variant {variant} is made for {found.device}, device {device} was asked for; "
+            f"variant {variant} is made for {named.device}, device {device} was requested; "
             "leave one of the two out"
         )
-    return found
+    return named

@@ -1,1 +1,1 @@
-"""What a user holds: answers, objects and masks, and the forms in which they leave."""
+"""What a user receives: answers, detections and masks, and the formats they convert to."""

@@ -15,7 +15,7 @@ from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 class Detection:
     """One object in an image of `width` x `height` pixels.
 
-    `score` is the mean log-probability of the tokens of this object alone; `exp(score)` lies in
+    `score` is the mean log-probability of the tokens of this object alone; `exp(score)` is in
     0..1. Masks are kept as the mask decoder gave them and are pasted into the image on request.
 
     Example:

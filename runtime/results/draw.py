@@ -25,7 +25,7 @@ from paligemma_edge.runtime.text.parse_answer import ParsedObject
 Mask: TypeAlias = NDArray[np.float32]  # [height, width], 0..1
 Colour: TypeAlias = tuple[int, int, int]
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
-Corners: TypeAlias = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; the last two outside
+Corners: TypeAlias = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 outside
 
 PALETTE: tuple[Colour, ...] = (
     (230, 25, 75),
@@ -42,11 +42,11 @@ PALETTE: tuple[Colour, ...] = (
     (250, 170, 190),
 )
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-_VEIL = 0.5  # how much of a mask's colour lies over the image
+_MASK_OPACITY = 0.5
 _LONGEST = 200  # characters of a label
-_MOST_HIDDEN = 0.3  # of a label's plate, by the label of another object
-_STEPS = 6  # places for a label, one under the other, that are tried in a crowd
-_HALO = 130  # of 255: how dark or light the rim of a line is
+_MOST_HIDDEN = 0.3  # share of a label's plate that may cover another label's
+_STEPS = 6  # positions for a label, one under the other, that are tried in a crowd
+_HALO = 130  # opacity, of 255, of the contrasting edge of a box
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Style:
     """Sizes in pixels that suit an image."""
 
     line: int
-    pad: int  # between a label and the rim of its plate
+    pad: int  # between a label and the edge of its plate
     font: Font
     ascii_only: bool
 
@@ -72,12 +72,26 @@ def draw(
     *,
     font: str | os.PathLike[str] | None = None,
 ) -> Image.Image:
-    """Copy of an image as RGB, with translucent masks, boxes and labels.
+    """Draw translucent masks, boxes and labels over a copy of an image.
 
-    `masks` gives a soft mask [height, width] or None for each detection, and may make them one
-    by one, for they are large; a box without pixels is left out, and so is a label that would
-    hide another. Pillow's own font knows ASCII alone: accents are dropped, and `font` names a
-    TrueType file for other scripts. OptionError if masks or font cannot be used.
+    A box without pixels is left out, and so is a label that would hide another.
+
+    Args:
+        image: an image of any mode.
+        detections: labels and boxes; a label has the same colour in every image.
+        masks: for each detection a soft mask, float32 [height, width] in 0..1, or None. It may be
+            a generator: masks are large, and one is used at a time.
+        font: a TrueType file. Pillow's own font, used by default, has only ASCII: accents are
+            dropped then.
+
+    Returns:
+        A new RGB image of the same size.
+
+    Raises:
+        OptionError: the number or size of the masks is not right, or the font cannot be read.
+
+    Example:
+        >>> draw(Image.open("street.jpg"), [ParsedObject("car", Box(0.2, 0.1, 0.8, 0.9), None)])
     """
     canvas = image.convert("RGB")
     style = _Style.for_image(*canvas.size, font)
@@ -91,7 +105,7 @@ def draw(
     taken: list[Corners] = []
     for colour, label, corners in shown:
         if text := _fitted(label, style, canvas.width):
-            plate = _place(corners, _plate_size(text, style), canvas.size, taken)
+            plate = _plate_corners(corners, _plate_size(text, style), canvas.size, taken)
             if plate:
                 _draw_label(pen, text, plate, colour, style)
                 taken.append(plate)
@@ -99,7 +113,7 @@ def draw(
 
 
 def colour_of(label: str) -> Colour:
-    """Colour of a label, the same in every image, process and release."""
+    """RGB colour of a label, the same in every image, process and release."""
     name = label.strip().casefold().encode("utf-8", "replace")
     return PALETTE[zlib.crc32(name) % len(PALETTE)]
 
@@ -125,7 +139,7 @@ def _font(path: str | os.PathLike[str] | None, size: int) -> Font:
     try:
         return ImageFont.load_default(size) if path is None else ImageFont.truetype(path, size)
     except OSError:
-        raise OptionError(f"{os.fspath(path or '')}: no font, wanted a TrueType file") from None
+        raise OptionError(f"{os.fspath(path or '')}: not a font, wanted a TrueType file") from None
 
 
 def _corners(detection: ParsedObject, image: Image.Image) -> Corners:
@@ -141,16 +155,16 @@ def _has_pixels(corners: Corners) -> bool:
 def _draw_masks(
     image: Image.Image, colours: Sequence[Colour], masks: Iterable[Mask | None], line: int
 ) -> None:
-    """Veils of the soft masks, and over all of them a line along the rim of what is inside."""
-    rims = []
+    """Translucent masks, and over all of them a line along the edge of each."""
+    edges = []
     for colour, mask in _paired(colours, masks):
-        if mask is not None and (found := _cropped(mask, image)):
-            part, x0, y0 = found
-            veil = Image.fromarray((part * (_VEIL * 255)).astype(np.uint8))
-            image.paste(colour, (x0, y0), veil)
-            rims.append((colour, (x0 - line, y0 - line), _rim(inside(part), line)))
-    for colour, corner, rim in rims:
-        image.paste(colour, corner, rim)
+        if mask is not None and (cropped := _cropped(mask, image)):
+            part, x0, y0 = cropped
+            opacity = Image.fromarray((part * (_MASK_OPACITY * 255)).astype(np.uint8))
+            image.paste(colour, (x0, y0), opacity)
+            edges.append((colour, (x0 - line, y0 - line), _edge(inside(part), line)))
+    for colour, corner, edge in edges:
+        image.paste(colour, corner, edge)
 
 
 def _paired(
@@ -166,7 +180,7 @@ def _paired(
 
 
 def _cropped(mask: Mask, image: Image.Image) -> tuple[Mask, int, int] | None:
-    """The part of a mask that is not zero, and where it begins; None where all is zero."""
+    """The nonzero part of a mask and its left and top; None where all is zero."""
     wanted = (image.height, image.width)
     if mask.shape != wanted:
         raise OptionError(f"a mask is {list(mask.shape)}, wanted the image's {list(wanted)}")
@@ -177,32 +191,33 @@ def _cropped(mask: Mask, image: Image.Image) -> tuple[Mask, int, int] | None:
     return mask[y0 : rows[-1] + 1, x0 : columns[-1] + 1], x0, y0
 
 
-def _rim(within: NDArray[np.bool_], line: int) -> Image.Image:
-    """The outermost `line` pixels of an area, 0 or 255, with `line` pixels of room around."""
+def _edge(within: NDArray[np.bool_], line: int) -> Image.Image:
+    """The outermost `line` pixels of an area, 0 or 255, with `line` pixels of padding."""
     solid = np.pad(within, line)
     blurred = Image.fromarray(solid.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(line))
     return Image.fromarray((solid & (np.asarray(blurred) < 255)).astype(np.uint8) * 255)
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, corners: Corners, colour: Colour, line: int) -> None:
-    """Rectangle along the inside of a box, with a rim that parts it from what it lies on."""
+    """Rectangle along the inside of a box, with a halo that sets it off from the image."""
     x0, y0, x1, y1 = corners
-    rim = max(1, line // 2)
+    width = max(1, line // 2)
     halo = (*text_colour(colour), _HALO)
-    pen.rectangle((x0 - rim, y0 - rim, x1 - 1 + rim, y1 - 1 + rim), outline=halo, width=rim)
+    around = (x0 - width, y0 - width, x1 - 1 + width, y1 - 1 + width)
+    pen.rectangle(around, outline=halo, width=width)
     pen.rectangle((x0, y0, x1 - 1, y1 - 1), outline=colour, width=line)
 
 
 def _fitted(label: str, style: _Style, width: int) -> str:
-    """The label in one line, cut with dots where it is wider than the image."""
+    """The label in one line, shortened with dots where it is wider than the image."""
     text = " ".join(label.split())
     if style.ascii_only:
         text = "".join(c for c in unicodedata.normalize("NFKD", text) if not _is_accent(c))
-    room = width - 2 * style.pad
+    available = width - 2 * style.pad
     short = text[:_LONGEST]
-    if short == text and style.font.getlength(text) <= room:
+    if short == text and style.font.getlength(text) <= available:
         return text
-    while short and style.font.getlength(f"{short}...") > room:
+    while short and style.font.getlength(f"{short}...") > available:
         short = short[:-1]
     return f"{short}..." if short else ""
 
@@ -217,12 +232,12 @@ def _plate_size(text: str, style: _Style) -> tuple[int, int]:
     return math.ceil(right - left) + 2 * style.pad, math.ceil(bottom - top) + 2 * style.pad
 
 
-def _place(
+def _plate_corners(
     corners: Corners, plate: tuple[int, int], size: tuple[int, int], taken: Sequence[Corners]
 ) -> Corners | None:
-    """Corners of a plate at its box: above, else within, else below; as free as possible.
+    """Corners of a label's plate: above its box, else within, else below, where most is free.
 
-    None where it would hide another one: a heap of labels tells nothing.
+    None where it would hide another label: labels over each other are unreadable.
     """
     x0, y0, x1, y1 = corners
     width, height = plate
@@ -231,14 +246,14 @@ def _place(
     further_down = [y0 + step * height for step in range(1, _STEPS)]
     heights = [y0 - height, y0, y1, y1 - height, *(y for y in further_down if y < y1)]
     tops = [y for y in heights if 0 <= y <= size[1] - height] or [0]
-    places = [(x, y, x + width, y + height) for y in tops for x in lefts]
-    hidden = {place: max((_hidden(t, place) for t in taken), default=0) for place in places}
-    best = min(places, key=lambda place: hidden[place])
+    options = [(x, y, x + width, y + height) for y in tops for x in lefts]
+    hidden = {option: max((_hidden(t, option) for t in taken), default=0) for option in options}
+    best = min(options, key=lambda option: hidden[option])
     return best if hidden[best] <= _MOST_HIDDEN else None
 
 
 def _hidden(plate: Corners, over: Corners) -> float:
-    """Share of a plate that another one would lie over."""
+    """Share of a plate that another one would cover."""
     width = min(plate[2], over[2]) - max(plate[0], over[0])
     height = min(plate[3], over[3]) - max(plate[1], over[1])
     whole = (plate[2] - plate[0]) * (plate[3] - plate[1])

@@ -1,7 +1,7 @@
 """Masks of 64 x 64 at the size of the image.
 
-Knows two rules and keeps them apart: how PaliGemma's public demo shows a mask, and how its
-published scores count one.
+Knows two rules: how PaliGemma's public demo shows a mask, and how its published scores count
+one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from paligemma_edge.runtime.text.parse_answer import Box
 
 
 def paste_mask(mask: NDArray[np.float32], box: Box, width: int, height: int) -> NDArray[np.float32]:
-    """Paste a mask [64, 64] of about -1..1 into its box: soft float32 [height, width] in 0..1.
+    """Paste a mask [64, 64] of about -1..1 into its box: float32 [height, width] in 0..1.
 
     The demo's rule: -1..1 becomes 0..255, cut to integers; bicubic to the box of
     `Box.pixels`; zero outside, and everywhere for a box without pixels.
@@ -31,7 +31,7 @@ def paste_mask(mask: NDArray[np.float32], box: Box, width: int, height: int) -> 
 
 
 def inside(soft: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The pixels of a soft mask that are more inside than outside, bool [height, width]."""
+    """The pixels of a soft mask above 0.5, bool [height, width]."""
     return soft > 0.5
 
 
@@ -40,8 +40,8 @@ def evaluation_mask(
 ) -> NDArray[np.bool_]:
     """The pixels that PaliGemma's published scores count, bool [height, width].
 
-    The evaluator's rule: bilinear to the box of `Box.evaluation_pixels`, above zero. No
-    pixel where y1 > y0 and x1 > x0 do not hold.
+    The evaluator's rule: bilinear to the box of `Box.evaluation_pixels`, above zero. A box
+    without pixels counts none.
     """
     _check(mask)
     counted = np.zeros((height, width), np.bool_)
@@ -56,6 +56,6 @@ def evaluation_mask(
 def _check(mask: NDArray[np.float32]) -> None:
     if not np.isfinite(mask).all():
         raise DeviceError(
-            "the mask decoder produced values that are no numbers, wanted about -1..1; "
+            "the mask decoder produced NaN or infinite values, wanted about -1..1; "
             "use a variant that computes in float32"
         )

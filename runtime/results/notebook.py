@@ -32,13 +32,13 @@ def overlay(
     """
     if image is None:
         raise OptionError(
-            "the answer kept no image to draw on, wanted the one that was asked about; give it"
+            "the answer kept no image to draw on; give the image that the prompt was about"
         )
     shape = (image.width * height) / (image.height * width)
     if not 1 / _STRETCHED < shape < _STRETCHED:
         raise OptionError(
             f"the image has {image.width} x {image.height} pixels, the answer is about one of "
-            f"{width} x {height}; give the one that was asked about, in any size"
+            f"{width} x {height}; give the image that the prompt was about, in any size"
         )
     return _drawn(detections, image)
 

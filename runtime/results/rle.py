@@ -1,6 +1,7 @@
-"""Masks as COCO writes them: lengths of runs, column by column, the first one outside the mask.
+"""Masks as COCO's run-length encoding: runs column by column, the first one outside the mask.
 
-Knows pixels that are inside or outside, and COCO's string of runs. Knows nothing of objects.
+Knows boolean masks and COCO's string of runs. Knows nothing of objects.
+The format is that of pycocotools: https://github.com/cocodataset/cocoapi, common/maskApi.c.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.errors import OptionError
 
-_FIRST = 48  # the character "0"; each one holds five bits of a number, the low ones first
+_FIRST = 48  # the character "0"; each character holds five bits of a number, low bits first
 _MORE, _SIGN, _BITS = 0x20, 0x10, 0x1F
 _MOST_CHARACTERS = 7  # of one number: 35 bits, of which a run takes 33
 _MOST_PIXELS = 2**31 - 1
-_STRIP = 64  # rows turned at a time, so that they stay in the processor's cache
+_STRIP = 64  # rows transposed at a time, so that they stay in the CPU's cache
 
 
 @dataclass(frozen=True, eq=False)
 class Rle:
-    """Runs of a mask, outside and inside in turn, down each column; together the whole image."""
+    """Runs of a mask, alternately outside and inside, down each column of the whole image."""
 
     size: tuple[int, int]  # height, width
     counts: NDArray[np.int64]  # [runs]; only the first may be 0
@@ -43,14 +44,14 @@ class Rle:
 
     @property
     def bbox(self) -> tuple[int, int, int, int]:
-        """Left, top, width and height in pixels of what is inside; zeros where nothing is."""
+        """Left, top, width and height of the pixels inside; zeros where there are none."""
         height = self.size[0]
         ends = np.cumsum(self.counts)
         starts, lasts = ends[:-1:2], ends[1::2] - 1
         if not len(starts):
             return 0, 0, 0, 0
         left, right = int(starts[0] // height), int(lasts[-1] // height)
-        if (starts // height < lasts // height).any():  # a run that goes on in the next column
+        if (starts // height < lasts // height).any():  # a run that continues in the next column
             return left, 0, right - left + 1, height
         top, bottom = int((starts % height).min()), int((lasts % height).max())
         return left, top, right - left + 1, bottom - top + 1
@@ -65,8 +66,8 @@ def encode(
 ) -> Rle:
     """Runs of a mask, bool [height, width].
 
-    With `size` (height, width) the mask is the part of a larger one whose first pixel lies
-    `at` row and column, nothing being inside around it; that costs no more than the part.
+    With `size` (height, width), the mask is a part of a larger one that is empty elsewhere; the
+    part's first pixel is at row and column `at`. The cost is that of the part.
     """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     height, width = size or mask.shape
@@ -74,15 +75,15 @@ def encode(
         return Rle((height, width), np.array([height * width], np.int64))
     part = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     top, left = at[0] + int(rows[0]), at[1] + int(columns[0])
-    places = _changes(part, top, left, height)
-    ends = places[:-1] if places[-1] == height * width else places
+    offsets = _changes(part, top, left, height)
+    ends = offsets[:-1] if offsets[-1] == height * width else offsets
     return Rle((height, width), np.diff(ends, prepend=0, append=height * width))
 
 
 def decode(size: Sequence[int], counts: str | bytes | Sequence[int]) -> NDArray[np.bool_]:
     """Mask, bool [height, width], of runs or of pycocotools' string of them.
 
-    OptionError where the runs cannot be read or are not of a mask of that size.
+    OptionError where the runs are not valid, or not those of a mask of this size.
     """
     height, width = _checked_size(size)
     text = counts.decode("latin-1") if isinstance(counts, bytes) else counts
@@ -97,14 +98,14 @@ def decode(size: Sequence[int], counts: str | bytes | Sequence[int]) -> NDArray[
 
 
 def area(counts: str) -> int:
-    """Pixels inside a mask, of pycocotools' string of its runs alone; OptionError as `decode`."""
+    """Pixels inside a mask, from pycocotools' string of its runs; OptionError as in `decode`."""
     return int(_read(counts)[1::2].sum())
 
 
 def _changes(part: NDArray[np.bool_], top: int, left: int, height: int) -> NDArray[np.int64]:
-    """Where runs inside begin and end, in turn, counted down the columns of the whole image."""
+    """Starts and ends of the runs inside, alternately, as offsets down the image's columns."""
     rows, columns = part.shape
-    turned = np.zeros((columns, rows + 2), np.bool_)  # with a pixel outside around each column
+    turned = np.zeros((columns, rows + 2), np.bool_)  # each column between two pixels outside
     for first in range(0, rows, _STRIP):
         strip = part[first : first + _STRIP]
         turned[:, first + 1 : first + 1 + len(strip)] = strip.T
@@ -113,18 +114,18 @@ def _changes(part: NDArray[np.bool_], top: int, left: int, height: int) -> NDArr
     column = np.arange(columns)
     starts = column * (rows + 2)
     counts = np.diff(np.searchsorted(changes, starts), append=len(changes))
-    places = changes + np.repeat((left + column) * height + top - starts, counts)
-    return _without_pairs(places) if rows == height else places
+    offsets = changes + np.repeat((left + column) * height + top - starts, counts)
+    return _joined(offsets) if rows == height else offsets
 
 
-def _without_pairs(places: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Drop an end at the foot of a column where the next column begins inside, and that start."""
-    met = np.flatnonzero(places[1:] == places[:-1])
-    return np.delete(places, np.concatenate([met, met + 1]))
+def _joined(offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Join a run that ends at the foot of a column with one that starts the next column."""
+    equal = np.flatnonzero(offsets[1:] == offsets[:-1])
+    return np.delete(offsets, np.concatenate([equal, equal + 1]))
 
 
 def _written(numbers: NDArray[np.int64]) -> str:
-    """Numbers in five bits a character; the last of a number carries its sign."""
+    """Numbers in five bits a character; the last character of a number has its sign."""
     digits, present = [], []
     last = np.zeros(len(numbers), np.bool_)
     while not last.all():
@@ -140,12 +141,16 @@ def _read(text: str) -> NDArray[np.int64]:
     """The runs of pycocotools' string; each from the fourth on differs from the one before last."""
     codes = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - _FIRST
     if not len(codes) or (codes >> 6).any() or codes[-1] & _MORE:
-        raise OptionError("the counts of a mask are no COCO string of runs; check what wrote them")
+        raise OptionError(
+            "the counts of a mask are not a COCO string of runs; check what wrote them"
+        )
     ends = np.flatnonzero(codes & _MORE == 0)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
     if lengths.max() > _MOST_CHARACTERS:
-        raise OptionError("the counts of a mask hold a run that no image has; check them")
+        raise OptionError(
+            "the counts of a mask hold a run that is too long for any image; check them"
+        )
     shifts = 5 * (np.arange(len(codes)) - np.repeat(starts, lengths))
     numbers = np.add.reduceat((codes & _BITS) << shifts, starts)
     numbers -= np.where(codes[ends] & _SIGN, 1 << 5 * lengths, 0)
@@ -159,7 +164,9 @@ def _listed(counts: Sequence[int]) -> NDArray[np.int64]:
         runs = np.asarray(counts)
         if runs.ndim == 1 and runs.dtype.kind in "iu":
             return runs.astype(np.int64)
-    raise OptionError("the counts of a mask are no list of whole numbers, nor a string of them")
+    raise OptionError(
+        "the counts of a mask are neither a list of whole numbers nor a string of them"
+    )
 
 
 def _checked_size(size: Sequence[int]) -> tuple[int, int]:

@@ -2,8 +2,8 @@
 
 The tests need the runtime's packages, pytest and hypothesis. The folder is made by
 `python -m tests.gpu.prepare FOLDER`, here or on another machine that has the exporter, and given
-as `--prepared FOLDER`; without, it is made first. `--on-processor` runs the same tests over ONNX
-Runtime's processor, which finds mistakes of the tests, but none of the GPU.
+as `--prepared FOLDER`; without, it is made first. `--on-cpu` runs the same tests over ONNX
+Runtime's CPU provider, which finds mistakes of the tests, but none of the GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FIGURES = pytest.StashKey[dict[str, str]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gpu")
     group.addoption("--prepared", metavar="FOLDER", help="what `python -m tests.gpu.prepare` made")
-    group.addoption("--on-processor", action="store_true", help="the same code without a GPU")
+    group.addoption("--on-cpu", action="store_true", help="the same code without a GPU")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,14 +57,14 @@ def record(pytestconfig: pytest.Config) -> Record:
 
 # An option is unknown where this file was found after the command line was read.
 @pytest.fixture(scope="session")
-def on_processor(pytestconfig: pytest.Config) -> bool:
-    return bool(pytestconfig.getoption("--on-processor", False))
+def on_cpu(pytestconfig: pytest.Config) -> bool:
+    return bool(pytestconfig.getoption("--on-cpu", False))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _gpu(on_processor: bool) -> None:
+def _gpu(on_cpu: bool) -> None:
     """Skip, with a reason, where there is no GPU."""
-    if on_processor:
+    if on_cpu:
         return
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         pytest.skip("this ONNX Runtime has no CUDA; install onnxruntime-gpu in its place")
@@ -75,9 +75,9 @@ def _gpu(on_processor: bool) -> None:
 
 
 @pytest.fixture
-def gpu(on_processor: bool) -> None:
-    """For tests of what a processor has not."""
-    if on_processor:
+def gpu(on_cpu: bool) -> None:
+    """For tests of what a CPU does not have."""
+    if on_cpu:
         pytest.skip("a GPU alone shows it")
 
 
@@ -98,14 +98,14 @@ def prepared(
 
 
 @pytest.fixture(scope="session")
-def where(prepared: Path, on_processor: bool) -> Where:
+def where(prepared: Path, on_cpu: bool) -> Where:
     """What opens models, each once."""
-    return Where(prepared, on_processor)
+    return Where(prepared, on_cpu)
 
 
 @pytest.fixture(scope="session")
-def device(_gpu: None, on_processor: bool) -> Device:
-    return Device(name="cpu", threads=2) if on_processor else open_device("cuda")
+def device(_gpu: None, on_cpu: bool) -> Device:
+    return Device(name="cpu", threads=2) if on_cpu else open_device("cuda")
 
 
 @pytest.fixture(scope="session")

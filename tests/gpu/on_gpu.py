@@ -1,4 +1,4 @@
-"""Models on a GPU, or with the same code on a processor, and what it means that two agree."""
+"""Models on a GPU, or with the same code on a CPU, and what it means that two answers agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHAPES, NARROW, NARROW_2 = "shapes.bundle", "narrow.bundle", "narrow2.bundle"
 BUNDLES = (SHAPES, NARROW, NARROW_2)
 VARIANTS = ("cuda-fp16", "cuda-bf16", "cuda-int8", "cuda-int4")
 VOCAB, IMAGE_ID = 257_216, 257_152  # of the released models, and of choice.onnx and its kin
-# Two tokens that are as likely, as near as float16 tells: nats.
+# Nats: two tokens are equally likely within the precision of float16.
 TIE = 0.05
 
 Requests: TypeAlias = list[tuple[Path, str]]  # image, prompt
@@ -40,10 +40,10 @@ def sample_requests() -> Requests:
 
 @dataclass(frozen=True)
 class Where:
-    """Opens the bundles of a folder; with `on_processor` those for a GPU run there too."""
+    """Opens the bundles of a folder; with `on_cpu` those for a GPU run there too."""
 
     folder: Path
-    on_processor: bool
+    on_cpu: bool
     opened: dict[tuple[str, str], PaliGemma] = field(default_factory=dict)
 
     def bundle(self, name: str) -> Bundle:
@@ -61,10 +61,10 @@ class Where:
     def open(self, name: str, variant: str, **given: Given) -> PaliGemma:
         """A variant with options of its own."""
         path = self.bundle(name).path
-        if not self.on_processor or variant.startswith("cpu"):
+        if not self.on_cpu or variant.startswith("cpu"):
             return PaliGemma(path, variant=variant, **given)
         if variant == "cuda-bf16":
-            pytest.skip("ONNX Runtime's processor has no kernels for bfloat16")
+            pytest.skip("ONNX Runtime has no CPU kernels for bfloat16")
         device = Device(name="cpu", threads=2, cuda_graph=given.get("cuda_graph", False))
         return _opened_by(device, path, variant, given)
 
@@ -81,7 +81,7 @@ class Where:
 
     def counted(self, name: str, variant: str) -> tuple[PaliGemma, Copies]:
         """A model, and what it copies between host and GPU."""
-        kind = "cpu" if self.on_processor else "cuda"
+        kind = "cpu" if self.on_cpu else "cuda"
         memory = CountedMemory(kind)  # type: ignore[arg-type]
         device = GpuOnHost(name=memory.device, threads=2, counted=memory)
         return _opened_by(device, self.bundle(name).path, variant, {}), memory.copies
@@ -106,6 +106,6 @@ def share(flags: Sequence[bool]) -> float:
     return sum(flags) / len(flags)
 
 
-def relative_error(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
+def relative_error(actual: NDArray[np.float32], wanted: NDArray[np.float32]) -> float:
     """The largest difference over the largest value."""
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+    return float(np.abs(actual - wanted).max() / np.abs(wanted).max())

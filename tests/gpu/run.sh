@@ -32,7 +32,7 @@ stage() {
     echo "== $name: $((SECONDS - start)) s"
 }
 
-# A name, a limit, and what the benchmark is asked.
+# A name, a limit, and the options of the benchmark.
 measure() {
     local name=$1 limit=$2
     shift 2
@@ -69,7 +69,7 @@ if wanted sample; then
     measure sample 120 "$prepared/shapes.bundle" --batch "$batch" --cuda-graph --steps 32 --runs 3
 fi
 
-found=("$out"/*.json)
-[ -e "${found[0]}" ] && "$python" -m samples.benchmark.table "${found[@]}"
+records=("$out"/*.json)
+[ -e "${records[0]}" ] && "$python" -m samples.benchmark.table "${records[@]}"
 grep -h -A200 '= figures =' "$out/tests.log" 2>/dev/null | grep -v '^SKIPPED'
 [ ${#failed[@]} -eq 0 ] || { echo "failed: ${failed[*]}"; exit 1; }

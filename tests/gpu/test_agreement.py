@@ -1,4 +1,4 @@
-"""A GPU says what the lossless variant says on a processor."""
+"""A GPU gives the answers of the lossless variant on a CPU."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def test_answers_are_those_of_the_lossless_variant(
     variant: str, where: Where, lossless: PaliGemma, requests: Requests, record: Record
 ) -> None:
     expected = lossless.generate_batch(requests, slots=8)
-    found = where.model(SHAPES, variant).generate_batch(requests, slots=8)
-    pairs = list(zip(found, expected, strict=True))
+    actual = where.model(SHAPES, variant).generate_batch(requests, slots=8)
+    pairs = list(zip(actual, expected, strict=True))
     same = share([one.token_ids == other.token_ids for one, other in pairs])
     near = share([agree(one, other) for one, other in pairs])
     record(f"{variant}, the same answers of {len(pairs)}", f"{same:.4f}, but for ties {near:.4f}")
@@ -48,11 +48,11 @@ def test_answers_are_those_of_the_lossless_variant(
 def test_first_logits_are_those_of_the_lossless_variant(
     name: str, variant: str, where: Where, requests: Requests, record: Record
 ) -> None:
-    found, expected = where.model(name, variant), where.model(name, "cpu-fp32")
-    asked = requests if name == SHAPES else requests[:6]
+    actual, expected = where.model(name, variant), where.model(name, "cpu-fp32")
+    chosen = requests if name == SHAPES else requests[:6]
     errors = [
-        relative_error(first_logits(found, *request), first_logits(expected, *request))
-        for request in asked
+        relative_error(first_logits(actual, *request), first_logits(expected, *request))
+        for request in chosen
     ]
     record(f"{name} {variant}, largest error of first logits", f"{max(errors):.2e}")
     if variant in HALVES:
@@ -63,5 +63,5 @@ def first_logits(model: PaliGemma, image: Path, prompt: str) -> NDArray[np.float
     engine, ids = model.engine, model.encoder.encode(prompt, 1)
     features = model.encode(image)._features
     cache = engine.cache(1, engine.config.image_tokens + len(ids))
-    row = engine.prefill(cache, 0, features, ids)  # held: on a processor `whole` is its own memory
+    row = engine.prefill(cache, 0, features, ids)  # kept: on a CPU `whole` is its own memory
     return row.whole.copy()

@@ -31,25 +31,25 @@ def graphs(prepared: Path, device: Device) -> dict[str, Session]:
 
 
 def rows() -> dict[str, NDArray[np.float32]]:
-    """Rows [vocab], the largest of all among those that are no answer."""
+    """Rows [vocab] whose largest logits are those of tokens that are never an answer."""
     random = np.random.default_rng(0)
-    found = {"random": random.normal(0, 3, VOCAB), "all equal": np.zeros(VOCAB)}
-    found["coarse"] = np.round(random.normal(0, 1, VOCAB) * 4) / 4  # many of each value
-    found["half"] = random.normal(0, 8, VOCAB).astype(np.float16).astype(np.float32)
-    for name, places in {
+    values = {"random": random.normal(0, 3, VOCAB), "all equal": np.zeros(VOCAB)}
+    values["coarse"] = np.round(random.normal(0, 1, VOCAB) * 4) / 4  # many of each value
+    values["half"] = random.normal(0, 8, VOCAB).astype(np.float16).astype(np.float32)
+    for name, tokens in {
         "two in one block": (700, 701),
         "two blocks": (200_000, 90_000),
         "first and last": (0, IMAGE_ID - 1),
         "last": (IMAGE_ID - 1,),
         "many": (3, 511, 512, 513, 100_000, 257_000),
     }.items():
-        found[name] = random.normal(0, 1, VOCAB)
-        found[name][list(places)] = 20
-    found["all but one far away"] = np.full(VOCAB, -1e30)
-    found["all but one far away"][77] = -3
-    for row in found.values():
+        values[name] = random.normal(0, 1, VOCAB)
+        values[name][list(tokens)] = 20
+    values["all but one far away"] = np.full(VOCAB, -1e30)
+    values["all but one far away"][77] = -3
+    for row in values.values():
         row[IMAGE_ID:] = 99
-    return {name: row.astype(np.float32) for name, row in found.items()}
+    return {name: row.astype(np.float32) for name, row in values.items()}
 
 
 def run(session: Session, inputs: Mapping[str, NDArray[Any]], *outputs: str) -> list[NDArray[Any]]:
@@ -70,10 +70,12 @@ def choose(
 
 
 def log_softmax(row: NDArray[np.float32]) -> NDArray[np.float64]:
-    spoken = row[:IMAGE_ID].astype(np.float64)
-    peak = spoken.max()
-    found: NDArray[np.float64] = spoken - peak - np.log(np.exp(spoken - peak).sum())
-    return found
+    answer_logits = row[:IMAGE_ID].astype(np.float64)
+    peak = answer_logits.max()
+    log_probs: NDArray[np.float64] = (
+        answer_logits - peak - np.log(np.exp(answer_logits - peak).sum())
+    )
+    return log_probs
 
 
 def test_the_first_of_the_largest_is_chosen(graphs: dict[str, Session]) -> None:
@@ -107,8 +109,8 @@ def test_what_is_no_number_shows_in_the_log_probability(
 def test_what_is_picked_are_those_logits(graphs: dict[str, Session], tokens: list[int]) -> None:
     for row in rows().values():
         wanted = {contract.LOGITS: row[None, None], contract.TOKENS: np.array(tokens)}
-        (found,) = run(graphs[contract.PICK], wanted, contract.PICKED)
-        np.testing.assert_array_equal(found, row[tokens])
+        (picked,) = run(graphs[contract.PICK], wanted, contract.PICKED)
+        np.testing.assert_array_equal(picked, row[tokens])
 
 
 def test_a_shortlist_holds_the_largest(graphs: dict[str, Session]) -> None:
@@ -116,13 +118,13 @@ def test_a_shortlist_holds_the_largest(graphs: dict[str, Session]) -> None:
     for name, row in rows().items():
         inputs = {contract.LOGITS: row[None, None]}
         short = Shortlist(*run(graphs[contract.SHORTLIST], inputs, *names))
-        spoken = row[:IMAGE_ID]
+        answer_logits = row[:IMAGE_ID]
         assert len(set(short.tokens.tolist())) == contract.SHORTLISTED, name
-        np.testing.assert_array_equal(short.logits, spoken[short.tokens])
+        np.testing.assert_array_equal(short.logits, answer_logits[short.tokens])
         np.testing.assert_array_equal(
-            np.sort(short.logits), np.sort(spoken)[-contract.SHORTLISTED :]
+            np.sort(short.logits), np.sort(answer_logits)[-contract.SHORTLISTED :]
         )
-        assert short.least == np.sort(spoken)[-contract.SHORTLISTED]
+        assert short.least == np.sort(answer_logits)[-contract.SHORTLISTED]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -52,7 +52,7 @@ def test_grammars(fp16: PaliGemma, requests: Requests, compared: list[int]) -> N
         with fp16.encode(image) as view:
             view.detect("square ; circle ; star")
             view.detect("square ; circle", any_label=True)
-            assert all(found.decoded is not None for found in view.segment("star ; ring"))
+            assert all(actual.decoded is not None for actual in view.segment("star ; ring"))
     assert len(compared) > 100
 
 
@@ -66,28 +66,28 @@ def test_policies(
 
 def test_a_closed_set(fp16: PaliGemma, requests: Requests, compared: list[int]) -> None:
     answers = ("red", "a small green star", "blue")
-    found = fp16.generate(*requests[0], grammar=Choices(answers))
-    assert found.text in answers
-    assert compared == list(found.token_ids)
+    actual = fp16.generate(*requests[0], grammar=Choices(answers))
+    assert actual.text in answers
+    assert compared == list(actual.token_ids)
 
 
 def test_scores_of_choices_are_those_of_the_lossless_variant(
     fp16: PaliGemma, lossless: PaliGemma, requests: Requests
 ) -> None:
     for image in images(requests)[:4]:
-        asked = (image, "answer en what color is it?", ["black", "red", "a red star"])
-        found, expected = (model.classify(*asked).log_probs for model in (fp16, lossless))
-        np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=0.05)
+        arguments = (image, "answer en what color is it?", ["black", "red", "a red star"])
+        actual, expected = (model.classify(*arguments).log_probs for model in (fp16, lossless))
+        np.testing.assert_allclose(list(actual.values()), list(expected.values()), atol=0.05)
 
 
 def test_objects_are_those_of_the_lossless_variant(
     fp16: PaliGemma, lossless: PaliGemma, requests: Requests
 ) -> None:
     for image in images(requests)[:4]:
-        found, expected = (
+        actual, expected = (
             model.segment(image, "star ; ring ; square") for model in (fp16, lossless)
         )
-        if found.text == expected.text:
-            for one, other in zip(found, expected, strict=True):
+        if actual.text == expected.text:
+            for one, other in zip(actual, expected, strict=True):
                 assert one.soft_mask is not None and other.soft_mask is not None
                 np.testing.assert_allclose(one.soft_mask, other.soft_mask, atol=0.02)

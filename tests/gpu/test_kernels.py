@@ -33,6 +33,6 @@ def test_the_kernels_of_attention(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    found = Counter(LINE.findall(done.stdout + done.stderr))
-    told = ", ".join(f"{op} {kernel} {n} times" for (op, kernel), n in sorted(found.items()))
-    record(f"{name} ORT_ENABLE_XQA={xqa}", told or "no kernel was told")
+    counts = Counter(LINE.findall(done.stdout + done.stderr))
+    text = ", ".join(f"{op} {kernel} {n} times" for (op, kernel), n in sorted(counts.items()))
+    record(f"{name} ORT_ENABLE_XQA={xqa}", text or "no kernel was reported")

@@ -22,9 +22,9 @@ MB = 1 << 20
 
 
 def one_line(error: pytest.ExceptionInfo[DeviceError]) -> str:
-    told = str(error.value)
-    assert "\n" not in told
-    return told
+    message = str(error.value)
+    assert "\n" not in message
+    return message
 
 
 @contextlib.contextmanager
@@ -46,14 +46,14 @@ def cuda_runtime() -> ctypes.CDLL:
     pytest.skip("CUDA's runtime is not where it is found by its name")
 
 
-def test_a_limit_that_is_too_small_is_told_before_anything_is_tried(where: Where) -> None:
-    told = r"the variant needs about .* the memory limit is"
-    with pytest.raises(DeviceError, match=told) as error:
+def test_a_limit_that_is_too_small_is_an_error_before_anything_is_opened(where: Where) -> None:
+    message = r"the variant needs about .* the memory limit is"
+    with pytest.raises(DeviceError, match=message) as error:
         where.open(SHAPES, VARIANT, memory_limit=1_000_000)
     one_line(error)
 
 
-def test_more_slots_than_the_gpu_holds_are_told_before_anything_is_tried(where: Where) -> None:
+def test_more_slots_than_the_gpu_holds_are_an_error_before_anything_is_opened(where: Where) -> None:
     with pytest.raises(DeviceError, match=r"the variant needs about .* what is free") as error:
         where.open(SHAPES, VARIANT, max_batch=10_000_000)
     one_line(error)

@@ -22,20 +22,20 @@ def test_no_node_is_elsewhere_and_none_copies(
     variant: str,
     where: Where,
     device: Device,
-    on_processor: bool,
+    on_cpu: bool,
     tmp_path: Path,
     patched: pytest.MonkeyPatch,
 ) -> None:
     """What ONNX Runtime made of a graph is saved: a copy that it put in is a node with a name."""
-    if on_processor and variant == "cuda-bf16":
-        pytest.skip("ONNX Runtime's processor has no kernels for bfloat16")
+    if on_cpu and variant == "cuda-bf16":
+        pytest.skip("ONNX Runtime has no CPU kernels for bfloat16")
     bundle, target = where.bundle(name), tmp_path / "made.onnx"
     options = Device._options
 
     def saving(self: Device) -> ort.SessionOptions:
-        found = options(self)
-        found.optimized_model_filepath = os.fspath(target)
-        return found
+        changed = options(self)
+        changed.optimized_model_filepath = os.fspath(target)
+        return changed
 
     patched.setattr(Device, "_options", saving)
     for graph, file in bundle.manifest.variants[variant].graphs.items():

@@ -1,4 +1,4 @@
-"""Steps that are recorded and replayed say what steps say that are not."""
+"""Steps that are recorded and replayed give the answers of steps that are not."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def test_answers_are_the_same_in_any_number_of_slots(
 ) -> None:
     plain = where.model(SHAPES, variant)
     recorded = where.open(SHAPES, variant, cuda_graph=True, max_batch=SLOTS)
-    asked = requests[::2]
-    alone = plain.generate_batch(asked, slots=1)
+    chosen = requests[::2]
+    alone = plain.generate_batch(chosen, slots=1)
     for slots in range(1, SLOTS + 1):
         ways = {"plain": plain, "recorded": recorded}
         for way, model in ways.items():
-            found = model.generate_batch(asked, slots=slots)
-            pairs = list(zip(found, alone, strict=True))
+            actual = model.generate_batch(chosen, slots=slots)
+            pairs = list(zip(actual, alone, strict=True))
             same = share([one.token_ids == other.token_ids for one, other in pairs])
             near = share([agree(one, other) for one, other in pairs])
             record(f"{variant} {way} in {slots} slots as alone", f"{same:.4f}, ties {near:.4f}")
@@ -85,8 +85,8 @@ def test_step_by_step_while_slots_leave_and_join(
                 if cache.lengths[slot]:
                     one, other = (logits[slot] for logits in rows)
                     errors.append(relative_error(other.whole, one.whole))
-                    behind = other.log_prob(other.best) - other.log_prob(one.best)
-                    assert behind <= 2 * order * float(np.abs(one.whole).max())
+                    gap = other.log_prob(other.best) - other.log_prob(one.best)
+                    assert gap <= 2 * order * float(np.abs(one.whole).max())
                     tokens[slot] = one.best
         assert np.array_equal(cache.lengths[:slots], planned.lengths[:slots])
     record(f"largest error, {request.node.callspec.id}", f"{max(errors):.2e}")

@@ -1,6 +1,6 @@
-"""A GPU that is none: variants for CUDA over ONNX Runtime's processor, by the same code.
+"""A stand-in for a GPU: variants for CUDA on ONNX Runtime's CPU provider, by the same code.
 
-The graphs in float16 open there. What goes between host and "GPU" is counted.
+Graphs in float16 run there. Bytes that are copied between host and "GPU" are counted.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from paligemma_edge.runtime.device.memory import DeviceMemory
 
 @dataclass
 class Copies:
-    """Bytes that went each way."""
+    """Bytes that were copied each way."""
 
     to_gpu: int = 0
     to_host: int = 0
 
     def take(self) -> tuple[int, int]:
-        """What went to the GPU and back since it was last asked."""
-        found = (self.to_gpu, self.to_host)
+        """Bytes copied to the GPU and to the host since the last call."""
+        copied = (self.to_gpu, self.to_host)
         self.to_gpu = self.to_host = 0
-        return found
+        return copied
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def open_on_host(
     monkeypatch: pytest.MonkeyPatch,
     **opening: Any,  # noqa: ANN401 - those of PaliGemma
 ) -> tuple[PaliGemma, Copies]:
-    """Open a variant for CUDA on the processor."""
+    """Open a variant for CUDA on the CPU."""
     gpu = GpuOnHost(name="cpu", threads=2, cuda_graph=opening.get("cuda_graph", False))
     with monkeypatch.context() as patched:
         patched.setattr(models, "device_for", lambda *_, **__: gpu)

@@ -31,11 +31,11 @@ def encoder() -> PromptEncoder:
 
 
 def ids(state: State) -> list[int]:
-    """What a state allows, which is never nothing."""
+    """The tokens that a state allows, at least one."""
     allowed = state.allowed
     if allowed.dtype == np.bool_:
         assert allowed.shape == (IMAGE,)
         allowed = np.flatnonzero(allowed)
-    found: list[int] = allowed.tolist()
-    assert found and found == sorted(set(found))
-    return found
+    tokens: list[int] = allowed.tolist()
+    assert tokens and tokens == sorted(set(tokens))
+    return tokens

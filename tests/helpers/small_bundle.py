@@ -1,4 +1,4 @@
-"""A bundle of a few bytes, for tests of what is around its contents."""
+"""A bundle of a few bytes, for tests that do not run its graphs."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_a_bundle_gets_smaller_variants_that_answer_alike(tmp_path: Path, few: P
     words = call("inspect", bundle, light=True).stdout
     for name in names:
         assert f"variant     {name}: int4 weights, computes in float32" in words
-    assert words.count("            beside cpu-fp32, ") == 2
+    assert words.count("            compared with cpu-fp32, ") == 2
 
     ask = ("run", bundle, "caption en", few / "00.png", "--variant")
     answers = {name: call(*ask, name, light=True).stdout for name in ("cpu-fp32", *names)}
@@ -215,7 +215,7 @@ def test_an_interrupted_run_promises_nothing(monkeypatch: pytest.MonkeyPatch) ->
 def test_cuda_without_cuda_is_an_error(shapes_bundle: Path, image: Path) -> None:
     line = refused("run", shapes_bundle, "caption en", image, "--device", "cuda")
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        assert "device cuda was asked for" in line
+        assert "device cuda was requested" in line
         assert "paligemma-edge[cuda]" in line
     assert "quantize" not in line
 

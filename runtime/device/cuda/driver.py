@@ -1,7 +1,7 @@
-"""The GPU, as NVIDIA's driver tells of it.
+"""The GPU, as NVIDIA's driver reports it.
 
-Knows the driver's library, which every CUDA program goes through: what it hides, as
-CUDA_VISIBLE_DEVICES bids it, CUDA does not see either. Knows no ONNX Runtime.
+Knows the driver's library, which every CUDA program uses: a GPU that CUDA_VISIBLE_DEVICES hides
+from it is hidden from CUDA too. Does not know ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ _INTEGRATED, _MAJOR, _MINOR = 18, 75, 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that CUDA sees, and the driver that it is reached through."""
+    """A GPU that CUDA sees, and its driver."""
 
-    name: str  # as its maker calls it
-    capability: tuple[int, int]  # its compute capability, such as (8, 9)
+    name: str  # such as "NVIDIA L4"
+    capability: tuple[int, int]  # compute capability, such as (8, 9)
     total_bytes: int
-    free_bytes: int  # when it was asked, beside what CUDA itself takes for a process
-    driver: tuple[int, int]  # the newest CUDA that the driver serves, such as (13, 0)
+    free_bytes: int  # at that time, with CUDA's own memory for a process already taken
+    driver: tuple[int, int]  # the newest CUDA that the driver supports, such as (13, 0)
 
 
 def find_gpu(index: int = 0, *, library: ctypes.CDLL | None = None) -> Gpu:
-    """Ask the driver for the GPU at `index`, in CUDA's own order.
+    """The GPU at `index` in CUDA's order, as the driver reports it.
 
-    The free memory of a GPU that shares the system's is what the system calls available:
-    cuMemGetInfo leaves out what the system would give back when asked, such as read files.
-    `library` stands in for the driver's own, `libcuda.so.1`, opened by ctypes.
+    The free memory of a GPU that shares the system's memory is what the system calls available:
+    cuMemGetInfo leaves out what the system can reclaim, such as cached files. `library` is used
+    instead of the driver's own, `libcuda.so.1` opened by ctypes.
 
-    DeviceError says what is missing: the driver, a GPU, one at `index`, or memory for a start.
+    DeviceError says what is missing: the driver, a GPU, a GPU at `index`, or free memory.
     """
     driver = _Driver(_open() if library is None else library)
     driver.start()
@@ -57,7 +57,7 @@ def find_gpu(index: int = 0, *, library: ctypes.CDLL | None = None) -> Gpu:
 
 
 def gpu_is_present(*, library: ctypes.CDLL | None = None) -> bool:
-    """Whether CUDA sees any GPU. Only `find_gpu` says why not."""
+    """Whether CUDA sees any GPU; `find_gpu` says why not."""
     try:
         driver = _Driver(_open() if library is None else library)
         driver.start()
@@ -71,7 +71,7 @@ def _open() -> ctypes.CDLL:
         return ctypes.CDLL(_LIBRARY)
     except OSError as error:
         raise DeviceError(
-            f"NVIDIA's driver is not here ({error}); install it, or give a container its GPU: "
+            f"NVIDIA's driver was not found ({error}); install it, or give a container its GPU: "
             "docker run --gpus all, on a Jetson --runtime nvidia"
         ) from None
 
@@ -84,13 +84,13 @@ def _free_bytes(driver: _Driver, device: int, name: str) -> int:
 
 
 class _Driver:
-    """The few calls of cuda.h that are needed; each raises DeviceError where it fails."""
+    """The few functions of cuda.h that are needed; each raises DeviceError where it fails."""
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
 
     def start(self) -> None:
-        self._call("cuInit", 0, told={_NO_DEVICE: f"CUDA sees no GPU; {_how_to_show()}"})
+        self._call("cuInit", 0, known={_NO_DEVICE: f"CUDA sees no GPU; {_how_to_show()}"})
 
     def version(self) -> tuple[int, int]:
         number = self._int("cuDriverGetVersion")
@@ -105,13 +105,13 @@ class _Driver:
             raise DeviceError(f"CUDA sees no GPU; {_how_to_show()}")
         if not 0 <= index < count:
             seen = "GPU 0 alone" if count == 1 else f"GPUs 0 to {count - 1}"
-            raise DeviceError(f"GPU {index} was asked for, CUDA sees {seen}{_may_hide()}")
+            raise DeviceError(f"GPU {index} was requested, CUDA sees {seen}{_may_hide()}")
         return self._int("cuDeviceGet", index)
 
     def name(self, device: int) -> str:
-        room = ctypes.create_string_buffer(256)
-        self._call("cuDeviceGetName", room, len(room), device)
-        return room.value.decode(errors="replace")
+        buffer = ctypes.create_string_buffer(256)
+        self._call("cuDeviceGetName", buffer, len(buffer), device)
+        return buffer.value.decode(errors="replace")
 
     def attribute(self, which: int, device: int) -> int:
         return self._int("cuDeviceGetAttribute", which, device)
@@ -122,18 +122,18 @@ class _Driver:
         return total.value
 
     def free_bytes(self) -> int:
-        """Of the context that is current."""
+        """Free memory in the current context."""
         free, total = ctypes.c_size_t(), ctypes.c_size_t()
         self._call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
         return free.value
 
     @contextlib.contextmanager
     def context(self, device: int, name: str) -> Iterator[None]:
-        """The context that CUDA's runtime uses too, current for as long as this lasts."""
-        full = f"{name} has not even the memory free that CUDA starts with; end what else uses it"
+        """Make the context that CUDA's runtime uses too current within the block."""
+        full = f"{name} has too little free memory for CUDA to start; end what else uses it"
         handle, popped = ctypes.c_void_p(), ctypes.c_void_p()
         self._call(
-            "cuDevicePrimaryCtxRetain", ctypes.byref(handle), device, told={_NO_MEMORY: full}
+            "cuDevicePrimaryCtxRetain", ctypes.byref(handle), device, known={_NO_MEMORY: full}
         )
         try:
             self._call("cuCtxPushCurrent_v2", handle)
@@ -145,29 +145,27 @@ class _Driver:
             self._call("cuDevicePrimaryCtxRelease_v2", device)
 
     def _int(self, name: str, *rest: int) -> int:
-        """What a call writes to its first argument."""
+        """The integer that a function writes to its first argument."""
         value = ctypes.c_int()
         self._call(name, ctypes.byref(value), *rest)
         return value.value
 
-    def _call(self, name: str, *arguments: object, told: Mapping[int, str] = {}) -> None:
+    def _call(self, name: str, *arguments: object, known: Mapping[int, str] = {}) -> None:
         try:
             code = getattr(self._library, name)(*arguments)
         except AttributeError:
-            raise DeviceError(
-                f"NVIDIA's driver has no {name}; install a driver that is not so old"
-            ) from None
-        if code in told:
-            raise DeviceError(told[code])
+            raise DeviceError(f"NVIDIA's driver has no {name}; install a newer driver") from None
+        if code in known:
+            raise DeviceError(known[code])
         if code != 0:
             raise DeviceError(f"{name} of NVIDIA's driver failed: {self._text(code)}")
 
     def _text(self, code: int) -> str:
         text = ctypes.c_char_p()
         self._library.cuGetErrorString(code, ctypes.byref(text))
-        found = f"CUDA error {code}, {(text.value or b'without a text').decode(errors='replace')}"
-        advice = meaning(found)
-        return found if advice is None else f"{found}; {advice}"
+        message = f"CUDA error {code}, {(text.value or b'without a text').decode(errors='replace')}"
+        advice = meaning(message)
+        return message if advice is None else f"{message}; {advice}"
 
 
 def _how_to_show() -> str:

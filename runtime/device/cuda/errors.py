@@ -1,19 +1,18 @@
-"""What an error of CUDA means to the person who reads it, and what to do about it.
+"""What an error of CUDA means, and what to do about it.
 
-Knows the texts of CUDA's driver and runtime, of its libraries and of ONNX Runtime. Asks no
-device anything.
+Knows the texts of CUDA's driver and runtime, of its libraries and of ONNX Runtime. Uses no device.
 """
 
 from __future__ import annotations
 
 import re
 
-# ONNX Runtime writes a screen of C++ around what failed: "… CUDA failure 2: out of memory ; GPU=0".
+# ONNX Runtime writes lines of C++ around what failed: "… CUDA failure 2: out of memory ; GPU=0".
 _FAILURE = re.compile(r"\b(?:CUDA|CUBLAS|CUDNN|CURAND|CUFFT) failure \d+: [^;]+(?= ;)")
 
 _MEMORY = (
-    "the GPU has not enough free memory; end what else uses it, ask for fewer images or "
-    "tokens at once, or take a variant with smaller weights"
+    "the GPU has not enough free memory; end what else uses it, process fewer images or tokens "
+    "at once, or choose a variant with smaller weights"
 )
 _NO_CODE = (
     "this ONNX Runtime has no code for this GPU; use another GPU, or an ONNX Runtime that was "
@@ -21,8 +20,8 @@ _NO_CODE = (
 )
 _DRIVER = "the NVIDIA driver is too old for this ONNX Runtime's CUDA; install a newer one"
 
-# The first that is found counts. cudaGetErrorString and cuGetErrorString agree in their texts;
-# those of cuBLAS are cublasGetStatusString's, in CUDA 12 and before the constants' names.
+# The first match counts. cudaGetErrorString and cuGetErrorString agree in their texts; cuBLAS has
+# those of cublasGetStatusString, in CUDA 12 and before the constants' names.
 _MEANINGS: tuple[tuple[str, str], ...] = (
     # ONNX Runtime's arena, first when the GPU refuses, then when `gpu_mem_limit` does
     (r"Failed to allocate memory for requested buffer", _MEMORY),
@@ -40,17 +39,17 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     (r"compiled with an unsupported toolchain", _DRIVER),
     (
         r"forward compatibility was attempted",
-        "CUDA's compatibility package stands before the driver and does not serve this GPU; "
-        "take its folder (cuda/compat) out of LD_LIBRARY_PATH, or install a newer driver",
+        "CUDA's compatibility package is loaded instead of the driver and does not support this "
+        "GPU; take its folder (cuda/compat) out of LD_LIBRARY_PATH, or install a newer driver",
     ),
     (
         r"unsupported display driver / cuda driver combination",
-        "the driver's library and its kernel module are of two versions, as after an update; "
+        "the driver's library and its kernel module have different versions, as after an update; "
         "restart the machine",
     ),
     (
         r"CUDA driver is a stub library",
-        "the toolkit's stub was loaded in the driver's place; take its folder (stubs) out of "
+        "the toolkit's stub was loaded instead of the driver; take its folder (stubs) out of "
         "LD_LIBRARY_PATH",
     ),
     (
@@ -60,15 +59,15 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"busy or unavailable",
-        "another process holds the GPU, or it is set to serve none (nvidia-smi -q, compute mode)",
+        "another process holds the GPU, or its compute mode forbids use (see nvidia-smi -q)",
     ),
     (
         r"system not yet initialized",
-        "the service that joins the GPUs is not running; start nvidia-fabricmanager",
+        "the service that connects the GPUs is not running; start nvidia-fabricmanager",
     ),
     (
         r"uncorrectable (ECC|NVLink) error",
-        "the GPU failed; start the process again, and have the GPU looked at if it recurs",
+        "the GPU failed; start the process again, and have the GPU checked if it recurs",
     ),
     (
         r"\binitialization error\b",
@@ -79,7 +78,7 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
         r"|misaligned address|device-side assert|hardware stack error|invalid program counter"
         r"|the function failed to launch on the GPU|CU(BLAS|DNN)_STATUS_EXECUTION_FAILED"
         r"|DEVICE_RESET",
-        "the GPU broke the work off and this process can no longer use it; start it again",
+        "the GPU stopped with an error and this process can no longer use it; start it again",
     ),
     (
         r"CUDA (failure|error) 999\b|cudaErrorUnknown",
@@ -91,25 +90,25 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     ),
     (
         r"fallback to CPU EP has been explicitly disabled",
-        "CUDA did not start, or this ONNX Runtime has no CUDA kernel for a part of the graph",
+        "CUDA did not start, or this ONNX Runtime has no CUDA kernel for a node of the graph",
     ),
 )
 
 
 def explain(error: Exception) -> str | None:
-    """What a failure of CUDA, or of ONNX Runtime on it, means; None: it is not known here.
+    """What a failure of CUDA, or of ONNX Runtime on it, means; None where it is not known.
 
-    One line: what failed in CUDA's own words where ONNX Runtime names them, then what to do.
+    One line: CUDA's own error where ONNX Runtime quotes it, then what to do.
     """
     text = str(error)
-    found = _FAILURE.search(text)
-    told = meaning(text)
-    if found is None:
-        return told
-    core = " ".join(found[0].split())
-    return core if told is None else f"{core}; {told}"
+    failure = _FAILURE.search(text)
+    advice = meaning(text)
+    if failure is None:
+        return advice
+    core = " ".join(failure[0].split())
+    return core if advice is None else f"{core}; {advice}"
 
 
 def meaning(text: str) -> str | None:
-    """What a text of CUDA means and what to do about it; None: it is not known here."""
-    return next((told for pattern, told in _MEANINGS if re.search(pattern, text)), None)
+    """What an error text of CUDA means and what to do; None where it is not known."""
+    return next((advice for pattern, advice in _MEANINGS if re.search(pattern, text)), None)

@@ -85,18 +85,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda p: (p / GRAPH).unlink(), "is missing"),
     "truncated": (lambda p: (p / GRAPH).write_bytes(b"gra"), "has 3 bytes, the manifest says 5"),
     "symlink": (_linked, "is a link"),
-    "symlinked folder": (_linked_folder, "behind a link"),
+    "symlinked folder": (_linked_folder, "in a folder that is a link"),
     "hardlink": (lambda p: os.link(p / GRAPH, p.parent / "other"), "is a link"),
-    "a folder": (_folder, "no regular file"),
-    "a pipe": (_pipe, "no regular file"),
-    "out of the folder": (lambda p: _rename_in_manifest(p, "../x"), "no plain path"),
-    "absolute": (lambda p: _rename_in_manifest(p, "/etc/passwd"), "no plain path"),
-    "odd name": (lambda p: _rename_in_manifest(p, "a\nb"), "no plain path"),
+    "a folder": (_folder, "not a regular file"),
+    "a pipe": (_pipe, "not a regular file"),
+    "out of the folder": (lambda p: _rename_in_manifest(p, "../x"), "not a plain path"),
+    "absolute": (lambda p: _rename_in_manifest(p, "/etc/passwd"), "not a plain path"),
+    "odd name": (lambda p: _rename_in_manifest(p, "a\nb"), "not a plain path"),
     "no manifest": (lambda p: (p / "manifest.json").unlink(), "not a bundle"),
     "no JSON": (lambda p: (p / "manifest.json").write_text("{"), "is not JSON"),
     "deep JSON": (lambda p: (p / "manifest.json").write_text("[" * 100_000), "is not JSON"),
     "a list": (lambda p: (p / "manifest.json").write_text("[]"), "schema version None"),
-    "newer schema": (lambda p: _edit(p, lambda d: d.update(schema_version="2.0")), "'2.0'"),
+    "newer schema": (lambda p: _edit(p, lambda d: d.update(schema_version="3.0")), "'3.0'"),
     "missing field": (lambda p: _edit(p, lambda d: d["model"].pop("head_dim")), "no head_dim"),
     "wrong type": (lambda p: _edit(p, lambda d: d["model"].update(head_dim="4")), "head_dim"),
     "true for a number": (lambda p: _edit(p, lambda d: d["model"].update(head_dim=True)), "True"),
@@ -104,7 +104,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file too many": (lambda p: (p / "cpu-fp32/x").write_bytes(b""), "'cpu-fp32/x' is not in"),
     "a link too many": (lambda p: (p / "cpu-fp32/x").symlink_to("/etc"), "'cpu-fp32/x' is not in"),
     "a folder too many": (lambda p: (p / "cpu-fp32/x").mkdir(), "'cpu-fp32/x' is not in"),
-    "a graph in no folder": (_graph_on_top, "lies in no folder"),
+    "a graph in no folder": (_graph_on_top, "not in a folder"),
     "absent folder": (shutil.rmtree, "does not exist"),
 }
 
@@ -125,8 +125,8 @@ def test_a_flipped_bit_is_found(path: Path) -> None:
 
 
 def test_newer_minor_schema_with_unknown_fields_is_read(path: Path) -> None:
-    _edit(path, lambda data: data.update(schema_version="1.7", something_new=3))
-    assert Bundle.open(path).manifest.schema_version == "1.7"
+    _edit(path, lambda data: data.update(schema_version="2.7", something_new=3))
+    assert Bundle.open(path).manifest.schema_version == "2.7"
 
 
 def test_a_file_that_is_not_listed_is_no_part_of_the_bundle(path: Path) -> None:

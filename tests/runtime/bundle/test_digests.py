@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paligemma_edge.runtime import contract
+from paligemma_edge.runtime import manifest as manifests
 from paligemma_edge.runtime.bundle import bundle as bundles
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.digests import comparing
@@ -43,9 +43,9 @@ def test_a_graph_is_compared_before_it_is_opened(tmp_path: Path) -> None:
     opened = []
     with (
         pytest.raises(BundleError, match=f"{GRAPH} differs from its sha256"),
-        comparing(bundle, NAMES) as found,
+        comparing(bundle, NAMES) as digests,
     ):
-        opened.append(found.file(GRAPH))
+        opened.append(digests.file(GRAPH))
     assert not opened
 
 
@@ -55,8 +55,8 @@ def test_weights_are_compared_before_anything_is_computed(tmp_path: Path, name: 
     damage(bundle, name)
     opened, computed = [], []
     with pytest.raises(BundleError, match=f"{name} differs from its sha256"):
-        with comparing(bundle, NAMES) as found:
-            opened.append(found.file(GRAPH))
+        with comparing(bundle, NAMES) as digests:
+            opened.append(digests.file(GRAPH))
         computed.append("an answer")
     assert opened == [bundle.path / GRAPH]
     assert not computed
@@ -66,13 +66,13 @@ def test_weights_are_compared_before_anything_is_computed(tmp_path: Path, name: 
 def test_a_large_file_is_compared_piece_by_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
-    for module in (contract, bundles):
+    for module in (manifests, bundles):
         monkeypatch.setattr(module, "PIECE_BYTES", 10)
     bundle = write(tmp_path / "a.bundle", bytes(range(25)))
     pieces = [hashlib.sha256(bytes(range(n, min(n + 10, 25)))).hexdigest() for n in (0, 10, 20)]
     assert list(bundle.manifest.files[GRAPH].pieces) == pieces
-    with comparing(bundle, NAMES) as found:
-        assert len(found.found[GRAPH]) == 3
+    with comparing(bundle, NAMES) as digests:
+        assert len(digests.futures[GRAPH]) == 3
     data = bytearray(range(25))
     data[place] ^= 1
     (bundle.path / GRAPH).write_bytes(data)
@@ -81,7 +81,7 @@ def test_a_large_file_is_compared_piece_by_piece(
 
 
 def test_too_few_pieces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (contract, bundles):
+    for module in (manifests, bundles):
         monkeypatch.setattr(module, "PIECE_BYTES", 10)
     bundle = write(tmp_path / "a.bundle", bytes(range(25)))
     path = bundle.path / "manifest.json"

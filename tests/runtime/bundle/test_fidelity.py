@@ -108,7 +108,7 @@ def having(name: str, value: object) -> Callable[[dict[str, Any]], object]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (without("tokens"), "no tokens"),
         (having("tokens", "many"), "tokens holds 'many', wanted a int"),
@@ -132,11 +132,11 @@ def having(name: str, value: object) -> Callable[[dict[str, Any]], object]:
     ],
 )
 def test_a_damaged_report_is_one_line(
-    damage: Callable[[dict[str, Any]], object], told: str
+    damage: Callable[[dict[str, Any]], object], message: str
 ) -> None:
     data = json.loads(REPORT.to_json())
     damage(data)
-    with pytest.raises(BundleError, match=told) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         Fidelity.from_json(json.dumps(data))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 250
@@ -144,7 +144,7 @@ def test_a_damaged_report_is_one_line(
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", "[" * 99_999, '{"tokens": NaN}', b"\xff"])
 def test_what_is_no_report_is_one_line(text: str | bytes) -> None:
-    with pytest.raises(BundleError, match="no fidelity report") as caught:
+    with pytest.raises(BundleError, match="not a fidelity report") as caught:
         Fidelity.from_json(text)
     assert "\n" not in str(caught.value)
 
@@ -211,8 +211,8 @@ def test_inspect_tells_of_a_damaged_report_and_goes_on(
 
 def test_memory_is_that_of_a_process_of_its_own(shapes_bundle: Path, shapes_images: Path) -> None:
     image = shapes_images / "00.png"
-    found = measure_memory(shapes_bundle, "cpu-fp32", image, "caption en")
-    assert found is not None
-    assert found.peak_bytes >= found.anonymous_bytes > 20e6
-    assert found.peak_bytes < 1e9
+    memory = measure_memory(shapes_bundle, "cpu-fp32", image, "caption en")
+    assert memory is not None
+    assert memory.peak_bytes >= memory.anonymous_bytes > 20e6
+    assert memory.peak_bytes < 1e9
     assert measure_memory(shapes_bundle, "cpu-none", image, "caption en") is None

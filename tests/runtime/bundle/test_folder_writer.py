@@ -239,15 +239,15 @@ def test_an_extension_killed_at_any_step_leaves_a_bundle_that_works(path: Path) 
     extend(path)
     extend_prepacked(path)
     subprocess.run([sys.executable, "-c", KILLER, str(path)], check=True)
-    found = set()
+    contents = set()
     for step in (path.parent / "steps").iterdir():
         bundle = Bundle.open(step / "a.bundle")
         bundle.verify(bundle.model_files())
         listed = SMALL in bundle.manifest.files
-        found.add(bundle.file(SMALL).read_bytes() if listed else None)
+        contents.add(bundle.file(SMALL).read_bytes() if listed else None)
         extend(bundle.path, b"again", overwrite=True)
         assert check_whole(bundle.path).file(SMALL).read_bytes() == b"again"
-    assert found == {b"small", None, b"other"}
+    assert contents == {b"small", None, b"other"}
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
@@ -315,9 +315,9 @@ def test_extensions_of_different_folders_at_the_same_time_are_both_kept(path: Pa
         other.write("cpu-int8/decoder.onnx", b"8")
         one.finish(variant(FOLDER))
         other.finish(variant("cpu-int8"))
-    found = check_whole(path).manifest
-    assert list(found.variants) == ["cpu-fp32", FOLDER, "cpu-int8"]
-    assert set(found.files) >= {SMALL, "cpu-int8/decoder.onnx"}
+    changed = check_whole(path).manifest
+    assert list(changed.variants) == ["cpu-fp32", FOLDER, "cpu-int8"]
+    assert set(changed.files) >= {SMALL, "cpu-int8/decoder.onnx"}
 
 
 def test_an_extension_made_of_another_model_is_refused(path: Path) -> None:
@@ -367,7 +367,7 @@ def test_a_folder_behind_a_link_is_refused(path: Path) -> None:
     (path.parent / "outside").mkdir()
     (path / "prepacked").symlink_to(path.parent / "outside")
     with (
-        pytest.raises(BundleError, match="behind a link"),
+        pytest.raises(BundleError, match="in a folder that is a link"),
         extend_bundle(Bundle.open(path), "prepacked/cpu-int4"),
     ):
         pass
@@ -409,7 +409,7 @@ def test_files_that_a_library_wrote_elsewhere_are_found(path: Path) -> None:
         writer.write(SMALL, b"small")
         stray = writer.directory / "stray"
         stray.write_bytes(b"stray")
-        with pytest.raises(BundleError, match="does not lie in cpu-int4"):
+        with pytest.raises(BundleError, match="is not in cpu-int4"):
             writer.finish(variant(FOLDER))
         stray.unlink()
         writer.finish(variant(FOLDER))

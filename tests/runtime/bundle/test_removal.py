@@ -67,12 +67,12 @@ def path(tmp_path: Path) -> Path:
 
 def test_a_variant_takes_with_it_what_was_made_from_it(path: Path) -> None:
     before = contents(path)
-    found = remove_folder(Bundle.open(path), "cpu-int4")
-    assert check_whole(path).manifest == found
-    for kept in (found.variants, found.prepacked, found.lora_graphs):
+    without = remove_folder(Bundle.open(path), "cpu-int4")
+    assert check_whole(path).manifest == without
+    for kept in (without.variants, without.prepacked, without.lora_graphs):
         assert list(kept) == ["cpu-fp32"]
-    assert list(found.adapters) == ["both"]
-    assert found.adapters["both"].files == {"cpu-fp32": "adapters/both/cpu-fp32.npz"}
+    assert list(without.adapters) == ["both"]
+    assert without.adapters["both"].files == {"cpu-fp32": "adapters/both/cpu-fp32.npz"}
     gone = set(before) - set(contents(path))
     assert gone == {name for name in before if "int4" in name}
     assert not (path / "adapters" / "small").exists()
@@ -81,18 +81,18 @@ def test_a_variant_takes_with_it_what_was_made_from_it(path: Path) -> None:
 
 def test_an_adapter_goes_alone(path: Path) -> None:
     before = contents(path)
-    found = remove_folder(Bundle.open(path), "adapters/both")
-    assert list(found.adapters) == ["small"]
-    assert list(found.lora_graphs) == list(found.prepacked) == list(VARIANTS)
+    without = remove_folder(Bundle.open(path), "adapters/both")
+    assert list(without.adapters) == ["small"]
+    assert list(without.lora_graphs) == list(without.prepacked) == list(VARIANTS)
     gone = set(before) - set(contents(check_whole(path).path))
     assert gone == {f"adapters/both/{name}.npz" for name in VARIANTS}
 
 
 def test_adapted_graphs_go_alone(path: Path) -> None:
-    found = remove_folder(Bundle.open(path), "adapted/cpu-fp32")
-    assert list(found.lora_graphs) == ["cpu-int4"]
-    assert list(found.adapters) == ["both", "small"]
-    assert list(found.prepacked) == list(VARIANTS)
+    without = remove_folder(Bundle.open(path), "adapted/cpu-fp32")
+    assert list(without.lora_graphs) == ["cpu-int4"]
+    assert list(without.adapters) == ["both", "small"]
+    assert list(without.prepacked) == list(VARIANTS)
     check_whole(path)
 
 

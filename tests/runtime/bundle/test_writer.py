@@ -216,7 +216,7 @@ def test_what_was_found_of_one_model_is_not_written_into_another(path: Path) -> 
 def test_an_amendment_stays_in_the_bundle(path: Path) -> None:
     (path.parent / "outside").mkdir()
     (path / "parity").symlink_to(path.parent / "outside")
-    with pytest.raises(BundleError, match="behind a link"):
+    with pytest.raises(BundleError, match="in a folder that is a link"):
         amend_bundle(Bundle.open(path), {REPORT: b"{}"}, lambda m: m)
     assert not names(path.parent / "outside")
 

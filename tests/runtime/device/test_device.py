@@ -1,4 +1,4 @@
-"""Devices: what was asked for is honoured or it is an error."""
+"""Devices: a requested one is used, or it is an error."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def manifest() -> Manifest:
 def _providers(monkeypatch: pytest.MonkeyPatch, *names: str, gpu: bool = True) -> None:
     monkeypatch.setattr(ort, "get_available_providers", lambda: list(names))
     monkeypatch.setattr(cuda, "gpu_is_present", lambda: gpu)
-    monkeypatch.setattr(cuda, "find_gpu", lambda index=0: CARD if gpu else _no_gpu())
+    monkeypatch.setattr(cuda, "find_gpu", lambda index=0: GPU if gpu else _no_gpu())
 
 
 def _no_gpu() -> Gpu:
     raise DeviceError("there is no GPU")
 
 
-CARD = Gpu("a GPU", (9, 0), 80 << 30, 79 << 30, (13, 0))
+GPU = Gpu("a GPU", (9, 0), 80 << 30, 79 << 30, (13, 0))
 
 
 def test_auto_takes_cuda_where_it_is_present(
@@ -71,7 +71,7 @@ def test_auto_takes_cuda_where_it_is_present(
     assert choose_variant(manifest)[0] == "cpu-fp32"
 
 
-def test_auto_takes_the_processor_where_no_gpu_is(
+def test_auto_takes_the_cpu_without_a_gpu(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider", gpu=False)
@@ -80,7 +80,7 @@ def test_auto_takes_the_processor_where_no_gpu_is(
         open_device("cuda")
 
 
-def test_auto_stays_on_the_processor_without_a_cuda_variant(
+def test_auto_stays_on_the_cpu_without_a_cuda_variant(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
@@ -92,7 +92,9 @@ def test_a_named_variant_is_taken(manifest: Manifest) -> None:
     assert choose_variant(manifest, variant="cpu-int8")[0] == "cpu-int8"
 
 
-def test_what_cannot_be_had_is_said(manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_variant_or_device_is_an_error(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
     unknown: Any = "tpu"
     with pytest.raises(OptionError, match="device is 'tpu', wanted one of auto, cpu, cuda"):
@@ -110,15 +112,15 @@ def test_what_cannot_be_had_is_said(manifest: Manifest, monkeypatch: pytest.Monk
         choose_variant(manifest, variant=unhashable)
 
 
-def test_cuda_without_cuda_is_an_error_and_no_run_on_the_processor(
+def test_cuda_without_cuda_is_an_error_and_not_a_run_on_the_cpu(
     manifest: Manifest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _providers(monkeypatch, "CPUExecutionProvider")
-    with pytest.raises(DeviceError, match="device cuda was asked for"):
+    with pytest.raises(DeviceError, match="device cuda was requested"):
         open_device("cuda")
     # The device is looked for before the bundle's variants are.
-    with pytest.raises(DeviceError, match="device cuda was asked for"):
+    with pytest.raises(DeviceError, match="device cuda was requested"):
         choose_variant(dataclasses.replace(manifest, variants={}), "cuda")
 
 
@@ -164,7 +166,7 @@ def test_nodes_that_would_run_elsewhere_are_named(shapes_bundle: Path) -> None:
         require_placed(path, session, "CUDAExecutionProvider")
 
 
-def test_a_gpu_is_asked_for_with_what_keeps_it_exact_and_small(
+def test_a_gpu_gets_the_options_that_keep_it_exact_and_small(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     seen: dict[str, Any] = {}
@@ -208,7 +210,7 @@ def test_memory_of_a_gpu_that_ran_out_is_one_clear_line(
         Device(name="cuda", threads=1).open_session(tmp_path / "decoder.onnx")
 
 
-def test_without_onnxruntime_it_is_said_how_to_get_it() -> None:
+def test_without_onnxruntime_the_error_says_how_to_get_it() -> None:
     program = (
         "import sys\n"
         "sys.modules['onnxruntime'] = None\n"

@@ -38,15 +38,15 @@ def image(shapes_images: Path) -> Path:
 def test_answers_within_a_plan_are_those_without_one(
     planned: PaliGemma, shapes_model: PaliGemma, shapes_images: Path
 ) -> None:
-    asked: list[Any] = [
+    batch: list[Any] = [
         (shapes_images / name, prompt)
         for name in ("00.png", "01.png")
         for prompt in ("caption en", "detect star", "ocr")
     ]
-    found = planned.generate_batch(asked, max_new_tokens=12)
-    expected = shapes_model.generate_batch(asked, max_new_tokens=12)
-    assert [g.token_ids for g in found] == [g.token_ids for g in expected]
-    assert [g.token_ids for g in planned.generate_batch(asked[:1] * 3, max_new_tokens=12)] == [
+    actual = planned.generate_batch(batch, max_new_tokens=12)
+    expected = shapes_model.generate_batch(batch, max_new_tokens=12)
+    assert [g.token_ids for g in actual] == [g.token_ids for g in expected]
+    assert [g.token_ids for g in planned.generate_batch(batch[:1] * 3, max_new_tokens=12)] == [
         expected[0].token_ids
     ] * 3
 
@@ -105,12 +105,12 @@ def test_what_cannot_be_planned_is_said(
 def test_the_command_line_plans_too(
     shapes_bundle: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["run", str(shapes_bundle), "caption en", str(image)]
-    assert cli.main([*asked, "--max-batch", "1", "--max-length", "90"]) == 0
+    command = ["run", str(shapes_bundle), "caption en", str(image)]
+    assert cli.main([*command, "--max-batch", "1", "--max-length", "90"]) == 0
     assert capsys.readouterr().out.strip()
-    assert cli.main([*asked, "--max-batch", "1", "--slots", "2"]) == 2
+    assert cli.main([*command, "--max-batch", "1", "--slots", "2"]) == 2
     assert "opened with max_batch 1" in capsys.readouterr().err
-    assert cli.main([*asked, "--memory-limit", "-3"]) == 2
+    assert cli.main([*command, "--memory-limit", "-3"]) == 2
     assert "--memory-limit is -3.0, wanted gigabytes" in capsys.readouterr().err
 
 
@@ -132,22 +132,24 @@ def gpu_manifest() -> Manifest:
 
 def test_a_forecast_adds_up(gpu_manifest: Manifest) -> None:
     variant = gpu_manifest.variants["cuda-fp16"]
-    told = estimate_memory(gpu_manifest, variant, CachePlan(max_batch=3, max_length=32))
+    estimate = estimate_memory(gpu_manifest, variant, CachePlan(max_batch=3, max_length=32))
     cache = 3 * 32 * 2 * 4 * 2  # slots, tokens, key and value, head_dim, bytes
-    assert told.cache == 2048 >= cache > 1024
-    assert told.weights == 5_000_000_000
-    assert told.total == told.weights + told.cache + told.workspace + told.device
+    assert estimate.cache == 2048 >= cache > 1024
+    assert estimate.weights == 5_000_000_000
+    assert (
+        estimate.total == estimate.weights + estimate.cache + estimate.workspace + estimate.device
+    )
     larger = estimate_memory(gpu_manifest, variant, CachePlan(max_batch=300, max_length=32))
-    assert larger.total > told.total
-    assert told.describe().startswith(f"about {told.total / 1e9:.2f} GB: 5.00 weights")
+    assert larger.total > estimate.total
+    assert estimate.describe().startswith(f"about {estimate.total / 1e9:.2f} GB: 5.00 weights")
 
 
 def test_a_processor_takes_what_is_asked_and_no_more() -> None:
     manifest = small_manifest()
-    told = estimate_memory(
+    estimate = estimate_memory(
         manifest, manifest.variants["cpu-fp32"], CachePlan(max_batch=3, max_length=32)
     )
-    assert told.cache == 3 * 32 * 2 * 4 * 4
+    assert estimate.cache == 3 * 32 * 2 * 4 * 4
 
 
 @pytest.fixture
@@ -170,9 +172,11 @@ def test_a_variant_that_fits_is_opened_with_its_limit(
     variant = gpu_manifest.variants["cuda-fp16"]
     plan = CachePlan(max_batch=1, max_length=32)
     device = device_for(gpu_manifest, variant, plan, None, 5_900_000_000, cuda_graph=True)
-    told = estimate_memory(gpu_manifest, variant, plan)
+    estimate = estimate_memory(gpu_manifest, variant, plan)
     assert device.cuda_graph
-    assert device.memory_limit == 5_900_000_000 - told.weights - told.cache - told.device
+    assert (
+        device.memory_limit == 5_900_000_000 - estimate.weights - estimate.cache - estimate.device
+    )
     assert device_for(gpu_manifest, variant, None, 2, None, cuda_graph=False).memory_limit is None
 
 
@@ -220,6 +224,6 @@ def test_inspect_tells_what_each_variant_takes(
     assert _total(many) > _total(few)
 
 
-def _total(told: str) -> float:
-    (line,) = [line for line in told.splitlines() if "for the rest" in line]
+def _total(text: str) -> float:
+    (line,) = [line for line in text.splitlines() if "for the rest" in line]
     return float(line.split()[1])

@@ -1,4 +1,4 @@
-"""The loop of a GPU, run over the processor: same graphs, same code, and what it copies."""
+"""The loop of a GPU, run on the CPU: same graphs, same code, and what it copies."""
 
 from __future__ import annotations
 
@@ -63,11 +63,11 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[DeviceLogits]:
 def test_answers_are_those_of_the_lossless_variant(
     gpu: tuple[PaliGemma, Copies], shapes_model: PaliGemma, requests: list[Any]
 ) -> None:
-    found = gpu[0].generate_batch(requests, slots=SLOTS)
+    actual = gpu[0].generate_batch(requests, slots=SLOTS)
     expected = shapes_model.generate_batch(requests, slots=SLOTS)
-    same = [a.token_ids == b.token_ids for a, b in zip(found, expected, strict=True)]
+    same = [a.token_ids == b.token_ids for a, b in zip(actual, expected, strict=True)]
     assert sum(same) >= 0.95 * len(same)
-    for one, other, equal in zip(found, expected, same, strict=True):
+    for one, other, equal in zip(actual, expected, same, strict=True):
         if equal:
             np.testing.assert_allclose(one.log_probs, other.log_probs, atol=0.02)
 
@@ -118,8 +118,8 @@ def test_a_grammar_brings_back_no_more_than_it_allows(
     view = model.encode(requests[0][0])
     view.caption()
     copies.take()
-    found = view.detect("star ; circle")
-    assert len(found)
+    actual = view.detect("star ; circle")
+    assert len(actual)
     row = 2176 * 4
     assert copies.take()[1] < (len(steps) + 1) * row
     assert all("on_host" not in vars(step) for step in steps)
@@ -132,10 +132,10 @@ def test_a_sample_of_the_likeliest_brings_back_the_shortlist(
     steps: list[DeviceLogits],
 ) -> None:
     policy = TopSampling(temperature=0.8, top_k=20, seed=3)
-    found = gpu[0].generate(*requests[0], sampling=policy, max_new_tokens=12)
+    actual = gpu[0].generate(*requests[0], sampling=policy, max_new_tokens=12)
     assert all("on_host" not in vars(step) for step in steps)
     assert (
-        found.token_ids
+        actual.token_ids
         == shapes_model.generate(*requests[0], sampling=policy, max_new_tokens=12).token_ids
     )
 
@@ -144,13 +144,13 @@ def test_a_sample_of_all_is_that_of_the_same_logits_on_the_host(
     gpu: tuple[PaliGemma, Copies], requests: list[Any], steps: list[DeviceLogits]
 ) -> None:
     policy = TopSampling(temperature=0.5, seed=5)
-    found = gpu[0].generate(*requests[0], sampling=policy, max_new_tokens=1)
+    actual = gpu[0].generate(*requests[0], sampling=policy, max_new_tokens=1)
     (row,) = first_rows(gpu[0], requests[:1])
-    assert found.token_ids[0] == policy.choose(row.answer_logits, 0)
+    assert actual.token_ids[0] == policy.choose(row.answer_logits, 0)
 
 
 def first_rows(model: PaliGemma, requests: list[Any]) -> list[DeviceRow]:
-    """The logits behind some prompts."""
+    """The logits after some prompts."""
     rows = []
     for image, prompt in requests:
         ids = model.encoder.encode(prompt, 1)
@@ -178,9 +178,12 @@ def test_what_is_told_of_a_row_is_what_its_logits_say(
 def test_scores_of_choices_are_those_of_the_lossless_variant(
     gpu: tuple[PaliGemma, Copies], shapes_model: PaliGemma, requests: list[Any]
 ) -> None:
-    asked = (requests[0][0], "answer en what color is it?", ["black", "red", "a red star"])
-    found, expected = gpu[0].classify(*asked).log_probs, shapes_model.classify(*asked).log_probs
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), atol=0.05)
+    arguments = (requests[0][0], "answer en what color is it?", ["black", "red", "a red star"])
+    actual, expected = (
+        gpu[0].classify(*arguments).log_probs,
+        shapes_model.classify(*arguments).log_probs,
+    )
+    np.testing.assert_allclose(list(actual.values()), list(expected.values()), atol=0.05)
 
 
 def test_recorded_steps_are_the_same_steps(
@@ -191,9 +194,9 @@ def test_recorded_steps_are_the_same_steps(
 ) -> None:
     """Memory and lengths as a recorded step needs them; that it is replayed, a GPU alone shows."""
     model, _ = open_on_host(bundle, "cuda-fp16", monkeypatch, cuda_graph=True, max_batch=SLOTS)
-    found = model.generate_batch(requests)
+    actual = model.generate_batch(requests)
     expected = gpu[0].generate_batch(requests, slots=SLOTS)
-    assert [(g.token_ids, g.log_probs) for g in found] == [
+    assert [(g.token_ids, g.log_probs) for g in actual] == [
         (g.token_ids, g.log_probs) for g in expected
     ]
     planned = model.cache_pool._planned

@@ -1,4 +1,4 @@
-"""A closed set of answers: only they can be said, and each prefix is read once for all scores."""
+"""A closed set of answers: no other is possible, and each prefix is computed once for scores."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Prefix = tuple[int, ...]
 
 
 def said_by(choices: Choices) -> list[str]:
-    """Every text that the grammar lets be said, each with the end behind it."""
+    """Every text that the grammar allows, each followed by the end."""
     texts: list[str] = []
     waiting: list[tuple[State, Prefix]] = [(choices.start(encoder()), ())]
     while waiting:

@@ -1,4 +1,4 @@
-"""What the grammar lets be said is what the parser reads; what training wrote may be said."""
+"""The parser reads every answer that the grammar allows; the answers of training are allowed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def walk(grammar: ObjectGrammar, seed: int, end: float) -> list[int]:
 
 
 def after(grammar: ObjectGrammar, tokens: list[int]) -> State:
-    """The state behind tokens, all of which are allowed."""
+    """The state after tokens, all of which are allowed."""
     state = grammar.start(encoder())
     for place, token in enumerate(tokens):
         assert token in ids(state), f"{encoder().decode(tokens[: place + 1])!r} is not allowed"
@@ -160,8 +160,8 @@ def test_words_may_be_any_but_what_ends_a_label() -> None:
     assert first and all(text.startswith(b" ") for text in first)
     vocabulary = set(encoder().vocabulary)
     within = ids(state.after(encoder().continuation(" a")[0]))
-    said = {encoder().token_bytes(token) for token in within if token != EOS} - {b" ;"}
-    assert said == {text for text in vocabulary if text and not set(text) & set(b";<>\r\n")}
+    texts = {encoder().token_bytes(token) for token in within if token != EOS} - {b" ;"}
+    assert texts == {text for text in vocabulary if text and not set(text) & set(b";<>\r\n")}
 
 
 def without_piece(text: str) -> PromptEncoder:

@@ -1,4 +1,4 @@
-"""Answers that match a pattern: what may be said matches, what matches may be said."""
+"""Answers that match a pattern: what is allowed matches, what matches is allowed."""
 
 from __future__ import annotations
 

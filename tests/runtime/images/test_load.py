@@ -67,9 +67,9 @@ def ours(source: ImageInput, config: ImageConfig = CONFIG) -> NDArray[np.float32
     return pixel_values(load_image(source), config)
 
 
-def assert_equal(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
-    assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
-    assert found.tobytes() == wanted.tobytes()
+def assert_equal(actual: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    assert (actual.shape, actual.dtype) == (wanted.shape, wanted.dtype)
+    assert actual.tobytes() == wanted.tobytes()
 
 
 @pytest.mark.parametrize("shape", [(56, 56), (300, 200), (33, 71), (1, 1), (1, 9), (1, 30000)])
@@ -141,10 +141,10 @@ def test_jpeg_modes_are_those_of_transformers(mode: str) -> None:
 def test_transparency_lies_on_white_as_in_transformers(mode: str) -> None:
     rgba = Image.fromarray(noise(40, 30, channels=4))
     image = {"PA": rgba.convert("LA").convert("PA")}.get(mode) or rgba.convert(mode)
-    found = ours(image)
+    actual = ours(image)
     shown = image.convert("RGBA") if mode == "RGBa" else image  # it takes RGBa for opaque
-    assert_equal(found, reference(shown))
-    assert np.abs(found - reference(rgba.convert("RGB"))).max() > 0.1
+    assert_equal(actual, reference(shown))
+    assert np.abs(actual - reference(rgba.convert("RGB"))).max() > 0.1
 
 
 def test_an_image_that_is_wholly_transparent_is_white() -> None:
@@ -311,7 +311,7 @@ def png_header(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("width", "height", "found"),
+    ("width", "height", "problem"),
     [
         (10_000, 4_001, "10000 x 4001 pixels, wanted at most 40000000"),
         (10_000, 10_000, "more than"),  # Pillow's own warning
@@ -319,9 +319,9 @@ def png_header(width: int, height: int) -> bytes:
         (MAX_SIDE + 1, 1, f"and {MAX_SIDE} a side"),
     ],
 )
-def test_an_image_that_is_too_large_is_never_decoded(width: int, height: int, found: str) -> None:
+def test_an_image_that_is_too_large_is_never_decoded(width: int, height: int, problem: str) -> None:
     message = refusal(png_header(width, height))
-    assert found in message
+    assert problem in message
     assert message.endswith("make the image smaller")
 
 
@@ -354,7 +354,7 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "found"),
+    ("data", "problem"),
     [
         (b"", "empty"),
         (b"hello", "not an image that can be read"),
@@ -367,8 +367,8 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
         (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIF or AVIF image, or a video"),
     ],
 )
-def test_what_is_no_image_is_named(data: bytes, found: str) -> None:
-    assert refusal(data) == (f"the given bytes: {found}, wanted a JPEG, PNG, WebP or BMP image")
+def test_bytes_that_are_not_an_image_are_described(data: bytes, problem: str) -> None:
+    assert refusal(data) == (f"the given bytes: {problem}, wanted a JPEG, PNG, WebP or BMP image")
 
 
 def test_a_folder_a_missing_file_and_a_pipe_are_named(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def requests(shapes_images: Path) -> list[Any]:
     return [(shapes_images / f"0{n % 4}.png", prompt) for n, prompt in enumerate(prompts * 2)]
 
 
-def said(model: PaliGemma, requests: list[Any], **options: Any) -> list[tuple[int, ...]]:  # noqa: ANN401
+def token_ids(model: PaliGemma, requests: list[Any], **options: Any) -> list[tuple[int, ...]]:  # noqa: ANN401
     answers = model.generate_batch(requests, max_new_tokens=8, **options)
     return [answer.token_ids for answer in answers]
 
@@ -87,24 +87,26 @@ def test_a_switched_adapter_says_what_its_merged_twin_says(
     tmp_path: Path,
 ) -> None:
     export(checkpoint, tmp_path / "twin.bundle", adapters=[trained[name]])
-    twin = said(PaliGemma(tmp_path / "twin.bundle"), requests)
-    assert said(model, requests, adapter=name) == twin
-    assert twin != said(model, requests)
+    twin = token_ids(PaliGemma(tmp_path / "twin.bundle"), requests)
+    assert token_ids(model, requests, adapter=name) == twin
+    assert twin != token_ids(model, requests)
 
 
 def test_without_an_adapter_the_base_answers(
     model: PaliGemma, checkpoint: Path, requests: list[Any], tmp_path: Path
 ) -> None:
     export(checkpoint, tmp_path / "plain.bundle")
-    assert said(model, requests) == said(PaliGemma(tmp_path / "plain.bundle"), requests)
+    assert token_ids(model, requests) == token_ids(PaliGemma(tmp_path / "plain.bundle"), requests)
 
 
 def test_a_batch_may_have_an_adapter_for_each_request(
     model: PaliGemma, requests: list[Any]
 ) -> None:
     names = ["saying", None, "seeing", "saying", "seeing", None, None, "saying"]
-    alone = [said(model, [r], adapter=name)[0] for r, name in zip(requests, names, strict=True)]
-    assert said(model, requests, adapter=names, slots=3) == alone
+    alone = [
+        token_ids(model, [r], adapter=name)[0] for r, name in zip(requests, names, strict=True)
+    ]
+    assert token_ids(model, requests, adapter=names, slots=3) == alone
 
 
 def test_every_call_can_be_asked_of_an_adapter(model: PaliGemma, requests: list[Any]) -> None:
@@ -114,8 +116,8 @@ def test_every_call_can_be_asked_of_an_adapter(model: PaliGemma, requests: list[
     view = model.encode(image, adapter="seeing")
     assert view.generate(prompt, max_new_tokens=8).text == expected
     assert not np.array_equal(view._features.numpy(), model.encode(image)._features.numpy())
-    asked = ("answer en which?", ["red", "blue"])
-    base, other = (model.classify(image, *asked, adapter=a).log_probs for a in (None, "saying"))
+    arguments = ("answer en which?", ["red", "blue"])
+    base, other = (model.classify(image, *arguments, adapter=a).log_probs for a in (None, "saying"))
     assert base != other
     for call in (model.caption, model.read):
         assert call(image, max_new_tokens=8, adapter="saying").text
@@ -132,12 +134,12 @@ def test_rounded_variants_are_switched_too(
     """What an adapter changes is the same, whatever rounding does to the base."""
     small = PaliGemma(bundle, variant=variant)
     for name in ("seeing", "saying"):
-        found, exact = (changed_logits(m, name, requests[:4]) for m in (small, model))
-        assert np.corrcoef(found, exact)[0, 1] > 0.9
+        actual, exact = (changed_logits(m, name, requests[:4]) for m in (small, model))
+        assert np.corrcoef(actual, exact)[0, 1] > 0.9
 
 
 def changed_logits(model: PaliGemma, name: str, requests: list[Any]) -> NDArray[np.float32]:
-    """What an adapter adds to the logits behind some prompts."""
+    """What an adapter adds to the logits after some prompts."""
     rows = []
     for image, prompt in requests:
         for adapter in (name, None):
@@ -153,9 +155,9 @@ def test_a_gpu_switches_too_and_records_steps_of_each_adapter_apart(
 ) -> None:
     gpu, _ = open_on_host(bundle, "cuda-fp16", monkeypatch, cuda_graph=True, max_batch=2)
     names = [None, "seeing", "saying"]
-    found = [said(gpu, requests[:2], adapter=name) for name in names]
-    assert [said(gpu, requests[:2], adapter=name) for name in names] == found
-    assert found != [found[0]] * 3
+    actual = [token_ids(gpu, requests[:2], adapter=name) for name in names]
+    assert [token_ids(gpu, requests[:2], adapter=name) for name in names] == actual
+    assert actual != [actual[0]] * 3
     adapters = [gpu.with_adapter(name).engine.adapter for name in ("seeing", "seeing")]
     assert adapters[0] is adapters[1]  # which was not read again
     planned = gpu.cache_pool._planned
@@ -165,8 +167,8 @@ def test_a_gpu_switches_too_and_records_steps_of_each_adapter_apart(
 
 
 def _stored(bundle: Path, name: str, variant: str) -> dict[str, Any]:
-    found = Bundle.open(bundle)
-    with np.load(found.file(found.manifest.adapters[name].files[variant])) as arrays:
+    opened = Bundle.open(bundle)
+    with np.load(opened.file(opened.manifest.adapters[name].files[variant])) as arrays:
         return dict(arrays)
 
 
@@ -268,15 +270,15 @@ def test_the_command_line_switches(
     bundle: Path, model: PaliGemma, requests: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     image, prompt = requests[0]
-    asked = ["run", str(bundle), prompt, str(image), "--variant", "cpu-fp32"]
-    asked += ["--max-new-tokens", "8", "--json"]
+    command = ["run", str(bundle), prompt, str(image), "--variant", "cpu-fp32"]
+    command += ["--max-new-tokens", "8", "--json"]
     for extra in ([], ["--adapter", "seeing"], ["--adapter", "saying", "--together"]):
-        assert cli.main([*asked, *extra]) == 0
+        assert cli.main([*command, *extra]) == 0
         adapter = extra[1] if extra else None
         expected = model.generate(image, prompt, max_new_tokens=8, adapter=adapter)
         record = json.loads(capsys.readouterr().out)
         assert (record["text"], record.get("adapter")) == (expected.text, adapter)
-    assert cli.main([*asked, "--adapter", "nobody"]) == 2
+    assert cli.main([*command, "--adapter", "nobody"]) == 2
     assert "has seeing, saying" in capsys.readouterr().err
 
 
@@ -285,22 +287,22 @@ def test_a_run_is_not_gone_on_with_by_another_adapter(
 ) -> None:
     image, prompt = requests[0]
     out = tmp_path / "answers.jsonl"
-    asked = ["run", str(bundle), prompt, str(image), "--variant", "cpu-fp32", "--out", str(out)]
-    assert cli.main([*asked, "--adapter", "seeing", "--max-new-tokens", "4"]) == 0
+    command = ["run", str(bundle), prompt, str(image), "--variant", "cpu-fp32", "--out", str(out)]
+    assert cli.main([*command, "--adapter", "seeing", "--max-new-tokens", "4"]) == 0
     out.rename(tmp_path / "answers.jsonl.partial")
-    assert cli.main([*asked, "--adapter", "saying", "--max-new-tokens", "4"]) != 0
+    assert cli.main([*command, "--adapter", "saying", "--max-new-tokens", "4"]) != 0
     assert capsys.readouterr().err
 
 
 def test_inspect_and_bench_know_adapters(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["inspect", str(bundle)]) == 0
-    told = capsys.readouterr().out
-    assert "adapter     saying: from saying, rank 2, changes " in told
+    output = capsys.readouterr().out
+    assert "adapter     saying: from saying, rank 2, changes " in output
     options = ["--variant", "cpu-fp32", "--steps", "2", "--runs", "1", "--adapter", "saying"]
     assert cli.main(["bench", str(bundle), *options]) == 0
-    told = capsys.readouterr().out
-    assert "cpu-fp32, on cpu, adapter saying" in told
-    assert json.loads(told.splitlines()[-1])["adapter"] == "saying"
+    output = capsys.readouterr().out
+    assert "cpu-fp32, on cpu, adapter saying" in output
+    assert json.loads(output.splitlines()[-1])["adapter"] == "saying"
 
 
 def test_a_variant_with_adapters_is_not_prepacked(bundle: Path) -> None:
@@ -312,7 +314,7 @@ def test_an_adapter_that_a_variant_loses_is_named(
     bundle: Path, trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = Path(shutil.copytree(bundle, tmp_path / "copy.bundle"))
-    asked = ["adapter", str(copy), str(trained["saying"]), "--name", "saying", "--overwrite"]
-    assert cli.main([*asked, "--variant", "cpu-fp32", "--variant", "cuda-fp16"]) == 0
-    told = capsys.readouterr().out
-    assert "saying is no longer there for cpu-int8, cpu-int4, cpu-fast" in told
+    command = ["adapter", str(copy), str(trained["saying"]), "--name", "saying", "--overwrite"]
+    assert cli.main([*command, "--variant", "cpu-fp32", "--variant", "cuda-fp16"]) == 0
+    output = capsys.readouterr().out
+    assert "saying is no longer there for cpu-int8, cpu-int4, cpu-fast" in output

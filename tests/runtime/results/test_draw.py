@@ -200,7 +200,7 @@ def test_another_font_can_be_named(tmp_path: Path) -> None:
 def test_a_file_that_is_no_font_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "font.ttf"
     path.write_text("no font")
-    with pytest.raises(OptionError, match=r"font\.ttf: no font"):
+    with pytest.raises(OptionError, match=r"font\.ttf: not a font"):
         draw(canvas(), [detection()], font=path)
 
 

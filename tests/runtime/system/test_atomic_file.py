@@ -39,8 +39,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", full)
-    told = pytest.raises(OutputError, match="free some space")
-    with told as caught, drafted(target, "--draw") as file:
+    refused = pytest.raises(OutputError, match="free some space")
+    with refused as caught, drafted(target, "--draw") as file:
         file.write(b"new")
     assert caught.value.errno == errno.ENOSPC
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]

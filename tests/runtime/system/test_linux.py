@@ -1,4 +1,4 @@
-"""What Linux tells, and what some systems leave out."""
+"""What Linux reports, and what some systems leave out."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from paligemma_edge.runtime.results.mask import evaluation_mask, inside, paste_m
 from paligemma_edge.runtime.text.parse_answer import Box, ParsedAnswer, ParsedObject, parse_answer
 
 
-class Found(NamedTuple):
+class Parsed(NamedTuple):
     locations: tuple[int, ...]
     codes: tuple[int, ...] | None
     label: str
@@ -33,13 +33,13 @@ def take(text: str, kind: str, digits: int, limit: int) -> tuple[int, str] | Non
 def take_many(text: str, kind: str, digits: int, limit: int, count: int) -> tuple[list[int], str]:
     numbers: list[int] = []
     rest = text
-    while len(numbers) < count and (found := take(rest, kind, digits, limit)):
-        numbers.append(found[0])
-        rest = found[1]
+    while len(numbers) < count and (taken := take(rest, kind, digits, limit)):
+        numbers.append(taken[0])
+        rest = taken[1]
     return (numbers, rest) if len(numbers) == count else ([], text)
 
 
-def reference_parse(text: str) -> tuple[list[Found], str]:
+def reference_parse(text: str) -> tuple[list[Parsed], str]:
     """The rules of the demo, read character by character."""
     objects, plain = [], ""
     while text:
@@ -52,12 +52,12 @@ def reference_parse(text: str) -> tuple[list[Found], str]:
         label = rest[: next((i for i, c in enumerate(rest) if c in ";<>"), len(rest))]
         rest = rest[len(label) :]
         text = rest.removeprefix("; ") if rest.startswith("; ") else rest
-        objects.append(Found(tuple(locations), tuple(codes) or None, label.strip()))
+        objects.append(Parsed(tuple(locations), tuple(codes) or None, label.strip()))
     return objects, plain
 
 
-def flat(answer: ParsedAnswer) -> list[Found]:
-    return [Found(d.box.locations, d.codes, d.label) for d in answer.detections]
+def flat(answer: ParsedAnswer) -> list[Parsed]:
+    return [Parsed(d.box.locations, d.codes, d.label) for d in answer.detections]
 
 
 pieces = st.sampled_from(
@@ -92,20 +92,20 @@ CODES = "".join(f"<seg{i:03}>" for i in range(16))
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("a black cat", []),
-        (f"{BOX} cat", [Found((100, 200, 300, 400), None, "cat")]),
-        (f"{BOX}{CODES} cat", [Found((100, 200, 300, 400), tuple(range(16)), "cat")]),
-        (f"{BOX}{CODES}", [Found((100, 200, 300, 400), tuple(range(16)), "")]),
-        (f"{BOX} cat ; {BOX} dog", [Found((100, 200, 300, 400), None, n) for n in ("cat", "dog")]),
-        (f"{BOX} it's 50% (wet), ok?", [Found((100, 200, 300, 400), None, "it's 50% (wet), ok?")]),
-        (f"{BOX} cat ; {BOX[:27]}", [Found((100, 200, 300, 400), None, "cat")]),
-        (f"{BOX}{CODES[:40]}", [Found((100, 200, 300, 400), None, "")]),
+        (f"{BOX} cat", [Parsed((100, 200, 300, 400), None, "cat")]),
+        (f"{BOX}{CODES} cat", [Parsed((100, 200, 300, 400), tuple(range(16)), "cat")]),
+        (f"{BOX}{CODES}", [Parsed((100, 200, 300, 400), tuple(range(16)), "")]),
+        (f"{BOX} cat ; {BOX} dog", [Parsed((100, 200, 300, 400), None, n) for n in ("cat", "dog")]),
+        (f"{BOX} it's 50% (wet), ok?", [Parsed((100, 200, 300, 400), None, "it's 50% (wet), ok?")]),
+        (f"{BOX} cat ; {BOX[:27]}", [Parsed((100, 200, 300, 400), None, "cat")]),
+        (f"{BOX}{CODES[:40]}", [Parsed((100, 200, 300, 400), None, "")]),
     ],
 )
-def test_answers_that_models_give(text: str, found: list[Found]) -> None:
-    assert flat(parse_answer(text)) == found
+def test_answers_that_models_give(text: str, expected: list[Parsed]) -> None:
+    assert flat(parse_answer(text)) == expected
 
 
 @pytest.mark.parametrize(

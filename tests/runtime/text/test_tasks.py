@@ -23,7 +23,7 @@ def test_a_label_is_asked_for_once_and_in_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "asked"),
+    ("prompt", "expected"),
     [
         ("detect cat ; dog", Task("detect cat ; dog", ("cat", "dog"))),
         (" segment  cat\n", Task("segment cat", ("cat",), True)),
@@ -37,16 +37,16 @@ def test_a_label_is_asked_for_once_and_in_one_line() -> None:
         ("<image>caption en", Task("<image>caption en")),
     ],
 )
-def test_the_first_word_tells_the_task(prompt: str, asked: Task) -> None:
-    assert Task.of(prompt) == asked
+def test_the_first_word_is_the_task(prompt: str, expected: Task) -> None:
+    assert Task.of(prompt) == expected
 
 
 @given(st.text())
 def test_any_prompt_has_a_task_or_a_reason(prompt: str) -> None:
-    for asked in (prompt, f"detect {prompt}"):
+    for text in (prompt, f"detect {prompt}"):
         try:
-            task = Task.of(asked)
-            assert task.labels is not None or task.prompt == asked
+            task = Task.of(text)
+            assert task.labels is not None or task.prompt == text
             assert Task.of(task.prompt) == task
         except PromptError as error:
             assert "\n" not in str(error)

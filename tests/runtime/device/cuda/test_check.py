@@ -1,4 +1,4 @@
-"""What CUDA lacks is said in words, with what to do."""
+"""Errors say what CUDA lacks, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A GPU is told as the driver tells it, and what is missing is said."""
+"""A GPU is described as the driver reports it; errors say what is missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _nothing_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
 
-def test_a_gpu_is_told_as_the_driver_tells_it() -> None:
+def test_a_gpu_is_described_as_the_driver_reports_it() -> None:
     driver = Driver(gpus=3)
     assert find(driver, 2) == Gpu(
         name="NVIDIA L12",
@@ -43,16 +43,18 @@ def test_a_gpu_that_shares_the_systems_memory_has_what_the_system_can_free(
     assert find(Driver(integrated=True)).free_bytes == 20 << 30
 
 
-def test_no_driver_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_driver_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_driver, "_LIBRARY", "libno-such-driver.so.1")
-    with pytest.raises(DeviceError, match=r"driver is not here \(libno-such-driver.*; install it"):
+    with pytest.raises(
+        DeviceError, match=r"driver was not found \(libno-such-driver.*; install it"
+    ):
         find_gpu()
     assert not gpu_is_present()
 
 
 @pytest.mark.parametrize(("value", "hides"), [("", "every GPU"), ("-1", "every GPU"), ("5", "")])
 @pytest.mark.parametrize("driver", [Driver(failing={"cuInit": 100}), Driver(gpus=0)])
-def test_hidden_gpus_are_said(
+def test_hidden_gpus_are_reported(
     monkeypatch: pytest.MonkeyPatch, driver: Driver, value: str, hides: str
 ) -> None:
     with pytest.raises(DeviceError, match="CUDA sees no GPU; see whether nvidia-smi lists one"):
@@ -64,16 +66,16 @@ def test_hidden_gpus_are_said(
 
 
 @pytest.mark.parametrize("index", [-1, 2])
-def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
-    with pytest.raises(DeviceError, match=f"GPU {index} was asked for, CUDA sees GPUs 0 to 1$"):
+def test_an_index_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch, index: int) -> None:
+    with pytest.raises(DeviceError, match=f"GPU {index} was requested, CUDA sees GPUs 0 to 1$"):
         find(Driver(gpus=2), index)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     with pytest.raises(DeviceError, match="sees GPU 0 alone; CUDA_VISIBLE_DEVICES is '1' and may"):
         find(Driver(), index)
 
 
-def test_a_gpu_without_memory_for_a_start_is_said() -> None:
-    with pytest.raises(DeviceError, match=r"NVIDIA L10 has not even the memory free .*end what"):
+def test_a_gpu_without_free_memory_is_an_error() -> None:
+    with pytest.raises(DeviceError, match=r"NVIDIA L10 has too little free memory .*end what"):
         find(Driver(failing={"cuDevicePrimaryCtxRetain": 2}))
 
 
@@ -85,7 +87,7 @@ def test_a_context_is_given_back_where_a_call_fails(call: str) -> None:
     assert driver.retained == driver.current == []
 
 
-def test_an_error_is_told_with_its_text_and_what_to_do() -> None:
+def test_an_error_has_its_text_and_what_to_do() -> None:
     wanted = "CUDA error 803, system has unsupported display driver / cuda driver .*restart the ma"
     with pytest.raises(DeviceError, match=wanted):
         find(Driver(failing={"cuInit": 803}))
@@ -100,7 +102,7 @@ def test_a_driver_that_lacks_a_call_is_old() -> None:
         cuInit = Driver().cuInit  # noqa: N815 - the driver's name
 
     library: Any = Old()
-    with pytest.raises(DeviceError, match="no cuDeviceGetCount; install a driver that is not so"):
+    with pytest.raises(DeviceError, match="no cuDeviceGetCount; install a newer driver"):
         find_gpu(library=library)
 
 
@@ -108,7 +110,7 @@ def test_a_driver_that_lacks_a_call_is_old() -> None:
     ("driver", "there"),
     [(Driver(), True), (Driver(gpus=0), False), (Driver(failing={"cuInit": 100}), False)],
 )
-def test_whether_a_gpu_is_there(driver: Driver, there: bool) -> None:
+def test_whether_a_gpu_is_present(driver: Driver, there: bool) -> None:
     library: Any = driver
     assert gpu_is_present(library=library) is there
     assert driver.retained == []  # to ask takes no memory of the GPU

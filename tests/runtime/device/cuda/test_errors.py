@@ -93,15 +93,15 @@ RETURNED = "[ONNXRuntimeError] : 1 : FAIL : {} ; GPU=0 ; hostname=vm ; file=x.cc
         ),
     ],
 )
-def test_a_failure_is_told_in_one_line(frame: str, text: str, wanted: str) -> None:
-    told = explain(RuntimeError(frame.format(text)))
-    assert told is not None
-    assert wanted in told
-    assert "\n" not in told
-    assert len(told) < 300
+def test_a_failure_is_one_line(frame: str, text: str, wanted: str) -> None:
+    message = explain(RuntimeError(frame.format(text)))
+    assert message is not None
+    assert wanted in message
+    assert "\n" not in message
+    assert len(message) < 300
     # CUDA's own words stay, for whoever looks them up, and the C++ around them goes.
-    assert told.startswith(f"{text}; ") or " failure " not in text
-    assert "hostname" not in told
+    assert message.startswith(f"{text}; ") or " failure " not in text
+    assert "hostname" not in message
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_a_failure_is_told_in_one_line(frame: str, text: str, wanted: str) -> No
         ),
     ],
 )
-def test_what_means_the_same_is_told_the_same(wanted: str, texts: tuple[str, ...]) -> None:
+def test_errors_of_one_cause_have_one_message(wanted: str, texts: tuple[str, ...]) -> None:
     assert all(wanted in (explain(RuntimeError(text)) or "") for text in texts)
 
 
