@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 settings.register_profile("no clock", deadline=None)
 settings.load_profile("no clock")
 
+ALL_CORES = os.sched_getaffinity(0)
 ROOT = Path(__file__).parents[1]
 SHAPES = ROOT / "samples" / "shapes"
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "onnx-ir")
@@ -77,13 +78,22 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_configure() -> None:
-    """Give each worker a core of its own: threads of two workers on all cores wait for each other.
-
-    Without workers a test has all cores, as `usable_cores` counts them.
+    """Give each worker a core of its own: the threads of two workers on all cores would wait for
+    each other. Without workers a test has all cores.
     """
     if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        cores = sorted(os.sched_getaffinity(0))
+        cores = sorted(ALL_CORES)
         os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
+@pytest.fixture(autouse=True)
+def _cores(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give a test with the marker `all_cores` what its worker has not: several threads at once."""
+    own = os.sched_getaffinity(0)
+    if request.node.get_closest_marker("all_cores"):
+        os.sched_setaffinity(0, ALL_CORES)
+    yield
+    os.sched_setaffinity(0, own)
 
 
 @pytest.fixture(scope="session")

@@ -225,6 +225,7 @@ def test_slots_equal_single_runs_bitwise(
     assert_slots_equal_single_runs(pair(name).model(), slots)
 
 
+@pytest.mark.all_cores
 def test_slots_of_the_sample_model_equal_single_runs_bitwise(shapes_model: PaliGemma) -> None:
     assert_slots_equal_single_runs(shapes_model, 3)
 

@@ -24,6 +24,7 @@ from paligemma_edge.quantize.recipes.recipe import Recipe, load_recipe
 from paligemma_edge.runtime import PaliGemma
 from tests.helpers.half_graphs import Array
 from tests.helpers.hostile import Planted, plant
+from tests.helpers.shared import build_once
 
 SHIPPED = ("cpu-int8", "cpu-int4", "cpu-fast")
 POINT = 0.01  # of answers, and of tokens
@@ -109,14 +110,17 @@ def bundles(
     shapes_bundle: Path, shapes_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, Path]:
     """The plain model and the hostile one, each with the shipped recipes and an uncured one."""
-    folder = tmp_path_factory.mktemp("hostile")
-    plain = Path(shutil.copytree(shapes_bundle, folder / "plain.bundle"))
-    hostile = hostile_bundle(shapes_checkpoint, folder, Planted())
-    recipes = [load_recipe(name) for name in SHIPPED]
-    recipes.append(user_recipe(folder, "cpu-uncured", UNCURED))
-    for bundle in (plain, hostile):
-        quantize(bundle, recipes, QuantizeOptions(report=False))
-    return {"plain": plain, "hostile": hostile}
+
+    def build(folder: Path) -> None:
+        shutil.copytree(shapes_bundle, folder / "plain.bundle")
+        hostile_bundle(shapes_checkpoint, folder, Planted())
+        recipes = [load_recipe(name) for name in SHIPPED]
+        recipes.append(user_recipe(folder, "cpu-uncured", UNCURED))
+        for name in ("plain", "hostile"):
+            quantize(folder / f"{name}.bundle", recipes, QuantizeOptions(report=False))
+
+    folder = build_once(tmp_path_factory, "hostile", build)
+    return {name: folder / f"{name}.bundle" for name in ("plain", "hostile")}
 
 
 @pytest.fixture(scope="module")

@@ -376,6 +376,7 @@ def test_without_calibration_layers_have_no_error_but_a_scheme(shapes_copy: Path
     assert Fidelity.find(Bundle.open(shapes_copy), "cpu-test") == report
 
 
+@pytest.mark.all_cores
 def test_a_variant_from_the_checkpoint_is_that_of_the_bundle(
     shapes_copy: Path, shapes_checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from tests.helpers.small_bundle import GRAPH, manifest
 MINE, OTHER, INNER = "cpu-fp32/a.data", "cpu-fp32/b.data", "cpu-fp32/inner/c.data"
 NAMES = (GRAPH, MINE, OTHER, INNER)
 
+pytestmark = pytest.mark.all_cores
+
 
 def write(path: Path, graph: bytes) -> Bundle:
     with new_bundle(path) as writer:
