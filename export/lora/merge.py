@@ -1,8 +1,8 @@
-"""Adapters merged into the tensors of a checkpoint, each of them when it is read.
+"""Adapters merged into the tensors of a checkpoint, each tensor when it is read.
 
 Computes as peft's `merge_and_unload` does on a model that was loaded in the checkpoint's dtype:
 the change in float32, the sum rounded to the weight's own dtype, one adapter after another. It
-does so with torch, and with the same calls, so that the last bit is the same too.
+does so with torch, and with the same calls, so that on one machine the last bit is the same too.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ def check_equal(tokenizer: Tokenizer, processor: SentencePieceProcessor) -> None
         actual = processor.encode(text)
         if actual != wanted:
             raise TokenizerError(
-                f"tokenizer.json encodes {text!r} as {wanted}, its sentencepiece model as {actual}; "
-                f"{ADVICE}"
+                f"tokenizer.json encodes {text!r} as {wanted}, its sentencepiece model as "
+                f"{actual}; {ADVICE}"
             )
         returned = processor.decode(actual)
         if returned != (original := tokenizer.decode(wanted, skip_special_tokens=False)):

@@ -241,7 +241,7 @@ def test_the_tokenizer_lies_beside_or_is_given(
     export(path, tmp_path / "j.bundle", tokenizer=original / "tokenizer.json")
     shutil.copy(original / "tokenizer.model", tmp_path)
     export(path, tmp_path / "beside.bundle")
-    with pytest.raises(TokenizerError, match="is no sentencepiece model"):
+    with pytest.raises(TokenizerError, match="is not a sentencepiece model"):
         export(path, tmp_path / "y.bundle", tokenizer=original / "model.safetensors")
     with pytest.raises(TokenizerError, match="has neither"):
         export(path, tmp_path / "y.bundle", tokenizer=tmp_path / "absent.model")

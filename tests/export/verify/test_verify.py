@@ -230,7 +230,8 @@ def test_the_arrays_of_a_trace_lie_on_the_disk(shapes_checkpoint: Path, tmp_path
     (there,) = trace_all(shapes_checkpoint, SAMPLES[:1], 2, None, tmp_path)
     for name in ("pixel_values", "last_hidden_state", "image_features", "logits"):
         assert isinstance(getattr(there, name), np.memmap)
-        np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
+        # Two runs of torch: the last bits may differ.
+        np.testing.assert_allclose(getattr(there, name), getattr(here, name), rtol=1e-4, atol=1e-4)
     assert (there.ids, there.tokens, there.text) == (here.ids, here.tokens, here.text)
 
 
