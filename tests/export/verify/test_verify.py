@@ -21,8 +21,9 @@ from rich.console import Console
 from transformers import DynamicCache
 from transformers.utils import logging
 
+from paligemma_edge.export.cli.parity_table import parity_table
 from paligemma_edge.export.verify import verify as verify_module
-from paligemma_edge.export.verify.parity import STAGES, ParityReport, StageParity, render, tolerance
+from paligemma_edge.export.verify.parity import STAGES, ParityReport, StageParity, tolerance
 from paligemma_edge.export.verify.reference import Reference, ReferenceTrace, trace_all
 from paligemma_edge.export.verify.samples import Sample, default_samples, read_samples
 from paligemma_edge.export.verify.verify import verify
@@ -308,7 +309,7 @@ def test_the_table_names_the_stage_that_differs_and_its_prompt() -> None:
     bad = StageParity(stage="vision", absolute=3.0, relative=0.5, tolerance=1e-4, worst="[detect]")
     report = ParityReport(variant="v", samples=1, steps=2, versions={}, stages=(good, bad))
     output = io.StringIO()
-    Console(width=120, file=output).print(render(report))
+    Console(width=120, file=output).print(parity_table(report))
     text = output.getvalue()
     assert "DIFFERS" in text
     assert "5.00e-01" in text
