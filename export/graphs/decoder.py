@@ -29,8 +29,8 @@ def build_decoder(
     """The graph of contract.DECODER: ids, image features and cache in; logits and cache out.
 
     With `sliding_window` "hf" the graph is for single steps only: in the sliding layers of a
-    Gemma 2 a token attends to the window, and `quantize.graphs.prefill.whole_prompt` makes the graph for
-    prompts.
+    Gemma 2 a token attends to the window, and `quantize.graphs.prefill.whole_prompt` makes
+    the graph for prompts.
     """
     graph = Graph.create(contract.DECODER, tensors)
     ids = graph.input(contract.INPUT_IDS, INT64, ["batch", "text"])

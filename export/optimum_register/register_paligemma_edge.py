@@ -30,9 +30,8 @@ class PaliGemmaExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # un
         """Add the options."""
         from paligemma_edge.export.cli.export import add_export_options
 
-        parser.formatter_class = (
-            argparse.RawDescriptionHelpFormatter
-        )  # keeps the line breaks of the examples
+        # Keeps the line breaks of the examples.
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
         add_export_options(parser)
 
     def run(self) -> None:

@@ -44,7 +44,7 @@ def test_an_adapter_is_added_listed_replaced_and_removed(small: Model, capfd: Ca
     ],
 )
 def test_arguments_that_make_no_sense(
-    arguments: tuple[str, ...], message: str, small: Model, capfd: Said
+    arguments: tuple[str, ...], message: str, small: Model, capfd: Captured
 ) -> None:
     before = contents(small.bundle)
     assert run(small.bundle, *arguments, "--name", "one") == cli.EXIT_USAGE
