@@ -40,8 +40,8 @@ Progress = Callable[[int], None]  # the number of samples that are done
 class ReferenceTrace:
     """Every stage of one greedy answer.
 
-    `tokens[i]` is chosen from row i of `logits`. The last token is the end-of-sequence id unless the
-    answer was cut; `text` leaves it out.
+    `tokens[i]` is chosen from row i of `logits`. The last token is the end-of-sequence id unless
+    the answer was cut; `text` leaves it out.
     """
 
     pixel_values: Float  # [images, 3, R, R]
@@ -147,7 +147,7 @@ class Reference:
     def forward_full(self, sample: Sample, answer: Sequence[int]) -> Float:
         """One pass over images, prompt and answer, with the prefix mask and no cache.
 
-        Returns logits [answer + 1, vocab]: row i predicts what follows the first i tokens of the answer.
+        Returns logits [answer + 1, vocab]: row i predicts the token after the answer's first i.
         """
         pixels, ids = self.inputs(sample)
         kinds = [0] * len(ids) + [1] * len(answer)

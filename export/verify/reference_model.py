@@ -40,7 +40,7 @@ def load_original(directory: Path, adapters: Sequence[Path] = ()) -> Any:  # noq
 
 
 def _merged_state(directory: Path, adapters: Sequence[Path]) -> Any:  # noqa: ANN401 - as above
-    """The weights, merged in the checkpoint's own dtype: the bundle's sums are rounded to it too."""
+    """The weights, merged in the checkpoint's own dtype, to which the bundle rounds too."""
     try:
         peft: Any = importlib.import_module("peft")
     except ModuleNotFoundError as missing:

@@ -28,7 +28,7 @@ class Sample:
     """A prompt about one image or several.
 
     Attributes:
-        images: Paths, bytes of a file, PIL images or uint8 arrays [height, width, 3].
+        images: Paths, bytes of image files, PIL images, or uint8 RGB arrays [height, width, 3].
         prompt: The text after the images, as "caption en"; without <bos> and newline.
 
     Example:
