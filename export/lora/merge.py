@@ -48,7 +48,7 @@ def _changed(weight: CheckpointTensor, change: LowRank, origin: str) -> Checkpoi
 
     def compute() -> Array:
         stored = weight.array()
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # checked below
             merged = _merge(stored, change).reshape(shape).astype(stored.dtype)
         _require_finite(merged, origin)
         return merged
