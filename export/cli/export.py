@@ -68,8 +68,8 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         "--calibrate",
         metavar="DIR",
         type=Path,
-        help="directory of images with a prompts.json to calibrate recipes with, as for "
-        "`quantize`; default: the sample images",
+        help="directory of images, with a prompts.json or without, to calibrate recipes with, as "
+        "for `quantize`; default: the sample images",
     )
     parser.add_argument(
         "--no-calibration",

@@ -31,7 +31,7 @@ def merge_adapters(
 ) -> dict[str, CheckpointTensor]:
     """The tensors of a checkpoint, by internal name, as they are after the adapters in turn.
 
-    Shapes and dtypes stay. Reading one raises CheckpointError where a sum is no finite number.
+    Shapes and dtypes stay. Reading one raises CheckpointError where a sum is NaN or infinite.
     """
     merged = dict(tensors)
     for adapter in adapters:

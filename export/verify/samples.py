@@ -69,8 +69,8 @@ def _draw(number: int, width: int, height: int) -> Image.Image:
     x = np.linspace(0, 1, width)[None, :]
     y = np.linspace(0, 1, height)[:, None]
     channels = (x + 0 * y, 0 * x + y, 0.5 + 0.5 * np.sin((3 + number) * np.pi * (x + y)))
-    turned = [channels[(number + place) % 3] for place in range(3)]
-    image = Image.fromarray(np.rint(np.stack(turned, axis=-1) * 255).astype(np.uint8))
+    rotated = [channels[(number + place) % 3] for place in range(3)]
+    image = Image.fromarray(np.rint(np.stack(rotated, axis=-1) * 255).astype(np.uint8))
     canvas = ImageDraw.Draw(image)
     for colour, box in _boxes(number, width, height).items():
         canvas.ellipse(box, fill=colour, outline="black", width=3)

@@ -77,7 +77,7 @@ def verify(
         progress: Called with a line of text before each sample.
 
     Returns:
-        The errors of each stage. A difference is no exception: see `ParityReport.passed`.
+        The errors of each stage. A difference raises no error: see `ParityReport.passed`.
 
     Raises:
         BundleError: The bundle cannot be read.
