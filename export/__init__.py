@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle. Needs the extra `export`; PyTorch only to verify."""
+"""Exports a PaliGemma checkpoint to a bundle. Needs the extra `export`; PyTorch only to verify."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["export"]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything
-    """Load `export` on first use: help on the commands needs none of its packages."""
+    """Import `export` on first use: the commands' help needs none of its packages."""
     if name != "export":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from paligemma_edge.export.exporter import export

@@ -1,4 +1,4 @@
-"""A checkpoint becomes a bundle: read, build, write one tensor at a time, commit."""
+"""`export`: a checkpoint becomes a bundle, written one tensor at a time."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.origin import SLIDING_WINDOW, describe_origin
 from paligemma_edge.export.source import ExportSource, read_source
+from paligemma_edge.export.variant_names import LOSSLESS
 from paligemma_edge.quantize.calibration.samples import Calibration, without_answers
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.graph_file import Written, disk_bytes, write_graph
@@ -33,7 +34,6 @@ from paligemma_edge.runtime.bundle.writer import BundleWriter, new_bundle
 from paligemma_edge.runtime.manifest import SCHEMA_VERSION, Manifest, ModelConfig, Variant
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
-LOSSLESS = "cpu-fp32"
 TOKENIZER_FILE = "tokenizer.model"
 _WEIGHT_DTYPES: Mapping[ir.DataType, Literal["float32", "bfloat16", "float16"]] = {
     ir.DataType.FLOAT: "float32",
@@ -57,17 +57,44 @@ def export(
     sliding_window: SlidingWindow = "full",
     progress: Progress | None = None,
 ) -> Manifest:
-    """Write variants of a checkpoint into a new bundle; None stands for the lossless one.
+    """Write variants of a PaliGemma checkpoint into a new bundle.
 
-    The lossless variant keeps the checkpoint's dtype and is computed with in float32; a recipe's
-    is written straight from the checkpoint, calibrated with the prompts of `questions` if there
-    are any. `checkpoint` is a directory as transformers saves it or an npz as big_vision does,
-    `adapters` are directories of LoRA adapters that are merged into it in turn, and `tokenizer` is
-    a file or directory that replaces the one beside the checkpoint. `mask_decoder` is the path of
-    PaliGemma's `vae-oid.npz`. `sliding_window` "hf" gives the tokens of an answer the window of a
-    PaliGemma 2, as transformers does. CheckpointError, TokenizerError and OptionError say what is
-    wrong with the source or a recipe, OutputError what
-    stands in the way; then nothing is left behind.
+    If it fails, no part of the bundle is left.
+
+    Args:
+        checkpoint: A directory as transformers saves it, or an npz as big_vision does (whole, or
+            any of its parts `NAME.npz.part0`, ...).
+        bundle: The directory to create.
+        mask_decoder: PaliGemma's `vae-oid.npz`, which turns <seg> tokens into masks; without it
+            the bundle gives boxes only.
+        adapters: Directories of LoRA adapters as PEFT saves them, merged in this order.
+        tokenizer: A `tokenizer.model`, a `tokenizer.json` or their directory, in place of the one
+            beside the checkpoint.
+        variants: The variants to make. None is the lossless one, `cpu-fp32`: weights in the
+            checkpoint's dtype, computed with in float32. A recipe is applied straight to the
+            checkpoint, without a lossless variant.
+        questions: Images with prompts to calibrate recipes with; without them each weight is
+            rounded to its nearest code.
+        overwrite: Replace an existing bundle.
+        sliding_window: For a PaliGemma 2, what the tokens of an answer attend to in its sliding
+            layers: "full", everything, as the model was trained; "hf", the config's window, as
+            transformers computes it.
+        progress: Called with the stage, the bytes done and the bytes in all.
+
+    Returns:
+        The manifest of the bundle.
+
+    Raises:
+        CheckpointError: A checkpoint, adapter or mask decoder is damaged or not supported.
+        TokenizerError: The tokenizer is missing, damaged or another model's.
+        OptionError: A recipe or an option does not fit the checkpoint.
+        OutputError: The bundle exists, or cannot be written.
+
+    Example:
+        >>> from paligemma_edge.export import export
+        >>> manifest = export("paligemma-3b-mix-224", "mix.bundle", mask_decoder="vae-oid.npz")
+        >>> list(manifest.variants)
+        ['cpu-fp32']
     """
     require_distinct(LOSSLESS if recipe is None else recipe.name for recipe in variants)
     source = read_source(Path(checkpoint), adapters, tokenizer, mask_decoder, sliding_window)
@@ -110,7 +137,7 @@ def _write_recipe(
     tell = progress or (lambda *_: None)
     if calibration is None:
         recipe = without_calibration(recipe)
-    facts = _model_facts(source.checkpoint.config)
+    facts = _model_config(source.checkpoint.config)
     cured = transform_and_calibrate(source.graphs, facts, recipe, calibration, tell)
     choices = scheme_choices(cured, recipe, measure=calibration is not None)
     made = build_graphs(
@@ -149,14 +176,14 @@ def _describe(source: ExportSource) -> Manifest:
             **describe_origin(source.path, source.checkpoint, source.adapters),
             **({} if config.text.gemma2 is None else {SLIDING_WINDOW: source.sliding_window}),
         },
-        model=_model_facts(config),
+        model=_model_config(config),
         tokenizer=source.tokenizer.config,
         image=source.image,
         variants={},
     )
 
 
-def _model_facts(config: PaliGemmaConfig) -> ModelConfig:
+def _model_config(config: PaliGemmaConfig) -> ModelConfig:
     text = config.text
     return ModelConfig(
         family="paligemma",
@@ -173,7 +200,7 @@ def _model_facts(config: PaliGemmaConfig) -> ModelConfig:
 def _lossless(source: ExportSource, files: Sequence[str]) -> Variant:
     sizes = {name: tensor.size for name, tensor in source.checkpoint.tensors.items()}
     parameters = sum(sizes.values())
-    if contract.PREFILL in source.graphs:  # its weights are those of the decoder, twice in memory
+    if contract.PREFILL in source.graphs:  # has the decoder's weights, a second time in memory
         parameters += sum(sizes[name] for name in sizes if name.startswith("decoder."))
     return Variant(
         device="cpu",

@@ -1,4 +1,4 @@
-"""All that an export reads before it writes anything: checkpoint, adapters, tokenizer, graphs."""
+"""Everything an export reads before it writes: checkpoint, adapters, tokenizer, graphs."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from paligemma_edge.runtime.manifest import ImageConfig
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What was read, and the graphs that were built of it; every weight is still on disk."""
+    """What was read, and the graphs built from it; every weight is still on disk."""
 
     path: Path
     checkpoint: Checkpoint
-    adapters: Sequence[PeftAdapter]  # which the checkpoint's tensors hold already
+    adapters: Sequence[PeftAdapter]  # already merged into the checkpoint's tensors
     tokenizer: TokenizerExport
     image: ImageConfig
     graphs: Mapping[str, ir.Model]
@@ -49,21 +49,21 @@ def read_source(
     mask_decoder: str | os.PathLike[str] | None,
     sliding_window: SlidingWindow,
 ) -> ExportSource:
-    """Open all that an export needs, adapters merged, and build its graphs; weights stay on disk.
+    """Open what an export needs, with adapters merged, and build its graphs; weights stay on disk.
 
-    Raises what `export` raises for its source.
+    Raises the errors of `export` about its source.
     """
     base = open_checkpoint(path)
     _require_window(base.config, sliding_window)
     changes = [read_adapter(Path(folder), expected_shapes(base.config)) for folder in adapters]
     checkpoint = dataclasses.replace(base, tensors=merge_adapters(base.tensors, changes))
     masks = None if mask_decoder is None else read_mask_weights(mask_decoder)
-    beside = base.directory or path.parent
+    default = base.directory or path.parent
     return ExportSource(
         path=path,
         checkpoint=checkpoint,
         adapters=changes,
-        tokenizer=read_tokenizer(Path(tokenizer or beside), base.config),
+        tokenizer=read_tokenizer(Path(tokenizer or default), base.config),
         image=read_image_config(base.directory, base.config),
         graphs=_build_graphs(checkpoint, masks, sliding_window),
         sliding_window=sliding_window,
@@ -85,7 +85,7 @@ def _build_graphs(
     masks: Mapping[str, ir.TensorProtocol] | None,
     sliding_window: SlidingWindow,
 ) -> dict[str, ir.Model]:
-    """The graphs of a checkpoint, in the order of the data; tensors are still on disk."""
+    """The graphs of a checkpoint, in the order of the data."""
     config, tensors = checkpoint.config, checkpoint.tensors
     decoder = build_decoder(config.text, tensors, sliding_window=sliding_window)
     graphs = {

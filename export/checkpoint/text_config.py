@@ -128,7 +128,7 @@ def _text(values: Json, gemma2: Gemma2Config | None = None) -> TextConfig:
     if text.num_heads % text.num_kv_heads:
         reject("text_config.num_key_value_heads", text.num_kv_heads, "a divisor of the heads")
     if text.head_dim % 16:
-        reject("text_config.head_dim", text.head_dim, "a multiple of 16, as ONNX Runtime turns it")
+        reject("text_config.head_dim", text.head_dim, "a multiple of 16, for ONNX Runtime")
     if text.head_dim * text.max_position_embeddings > _MOST_ANGLES:
         reject("text_config.head_dim", text.head_dim, f"{_MOST_ANGLES} angles of all positions")
     return text

@@ -20,32 +20,32 @@ examples:
 
 
 def add_adapter_options(parser: argparse.ArgumentParser) -> None:
-    """The options of `adapter`, and what it does."""
+    """Add the options of `adapter`, with its description."""
     parser.description = (
-        "Add a LoRA adapter, as PEFT saves it, to a bundle, so that each answer can be asked for\n"
-        "with it or without: the variants keep their weights, and take the adapter's beside them.\n"
-        "What is more than a LoRA of linear layers has to be merged: see `export --adapter`."
+        "Add a LoRA adapter, as PEFT saves it, to a bundle, so that each request can use it or\n"
+        "not: the variants keep their weights, and take the adapter's as inputs.\n"
+        "Anything but a LoRA of linear layers has to be merged: see `export --adapter`."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
+    parser.add_argument("bundle", metavar="BUNDLE", help="directory of the bundle")
     parser.add_argument(
         "adapter",
         metavar="ADAPTER",
         nargs="?",
         help="directory of the adapter, or its name on the Hub; not with --remove",
     )
-    parser.add_argument("--name", required=True, help="what the adapter is called in the bundle")
+    parser.add_argument("--name", required=True, help="the adapter's name in the bundle")
     parser.add_argument(
         "--variant",
         metavar="NAME",
         action="append",
-        help="make it for this variant; may be repeated; default: all of the bundle",
+        help="add it to this variant; may be repeated; default: all variants of the bundle",
     )
     add_hub_options(parser, of="ADAPTER")
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="replace an adapter of this name, for all variants that it was made for",
+        help="replace an adapter of this name, in all variants that have it",
     )
     parser.add_argument("--remove", action="store_true", help="remove the adapter of this name")
     parser.set_defaults(command=_adapter)
@@ -65,7 +65,7 @@ def _adapter(options: argparse.Namespace) -> int:
     if options.adapter is None:
         raise OptionError("ADAPTER is missing, wanted the directory of a LoRA adapter")
     before = Bundle.open(options.bundle).manifest.adapters.get(options.name)
-    facts = add_adapter(
+    info = add_adapter(
         options.bundle,
         adapter_path(options),
         options.name,
@@ -73,9 +73,9 @@ def _adapter(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     print(
-        f"{options.bundle}: added adapter {options.name} of rank {facts.rank} for "
-        f"{', '.join(facts.files)}; it changes {', '.join(facts.graphs)}"
+        f"{options.bundle}: added adapter {options.name} of rank {info.rank} for "
+        f"{', '.join(info.files)}; it changes {', '.join(info.graphs)}"
     )
-    if before is not None and (lost := [name for name in before.files if name not in facts.files]):
+    if before is not None and (lost := [name for name in before.files if name not in info.files]):
         print(f"{options.bundle}: {options.name} is no longer there for {', '.join(lost)}")
     return 0

@@ -1,4 +1,4 @@
-"""The ground that every graph stands on: opsets, inputs, outputs and weights as initializers.
+"""The builder that all graphs use: opsets, inputs, outputs, and weights as initializers.
 
 Knows how a stored tensor becomes an operand of a float32 graph. Knows no architecture.
 """
@@ -21,14 +21,14 @@ INT64 = ir.DataType.INT64
 OPSETS = {"": 23, "com.microsoft": 1}
 IR_VERSION = 10
 
-# Rows that are transposed at a time. Sixteen float32 fill a cache line of the result; measured
+# Rows transposed at a time. Sixteen float32 fill a cache line of the result; measured
 # on a 16384x2048 matrix: 2.4 GB/s, against 0.24 GB/s for all rows at once.
 TRANSPOSE_BLOCK = 16
 
 
 @dataclass(frozen=True)
 class Graph:
-    """One graph under construction: `op` records nodes, the methods add what they connect."""
+    """One graph under construction: `op` adds nodes, the methods inputs, outputs and weights."""
 
     builder: GraphBuilder
     tensors: Mapping[str, ir.TensorProtocol]
@@ -41,7 +41,7 @@ class Graph:
 
     @property
     def op(self) -> OpBuilder:
-        """Nodes of the standard domain, one method an operator."""
+        """Nodes of the standard domain, one method for each operator."""
         return self.builder.op
 
     @property
@@ -62,7 +62,7 @@ class Graph:
         self.builder.add_output(value, name)
 
     def weight(self, name: str) -> ir.Value:
-        """A tensor of the checkpoint as it is stored, read as float32."""
+        """A tensor of the checkpoint, stored in its own dtype and cast to float32."""
         return self.as_float(self.stored(name))
 
     def stored(self, name: str) -> ir.Value:
@@ -70,22 +70,22 @@ class Graph:
         return self.initializer(name, self.tensors[name])
 
     def initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        """Register a tensor once, however often it is used."""
+        """Add a tensor once, however often it is used."""
         known = self.builder.graph.initializers.get(name)
         return self.builder.initializer(tensor, name) if known is None else known
 
     def constant(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        """Register an array that the exporter computed."""
+        """Add an array that the exporter computed."""
         return self.initializer(name, ir.tensor(array, name=name))
 
     def as_float(self, value: ir.Value) -> ir.Value:
-        """Read a value as float32; ONNX Runtime folds the cast of a weight when it loads."""
+        """Cast a value to float32; ONNX Runtime folds the cast of a weight when it loads."""
         return value if value.dtype == FLOAT else self.op.Cast(value, to=FLOAT)
 
     def linear(self, x: ir.Value, *names: str, bias: bool = False, into: str = "") -> ir.Value:
-        """`x @ W + b` of one linear layer, or of several side by side that share their input.
+        """`x @ W + b` of one linear layer, or of several with the same input, side by side.
 
-        A checkpoint stores `[out, in]`, the graph `[in, out]`: the values are the same.
+        A checkpoint stores W as `[out, in]`, the graph as `[in, out]`; values do not change.
         """
         name = into or names[0]
         columns = transposed(f"{name}.weight", [self.tensors[f"{n}.weight"] for n in names])
@@ -101,7 +101,7 @@ class Graph:
 
 
 def transposed(name: str, tensors: Sequence[ir.TensorProtocol]) -> ir.LazyTensor:
-    """Matrices `[out_i, in]` as one matrix `[in, sum(out_i)]`, made when it is written."""
+    """Matrices `[out_i, in]` as one matrix `[in, sum(out_i)]`, computed when it is written."""
     rows = sum(t.shape.numpy()[0] for t in tensors)
     columns = tensors[0].shape.numpy()[1]
 
@@ -117,7 +117,7 @@ def transposed(name: str, tensors: Sequence[ir.TensorProtocol]) -> ir.LazyTensor
 
 
 def joined(name: str, tensors: Sequence[ir.TensorProtocol]) -> ir.TensorProtocol:
-    """Vectors one after another."""
+    """Vectors, concatenated."""
     if len(tensors) == 1:
         return tensors[0]
     length = sum(t.shape.numpy()[0] for t in tensors)
@@ -135,7 +135,7 @@ def lazy(
     dtype: ir.DataType,
     shape: Sequence[int],
 ) -> ir.LazyTensor:
-    """A tensor that is computed when it is written and forgotten afterwards."""
+    """A tensor that is computed when it is written, and not kept."""
     return ir.LazyTensor(
         lambda: ir.tensor(evaluate(), dtype=dtype, name=name),
         dtype=dtype,

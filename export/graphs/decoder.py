@@ -1,7 +1,7 @@
 """Gemma or Gemma 2 as one graph for both phases: a prompt with its images, or one token a slot.
 
-Knows the two ends, embedding and head. What lies between them is in `decoder_block`, and why one
-graph is enough in `decoder_attention`.
+Knows inputs, outputs and the embedding. The layers are in `decoder_block`, the tied head in
+`decoder_head`; `decoder_attention` says why one graph is enough.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import numpy as np
 import onnx_ir as ir
 
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow, TextConfig
 from paligemma_edge.export.graphs.builder import FLOAT, INT64, Graph
 from paligemma_edge.export.graphs.decoder_attention import SharedAttention, cache_shape
-from paligemma_edge.export.graphs.decoder_block import block, norm
+from paligemma_edge.export.graphs.decoder_block import block
+from paligemma_edge.export.graphs.decoder_head import head_logits
 from paligemma_edge.runtime import contract
 
 
@@ -27,8 +28,9 @@ def build_decoder(
 ) -> ir.Model:
     """The graph of contract.DECODER: ids, image features and cache in; logits and cache out.
 
-    With `sliding_window` "hf" it only steps: tokens of an answer see the window of a Gemma 2
-    config in its sliding layers, and `quantize.prefill.whole_prompt` makes the graph for prompts.
+    With `sliding_window` "hf" the graph is for single steps only: in the sliding layers of a
+    Gemma 2 a token attends to the window, and `quantize.graphs.prefill.whole_prompt` makes
+    the graph for prompts.
     """
     graph = Graph.create(contract.DECODER, tensors)
     ids = graph.input(contract.INPUT_IDS, INT64, ["batch", "text"])
@@ -39,7 +41,7 @@ def build_decoder(
     for layer in range(config.num_layers):
         x, present = block(graph, config, layer, x, shared)
         presents += present
-    logits = _logits(graph, config, x)
+    logits = head_logits(graph, config, x)
     graph.output(logits, contract.LOGITS, FLOAT, ["batch", 1, config.vocab_size])
     for value, name in zip(presents, _present_names(config), strict=True):
         graph.output(value, name, FLOAT, cache_shape(config))
@@ -51,21 +53,5 @@ def _present_names(config: TextConfig) -> list[str]:
 
 
 def _embed(graph: Graph, config: TextConfig, ids: ir.Value) -> ir.Value:
-    rows = graph.op.Gather(graph.stored("decoder.embed_tokens.weight"), ids, axis=0)
+    rows = graph.op.Gather(graph.stored(EMBEDDING), ids, axis=0)
     return graph.op.Mul(graph.as_float(rows), math.sqrt(config.hidden_size))
-
-
-def _logits(graph: Graph, config: TextConfig, x: ir.Value) -> ir.Value:
-    """The head is the unscaled embedding table, stored once: `Gemm` reads it transposed."""
-    x = graph.op.Squeeze(norm(graph, config, "decoder.norm", x), [1])  # [batch, hidden]
-    table = graph.weight("decoder.embed_tokens.weight")
-    logits = graph.op.Gemm(x, table, transB=1)
-    if config.gemma2 is not None and config.gemma2.final_softcap is not None:
-        logits = _softcap(graph, logits, config.gemma2.final_softcap)
-    return graph.op.Unsqueeze(logits, [1])
-
-
-def _softcap(graph: Graph, x: ir.Value, bound: float) -> ir.Value:
-    """Values within ±bound, in the same order."""
-    limit = graph.constant("softcap", np.array(bound, np.float32))
-    return graph.op.Mul(graph.op.Tanh(graph.op.Div(x, limit)), limit)

@@ -1,4 +1,4 @@
-"""Attention of one decoder layer: keys and values go into the cache, queries see what is there.
+"""Attention of one decoder layer: keys and values go into the cache, queries attend to all of it.
 
 No mask: a PaliGemma prompt sees itself whole, and a step sees everything before it, so
 `GroupQueryAttention` with `causal=0` is exact in both phases. Rotary positions are 0-based;
@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow, TextConfig
 from paligemma_edge.export.graphs.builder import FLOAT, INT32, Graph
+from paligemma_edge.export.graphs.rotary import rotary_tables
 from paligemma_edge.runtime import contract
 
 
 @dataclass(frozen=True)
 class SharedAttention:
-    """What every layer's attention shares."""
+    """Inputs and tables that the attention of all layers shares."""
 
     seqlens_k: ir.Value
     total_sequence_length: ir.Value
@@ -35,7 +35,7 @@ class SharedAttention:
         """Add the inputs and the tables to a graph."""
         seqlens_k = graph.input(contract.SEQLENS_K, INT32, ["batch"])
         total = graph.input(contract.TOTAL_SEQUENCE_LENGTH, INT32, [])
-        tables = zip(("rotary.cos", "rotary.sin"), _rotary_tables(config), strict=True)
+        tables = zip(("rotary.cos", "rotary.sin"), rotary_tables(config), strict=True)
         cos, sin = (graph.constant(name, table) for name, table in tables)
         return cls(seqlens_k, total, cos, sin, sliding_window)
 
@@ -59,20 +59,20 @@ def attend(
         num_heads=config.num_heads,
         kv_num_heads=config.num_kv_heads,
         do_rotary=1,
-        **_scores(config),
-        **_sight(config, layer, shared.sliding_window),
+        **_score_attributes(config),
+        **_mask_attributes(config, layer, shared.sliding_window),
         _outputs=3,
     )
     return outputs
 
 
 def cache_shape(config: TextConfig) -> list[int | str]:
-    """Of a layer's keys, and of its values."""
+    """The shape of a layer's keys, and of its values."""
     return ["batch", config.num_kv_heads, "capacity", config.head_dim]
 
 
-def _scores(config: TextConfig) -> dict[str, float]:
-    """How a query and a key make a score: in Gemma 2 it is softly kept within a bound."""
+def _score_attributes(config: TextConfig) -> dict[str, float]:
+    """Scale of the scores, and Gemma 2's softcap."""
     if config.gemma2 is None:
         return {"scale": config.head_dim**-0.5}
     scale = {"scale": config.gemma2.query_pre_attn_scalar**-0.5}
@@ -80,22 +80,15 @@ def _scores(config: TextConfig) -> dict[str, float]:
     return scale if softcap is None else {**scale, "softcap": softcap}
 
 
-def _sight(config: TextConfig, layer: int, sliding_window: SlidingWindow) -> dict[str, int]:
-    """Everything; or, in a sliding layer of a graph that only steps, the last keys alone.
+def _mask_attributes(
+    config: TextConfig, layer: int, sliding_window: SlidingWindow
+) -> dict[str, int]:
+    """All keys; or, in a sliding layer of a graph for single steps, only the last ones.
 
-    Windows are of causal attention in ONNX Runtime. For one token that is the same.
+    ONNX Runtime has windows only in causal attention, which for one token is the same.
     """
     gemma2 = config.gemma2
     if sliding_window == "full" or gemma2 is None or not gemma2.sliding_layers[layer]:
         return {"causal": 0}
-    assert gemma2.sliding_window is not None, "a checkpoint without a window is refused before"
+    assert gemma2.sliding_window is not None, "checked before: a checkpoint with a window"
     return {"causal": 1, "local_window_size": gemma2.sliding_window}
-
-
-def _rotary_tables(config: TextConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Cosines and sines, float32 [max_position_embeddings, head_dim / 2]."""
-    exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / config.head_dim
-    frequencies = (1.0 / config.rope_theta**exponents).astype(np.float32)
-    positions = np.arange(config.max_position_embeddings, dtype=np.float32)
-    angles = np.outer(positions, frequencies).astype(np.float32)
-    return np.cos(angles), np.sin(angles)

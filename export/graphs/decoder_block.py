@@ -1,7 +1,7 @@
-"""One layer of the decoder, as Gemma has it and as Gemma 2 has it.
+"""One layer of the decoder, Gemma's or Gemma 2's.
 
-Gemma normalizes what each part of a layer reads, Gemma 2 also what it adds to the stream. Of the
-last layer the last position alone goes on.
+Gemma normalizes the input of attention and MLP, Gemma 2 also their output. The last layer keeps
+only the last position.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from paligemma_edge.export.graphs.decoder_attention import SharedAttention, atte
 def block(
     graph: Graph, config: TextConfig, layer: int, x: ir.Value, shared: SharedAttention
 ) -> tuple[ir.Value, Sequence[ir.Value]]:
-    """The stream behind a layer, and the keys and values that the cache holds afterwards."""
+    """The residual stream after a layer, and the cache's new keys and values."""
     prefix = f"decoder.layers.{layer}"
     attended, *present = attend(
         graph, config, layer, norm(graph, config, f"{prefix}.input_layernorm", x), shared
@@ -27,23 +27,23 @@ def block(
     if layer == config.num_layers - 1:
         x, attended = _last_position(graph, x), _last_position(graph, attended)
     added = graph.linear(attended, f"{prefix}.o_proj")
-    behind = _behind_attention if config.gemma2 is None else _behind_attention_of_gemma2
-    return behind(graph, config, prefix, x, added), present
+    finish = _after_attention if config.gemma2 is None else _after_attention_gemma2
+    return finish(graph, config, prefix, x, added), present
 
 
-def _behind_attention(
+def _after_attention(
     graph: Graph, config: TextConfig, prefix: str, x: ir.Value, added: ir.Value
 ) -> ir.Value:
-    """Here `post_attention_layernorm` normalizes what the MLP reads."""
+    """In Gemma `post_attention_layernorm` normalizes the input of the MLP."""
     x = graph.op.Add(x, added)
     normed = norm(graph, config, f"{prefix}.post_attention_layernorm", x)
     return graph.op.Add(x, _mlp(graph, prefix, normed))
 
 
-def _behind_attention_of_gemma2(
+def _after_attention_gemma2(
     graph: Graph, config: TextConfig, prefix: str, x: ir.Value, added: ir.Value
 ) -> ir.Value:
-    """Here `post_attention_layernorm` normalizes what attention adds."""
+    """In Gemma 2 `post_attention_layernorm` normalizes the output of attention."""
     x = graph.op.Add(x, norm(graph, config, f"{prefix}.post_attention_layernorm", added))
     normed = norm(graph, config, f"{prefix}.pre_feedforward_layernorm", x)
     added = _mlp(graph, prefix, normed)
@@ -51,7 +51,7 @@ def _behind_attention_of_gemma2(
 
 
 def norm(graph: Graph, config: TextConfig, name: str, x: ir.Value) -> ir.Value:
-    """RMSNorm with the gain `1 + w`, added in float32: bfloat16 would lose bits of w."""
+    """RMSNorm with the gain `1 + w`, computed in float32: bfloat16 would lose bits of w."""
     weight = graph.tensors[f"{name}.weight"]
     gain = lazy(
         f"{name}.gain",

@@ -1,6 +1,6 @@
-"""SigLIP as a graph: pixels in, one vector a patch out.
+"""SigLIP as a graph: pixels in, one vector per patch out.
 
-Patch embedding, learned positions, pre-norm blocks of full attention, a last norm
+Patch embedding, learned positions, pre-norm blocks with full attention, a last norm
 (transformers, models/siglip/modeling_siglip.py).
 """
 

@@ -1,8 +1,7 @@
-"""A LoRA adapter as PEFT saves it, opened: what it changes, by the internal names of the layers.
+"""A LoRA adapter as PEFT saves it: its A and B, by the internal names of the layers.
 
 Reads `adapter_config.json` and `adapter_model.safetensors`, and checks every tensor against the
-base that it was trained for. Knows nothing of what the changes are then put to: merged into the
-weights, or kept apart.
+base that it was trained on. Does not know whether the adapter is then merged or switched.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from paligemma_edge.export.checkpoint.tensors import (
     FileTensor,
     same_values,
 )
-from paligemma_edge.export.lora.config import AdapterConfig, read_adapter_config
+from paligemma_edge.export.lora.config import LoraConfig, read_lora_config
 from paligemma_edge.export.lora.keys import LayerKeys, Part, sort_keys
 from paligemma_edge.runtime.errors import CheckpointError
 
@@ -42,7 +41,7 @@ class LowRank:
     a: CheckpointTensor  # [rank, in]
     b: CheckpointTensor  # [out, rank]
     scale: float
-    magnitude: CheckpointTensor | None = None  # [out], DoRA's: how long each row is afterwards
+    magnitude: CheckpointTensor | None = None  # [out], DoRA's: the norm of each row after merging
 
     @property
     def rank(self) -> int:
@@ -52,7 +51,7 @@ class LowRank:
 
 @dataclass(frozen=True, kw_only=True)
 class PeftAdapter:
-    """All that an adapter changes."""
+    """The changes of an adapter."""
 
     directory: Path
     layers: Mapping[str, LowRank]  # by internal layer name, as "decoder.layers.0.q_proj"
@@ -67,10 +66,10 @@ class PeftAdapter:
 def read_adapter(directory: Path, shapes: Mapping[str, Shape]) -> PeftAdapter:
     """Open an adapter for a base whose tensors have `shapes`, by internal name.
 
-    Reads headers, and no value but those of an embedding table. Raises CheckpointError when the
-    adapter is of another kind or of another base, and when a tensor of it would be left over.
+    Reads headers, and values only of embedding tables that are stored twice. Raises CheckpointError
+    when the adapter is of another kind or base, or has a tensor of no known layer.
     """
-    config = read_adapter_config(directory)
+    config = read_lora_config(directory)
     stored = read_safetensors(_weights_file(directory))
     keys = sort_keys(stored, shapes)
     if keys.unknown:
@@ -78,12 +77,12 @@ def read_adapter(directory: Path, shapes: Mapping[str, Shape]) -> PeftAdapter:
             f"{directory} changes layers that this PaliGemma does not have: "
             f"{join_names(keys.unknown)}; give an adapter that was trained on this base"
         )
-    _refuse_tables(directory, keys.layers)
+    _reject_tables(directory, keys.layers)
     layers = {
-        name: _read_layer(_Found(directory, config, found, stored), shapes[f"{name}.weight"])
-        for name, found in keys.layers.items()
+        name: _read_layer(_StoredLayer(directory, config, layer, stored), shapes[f"{name}.weight"])
+        for name, layer in keys.layers.items()
     }
-    copies = {name: [stored[key] for key in found] for name, found in keys.tensors.items()}
+    copies = {name: [stored[key] for key in same] for name, same in keys.tensors.items()}
     tensors = _trained_tensors(directory, copies, shapes)
     if not layers and not tensors:
         raise CheckpointError(f"{directory} changes nothing; give an adapter that was trained")
@@ -102,10 +101,10 @@ def _weights_file(directory: Path) -> Path:
     raise CheckpointError(f"{directory} has no {WEIGHTS_FILE}; finish the download")
 
 
-def _refuse_tables(directory: Path, layers: Mapping[str, LayerKeys]) -> None:
-    """One table is read at both ends, so that what is added for one end changes the other too.
+def _reject_tables(directory: Path, layers: Mapping[str, LayerKeys]) -> None:
+    """Embedding and head share one table, so a LoRA on one of them would change the other too.
 
-    peft merges all the same, and the model then answers otherwise than the adapter did.
+    peft merges it anyway, and the merged model then differs from the model with the adapter.
     """
     if tables := [name for name in layers if f"{name}.weight" in _TABLES]:
         raise CheckpointError(
@@ -116,11 +115,11 @@ def _refuse_tables(directory: Path, layers: Mapping[str, LayerKeys]) -> None:
 
 
 @dataclass(frozen=True)
-class _Found:
-    """One layer of a file, and what the adapter's config says of it."""
+class _StoredLayer:
+    """One layer of the file, with the adapter's config."""
 
     directory: Path
-    config: AdapterConfig
+    config: LoraConfig
     keys: LayerKeys
     stored: Mapping[str, FileTensor]
 
@@ -137,55 +136,55 @@ class _Found:
         return self.config.scale_of(self.module)
 
     def tensors(self, wanted: Mapping[Part, Shape]) -> Mapping[Part, FileTensor]:
-        """The layer's tensors, which are those of `wanted` and no others."""
+        """The layer's tensors; an error unless they are exactly those of `wanted`."""
         if self.config.dora and "lora_magnitude_vector" not in wanted:
             raise CheckpointError(
                 f"{self.directory} has DoRA on {self.module}, wanted it on linear layers alone; "
                 "merge the adapter with peft and export what that gives"
             )
         parts = {part: self.stored[key] for part, key in self.keys.parts.items()}
-        found = {part: tuple(tensor.shape.numpy()) for part, tensor in parts.items()}
-        if found != wanted:
+        actual = {part: tuple(tensor.shape.numpy()) for part, tensor in parts.items()}
+        if actual != wanted:
             raise CheckpointError(
-                f"{self.directory} has {_said(found)} of {self.module}, wanted {_said(wanted)} by "
-                "its adapter_config.json and the base; give an adapter and the base that it was "
-                "trained on"
+                f"{self.directory} has {_format(actual)} of {self.module}, wanted "
+                f"{_format(wanted)} by its adapter_config.json and the base; give an adapter and "
+                "the base that it was trained on"
             )
         return parts
 
 
-def _read_layer(found: _Found, shape: Shape) -> LowRank:
-    if found.module.endswith(_EMBEDDING_MODULE):
-        return _read_embedding(found, shape)
+def _read_layer(stored: _StoredLayer, shape: Shape) -> LowRank:
+    if stored.module.endswith(_EMBEDDING_MODULE):
+        return _read_embedding(stored, shape)
     ones = (1,) * len(shape[2:])  # of a convolution
     wanted: dict[Part, Shape] = {
-        "lora_A": (found.rank, *shape[1:]),
-        "lora_B": (shape[0], found.rank, *ones),
+        "lora_A": (stored.rank, *shape[1:]),
+        "lora_B": (shape[0], stored.rank, *ones),
     }
-    if found.config.dora and not ones:
+    if stored.config.dora and not ones:
         wanted["lora_magnitude_vector"] = shape[:1]
-    parts = found.tensors(wanted)
+    parts = stored.tensors(wanted)
     return LowRank(
-        a=parts["lora_A"].reshaped((found.rank, math.prod(shape[1:]))),
-        b=parts["lora_B"].reshaped((shape[0], found.rank)),
-        scale=found.scale,
+        a=parts["lora_A"].reshaped((stored.rank, math.prod(shape[1:]))),
+        b=parts["lora_B"].reshaped((shape[0], stored.rank)),
+        scale=stored.scale,
         magnitude=parts.get("lora_magnitude_vector"),
     )
 
 
-def _read_embedding(found: _Found, shape: Shape) -> LowRank:
-    """Of an embedding PEFT has A and B the other way round, and turns their product."""
+def _read_embedding(stored: _StoredLayer, shape: Shape) -> LowRank:
+    """For an embedding PEFT swaps A and B, and transposes their product."""
     rows, width = shape
     wanted: dict[Part, Shape] = {
-        "lora_embedding_A": (found.rank, rows),
-        "lora_embedding_B": (width, found.rank),
+        "lora_embedding_A": (stored.rank, rows),
+        "lora_embedding_B": (width, stored.rank),
     }
-    parts = found.tensors(wanted)
+    parts = stored.tensors(wanted)
     a, b = _transposed(parts["lora_embedding_B"]), _transposed(parts["lora_embedding_A"])
-    return LowRank(a=a, b=b, scale=found.scale)
+    return LowRank(a=a, b=b, scale=stored.scale)
 
 
-def _said(shapes: Mapping[Part, Shape]) -> str:
+def _format(shapes: Mapping[Part, Shape]) -> str:
     return ", ".join(f"{part} {list(shapes[part])}" for part in sorted(shapes))
 
 
@@ -195,11 +194,11 @@ def _transposed(tensor: FileTensor) -> CheckpointTensor:
 
 
 def _trained_tensors(
-    directory: Path, found: Mapping[str, list[FileTensor]], shapes: Mapping[str, Shape]
+    directory: Path, stored: Mapping[str, list[FileTensor]], shapes: Mapping[str, Shape]
 ) -> dict[str, CheckpointTensor]:
-    """Whole tensors. An adapter may hold one twice, and has a table at both ends or at none."""
+    """Tensors trained as a whole; one may be stored twice, and a table needs both ends trained."""
     tensors: dict[str, CheckpointTensor] = {}
-    for name, copies in found.items():
+    for name, copies in stored.items():
         inner = EMBEDDING if name == LM_HEAD else name
         first = tensors.setdefault(inner, copies[0])
         if not all(copy is first or same_values(first, copy) for copy in copies):
@@ -207,7 +206,7 @@ def _trained_tensors(
                 f"{directory} has two values of {inner}: {copies[-1].name} differs from "
                 f"{first.name}; PaliGemma has one table at both ends: train them tied"
             )
-    tables = [name for name in _TABLES if name in found]
+    tables = [name for name in _TABLES if name in stored]
     if len(tables) == 1:
         raise CheckpointError(
             f"{directory} replaces {tables[0]} alone, and PaliGemma has one table at both ends; "

@@ -1,7 +1,7 @@
-"""Adapters come into a bundle and go: whole or not at all, and those that are there stay.
+"""Add an adapter to a bundle or remove it: completely or not at all, without changing the others.
 
-An adapter is one folder; the graphs that take adapters are a folder for each variant, which is
-there as long as some adapter changes it.
+An adapter is one folder; the LoRA graphs of a variant are another, which exists as long as some
+adapter changes them.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from paligemma_edge.export.lora.base_layers import read_base
 from paligemma_edge.export.lora.graph_inputs import branches_of, inputs_of
 from paligemma_edge.export.lora.variant_graphs import (
     GRAPHS,
-    AdaptedVariant,
-    adapted_folder,
+    LoraVariant,
+    lora_folder,
     needed_graphs,
 )
 from paligemma_edge.quantize.transforms.changes import Branch
@@ -43,39 +43,73 @@ def add_adapter(
     variants: Sequence[str] = (),
     overwrite: bool = False,
 ) -> LoraInfo:
-    """Add a LoRA adapter, as PEFT saves it, to variants of a bundle, by default to all of them.
+    """Add a LoRA adapter, as PEFT saves it, to a bundle, so that each call can switch it on.
 
-    `overwrite` replaces an adapter of that name, for all variants that it was made for.
-    CheckpointError where the adapter is damaged, of another base, or of a kind that has to be
-    merged; BundleError where a variant is damaged or older than adapters; OptionError for a name
-    or a variant that cannot be; OutputError where the bundle cannot be written.
+    The variants' weights stay as they are: the adapter's A and B become inputs of their graphs.
+    Either the whole adapter is added, or the bundle is not changed.
+
+    Args:
+        bundle_path: The bundle's directory.
+        directory: The adapter's directory, with `adapter_config.json` and
+            `adapter_model.safetensors`.
+        name: The adapter's name in the bundle: letters, digits, '-', '_' and '.'.
+        variants: Names of the variants to add it to; default: all of the bundle.
+        overwrite: Replace an adapter of that name, in every variant that has it.
+
+    Returns:
+        What the manifest says about the adapter: source, rank, graphs, and its file for each
+        variant.
+
+    Raises:
+        CheckpointError: The adapter is damaged, belongs to another base, or is of a kind that can
+            only be merged (DoRA, biases, whole tensors, convolutions).
+        BundleError: A variant is damaged, or has no record of how its weights were changed.
+        OptionError: A name or a variant is not valid.
+        OutputError: The bundle cannot be written.
+
+    Example:
+        >>> add_adapter("mix.bundle", "cats-lora", "cats")
+        >>> PaliGemma("mix.bundle").detect("photo.jpg", "cat", adapter="cats")
     """
     bundle = Bundle.open(bundle_path)
     _check_name(bundle, name, overwrite=overwrite)
-    targets = [AdaptedVariant.read(bundle, variant) for variant in _chosen(bundle, variants)]
+    targets = [LoraVariant.read(bundle, variant) for variant in _selected(bundle, variants)]
     base = read_base(targets[0].graphs, bundle.manifest.model)
     adapter = read_adapter(Path(directory), base.shapes)
     branches = branches_of(adapter, base)
-    facts = _describe(adapter, name, targets, branches)
+    info = _describe(adapter, name, targets, branches)
     sources = [file for target in targets for file in bundle.variant_files(target.variant)]
     with (
-        _tidied(bundle.path),
+        _tidy_afterwards(bundle.path),
         extend_bundle(bundle, _folder(name), overwrite=overwrite, made_from=sources) as writer,
     ):
-        _write_inputs(writer, facts, targets, branches)
+        _write_inputs(writer, info, targets, branches)
         for target in targets:
-            _require_graphs(bundle, target, facts, anew=overwrite)
-        writer.finish(lambda manifest: _listed(manifest, name, facts))
-    return facts
+            _require_graphs(bundle, target, info, rebuild=overwrite)
+        writer.finish(lambda manifest: _extend_manifest(manifest, name, info))
+    return info
 
 
 def remove_adapter(bundle_path: str | os.PathLike[str], name: str) -> None:
-    """Take an adapter out of a bundle; OptionError where there is none of the name."""
+    """Remove an adapter from a bundle, with the graphs that no other adapter needs.
+
+    Args:
+        bundle_path: The bundle's directory.
+        name: The adapter's name in the bundle.
+
+    Raises:
+        OptionError: The bundle has no adapter of that name.
+        BundleError: The bundle is damaged.
+        OutputError: The bundle cannot be written.
+
+    Example:
+        >>> remove_adapter("mix.bundle", "cats")
+    """
     bundle = Bundle.open(bundle_path)
     if name not in bundle.manifest.adapters:
-        found = ", ".join(bundle.manifest.adapters) or "none"
-        raise OptionError(f"adapter is {name!r}, bundle {bundle.path} has {found}")
-    with _tidied(bundle.path):
+        names = ", ".join(bundle.manifest.adapters) or "none"
+        raise OptionError(f"adapter is {name!r}, bundle {bundle.path} has {names}")
+    with _tidy_afterwards(bundle.path):
         remove_folder(bundle, _folder(name))
 
 
@@ -91,12 +125,12 @@ def _check_name(bundle: Bundle, name: str, *, overwrite: bool) -> None:
         )
     if name in bundle.manifest.adapters and not overwrite:
         raise OptionError(
-            f"bundle {bundle.path} has an adapter {name} and it is kept; give --overwrite or "
-            "another name"
+            f"bundle {bundle.path} already has an adapter {name}; give --overwrite to replace "
+            "it, or another name"
         )
 
 
-def _chosen(bundle: Bundle, variants: Sequence[str]) -> list[str]:
+def _selected(bundle: Bundle, variants: Sequence[str]) -> list[str]:
     known = bundle.manifest.variants
     for variant in variants:
         if variant not in known:
@@ -109,7 +143,7 @@ def _chosen(bundle: Bundle, variants: Sequence[str]) -> list[str]:
 def _describe(
     adapter: PeftAdapter,
     name: str,
-    targets: Sequence[AdaptedVariant],
+    targets: Sequence[LoraVariant],
     branches: Mapping[str, Branch],
 ) -> LoraInfo:
     changed = {graph for target in targets for graph in target.changed_by(branches)}
@@ -123,53 +157,54 @@ def _describe(
 
 def _write_inputs(
     writer: FolderWriter,
-    facts: LoraInfo,
-    targets: Sequence[AdaptedVariant],
+    info: LoraInfo,
+    targets: Sequence[LoraVariant],
     branches: Mapping[str, Branch],
 ) -> None:
     for target in targets:
         dtype = target.variant.compute_dtype
         inputs: dict[str, Any] = dict(inputs_of(branches, target.changes, dtype))
         writer.require_space(sum(array.nbytes for array in inputs.values()))
-        np.savez(writer.path(facts.files[target.name]), **inputs)
+        np.savez(writer.path(info.files[target.name]), **inputs)
 
 
-def _require_graphs(bundle: Bundle, target: AdaptedVariant, facts: LoraInfo, *, anew: bool) -> None:
-    """Let a variant have the adapted graphs of an adapter beside those that it has."""
+def _require_graphs(bundle: Bundle, target: LoraVariant, info: LoraInfo, *, rebuild: bool) -> None:
+    """Write the LoRA graphs that an adapter needs, if a variant lacks any or with `rebuild`."""
     known = bundle.manifest.lora_graphs.get(target.name)
-    there = set() if known is None else set(known.graphs)
-    wanted = set(facts.graphs) & set(target.graphs)
-    if anew or wanted - there:
-        target.write(bundle, wanted | there)
+    existing = set() if known is None else set(known.graphs)
+    wanted = set(info.graphs) & set(target.graphs)
+    if rebuild or wanted - existing:
+        target.write(bundle, wanted | existing)
 
 
-def _listed(manifest: Manifest, name: str, facts: LoraInfo) -> Manifest:
-    adapters = {**manifest.adapters, name: facts}
-    listed = dataclasses.replace(manifest, schema_version=SCHEMA_VERSION, adapters=adapters)
-    for variant in facts.files:
-        adapted = listed.lora_graphs.get(variant)
-        if adapted is None or needed_graphs(listed, variant) - set(adapted.graphs):
+def _extend_manifest(manifest: Manifest, name: str, info: LoraInfo) -> Manifest:
+    adapters = {**manifest.adapters, name: info}
+    extended = dataclasses.replace(manifest, schema_version=SCHEMA_VERSION, adapters=adapters)
+    for variant in info.files:
+        known = extended.lora_graphs.get(variant)
+        if known is None or needed_graphs(extended, variant) - set(known.graphs):
             raise BundleError(
-                f"the adapted graphs of variant {variant} went meanwhile; run the command again"
+                f"the LoRA graphs of variant {variant} were removed meanwhile; "
+                "run the command again"
             )
-    return listed
+    return extended
 
 
 @contextlib.contextmanager
-def _tidied(path: Path) -> Iterator[None]:
-    """Keep no adapted graph that no adapter changes; one too many does no harm."""
+def _tidy_afterwards(path: Path) -> Iterator[None]:
+    """Remove LoRA graphs that no adapter needs; one too many does no harm."""
     try:
         yield
     finally:
         with contextlib.suppress(PaliGemmaError):
-            _keep_needed(path)
+            _remove_unneeded(path)
 
 
-def _keep_needed(path: Path) -> None:
+def _remove_unneeded(path: Path) -> None:
     bundle = Bundle.open(path)
-    for variant, adapted in bundle.manifest.lora_graphs.items():
+    for variant, known in bundle.manifest.lora_graphs.items():
         needed = needed_graphs(bundle.manifest, variant)
         if not needed:
-            remove_folder(bundle, adapted_folder(variant))
-        elif set(adapted.graphs) - needed:
-            AdaptedVariant.read(bundle, variant).write(bundle, needed)
+            remove_folder(bundle, lora_folder(variant))
+        elif set(known.graphs) - needed:
+            LoraVariant.read(bundle, variant).write(bundle, needed)

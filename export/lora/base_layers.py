@@ -1,6 +1,6 @@
-"""What an adapter is checked against where no checkpoint is at hand: a bundle's own graphs.
+"""The layers of a bundle's graphs, which an adapter is checked against without a checkpoint.
 
-They tell each layer's sizes, whatever it was rounded to, and which tensors there are beside.
+Reads the size of each layer, however it was quantized, and the shapes of all other tensors.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _GAIN = ".gain"  # of an RMSNorm: 1 + the weight
 
 @dataclass(frozen=True)
 class BaseLayer:
-    """A layer of the graphs; `rows` are those of the checkpoint's layers that lie in it, in order.
+    """A layer of the graphs; `rows` are those of the checkpoint's layers that it joins, in order.
 
-    Names are the internal ones.
+    Layers have their internal names.
     """
 
     in_features: int
@@ -40,19 +40,19 @@ class BaseLayer:
 
 @dataclass(frozen=True)
 class Base:
-    """The model that an adapter is put to."""
+    """The model that an adapter is added to."""
 
-    layers: Mapping[str, BaseLayer]  # by the name of the graphs
+    layers: Mapping[str, BaseLayer]  # by their name in the graphs
     shapes: Mapping[str, Shape]  # of a checkpoint's tensors, by internal name
 
 
-def read_base(graphs: Mapping[str, ir.Model], facts: ModelConfig) -> Base:
-    """Read a variant's graphs; their weights are not looked at."""
+def read_base(graphs: Mapping[str, ir.Model], config: ModelConfig) -> Base:
+    """Read a variant's graphs; their weights are not loaded."""
     names = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
     models = [graphs[name] for name in names]
-    found = [product for model in models for product in products(model)]
-    layers = {p.layer: BaseLayer(p.in_features, dict(_rows(p, facts))) for p in found}
-    shapes: dict[str, Shape] = {EMBEDDING: (facts.vocab_size, facts.hidden_size)}
+    linear = [product for model in models for product in products(model)]
+    layers = {p.layer: BaseLayer(p.in_features, dict(_rows(p, config))) for p in linear}
+    shapes: dict[str, Shape] = {EMBEDDING: (config.vocab_size, config.hidden_size)}
     for model in models:
         shapes |= _vectors(model, layers)
     for layer in layers.values():
@@ -60,12 +60,12 @@ def read_base(graphs: Mapping[str, ir.Model], facts: ModelConfig) -> Base:
     return Base(layers, shapes)
 
 
-def _rows(product: Product, facts: ModelConfig) -> Iterator[tuple[str, int]]:
+def _rows(product: Product, config: ModelConfig) -> Iterator[tuple[str, int]]:
     """q, k and v are one product; the decoder has fewer keys and values than queries."""
     if not product.layer.endswith(_QKV):
         yield product.layer, product.out_features
         return
-    keys = facts.num_kv_heads * facts.head_dim
+    keys = config.num_kv_heads * config.head_dim
     if product.layer.startswith("vision."):
         keys = product.out_features // 3
     for part, rows in (("q", product.out_features - 2 * keys), ("k", keys), ("v", keys)):
@@ -73,13 +73,13 @@ def _rows(product: Product, facts: ModelConfig) -> Iterator[tuple[str, int]]:
 
 
 def _vectors(model: ir.Model, layers: Mapping[str, BaseLayer]) -> Iterator[tuple[str, Shape]]:
-    """Biases, norms, and what lies before the first layer of the vision encoder."""
+    """Biases, norms, and the embeddings of the vision encoder."""
     for name, value in model.graph.initializers.items():
         shape: Shape = tuple(tensor_of(value).shape.numpy())
-        seen = name.startswith("vision.") and name.endswith((WEIGHT, BIAS))
+        in_vision = name.startswith("vision.") and name.endswith((WEIGHT, BIAS))
         if layer := layers.get(name.removesuffix(BIAS)):
             yield from ((f"{part}{BIAS}", (rows,)) for part, rows in layer.rows.items())
         elif name.startswith("decoder.") and name.endswith(_GAIN):
             yield name.removesuffix(_GAIN) + WEIGHT, shape
-        elif seen and name.removesuffix(WEIGHT) not in layers:
+        elif in_vision and name.removesuffix(WEIGHT) not in layers:
             yield name, shape

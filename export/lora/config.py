@@ -1,4 +1,4 @@
-"""What an adapter_config.json says: by how much a LoRA counts, and whether it is one we can merge.
+"""The adapter_config.json of a LoRA: each layer's rank and scale, and whether it is supported.
 
 Knows PEFT's field names and rules (peft 0.21, tuners/lora/config.py). Never looks at a tensor.
 """
@@ -22,7 +22,7 @@ CONFIG_FILE = "adapter_config.json"
 _MOST_RANK = 2**16
 _MOST_ALPHA = 1e9
 
-# Fields that change no merged weight: how it was trained, and what the tensors tell by themselves.
+# Fields that change no merged weight: how it was trained, and what the tensors show anyway.
 _WITHOUT_EFFECT = frozenset(
     (
         *("auto_mapping", "base_model_name_or_path", "revision", "task_type", "peft_version"),
@@ -38,8 +38,8 @@ _USED = frozenset(
         *("use_rslora", "use_dora", "init_lora_weights"),
     )
 )
-# Ways to begin a training that leave the base's weights as they are; others change them.
-_PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+# Initializations that leave the base's weights unchanged; others change them.
+_PLAIN_INITIALIZATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 _WHY: Mapping[str, str] = {
     "lora_bias": "a bias of LoRA's own is not merged",
     "alora_invocation_tokens": "an aLoRA counts for some tokens only, and cannot be merged",
@@ -50,8 +50,8 @@ _WHY: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterConfig:
-    """The rules by which every layer gets its rank and its scale."""
+class LoraConfig:
+    """Rank and scale of every layer."""
 
     rank: int
     alpha: float
@@ -72,13 +72,13 @@ class AdapterConfig:
 
 
 def _pattern(patterns: Mapping[str, object], module: str) -> str:
-    """The first pattern that fits the whole path, or its end behind a dot: peft's own rule."""
-    fitting = (key for key in patterns if re.match(rf"(.*\.)?({key})$", module))
-    return next(fitting, module)
+    """The first pattern that matches the whole path, or its end after a dot: peft's own rule."""
+    matching = (key for key in patterns if re.match(rf"(.*\.)?({key})$", module))
+    return next(matching, module)
 
 
-def read_adapter_config(directory: Path) -> AdapterConfig:
-    """Read `adapter_config.json`. Raises CheckpointError where it asks for more than a merge."""
+def read_lora_config(directory: Path) -> LoraConfig:
+    """Read `adapter_config.json`. Raises CheckpointError for an unsupported option."""
     path = directory / CONFIG_FILE
     if not os.path.isfile(path):  # noqa: PTH113 - Path raises where a name is too long
         raise CheckpointError(
@@ -86,8 +86,8 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
             "it"
         )
     data = read_json(path)
-    _refuse_others(path, data)
-    return AdapterConfig(
+    _check_options(path, data)
+    return LoraConfig(
         rank=_rank(path, "r", data.get("r", 8)),
         alpha=_alpha(path, "lora_alpha", data.get("lora_alpha", 8)),
         rank_pattern={k: _rank(path, k, v) for k, v in _patterns(path, data, "rank_pattern")},
@@ -97,12 +97,12 @@ def read_adapter_config(directory: Path) -> AdapterConfig:
     )
 
 
-def _refuse_others(path: Path, data: Json) -> None:
+def _check_options(path: Path, data: Json) -> None:
     if (kind := data.get("peft_type")) != "LORA":
-        _refuse(path, "peft_type", kind, "'LORA'; other kinds of adapters are not supported")
+        _reject(path, "peft_type", kind, "'LORA'; other kinds of adapters are not supported")
     start = data.get("init_lora_weights", True)
-    if start not in _PLAIN_STARTS:
-        _refuse(
+    if start not in _PLAIN_INITIALIZATIONS:
+        _reject(
             path,
             "init_lora_weights",
             start,
@@ -112,41 +112,41 @@ def _refuse_others(path: Path, data: Json) -> None:
     for name, value in data.items():
         if name not in _USED | _WITHOUT_EFFECT and value not in (None, False, {}, []):
             why = _WHY.get(name, "what it does is not known to this release")
-            _refuse(path, name, value, f"it switched off: {why}")
+            _reject(path, name, value, f"it switched off: {why}")
 
 
 def _patterns(path: Path, data: Json, name: str) -> list[tuple[str, object]]:
-    found = data.get(name) or {}
-    if not isinstance(found, dict):
-        _refuse(path, name, found, "an object")
-    for pattern in found:
+    patterns = data.get(name) or {}
+    if not isinstance(patterns, dict):
+        _reject(path, name, patterns, "an object")
+    for pattern in patterns:
         try:
             re.compile(rf"(.*\.)?({pattern})$")
         except (re.error, OverflowError, RecursionError) as error:
-            _refuse(path, name, pattern, f"regular expressions ({error})")
-    return list(found.items())
+            _reject(path, name, pattern, f"regular expressions ({error})")
+    return list(patterns.items())
 
 
 def _rank(path: Path, name: str, value: object) -> int:
     if type(value) is not int or not 1 <= value <= _MOST_RANK:
-        _refuse(path, name, value, f"a rank from 1 to {_MOST_RANK}")
+        _reject(path, name, value, f"a rank from 1 to {_MOST_RANK}")
     return value
 
 
 def _alpha(path: Path, name: str, value: object) -> float:
     if type(value) not in (int, float) or not -_MOST_ALPHA <= value <= _MOST_ALPHA:  # type: ignore[operator]
-        _refuse(path, name, value, f"a number from {-_MOST_ALPHA:g} to {_MOST_ALPHA:g}")
+        _reject(path, name, value, f"a number from {-_MOST_ALPHA:g} to {_MOST_ALPHA:g}")
     return float(value)  # type: ignore[arg-type]
 
 
 def _flag(path: Path, data: Json, name: str) -> bool:
     value = data.get(name) or False
     if not isinstance(value, bool):
-        _refuse(path, name, value, "true or false")
+        _reject(path, name, value, "true or false")
     return value
 
 
-def _refuse(path: Path, name: str, found: object, wanted: str) -> NoReturn:
-    shown = repr(found)
+def _reject(path: Path, name: str, value: object, wanted: str) -> NoReturn:
+    shown = repr(value)
     shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
     raise CheckpointError(f"{path} has {name} {shown}, wanted {wanted}")

@@ -1,7 +1,7 @@
-"""An adapter as the inputs of adapted graphs: A, B and shift of each layer that it changes.
+"""An adapter as the inputs of LoRA graphs: A, B and shift of each layer that it changes.
 
-Layers that are one product in the graphs become one here: their A side by side, their B as blocks
-on a diagonal. What cannot be an input is refused by name.
+Layers that the graphs join into one product are joined here too: their A side by side, their B as
+blocks on a diagonal. What cannot be an input is an error that names it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from paligemma_edge.runtime.errors import CheckpointError, OptionError
 
 
 def branches_of(adapter: PeftAdapter, base: Base) -> dict[str, Branch]:
-    """What an adapter adds to the layers of the graphs, by their names, its scale within B.
+    """What an adapter adds to each layer of the graphs, by name; B includes the scale.
 
-    CheckpointError where it changes more than products, or holds values that are no numbers.
+    CheckpointError where it changes more than linear layers, or holds NaN or infinite values.
     """
-    _refuse_others(adapter, base)
+    _check_switchable(adapter, base)
     return {
         name: _join(layer, changed, adapter)
         for name, layer in base.layers.items()
@@ -39,35 +39,35 @@ def branches_of(adapter: PeftAdapter, base: Base) -> dict[str, Branch]:
 def inputs_of(
     branches: Mapping[str, Branch], changes: Changes, dtype: ComputeDtype
 ) -> dict[str, NDArray[Any]]:
-    """The arrays that adapted graphs take, by name, of a variant whose weights were changed so.
+    """The arrays that LoRA graphs take, by input name; `changes` are those of the weights.
 
-    bfloat16 is given as uint16 words. OptionError where float16 does not reach.
+    bfloat16 is stored as uint16 words. OptionError where a value is too large for float16.
     """
     inputs: dict[str, NDArray[Any]] = {}
     for layer, branch in branches.items():
-        followed = branch.after(changes.get(layer, ()))
-        arrays = (followed.a.T, followed.b.T, followed.shift)
+        changed = branch.after(changes.get(layer, ()))
+        arrays = (changed.a.T, changed.b.T, changed.shift)
         for name, array in zip(adapter_inputs(layer), arrays, strict=True):
             if array is not None:
                 inputs[name] = _stored(name, array, dtype)
     return inputs
 
 
-def _refuse_others(adapter: PeftAdapter, base: Base) -> None:
+def _check_switchable(adapter: PeftAdapter, base: Base) -> None:
     products = {part for layer in base.layers.values() for part in layer.rows}
     others = [name for name in adapter.layers if name not in products]
-    turned = [name for name, change in adapter.layers.items() if change.magnitude is not None]
+    dora = [name for name, change in adapter.layers.items() if change.magnitude is not None]
     if adapter.tensors:
-        _refuse(adapter, f"replaces whole tensors, which are {join_tensor_names(adapter.tensors)}")
+        _reject(adapter, f"replaces whole tensors, which are {join_tensor_names(adapter.tensors)}")
     if others:
-        _refuse(adapter, f"changes {join_tensor_names(others)}, wanted linear layers alone")
-    if turned:
-        _refuse(adapter, f"has DoRA on {join_tensor_names(turned)}, which needs the weight itself")
+        _reject(adapter, f"changes {join_tensor_names(others)}, wanted linear layers alone")
+    if dora:
+        _reject(adapter, f"has DoRA on {join_tensor_names(dora)}, which needs the weight itself")
 
 
-def _refuse(adapter: PeftAdapter, found: str) -> NoReturn:
+def _reject(adapter: PeftAdapter, problem: str) -> NoReturn:
     raise CheckpointError(
-        f"{adapter.directory} {found}; it cannot be switched at run time: merge it into a bundle "
+        f"{adapter.directory} {problem}; it cannot be switched at run time: merge it into a bundle "
         "of its own with `paligemma-edge export --adapter`"
     )
 
@@ -75,7 +75,7 @@ def _refuse(adapter: PeftAdapter, found: str) -> NoReturn:
 def _join(layer: BaseLayer, changed: list[str], adapter: PeftAdapter) -> Branch:
     changes = {name: adapter.layers[name] for name in changed}
     rank = sum(change.rank for change in changes.values())
-    a = np.concatenate([_numbers(change.a, adapter) for change in changes.values()])
+    a = np.concatenate([_finite(change.a, adapter) for change in changes.values()])
     b, row, column = np.zeros((layer.out_features, rank), np.float32), 0, 0
     for name, rows in layer.rows.items():
         if (change := changes.get(name)) is not None:
@@ -86,15 +86,15 @@ def _join(layer: BaseLayer, changed: list[str], adapter: PeftAdapter) -> Branch:
 
 
 def _scaled(change: LowRank, adapter: PeftAdapter) -> Float:
-    return _numbers(change.b, adapter) * np.float32(change.scale)
+    return _finite(change.b, adapter) * np.float32(change.scale)
 
 
-def _numbers(tensor: CheckpointTensor, adapter: PeftAdapter) -> Float:
+def _finite(tensor: CheckpointTensor, adapter: PeftAdapter) -> Float:
     array = np.asarray(tensor.array(), np.float32)
     if not np.isfinite(array).all():
         raise CheckpointError(
-            f"{adapter.directory} holds values in {tensor.name} that are no finite numbers; the "
-            "adapter is damaged: train or download it again"
+            f"{adapter.directory} holds NaN or infinite values in {tensor.name}; the adapter is "
+            "damaged: train or download it again"
         )
     return array
 

@@ -1,7 +1,7 @@
-"""The keys of a LoRA file: which tensor belongs to which layer, whoever trained it.
+"""LoRA key names: which tensor of an adapter's file belongs to which layer, in every layout.
 
-Knows how PEFT builds a key (utils/save_and_load.py) and the key layouts of `names`. Knows nothing
-of values.
+Knows how PEFT builds a key (utils/save_and_load.py) and the key layouts of
+`tensor_names`. Knows nothing of values.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from paligemma_edge.runtime.errors import CheckpointError
 
 Part = Literal["lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B", "lora_magnitude_vector"]
 
-_GAINS = ("norm.weight", "norm1.weight", "norm2.weight")  # vectors, which no LoRA changes
+_GAINS = ("norm.weight", "norm1.weight", "norm2.weight")  # vectors: a LoRA never changes them
 _MODEL = re.compile(r"^(base_model\.model\.)?")
-# PEFT leaves the adapter's name out when it saves; others leave it in.
+# PEFT removes the adapter's name when it saves; other programs keep it.
 _LORA = re.compile(
     rf"(?P<module>.+)\.(?P<part>{'|'.join(get_args(Part))})(\.(?!bias)[^.]+)??(\.weight)?"
 )
-_ORIGINAL = re.compile(r"\.original_module\.")  # the base's own, beside the copy that was trained
+_ORIGINAL = re.compile(r"\.original_module\.")  # the base's own weights, beside the trained copy
 _COPY = (re.compile(r"\.modules_to_save(?=\.)"), re.compile(r"\.modules_to_save\.[^.]+(?=\.)"))
 _BASE = re.compile(r"\.base_layer(?=\.(weight|bias)$)")
 
@@ -52,31 +52,31 @@ def sort_keys(keys: Iterable[str], wanted: Iterable[str]) -> AdapterKeys:
     """
     names = {source_key(name, layout): name for name in [*wanted, LM_HEAD] for layout in PREFIXES}
     layers = {key: name for key, name in names.items() if not name.endswith(_GAINS)}
-    found = AdapterKeys()
+    sorted_keys = AdapterKeys()
     for key in keys:
         path = _MODEL.sub("", key)
         if _ORIGINAL.search(path):
             continue
         if (lora := _LORA.fullmatch(path)) and (weight := layers.get(f"{lora['module']}.weight")):
             layer, part = weight.removesuffix(".weight"), cast(Part, lora["part"])
-            _add_part(found, layer, lora["module"], part, key)
-        elif name := next((names[way] for way in _whole(path) if way in names), None):
-            found.tensors.setdefault(name, []).append(key)
+            _add_part(sorted_keys, layer, lora["module"], part, key)
+        elif name := next((names[plain] for plain in _unwrapped(path) if plain in names), None):
+            sorted_keys.tensors.setdefault(name, []).append(key)
         else:
-            found.unknown.append(key)
-    return found
+            sorted_keys.unknown.append(key)
+    return sorted_keys
 
 
-def _whole(path: str) -> list[str]:
+def _unwrapped(path: str) -> list[str]:
     """The paths that a tensor may have had before PEFT wrapped its module."""
     return [_BASE.sub("", path), *(copy.sub("", path) for copy in _COPY)]
 
 
-def _add_part(found: AdapterKeys, layer: str, module: str, part: Part, key: str) -> None:
-    known = found.layers.get(layer, LayerKeys(module, {}))
+def _add_part(keys: AdapterKeys, layer: str, module: str, part: Part, key: str) -> None:
+    known = keys.layers.get(layer, LayerKeys(module, {}))
     if (other := known.parts.get(part)) is not None:
         raise CheckpointError(
             f"adapter holds {other!r} and {key!r}, two keys for one part of a layer; "
             "give one adapter, saved by PEFT"
         )
-    found.layers[layer] = LayerKeys(known.module, {**known.parts, part: key})
+    keys.layers[layer] = LayerKeys(known.module, {**known.parts, part: key})

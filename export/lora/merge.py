@@ -1,8 +1,8 @@
-"""Adapters merged into the tensors of a checkpoint, each of them when it is read.
+"""Adapters merged into the tensors of a checkpoint, each tensor when it is read.
 
 Computes as peft's `merge_and_unload` does on a model that was loaded in the checkpoint's dtype:
 the change in float32, the sum rounded to the weight's own dtype, one adapter after another. It
-does so with torch, and with the same calls, so that the last bit is the same too.
+does so with torch, and with the same calls, so that on one machine the last bit is the same too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def merge_adapters(
 ) -> dict[str, CheckpointTensor]:
     """The tensors of a checkpoint, by internal name, as they are after the adapters in turn.
 
-    Shapes and dtypes stay. Reading one raises CheckpointError where a sum is no finite number.
+    Shapes and dtypes stay. Reading one raises CheckpointError where a sum is NaN or infinite.
     """
     merged = dict(tensors)
     for adapter in adapters:
@@ -48,7 +48,7 @@ def _changed(weight: CheckpointTensor, change: LowRank, origin: str) -> Checkpoi
 
     def compute() -> Array:
         stored = weight.array()
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore"):  # checked below
             merged = _merge(stored, change).reshape(shape).astype(stored.dtype)
         _require_finite(merged, origin)
         return merged

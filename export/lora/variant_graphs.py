@@ -1,6 +1,6 @@
-"""A variant of a bundle to which adapters are added: its graphs, and how its weights were changed.
+"""A bundle's variant and its LoRA graphs: copies of its graphs that take an adapter as inputs.
 
-Reads what lies beside the weights, and no weight.
+Reads graphs, and how the weights were changed; loads no weight.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _DTYPES: Mapping[ComputeDtype, ir.DataType] = {
 
 
 @dataclass(frozen=True)
-class AdaptedVariant:
-    """What is known of a variant before an adapter is added to it."""
+class LoraVariant:
+    """A variant that an adapter is added to."""
 
     name: str
     variant: Variant
@@ -42,10 +42,10 @@ class AdaptedVariant:
     changes: Changes
 
     @classmethod
-    def read(cls, bundle: Bundle, name: str) -> AdaptedVariant:
+    def read(cls, bundle: Bundle, name: str) -> LoraVariant:
         """Read a variant of the bundle, digests compared.
 
-        BundleError where a file is damaged, or where nothing tells how its weights were changed.
+        BundleError where a file is damaged, or where it is not known how its weights were changed.
         """
         variant = bundle.manifest.variants[name]
         files = {graph: variant.graphs[graph] for graph in GRAPHS if graph in variant.graphs}
@@ -57,35 +57,35 @@ class AdaptedVariant:
         """The graphs that have one of these layers."""
         return [graph for graph, model in self.graphs.items() if _layers(model) & set(layers)]
 
-    def with_adapter(self, graph: str) -> bytes:
-        """A graph with branches; its weights are named where they lie, in the variant's folder."""
+    def lora_graph(self, graph: str) -> bytes:
+        """The LoRA graph of a graph; its weights stay in the variant's folder."""
         model = self.graphs[graph].clone()
         shifted = [layer for layer, changes in self.changes.items() if has_shift(changes)]
         add_branches(model, _DTYPES[self.variant.compute_dtype], shifted)
         return ir.to_proto(model).SerializeToString()
 
     def write(self, bundle: Bundle, graphs: Collection[str]) -> None:
-        """Let the bundle have these adapted graphs of the variant and no others of it."""
-        folder, sources = adapted_folder(self.name), bundle.variant_files(self.variant)
+        """Write these LoRA graphs of the variant to the bundle, in place of those it had."""
+        folder, sources = lora_folder(self.name), bundle.variant_files(self.variant)
         names = {graph: f"{folder}/{graph}.onnx" for graph in self.graphs if graph in graphs}
-        adapted = LoraGraphs(graphs=names, files=tuple(names.values()))
+        written = LoraGraphs(graphs=names, files=tuple(names.values()))
         with extend_bundle(bundle, folder, overwrite=True, made_from=sources) as writer:
             for graph, file in names.items():
-                writer.write(file, self.with_adapter(graph))
+                writer.write(file, self.lora_graph(graph))
             writer.finish(
-                lambda m: dataclasses.replace(m, lora_graphs={**m.lora_graphs, self.name: adapted})
+                lambda m: dataclasses.replace(m, lora_graphs={**m.lora_graphs, self.name: written})
             )
 
 
-def adapted_folder(variant: str) -> str:
-    """Where the adapted graphs of a variant lie."""
+def lora_folder(variant: str) -> str:
+    """The folder of a variant's LoRA graphs."""
     return f"adapted/{variant}"
 
 
 def needed_graphs(manifest: Manifest, variant: str) -> set[str]:
     """The graphs of a variant that some adapter of the bundle changes."""
-    adapters = [facts for facts in manifest.adapters.values() if variant in facts.files]
-    changed = {graph for facts in adapters for graph in facts.graphs}
+    adapters = [info for info in manifest.adapters.values() if variant in info.files]
+    changed = {graph for info in adapters for graph in info.graphs}
     return changed & set(manifest.variants[variant].graphs)
 
 
@@ -99,9 +99,9 @@ def _read_changes(bundle: Bundle, name: str, variant: Variant) -> Changes:
     file = next((file for file in variant.files if file.endswith(f"/{CHANGES_FILE}")), None)
     if file is None:
         raise BundleError(
-            f"variant {name} of bundle {bundle.path} was made by an earlier release and has no "
-            f"{CHANGES_FILE}, so that nothing tells how its weights were changed; quantize it "
-            "again with --overwrite, or name other variants with --variant"
+            f"variant {name} of bundle {bundle.path} has no {CHANGES_FILE}, so it is not known how "
+            "its weights were changed; quantize it again with --overwrite, or name other variants "
+            "with --variant"
         )
     bundle.verify([file])
     return read_changes(bundle.file(file))

@@ -1,7 +1,7 @@
-"""`optimum-cli export paligemma`: what `paligemma-edge export` does, where optimum's users look.
+"""`optimum-cli export paligemma`: the command `paligemma-edge export` for users of optimum.
 
-optimum runs every file of its namespace `optimum.commands.register` when it starts, whatever it
-was called for; so this one imports little, and is installed there without an `__init__`.
+optimum imports every file of its namespace `optimum.commands.register` when it starts, whatever
+the command; so this one imports little, and is installed there without an `__init__`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ class PaliGemmaExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # un
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
         """Add the options."""
-        from paligemma_edge.export.cli.main import add_export_options
+        from paligemma_edge.export.cli.export import add_export_options
 
-        parser.formatter_class = argparse.RawDescriptionHelpFormatter  # an example keeps its line
+        # Keeps the line breaks of the examples.
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
         add_export_options(parser)
 
     def run(self) -> None:

@@ -168,7 +168,7 @@ def _check_single_tokens(processor: SentencePieceProcessor, pieces: tuple[str, .
 
 
 def _image_id(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> int:
-    """Return the first id that no answer has: `<image>`, or the first without a piece."""
+    """Return the first id that is never in an answer: `<image>`, or the first without a piece."""
     size: int = processor.get_piece_size()
     token = config.image_token_id
     last = token == size - 1 and processor.id_to_piece(token) == IMAGE_PIECE

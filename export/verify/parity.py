@@ -1,4 +1,4 @@
-"""How far a variant is from the original: the figures, their limits, JSON and a table.
+"""How far a variant is from the original: errors of each stage, their tolerances, and JSON.
 
 Knows stages and numbers. Knows neither the bundle nor the original.
 """
@@ -12,9 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
-from rich.markup import escape
-from rich.table import Table
-
 from paligemma_edge.runtime.bundle.golden import required_agreement
 from paligemma_edge.runtime.manifest import Variant
 
@@ -24,8 +21,8 @@ ParityStage = Literal[
 STAGES: tuple[ParityStage, ...] = get_args(ParityStage)
 
 # The largest relative error that a stage may have. Float weights are the checkpoint's own, so a
-# float32 variant differs by the order of its sums alone; the others by what they round to. These
-# bounds find a broken graph; how good a small variant is, an evaluation says.
+# float32 variant differs only by the order of its sums, the others by rounding. These
+# bounds detect a broken graph; the quality of a small variant needs an evaluation.
 _TOLERANCES: Mapping[str, float] = {
     "float32": 1e-4,
     "float16": 2e-2,
@@ -38,16 +35,21 @@ _WEIGHT_TOLERANCES: Mapping[str, float] = {"int8": 2e-1, "int4": 5e-1}
 class StageParity:
     """The largest error of one stage over all samples.
 
-    `absolute` is max |a - b| and `relative` max |a - b| / max |b|, b the original's tensor of
-    one sample (of one step). Of "token ids" and "answer" they are the number and the share of
-    tokens that differ. Infinite where a shape differs or a value is no number.
+    Attributes:
+        stage: The stage's name, one of `STAGES`.
+        absolute: max |a - b|, b the original's tensor of one sample (of one step); for
+            "token ids" and "answer" the number of tokens that differ. Infinite where a shape
+            differs or a value is NaN or infinite.
+        relative: max |a - b| / max |b|; for tokens the share that differs. Infinite likewise.
+        tolerance: The largest `relative` that passes.
+        worst: The prompt with the largest relative error.
     """
 
     stage: ParityStage
     absolute: float
     relative: float
-    tolerance: float  # of `relative`
-    worst: str  # the prompt with the largest relative error
+    tolerance: float
+    worst: str
 
     @property
     def passed(self) -> bool:
@@ -57,11 +59,25 @@ class StageParity:
 
 @dataclass(frozen=True, kw_only=True)
 class ParityReport:
-    """How far one variant of a bundle is from the original."""
+    """How far one variant of a bundle is from the original.
+
+    Attributes:
+        variant: The variant's name.
+        samples: The number of images with a prompt that were compared.
+        steps: The decode steps that were compared, over all samples; prefills are not counted.
+        versions: The versions of the packages that took part, by name.
+        stages: The errors of each stage, in the order of `STAGES`.
+
+    Example:
+        >>> report = verify("mix.bundle", "paligemma-3b-mix-224")
+        >>> report.passed
+        True
+        >>> {stage.stage: stage.relative for stage in report.stages}
+    """
 
     variant: str
     samples: int
-    steps: int  # compared after the first token, over all samples
+    steps: int
     versions: Mapping[str, str]
     stages: tuple[StageParity, ...]
 
@@ -94,25 +110,8 @@ class ParityReport:
 
 def tolerance(stage: ParityStage, variant: Variant) -> float:
     """The largest relative error that a stage of a variant may have."""
-    if stage in ("pixels", "token ids"):  # computed alike for every variant
+    if stage in ("pixels", "token ids"):  # the same for every variant
         return _TOLERANCES["float32"] if stage == "pixels" else 0.0
     if stage == "answer":
         return 1 - required_agreement(variant)
     return max(_TOLERANCES[variant.compute_dtype], _WEIGHT_TOLERANCES.get(variant.weight_dtype, 0))
-
-
-def render(report: ParityReport) -> Table:
-    """The report as a table for people."""
-    verdict = "equals the original" if report.passed else "DIFFERS from the original"
-    versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
-    table = Table(
-        title=f"{report.variant} {verdict}: {report.samples} samples, {report.steps} steps",
-        caption=versions,
-    )
-    for name in ("stage", "largest error", "relative", "tolerance", ""):
-        table.add_column(name, justify="left" if name in ("stage", "") else "right")
-    for stage in report.stages:
-        numbers = (f"{stage.absolute:.3g}", f"{stage.relative:.2e}", f"{stage.tolerance:.0e}")
-        result = "[green]ok[/]" if stage.passed else f"[red]differs[/]: {escape(stage.worst)}"
-        table.add_row(stage.stage, *numbers, result)
-    return table

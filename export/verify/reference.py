@@ -1,8 +1,8 @@
-"""The original: what transformers makes of a question, stage by stage, in float32.
+"""The original: transformers' outputs for a sample, stage by stage, in float32.
 
 Knows transformers' PaliGemma and its processor. Knows nothing of a bundle. Attention is
-"eager", the one implementation that every release computes alike, and `token_type_ids` are
-always given: a prompt sees itself whole, an answer sees what is before it.
+"eager", the one implementation that all releases compute the same way, and `token_type_ids` are
+always given: the prompt attends to all of itself, an answer to what is before it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from paligemma_edge.runtime.images.load import ImageInput, image_label
 from paligemma_edge.runtime.text.tokenizer import IMAGE_MARKER
 
 Float = NDArray[np.float32]
-Told = Callable[[int], None]  # how many questions were answered
+Progress = Callable[[int], None]  # the number of samples that are done
 
 
 @dataclass(frozen=True)
 class ReferenceTrace:
     """Every stage of one greedy answer.
 
-    Row i of `logits` chose `tokens[i]`. The last token is the end-of-sequence id unless the
-    answer was cut; `text` leaves it out.
+    `tokens[i]` is chosen from row i of `logits`. The last token is the end-of-sequence id unless
+    the answer was cut; `text` leaves it out.
     """
 
     pixel_values: Float  # [images, 3, R, R]
@@ -57,15 +57,15 @@ def trace_all(
     checkpoint: str | os.PathLike[str],
     samples: Sequence[Sample],
     max_new_tokens: int,
-    progress: Told | None = None,
+    progress: Progress | None = None,
     spill: Path | None = None,
     *,
     sliding_window: SlidingWindow = "full",
     adapters: Sequence[Path] = (),
 ) -> list[ReferenceTrace]:
-    """Answer every question; the model, 12 GB at full size, is gone when this returns.
+    """Answer every sample; the model, 12 GB at full size, is released when this returns.
 
-    The arrays, 33 MB of logits for 32 tokens at full size, lie in the folder `spill` if given.
+    The arrays, 33 MB of logits for 32 tokens at full size, are kept in the folder `spill` if given.
     `sliding_window` and `adapters` as in Reference.open.
     """
     reference = Reference.open(checkpoint, sliding_window, adapters)
@@ -81,7 +81,7 @@ def trace_all(
 
 
 def _spill(trace: ReferenceTrace, folder: Path) -> ReferenceTrace:
-    """The same trace with its arrays in files, which are read as they are used."""
+    """The same trace with its arrays in files, memory-mapped."""
     folder.mkdir()
     mapped: dict[str, Any] = {}
     for name, value in vars(trace).items():
@@ -105,18 +105,18 @@ class Reference:
         sliding_window: SlidingWindow = "full",
         adapters: Sequence[Path] = (),
     ) -> Reference:
-        """Load a checkpoint directory. CheckpointError says why transformers cannot.
+        """Load a checkpoint directory. Raises CheckpointError if transformers cannot.
 
-        With `sliding_window` "full" the window of a PaliGemma 2 is opened as wide as its longest
-        text, as it was trained (big_vision has none); "hf" leaves it as transformers has it.
-        `adapters` are merged into it in turn, by peft.
+        With `sliding_window` "full" the window of a PaliGemma 2 is widened to its longest text, as
+        it was trained (big_vision has none); "hf" leaves it as in transformers. `adapters` are
+        merged into the model in turn, by peft.
         """
         directory = Path(checkpoint)
         try:
             with _quiet():
                 model = load_original(directory, adapters)
                 if sliding_window == "full":
-                    _open_window(model)
+                    _widen_window(model)
                 return cls(model, _load_processor(directory))
         except PaliGemmaError:
             raise
@@ -128,17 +128,17 @@ class Reference:
             ) from None
 
     def trace(self, sample: Sample, max_new_tokens: int) -> ReferenceTrace:
-        """Answer greedily, with a cache, keeping what every stage gave."""
+        """Answer greedily, with a cache, keeping the output of every stage."""
         pixels, ids = self.inputs(sample)
         cache = DynamicCache()
-        with self._listen() as heard:
+        with self._record_stages() as outputs:
             first = self.prefill(pixels, ids, cache)
         logits, tokens = self._answer(first, cache, max_new_tokens)
         return ReferenceTrace(
             pixel_values=pixels,
             ids=tuple(ids[ids.count(self.image_id) :]),
-            last_hidden_state=heard["vision"],
-            image_features=heard["projector"],
+            last_hidden_state=outputs["vision"],
+            image_features=outputs["projector"],
             logits=logits,
             tokens=tokens,
             text=self.processor.decode(tokens, skip_special_tokens=True),
@@ -147,7 +147,7 @@ class Reference:
     def forward_full(self, sample: Sample, answer: Sequence[int]) -> Float:
         """One pass over images, prompt and answer, with the prefix mask and no cache.
 
-        Returns [answer + 1, vocab]: row i is what follows the first i tokens of the answer.
+        Returns logits [answer + 1, vocab]: row i predicts the token after the answer's first i.
         """
         pixels, ids = self.inputs(sample)
         kinds = [0] * len(ids) + [1] * len(answer)
@@ -172,7 +172,7 @@ class Reference:
 
     @property
     def image_id(self) -> int:
-        """The id that stands for a patch; ids from here on are never an answer."""
+        """The id of an image token; this id and those above never occur in an answer."""
         return int(self.model.config.image_token_id)
 
     @property
@@ -181,7 +181,7 @@ class Reference:
         return int(self.processor.tokenizer.eos_token_id)
 
     def prefill(self, pixels: Float, ids: Sequence[int], cache: DynamicCache) -> Float:
-        """Read a whole prompt into a cache → logits [vocab] of what follows."""
+        """Read a whole prompt into a cache; returns the logits [vocab] of the next token."""
         with torch.inference_mode():
             output = self.model(
                 input_ids=torch.tensor([ids]),
@@ -209,15 +209,15 @@ class Reference:
         return int(logits[: self.image_id].argmax())
 
     @contextlib.contextmanager
-    def _listen(self) -> Iterator[dict[str, Float]]:
-        """Keep what the vision tower and the projector give while the model runs as it is."""
-        heard: dict[str, Float] = {}
+    def _record_stages(self) -> Iterator[dict[str, Float]]:
+        """Record the outputs of vision tower and projector while the model runs."""
+        outputs: dict[str, Float] = {}
 
         def vision(_module: object, _inputs: object, output: Any) -> None:  # noqa: ANN401
-            heard["vision"] = _numpy(output.last_hidden_state)
+            outputs["vision"] = _numpy(output.last_hidden_state)
 
         def projector(_module: object, _inputs: object, output: torch.Tensor) -> None:
-            heard["projector"] = _numpy(output)
+            outputs["projector"] = _numpy(output)
 
         inner = self.model.model
         hooks = [
@@ -225,17 +225,17 @@ class Reference:
             inner.multi_modal_projector.register_forward_hook(projector),
         ]
         try:
-            yield heard
+            yield outputs
         finally:
             for hook in hooks:
                 hook.remove()
 
 
 def _load_image(source: ImageInput) -> Image.Image:
-    """An image as transformers' `load_image` opens it, none of ours taking part.
+    """An image as transformers' `load_image` opens it, without our own reader.
 
-    Its processor then makes RGB of it and lays transparency on white. 16-bit grey it clips, and
-    the runtime scales: there alone the two are meant to differ.
+    Its processor then converts to RGB, with transparency on white. 16-bit grey is clipped there
+    and scaled by the runtime: the only difference that is meant.
     """
     image: Image.Image
     try:
@@ -246,14 +246,14 @@ def _load_image(source: ImageInput) -> Image.Image:
         else:
             image = source if isinstance(source, Image.Image) else Image.open(source)
         return ImageOps.exif_transpose(image)
-    except Exception as error:  # decoders raise what they like
+    except Exception as error:  # decoders raise errors of any class
         reason = " ".join(str(error).split())[:300]
         raise ImageError(
             f"{image_label(source)}: cannot be read ({reason}); give a JPEG or PNG image"
         ) from None
 
 
-def _open_window(model: Any) -> None:  # noqa: ANN401 - as in Reference
+def _widen_window(model: Any) -> None:  # noqa: ANN401 - as in Reference
     text = model.config.text_config
     if getattr(text, "sliding_window", None) is not None:
         text.sliding_window = text.max_position_embeddings
@@ -270,7 +270,7 @@ def _numpy(tensor: torch.Tensor) -> Float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep bars and advice of both packages off the terminal, and leave settings as they were."""
+    """Hide progress bars and advice of both packages, and restore their settings afterwards."""
     logging: Any = transformers_logging  # its functions carry no types
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

@@ -1,6 +1,6 @@
 """The original as transformers loads it, with LoRA adapters as peft merges them, in float32.
 
-peft is imported only where there are adapters: it is no package of the extra.
+peft is imported only if there are adapters: it is not a package of the extra.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ _DTYPES = {
 def load_original(directory: Path, adapters: Sequence[Path] = ()) -> Any:  # noqa: ANN401 - no types
     """transformers' model of a checkpoint directory, in float32 with eager attention.
 
-    Raises what transformers raises; of adapters, MissingExtraError without peft and
-    CheckpointError where peft cannot merge.
+    Raises what transformers raises; with adapters also MissingExtraError without peft, and
+    CheckpointError if peft cannot merge them.
     """
     if not adapters:
         return _load(directory, torch.float32)
     state = _merged_state(directory, adapters)
-    # A model that was loaded in bfloat16 has a rounded embedding scale: its weights go on alone.
+    # A model loaded in bfloat16 has a rounded embedding scale, so only its weights are taken over.
     original = _load(directory, torch.float32)
     original.load_state_dict(state)
     return original
 
 
 def _merged_state(directory: Path, adapters: Sequence[Path]) -> Any:  # noqa: ANN401 - as above
-    """The weights, merged in the checkpoint's own dtype: the bundle holds sums so rounded."""
+    """The weights, merged in the checkpoint's own dtype, to which the bundle rounds too."""
     try:
         peft: Any = importlib.import_module("peft")
     except ModuleNotFoundError as missing:

@@ -1,6 +1,6 @@
-"""The questions that a bundle and its original are both asked: drawn here, or read from a folder.
+"""The samples that a bundle and its original both answer: generated, or read from a directory.
 
-Knows images and prompts. Knows nothing of a model, nor of a true answer.
+Knows images and prompts. Knows no model and no correct answers.
 """
 
 from __future__ import annotations
@@ -20,38 +20,57 @@ _SIZES = ((357, 240), (181, 299), (640, 427))  # width, height: none is square, 
 _PROMPTS = ("caption en", "detect cat", "answer en what is this?")
 
 
-DEFAULT_MAX_NEW_TOKENS = 32  # of each answer; the original runs in float32, so each one counts
+DEFAULT_MAX_NEW_TOKENS = 32  # of each answer; few, for the original is slow in float32
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt about one image or several, each of a kind that `runtime.image` reads."""
+    """A prompt about one image or several.
+
+    Attributes:
+        images: Paths, bytes of image files, PIL images, or uint8 RGB arrays [height, width, 3].
+        prompt: The text after the images, as "caption en"; without <bos> and newline.
+
+    Example:
+        >>> Sample(("photo.jpg",), "detect cat")
+    """
 
     images: tuple[ImageInput, ...]
     prompt: str
 
 
 def default_samples() -> list[Sample]:
-    """Three drawn images, three prompts about each; the same ones every time."""
+    """Three generated images with three prompts each; the same ones every time."""
     images = [_draw(number, *size) for number, size in enumerate(_SIZES)]
     return [Sample((p,), prompt) for p, prompt in itertools.product(images, _PROMPTS)]
 
 
 def read_samples(directory: Path) -> list[Sample]:
-    """Every prompt of a folder's `prompts.json`, with the image beside it that it is about.
+    """Read the prompts of a directory's `prompts.json`, each with its image.
 
-    OptionError where the file is absent or of another form.
+    Args:
+        directory: Holds `prompts.json` and the images that it names.
+
+    Returns:
+        One sample for each prompt, in the order of the file.
+
+    Raises:
+        OptionError: `prompts.json` is missing or not valid.
+
+    Example:
+        >>> samples = read_samples(Path("samples/images"))
+        >>> verify("mix.bundle", "paligemma-3b-mix-224", samples=samples)
     """
     return [Sample((question.image,), question.prompt) for question in parse_prompts(directory)]
 
 
 def _draw(number: int, width: int, height: int) -> Image.Image:
-    """Colour gradients that meet, with a few outlined shapes: smooth parts and sharp edges."""
+    """Colour gradients with a few outlined shapes: smooth areas and sharp edges."""
     x = np.linspace(0, 1, width)[None, :]
     y = np.linspace(0, 1, height)[:, None]
     channels = (x + 0 * y, 0 * x + y, 0.5 + 0.5 * np.sin((3 + number) * np.pi * (x + y)))
-    turned = [channels[(number + place) % 3] for place in range(3)]
-    image = Image.fromarray(np.rint(np.stack(turned, axis=-1) * 255).astype(np.uint8))
+    rotated = [channels[(number + place) % 3] for place in range(3)]
+    image = Image.fromarray(np.rint(np.stack(rotated, axis=-1) * 255).astype(np.uint8))
     canvas = ImageDraw.Draw(image)
     for colour, box in _boxes(number, width, height).items():
         canvas.ellipse(box, fill=colour, outline="black", width=3)

@@ -1,8 +1,7 @@
-"""Is a bundle what its checkpoint is? Each stage beside transformers', and the answers.
+"""`verify`: compares each stage of a bundle, and its answers, with transformers' own.
 
-Every stage of the bundle is fed with the bundle's own stage before it, as a user's image
-would be, so an error that grows on its way is seen. The steps are fed with the original's
-tokens; the answers run free.
+Each stage gets the output of the bundle's own stage before it, as for a user's image, so that
+accumulated errors are seen. The steps are fed with the original's tokens; answers run free.
 """
 
 from __future__ import annotations
@@ -61,44 +60,67 @@ def verify(
     adapters: Sequence[str | os.PathLike[str]] = (),
     progress: Callable[[str], None] | None = None,
 ) -> ParityReport:
-    """Compare a bundle with its checkpoint and write `parity/<variant>.json` into the bundle.
+    """Compare a bundle with its original checkpoint, and write the report into the bundle.
 
-    `adapters` are those that the bundle was exported with: peft merges them into the original.
-    Where every stage is within its tolerance, the first sample becomes the golden question of
-    the bundle's self-test. The original is dropped before the bundle is opened, so the two are
-    never in memory together. BundleError, CheckpointError, OptionError or ImageError say what
-    cannot be read; a difference is in the report and no error.
+    The original runs in transformers (float32, eager attention) and is released before the bundle
+    is opened, so the two are never in memory together. The report is written to
+    `parity/<variant>.json`; if every stage passes, the first sample becomes the golden question of
+    the bundle's self-test.
+
+    Args:
+        bundle_path: The bundle's directory.
+        checkpoint_dir: The checkpoint that it was exported from, as transformers saves it.
+        variant: The variant to compare; default: the first one for this device.
+        samples: Images with prompts; default: nine, with three generated images.
+        max_new_tokens: Tokens of each answer that are compared.
+        adapters: The directories of the LoRA adapters that the bundle was exported with, in that
+            order; peft merges them into the original.
+        progress: Called with a line of text before each sample.
+
+    Returns:
+        The errors of each stage. A difference raises no error: see `ParityReport.passed`.
+
+    Raises:
+        BundleError: The bundle cannot be read.
+        CheckpointError: The checkpoint or an adapter cannot be read.
+        ImageError: A sample's image cannot be read.
+        OptionError: An option does not fit the bundle.
+        OutputError: The report cannot be written.
+
+    Example:
+        >>> report = verify("mix.bundle", "paligemma-3b-mix-224")
+        >>> report.passed
+        True
     """
-    tell = progress or (lambda _: None)
-    asked = default_samples() if samples is None else list(samples)
+    report_progress = progress or (lambda _: None)
+    compared = default_samples() if samples is None else list(samples)
     bundle = Bundle.open(bundle_path)
-    _require_before(bundle, variant, max_new_tokens)
+    _check_before(bundle, variant, max_new_tokens)
     folders = [Path(adapter) for adapter in adapters]
     _require_original(Path(checkpoint_dir), folders)
     _require_same_adapters(bundle, folders)
     with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as spill:
-        told = lambda n: tell(f"original: {n} of {len(asked)}")  # noqa: E731
         traces = trace_all(
             checkpoint_dir,
-            asked,
+            compared,
             max_new_tokens,
-            told,
+            lambda number: report_progress(f"original: {number} of {len(compared)}"),
             Path(spill),
             sliding_window=_sliding_window(bundle),
             adapters=folders,
         )
         model = PaliGemma(bundle_path, variant=variant)
         measured = []
-        for number, (sample, trace) in enumerate(zip(asked, traces, strict=True)):
-            tell(f"bundle: {number} of {len(asked)}")
+        for number, (sample, trace) in enumerate(zip(compared, traces, strict=True)):
+            report_progress(f"bundle: {number} of {len(compared)}")
             measured.append(list(_compare(model, sample, trace)))
-        report = _report(model, asked, traces, measured)
-        _record(model.bundle, report, asked[0], traces[0])
+        report = _report(model, compared, traces, measured)
+        _record(model.bundle, report, compared[0], traces[0])
     return report
 
 
-def _require_before(bundle: Bundle, variant: str | None, max_new_tokens: int) -> None:
-    """Tell what would fail after the long work: options, damage, a bundle that stays as it is."""
+def _check_before(bundle: Bundle, variant: str | None, max_new_tokens: int) -> None:
+    """Fail early on what would fail after the long run: options, damage, a read-only bundle."""
     if max_new_tokens < 1:
         raise OptionError(f"max_new_tokens is {max_new_tokens}, wanted at least 1")
     _, chosen = choose_variant(bundle.manifest, "auto", variant)
@@ -120,8 +142,8 @@ def _require_same_adapters(bundle: Bundle, adapters: Sequence[Path]) -> None:
         )
     if merged is None and adapters:
         raise OptionError(
-            f"bundle {bundle.path} was exported without adapters; leave --adapter out. What is "
-            "switched at run time is verified by a bundle that it was merged into"
+            f"bundle {bundle.path} was exported without adapters; leave --adapter out. To "
+            "verify an adapter that is switched at run time, merge it into a bundle of its own"
         )
 
 
@@ -137,7 +159,7 @@ def _require_original(path: Path, adapters: Sequence[Path]) -> None:
 
 
 def _sliding_window(bundle: Bundle) -> SlidingWindow:
-    """What an answer saw when the bundle was exported; so does the original's."""
+    """The window that the bundle was exported with; the original gets the same."""
     return "hf" if bundle.manifest.source.get(SLIDING_WINDOW) == "hf" else "full"
 
 
@@ -178,14 +200,14 @@ def _disagreement(ours: Sequence[int], theirs: Sequence[int]) -> _Difference:
 
 
 def _choose(logits: NDArray[np.float32]) -> int:
-    """The greedy token; -1 where there is none, which the logits' own stage tells too."""
+    """The greedy token; -1 for logits with NaN or Inf, which their own stage reports too."""
     return int(logits.argmax()) if np.isfinite(logits).all() else -1
 
 
 def _answer_disagreement(
     model: PaliGemma, sample: Sample, trace: ReferenceTrace, chosen: Sequence[int]
 ) -> _Difference:
-    """Tokens that differ after the original's own; where none does, those of the free answer."""
+    """Tokens that differ when fed with the original's; if none, those of the free answer."""
     if -1 in chosen:
         return _disagreement(chosen, trace.tokens)
     answer = model.generate(sample.images, sample.prompt, max_new_tokens=len(trace.tokens))
@@ -211,17 +233,17 @@ def _report(
 def _stage(
     stage: ParityStage, model: PaliGemma, samples: Sequence[Sample], measured: Sequence[_Measured]
 ) -> StageParity:
-    """The largest errors of a stage; zero where no sample reached it."""
-    found = [
+    """The largest errors of a stage over all samples; zero if none has it."""
+    errors = [
         (*difference, sample.prompt)
         for sample, stages in zip(samples, measured, strict=True)
         for name, difference in stages
         if name == stage
     ]
-    worst = max(found, key=lambda entry: entry[1], default=(0.0, 0.0, ""))
+    worst = max(errors, key=lambda entry: entry[1], default=(0.0, 0.0, ""))
     return StageParity(
         stage=stage,
-        absolute=max((absolute for absolute, _, _ in found), default=0.0),
+        absolute=max((absolute for absolute, _, _ in errors), default=0.0),
         relative=worst[1],
         tolerance=tolerance(stage, model.bundle.manifest.variants[model.variant]),
         worst=worst[2],
@@ -229,10 +251,10 @@ def _stage(
 
 
 def _versions() -> Mapping[str, str]:
-    """The packages that took part. ONNX Runtime's distribution has several names."""
+    """Versions of the packages that took part. ONNX Runtime's distribution has several names."""
     names = ("paligemma-edge", "torch", "transformers")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {**found, "onnxruntime": ort.__version__}
+    versions = {name: importlib.metadata.version(name) for name in names}
+    return {**versions, "onnxruntime": ort.__version__}
 
 
 def _record(bundle: Bundle, report: ParityReport, sample: Sample, trace: ReferenceTrace) -> None:

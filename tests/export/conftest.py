@@ -16,7 +16,7 @@ from tests.helpers.adapted_models import CURED, EVERYTHING, GEMMA2, SIZES, Model
 
 @pytest.fixture(scope="session")
 def model(make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    """All shipped recipes, calibrated, with the adapter "one". Not to be changed."""
+    """All shipped recipes, calibrated, with the adapter "one"; tests must not change it."""
     from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 
     recipes = [None, CURED, *map(load_recipe, shipped())]
@@ -29,7 +29,7 @@ def second(
     make_checkpoint: MakeCheckpoint,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Model:
-    """A PaliGemma 2, whose answers see everything or the last 8 tokens; with the adapter "one"."""
+    """A PaliGemma 2 with the adapter "one"; answers attend to everything, or to 8 tokens."""
     window = GEMMA2 if request.param == "hf" else {**GEMMA2, "sliding_window": 4096}
     base, folder = make_checkpoint(text={**SIZES, **window}), tmp_path_factory.mktemp("gemma2")
     recipes = [None, CURED, dataclasses.replace(CURED, prefill=False, name="cpu-cured2")]

@@ -25,7 +25,7 @@ TEXT: dict[str, Any] = {
 
 
 def rewrite(folder: Path, **fields: object) -> Path:
-    """Change the text_config of a checkpoint; None takes a field away."""
+    """Change the text_config of a checkpoint; None removes a field."""
     config = json.loads((folder / "config.json").read_text())
     text = {**config["text_config"], **fields}
     config["text_config"] = {k: v for k, v in text.items() if v is not None or k not in fields}
@@ -39,7 +39,7 @@ def decoder_of(folder: Path) -> ir.Model:
 
 
 def attention(model: ir.Model) -> list[dict[str, object]]:
-    """What each attention node of a decoder is told of its scores."""
+    """The attributes of each attention node of a decoder."""
     names = ("scale", "softcap", "causal", "local_window_size", "num_heads", "kv_num_heads")
     nodes = [node for node in model.graph if node.op_type == "GroupQueryAttention"]
     return [{k: node.attributes[k].value for k in names if k in node.attributes} for node in nodes]
@@ -64,28 +64,28 @@ def test_layouts_give_the_same_tensors(dtype: str, make_checkpoint: MakeCheckpoi
 
 
 @pytest.mark.parametrize(
-    ("made", "said", "words"),
+    ("made", "fields", "message"),
     [
         (TEXT, {"model_type": "gemma"}, "4 unexpected: language_model.model.layers.{0-1}.post_f"),
         ({}, {"model_type": "gemma2"}, "4 missing: decoder.layers.{0-1}.post_feedforward_layern"),
         (
-            TEXT,  # as for the released 3B, whose JSON leaves out the heads
+            TEXT,  # as in the released 3B's JSON, without the heads
             {"num_attention_heads": None, "head_dim": None, "num_key_value_heads": 4},
             "text heads x head_dim is 2048, the tensors have 64; text kv heads x head_dim is 1024",
         ),
         (TEXT, {"num_hidden_layers": 3, "layer_types": None}, "11 missing: decoder.layers.2"),
     ],
 )
-def test_a_config_that_the_tensors_deny_is_refused(
-    made: dict[str, Any], said: dict[str, Any], words: str, make_checkpoint: MakeCheckpoint
+def test_a_config_that_contradicts_the_tensors(
+    made: dict[str, Any], fields: dict[str, Any], message: str, make_checkpoint: MakeCheckpoint
 ) -> None:
-    folder = rewrite(make_checkpoint(text=made), **said)
+    folder = rewrite(make_checkpoint(text=made), **fields)
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(folder)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_scores_are_scaled_and_bounded_as_the_config_says(make_checkpoint: MakeCheckpoint) -> None:
+def test_scale_and_softcaps_are_those_of_the_config(make_checkpoint: MakeCheckpoint) -> None:
     model = decoder_of(make_checkpoint(text={**TEXT, "attn_logit_softcapping": 40.0}))
     wanted = {"scale": 0.2, "softcap": 40.0, "causal": 0, "num_heads": 4, "kv_num_heads": 2}
     assert attention(model) == [pytest.approx(wanted)] * 2
@@ -93,14 +93,14 @@ def test_scores_are_scaled_and_bounded_as_the_config_says(make_checkpoint: MakeC
     assert operators(model).count("RMSNormalization") == 4 * 2 + 1
 
 
-def test_without_bounds_nothing_is_bounded(make_checkpoint: MakeCheckpoint) -> None:
+def test_without_softcaps(make_checkpoint: MakeCheckpoint) -> None:
     off = {"attn_logit_softcapping": None, "final_logit_softcapping": None}
     model = decoder_of(make_checkpoint(text={**TEXT, **off}))
-    assert all("softcap" not in told for told in attention(model))
+    assert all("softcap" not in attributes for attributes in attention(model))
     assert "Tanh" not in operators(model)
 
 
-def test_a_paligemma_1_knows_nothing_of_all_this(make_checkpoint: MakeCheckpoint) -> None:
+def test_a_paligemma_1_has_none_of_this(make_checkpoint: MakeCheckpoint) -> None:
     model = decoder_of(make_checkpoint())
     wanted = {"scale": 0.25, "causal": 0, "num_heads": 2, "kv_num_heads": 1}
     assert attention(model) == [wanted] * 2

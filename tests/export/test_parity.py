@@ -1,4 +1,4 @@
-"""The proof: a bundle beside transformers, on models of many shapes."""
+"""Bundles compared with transformers, on small models of many shapes."""
 
 from __future__ import annotations
 
@@ -83,16 +83,16 @@ MODELS: dict[str, dict[str, Any]] = {
         "layout": "C",
         "text": gemma2(32, hidden_size=576, query_pre_attn_scalar=18),
     },
-    "2: bounds that are soon reached": {
+    "2: low softcaps": {
         "text": gemma2(4, attn_logit_softcapping=1.0, final_logit_softcapping=2.0),
         "vision": {"image_size": 75, "patch_size": 15},
     },
-    "2: no bounds, no window": {
+    "2: no softcaps, no window": {
         "dtype": "float16",
         "text": gemma2(4, attn_logit_softcapping=None, final_logit_softcapping=None)
         | {"sliding_window": None, "num_hidden_layers": 1},
     },
-    "2: an image wider than a window that training had not": {
+    "2: an image longer than the window": {
         "layout": "B",
         "text": gemma2(4, sliding_window=8, num_hidden_layers=3),
     },
@@ -126,7 +126,7 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(make_checkpoint: MakeCheckpoint) -> Callable[[str], Pair]:
-    """Make a model of the list once, however many tests ask for it."""
+    """Make each model of the list once, however many tests use it."""
     made: dict[str, Pair] = {}
 
     def get(name: str) -> Pair:
@@ -177,7 +177,7 @@ def test_prefill_and_steps_equal_one_pass_with_the_prefix_mask(
     assert_close(replayed(made.model(), sample, answer), expected)
 
 
-@pytest.mark.parametrize("name", [*SMALL[1:4], "2: bounds that are soon reached"])
+@pytest.mark.parametrize("name", [*SMALL[1:4], "2: low softcaps"])
 def test_several_images_equal_the_original(name: str, pair: Callable[[str], Pair]) -> None:
     made = pair(name)
     first, _, _, second, _, _, third, _, _ = (sample.images[0] for sample in default_samples())
@@ -242,7 +242,7 @@ def test_a_batch_gives_the_answers_of_single_runs(shapes_model: PaliGemma) -> No
 
 @dataclass
 class Recorder:
-    """Greedy, and remembers every row that it chose from."""
+    """Greedy sampling that records every row of logits."""
 
     rows: list[NDArray[np.float32]] = field(default_factory=list)
 
@@ -281,8 +281,8 @@ def batch_of(model: PaliGemma, sample: Sample) -> ImageBatch:
 
 
 def pixels_of(model: PaliGemma, sample: Sample) -> NDArray[np.float32]:
-    facts = model.bundle.manifest.image
-    return np.stack([pixel_values(load_image(image), facts) for image in sample.images])
+    config = model.bundle.manifest.image
+    return np.stack([pixel_values(load_image(image), config) for image in sample.images])
 
 
 def features_of(model: PaliGemma, sample: Sample) -> OrtValue:

@@ -1,4 +1,4 @@
-"""PaliGemma 2 with the window that transformers gives its answers, and as it was trained."""
+"""PaliGemma 2 with the sliding window of transformers, and without, as it was trained."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEXT: dict[str, Any] = {
 MODELS: dict[str, dict[str, Any]] = {
     "even layers": {},
     "odd layers": {"layer_types": ["full_attention", "sliding_attention"] * 2},
-    "without bounds": {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+    "without softcaps": {"attn_logit_softcapping": None, "final_logit_softcapping": None},
 }
 SAMPLE = default_samples()[1]
 ANSWER = [7, 300, 1200, 2150, 5, 900, 41, 8, 1999, 77, 77, 12]
@@ -97,11 +97,11 @@ def test_the_two_kinds_agree_on_the_prompt_and_differ_in_every_step(model: Expor
 
 
 def test_a_window_that_holds_everything_changes_nothing(make_checkpoint: MakeCheckpoint) -> None:
-    found = exported(make_checkpoint(text={**TEXT, "sliding_window": 64}))
-    assert_close(found.logits("hf"), found.logits("full"))
+    wide = exported(make_checkpoint(text={**TEXT, "sliding_window": 64}))
+    assert_close(wide.logits("hf"), wide.logits("full"))
 
 
-def test_the_manifest_tells_the_kind_and_weights_are_stored_once(model: Exported) -> None:
+def test_the_manifest_names_the_kind_and_weights_are_stored_once(model: Exported) -> None:
     manifests = {kind: Bundle.open(path).manifest for kind, path in model.bundles.items()}
     assert {kind: m.source["sliding_window"] for kind, m in manifests.items()} == {
         "full": "full",
@@ -117,7 +117,7 @@ def test_the_manifest_tells_the_kind_and_weights_are_stored_once(model: Exported
     assert prefill.graph.output[0].name == "logits"
 
 
-def test_a_manifest_of_a_paligemma_1_tells_none(shapes_bundle: Path) -> None:
+def test_a_manifest_of_a_paligemma_1_has_no_window(shapes_bundle: Path) -> None:
     assert "sliding_window" not in Bundle.open(shapes_bundle).manifest.source
 
 
@@ -127,11 +127,11 @@ def test_slots_equal_single_runs(model: Exported) -> None:
     requests = [(image, "caption en"), (image, "detect red circle ; blue square"), (image, "x")]
     together = window.generate_batch(requests, slots=2, max_new_tokens=11)
     alone = [window.generate(*request, max_new_tokens=11) for request in requests]
-    assert [found.token_ids for found in together] == [found.token_ids for found in alone]
+    assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
 
 
 @pytest.mark.parametrize("text", [{}, {**TEXT, "sliding_window": None}], ids=["1", "2"])
-def test_a_checkpoint_without_a_window_has_none_to_keep(
+def test_a_checkpoint_without_a_window(
     text: dict[str, Any], make_checkpoint: MakeCheckpoint
 ) -> None:
     checkpoint = make_checkpoint(text=text)
@@ -140,7 +140,7 @@ def test_a_checkpoint_without_a_window_has_none_to_keep(
     assert not (checkpoint / "x.bundle").exists()
 
 
-def test_the_command_takes_the_kind(
+def test_the_option_of_the_command(
     make_checkpoint: MakeCheckpoint, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = make_checkpoint(text=TEXT)

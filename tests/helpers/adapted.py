@@ -1,6 +1,6 @@
-"""Graphs of a bundle run by ONNX Runtime alone, with the inputs of an adapter, and the original.
+"""LoRA graphs of a bundle, run by ONNX Runtime alone with an adapter's inputs, and the original.
 
-Nothing of the runtime takes part but the manifest's names.
+Of the runtime only the manifest's names are used.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ def pixels(bundle: Path, seed: int = 1) -> Array:
 
 
 def inputs(bundle: Path, variant: str, name: str) -> dict[str, Array]:
-    """What an adapter's file of a variant holds."""
-    found = Bundle.open(bundle)
-    with np.load(found.file(found.manifest.adapters[name].files[variant])) as stored:
+    """The arrays of an adapter's file for a variant."""
+    opened = Bundle.open(bundle)
+    with np.load(opened.file(opened.manifest.adapters[name].files[variant])) as stored:
         return dict(stored)
 
 
 def logits(
     bundle: Path, variant: str, seen: Array, given: Mapping[str, Array] | None = None
 ) -> Array:
-    """Those [2, vocab] after a prompt and after one step.
+    """Logits [2, vocab] after a prompt and after one step.
 
-    `given` are an adapter's inputs, absent ones of rank 0; None asks the variant's own graphs.
+    `given` are an adapter's inputs, missing ones get rank 0; None runs the variant's own graphs.
     """
-    found = Bundle.open(bundle).manifest
+    model = Bundle.open(bundle).manifest.model
     graphs = _Graphs(bundle, variant, given)
     hidden = graphs.run(contract.VISION_ENCODER, {contract.PIXEL_VALUES: seen})
     features = graphs.run(contract.PROJECTOR, hidden)
-    config, length = found.model, found.model.image_tokens + len(IDS)
+    config, length = model, model.image_tokens + len(IDS)
     row = (1, config.num_kv_heads, length + 1, config.head_dim)
     pasts = [name for i in range(config.num_layers) for name in contract.past_names(i)]
     presents = [name for i in range(config.num_layers) for name in contract.present_names(i)]
     cache = {name: np.zeros(row, np.float32) for name in pasts}
     reader = graphs.reader()
-    rows, first = [], graphs.run(reader, {**features, **_asked(IDS, length), **cache})
+    rows, outputs = [], graphs.run(reader, {**features, **_step_inputs(IDS, length), **cache})
     nothing = {contract.IMAGE_FEATURES: features[contract.IMAGE_FEATURES][:, :0]}
-    asked = [((ANSWER,), length + 1)]
-    if contract.LOGITS in first:
-        rows.append(first[contract.LOGITS][0])
+    steps = [((ANSWER,), length + 1)]
+    if contract.LOGITS in outputs:
+        rows.append(outputs[contract.LOGITS][0])
     else:  # a prompt's last token is then read again
-        asked.insert(0, (IDS[-1:], length))
-    for ids, total in asked:
-        cache = {name: first[present] for name, present in zip(pasts, presents, strict=True)}
-        first = graphs.run(contract.DECODER, {**nothing, **_asked(ids, total), **cache})
-        rows.append(first[contract.LOGITS][0])
+        steps.insert(0, (IDS[-1:], length))
+    for ids, total in steps:
+        cache = {name: outputs[present] for name, present in zip(pasts, presents, strict=True)}
+        outputs = graphs.run(contract.DECODER, {**nothing, **_step_inputs(ids, total), **cache})
+        rows.append(outputs[contract.LOGITS][0])
     return np.concatenate(rows)
 
 
@@ -98,7 +98,7 @@ class _Graphs:
 
 
 def open_adapted(graph: Path, folder: Path) -> ort.InferenceSession:
-    """A graph whose weights lie in another folder."""
+    """A session of a graph whose weights are in another folder."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry(
@@ -108,7 +108,7 @@ def open_adapted(graph: Path, folder: Path) -> ort.InferenceSession:
 
 
 def original(base: Path, seen: Array, adapter: Path | None = None) -> Array:
-    """The same logits by transformers in float32, peft adding the adapter to what layers give."""
+    """The same logits by transformers in float32, with the adapter applied by peft."""
     model = peft.load(base, torch.float32)
     tokens = (model.config.vision_config.image_size // 14) ** 2
     if adapter is not None:
@@ -124,16 +124,16 @@ def original(base: Path, seen: Array, adapter: Path | None = None) -> Array:
             pixel_values=torch.from_numpy(seen),
             use_cache=False,
         )
-    found: Array = output.logits[0, -2:].numpy()
-    return found
+    logits: Array = output.logits[0, -2:].numpy()
+    return logits
 
 
-def distance(found: Array, wanted: Array) -> float:
-    """The largest difference, of the largest value."""
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+def distance(actual: Array, wanted: Array) -> float:
+    """The largest difference, relative to the largest value."""
+    return float(np.abs(actual - wanted).max() / np.abs(wanted).max())
 
 
-def _asked(ids: Sequence[int], length: int) -> dict[str, Array]:
+def _step_inputs(ids: Sequence[int], length: int) -> dict[str, Array]:
     return {
         contract.INPUT_IDS: np.array([ids], np.int64),
         contract.SEQLENS_K: np.array([length - 1], np.int32),

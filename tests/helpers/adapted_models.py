@@ -1,4 +1,4 @@
-"""Tiny bases whose bundles have an adapter, and what their files must be."""
+"""Tiny bases whose bundles have an adapter, and checks of their files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from tests.helpers.adapted import Array, pixels
 
-SIZES = {"hidden_size": 64, "intermediate_size": 96}  # in blocks of 32, which CUDA wants
+SIZES = {"hidden_size": 64, "intermediate_size": 96}  # multiples of 32, for CUDA's blocks
 GEMMA2: dict[str, Any] = {
     "model_type": "gemma2",
     "num_attention_heads": 4,
@@ -18,7 +18,7 @@ GEMMA2: dict[str, Any] = {
     "query_pre_attn_scalar": 25,
     "sliding_window": 8,
 }
-# Every cure, and weights that are not rounded: what is left of an error is the adapter's.
+# Every transform, and weights that are not rounded: any error left is the adapter's.
 CURED = Recipe(
     about="a test",
     weights="float32",
@@ -57,7 +57,7 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 def check_whole(path: Path) -> Bundle:
-    """Every listed file is as it was written, and nothing else is there."""
+    """Every listed file is undamaged, and there are no others."""
     bundle = Bundle.open(path)
     bundle.verify(bundle.manifest.files)
     assert set(contents(path)) == {*bundle.manifest.files, "manifest.json"}

@@ -1,4 +1,4 @@
-"""LoRA adapters that PEFT makes and merges on the tiny models, nothing of ours taking part."""
+"""LoRA adapters for the tiny models, made and merged by PEFT alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def load(folder: Path, dtype: torch.dtype | str = "auto") -> Any:  # noqa: ANN40
 def train(base: Path, target: Path, *, seed: int = 0, **options: Any) -> Path:  # noqa: ANN401
     """An adapter that changes a lot, as if it had been trained."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft speaks of ties and of layers without a bias
+        warnings.simplefilter("ignore")  # peft warns of tied layers and of layers without a bias
         model = get_peft_model(load(base), LoraConfig(**{"r": 4, "lora_alpha": 6, **options}))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():

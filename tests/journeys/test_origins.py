@@ -76,18 +76,16 @@ def test_an_adapter_is_merged_and_verified(adapter: Path, tmp_path: Path) -> Non
     assert "adapters    lora (" in call("inspect", bundle, light=True).stdout
     few = tmp_path / "few"
     few.mkdir()
-    asked = json.loads((IMAGE.parent / "prompts.json").read_text())[0]
-    asked["questions"] = asked["questions"][:1]
-    (few / "prompts.json").write_text(json.dumps([asked]))
+    entry = json.loads((IMAGE.parent / "prompts.json").read_text())[0]
+    entry["questions"] = entry["questions"][:1]
+    (few / "prompts.json").write_text(json.dumps([entry]))
     (few / "00.png").write_bytes(IMAGE.read_bytes())
     options = ("--max-new-tokens", "2", "--samples", few, "--adapter", adapter)
     verified = call("verify", bundle, CHECKPOINT, *options)
     assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
-def test_what_is_wrong_with_an_adapter_is_reported_in_one_line(
-    adapter: Path, tmp_path: Path
-) -> None:
+def test_an_unusable_adapter_is_one_line(adapter: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "x.bundle"
     assert "adapter_config.json" in refused("export", CHECKPOINT, bundle, "--adapter", CHECKPOINT)
     other = peft.rename(adapter, tmp_path / "other", lambda key: key.replace(".0.", ".99."))
@@ -96,10 +94,10 @@ def test_what_is_wrong_with_an_adapter_is_reported_in_one_line(
     assert not bundle.exists()
 
 
-def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(
+def test_a_full_disk_is_noticed_before_writing(
     npz: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The sum is known from shapes alone, whatever the tensors are made of."""
+    """The size is known from shapes alone, whatever the tensors are computed from."""
 
     def write(*_: object) -> None:
         raise AssertionError("a graph was written")
@@ -115,11 +113,11 @@ def test_a_disk_that_is_too_small_is_reported_before_anything_is_written(
 
 
 def test_help_shows_where_a_bundle_may_come_from() -> None:
-    words = call("export", "--help").stdout
+    text = call("export", "--help").stdout
     for line in (
         "--adapter parts-lora\n",
         "--tokenizer paligemma_tokenizer.model\n",
         "NAME.npz.part0",
     ):
-        assert line in words
+        assert line in text
     assert "--adapter parts-lora\n" in call("verify", "--help").stdout

@@ -35,11 +35,11 @@ def arrays(original: Path) -> Arrays:
     return as_big_vision(original)
 
 
-def require_same(found: Checkpoint, wanted: Checkpoint) -> None:
-    assert found.config == wanted.config
-    assert found.tensors.keys() == wanted.tensors.keys()
+def assert_same(actual: Checkpoint, wanted: Checkpoint) -> None:
+    assert actual.config == wanted.config
+    assert actual.tensors.keys() == wanted.tensors.keys()
     for name, tensor in wanted.tensors.items():
-        ours = found.tensors[name]
+        ours = actual.tensors[name]
         assert (ours.shape, ours.dtype) == (tensor.shape, tensor.dtype), name
         theirs = tensor.numpy()
         if name == EMBEDDING:  # Hugging Face's rows from <image> on are random, ours zeros
@@ -50,7 +50,7 @@ def require_same(found: Checkpoint, wanted: Checkpoint) -> None:
         assert ours.read(3, 11).tobytes() == theirs.reshape(-1)[3:11].tobytes(), name
 
 
-def refused(path: Path) -> str:
+def error_of(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(path)
     assert "\n" not in str(caught.value)
@@ -66,27 +66,27 @@ def test_every_weight_is_that_of_hugging_face(
     text |= {"query_pre_attn_scalar": 12} if kind == "gemma2" else {}
     folder = make_checkpoint(dtype=dtype, text=text)
     path = save(tmp_path / "x.npz", as_big_vision(folder, heads=4, kv_heads=2))
-    require_same(open_checkpoint(path), open_checkpoint(folder))
+    assert_same(open_checkpoint(path), open_checkpoint(folder))
 
 
 @pytest.mark.parametrize("words", ["V2", "<u2"])
 @pytest.mark.parametrize("inside", ["", "params/"])
-def test_words_and_prefixes(
+def test_bfloat16_dtypes_and_prefixes(
     arrays: Arrays, original: Path, words: str, inside: str, tmp_path: Path
 ) -> None:
     path = save(tmp_path / "x.npz", arrays, words=words, folder=inside)
-    require_same(open_checkpoint(path), open_checkpoint(original))
+    assert_same(open_checkpoint(path), open_checkpoint(original))
 
 
-def test_an_optimizers_state_is_passed_over(arrays: Arrays, original: Path, tmp_path: Path) -> None:
+def test_an_optimizers_state_is_skipped(arrays: Arrays, original: Path, tmp_path: Path) -> None:
     stored = {f"params/{name}": array for name, array in arrays.items()}
     path = save(tmp_path / "x.npz", {**stored, "opt/0/count": np.zeros(3, np.int64)})
-    require_same(open_checkpoint(path), open_checkpoint(original))
+    assert_same(open_checkpoint(path), open_checkpoint(original))
 
 
 def test_a_compressed_archive(arrays: Arrays, original: Path, tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
-    require_same(open_checkpoint(tmp_path / "x.npz"), open_checkpoint(original))
+    assert_same(open_checkpoint(tmp_path / "x.npz"), open_checkpoint(original))
 
 
 def test_an_archive_in_parts(arrays: Arrays, original: Path, tmp_path: Path) -> None:
@@ -95,36 +95,36 @@ def test_an_archive_in_parts(arrays: Arrays, original: Path, tmp_path: Path) -> 
     for named in (path, parts[0], parts[10]):
         checkpoint = open_checkpoint(named)
         assert checkpoint.files == tuple(parts)
-        require_same(checkpoint, open_checkpoint(original))
+        assert_same(checkpoint, open_checkpoint(original))
     last = parts[10].rename(tmp_path / "away")
-    assert "or a part after pt.b16.npz.part9 is missing" in refused(path)
+    assert "or a part after pt.b16.npz.part9 is missing" in error_of(path)
     last.rename(parts[10])
     parts[4].unlink()
-    assert "lacks part4; finish the download" in refused(parts[0])
+    assert "lacks part4; finish the download" in error_of(parts[0])
     parts[4].write_bytes(parts[3].read_bytes()[:-1])
-    assert "is not a sound npz archive" in refused(path)
+    assert "is not a sound npz archive" in error_of(path)
 
 
-def test_a_path_that_leads_nowhere(arrays: Arrays, tmp_path: Path) -> None:
-    assert "x.npz does not exist, and neither does x.npz.part0" in refused(tmp_path / "x.npz")
-    assert "does not exist" in refused(tmp_path / "absent" / "x.npz.part0")
-    assert "does not exist" in refused(tmp_path / ("x" * 300 + ".npz"))
+def test_missing_paths(arrays: Arrays, tmp_path: Path) -> None:
+    assert "x.npz does not exist, and neither does x.npz.part0" in error_of(tmp_path / "x.npz")
+    assert "does not exist" in error_of(tmp_path / "absent" / "x.npz.part0")
+    assert "does not exist" in error_of(tmp_path / ("x" * 300 + ".npz"))
     save(tmp_path / "pt.npz", arrays)
-    assert "holds pt.npz and no config.json; give the path of the npz itself" in refused(tmp_path)
+    assert "holds pt.npz and no config.json; give the path of the npz itself" in error_of(tmp_path)
 
 
-def test_all_that_is_wrong_is_listed(arrays: Arrays, tmp_path: Path) -> None:
+def test_one_error_lists_every_wrong_array(arrays: Arrays, tmp_path: Path) -> None:
     broken = {name: array for name, array in arrays.items() if name != "llm/final_norm/scale"}
     broken["img/head/bias"] = np.zeros(5, np.float32)
     broken["value/head"] = np.zeros(3, np.float32)
-    message = refused(save(tmp_path / "x.npz", broken))
+    message = error_of(save(tmp_path / "x.npz", broken))
     assert "1 missing: llm/final_norm/scale" in message
     assert "1 unexpected: value/head" in message
     assert "1 misshapen: img/head/bias is [5] and not [48]" in message
 
 
 @pytest.mark.parametrize(
-    ("name", "shape", "words"),
+    ("name", "shape", "message"),
     [
         ("img/pos_embedding", (1, 15, 32), "has 15 positions, wanted those of a square image"),
         ("img/pos_embedding", (16, 32), "another number of axes"),
@@ -138,21 +138,21 @@ def test_all_that_is_wrong_is_listed(arrays: Arrays, tmp_path: Path) -> None:
     ],
 )
 def test_shapes_of_another_model(
-    arrays: Arrays, name: str, shape: Shape, words: str, tmp_path: Path
+    arrays: Arrays, name: str, shape: Shape, message: str, tmp_path: Path
 ) -> None:
-    message = refused(save(tmp_path / "x.npz", {**arrays, name: np.zeros(shape, np.float32)}))
-    assert words in message
-    assert "config.json" not in message
+    error = error_of(save(tmp_path / "x.npz", {**arrays, name: np.zeros(shape, np.float32)}))
+    assert message in error
+    assert "config.json" not in error
 
 
-def test_another_npz_is_named_by_what_it_lacks(shapes_checkpoint: Path, tmp_path: Path) -> None:
-    message = refused(shapes_checkpoint / "vae-oid.npz")
+def test_an_npz_of_something_else(shapes_checkpoint: Path, tmp_path: Path) -> None:
+    message = error_of(shapes_checkpoint / "vae-oid.npz")
     assert "is not a PaliGemma of big_vision: it lacks img/embedding/kernel" in message
-    message = refused(save(tmp_path / "x.npz", {f"a\n{i}": np.zeros(2, "f4") for i in range(30)}))
+    message = error_of(save(tmp_path / "x.npz", {f"a\n{i}": np.zeros(2, "f4") for i in range(30)}))
     assert r"and holds 'a\n0', " in message
     assert "and 20 more" in message
     np.savez(tmp_path / "none.npz")
-    assert "and holds nothing" in refused(tmp_path / "none.npz")
+    assert "and holds nothing" in error_of(tmp_path / "none.npz")
 
 
 # hidden, layers, heads, kv heads, head_dim, inner, and PaliGemma 2's query_pre_attn_scalar
@@ -226,7 +226,7 @@ def test_an_export_answers_as_that_of_hugging_face(
     assert answers[0].token_ids == answers[1].token_ids
 
 
-def test_the_tokenizer_lies_beside_or_is_given(
+def test_the_tokenizer_is_beside_the_npz_or_given(
     arrays: Arrays, original: Path, tmp_path: Path
 ) -> None:
     path = save(tmp_path / "x.npz", arrays)
@@ -241,7 +241,7 @@ def test_the_tokenizer_lies_beside_or_is_given(
     export(path, tmp_path / "j.bundle", tokenizer=original / "tokenizer.json")
     shutil.copy(original / "tokenizer.model", tmp_path)
     export(path, tmp_path / "beside.bundle")
-    with pytest.raises(TokenizerError, match="is no sentencepiece model"):
+    with pytest.raises(TokenizerError, match="is not a sentencepiece model"):
         export(path, tmp_path / "y.bundle", tokenizer=original / "model.safetensors")
     with pytest.raises(TokenizerError, match="has neither"):
         export(path, tmp_path / "y.bundle", tokenizer=tmp_path / "absent.model")
@@ -251,9 +251,9 @@ def test_images_are_prepared_as_for_the_released_models(
     arrays: Arrays, original: Path, tmp_path: Path
 ) -> None:
     path = save(tmp_path / "x.npz", arrays)
-    # Files of transformers that lie beside an npz are another checkpoint's.
+    # Files of transformers beside an npz belong to another checkpoint.
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"resample": 0}))
-    facts = export(path, tmp_path / "x.bundle", tokenizer=original).image
-    assert (facts.size, facts.resample) == (56, "bicubic")
-    assert (facts.mean, facts.std) == ((0.5,) * 3, (0.5,) * 3)
-    assert dataclasses.asdict(facts)["rescale_factor"] == 1 / 255
+    image = export(path, tmp_path / "x.bundle", tokenizer=original).image
+    assert (image.size, image.resample) == (56, "bicubic")
+    assert (image.mean, image.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert dataclasses.asdict(image)["rescale_factor"] == 1 / 255

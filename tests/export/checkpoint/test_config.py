@@ -1,4 +1,4 @@
-"""config.json in every dialect, against what transformers' own classes make of it."""
+"""config.json as every release of transformers writes it, read as transformers itself does."""
 
 from __future__ import annotations
 
@@ -147,11 +147,11 @@ DIALECTS: dict[str, Json] = {
 
 
 @pytest.mark.parametrize("data", DIALECTS.values(), ids=DIALECTS)
-def test_a_dialect_means_what_transformers_says(tmp_path: Path, data: Json) -> None:
-    found = read(tmp_path, data)
+def test_a_config_is_read_as_by_transformers(tmp_path: Path, data: Json) -> None:
+    config = read(tmp_path, data)
     original: Any = Original(**json.loads(json.dumps(data)))
     vision, text = original.vision_config, original.text_config
-    assert vars(found.vision) == {
+    assert vars(config.vision) == {
         "image_size": vision.image_size,
         "patch_size": vision.patch_size,
         "hidden_size": vision.hidden_size,
@@ -160,7 +160,7 @@ def test_a_dialect_means_what_transformers_says(tmp_path: Path, data: Json) -> N
         "intermediate_size": vision.intermediate_size,
         "layer_norm_eps": vision.layer_norm_eps,
     }
-    assert vars(found.text) == {
+    assert vars(config.text) == {
         "hidden_size": text.hidden_size,
         "num_layers": text.num_hidden_layers,
         "num_heads": text.num_attention_heads,
@@ -173,8 +173,8 @@ def test_a_dialect_means_what_transformers_says(tmp_path: Path, data: Json) -> N
         "max_position_embeddings": text.max_position_embeddings,
         "gemma2": gemma2_of(text) if text.model_type == "gemma2" else None,
     }
-    assert found.image_token_id == original.image_token_id
-    assert (found.pad_token_id, found.bos_token_id, found.eos_token_id) == (0, 2, 1)
+    assert config.image_token_id == original.image_token_id
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 2, 1)
 
 
 def gemma2_of(text: Any) -> Gemma2Config:  # noqa: ANN401 - a config of transformers
@@ -187,10 +187,10 @@ def gemma2_of(text: Any) -> Gemma2Config:  # noqa: ANN401 - a config of transfor
     )
 
 
-def test_without_sections_the_released_model_is_meant(tmp_path: Path) -> None:
+def test_without_sections_it_is_the_released_model(tmp_path: Path) -> None:
     # transformers fills 4096, 257152 and 256000 here, which no released checkpoint has.
-    found = read(tmp_path, {"model_type": "paligemma"})
-    assert found == read(tmp_path, HUB)
+    config = read(tmp_path, {"model_type": "paligemma"})
+    assert config == read(tmp_path, HUB)
 
 
 def test_derived_sizes(tmp_path: Path) -> None:
@@ -201,12 +201,12 @@ def test_derived_sizes(tmp_path: Path) -> None:
 def test_special_ids_are_read(tmp_path: Path) -> None:
     data = changed(text={"eos_token_id": [4, 107], "bos_token_id": 5, "pad_token_id": None})
     data = {k: v for k, v in data.items() if not k.endswith("os_token_id")}
-    found = read(tmp_path, data)
-    assert (found.pad_token_id, found.bos_token_id, found.eos_token_id) == (0, 5, 4)
+    config = read(tmp_path, data)
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 5, 4)
 
 
 @pytest.mark.parametrize(
-    ("data", "words"),
+    ("data", "message"),
     [
         (changed(top={"model_type": "colpali"}), "colpali"),
         (changed(top={"architectures": ["ColPali"]}), "ColPali"),
@@ -279,14 +279,14 @@ def test_special_ids_are_read(tmp_path: Path) -> None:
         ([], "wanted a JSON object"),
     ],
 )
-def test_what_is_not_supported_is_named(tmp_path: Path, data: object, words: str) -> None:
+def test_unsupported_configs(tmp_path: Path, data: object, message: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         read(tmp_path, data)
-    assert words in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_no_config_and_no_json(tmp_path: Path) -> None:
+def test_missing_and_invalid_json(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         read_config(tmp_path)
     (tmp_path / "config.json").write_bytes(b'{"model_type": "pali\xff')

@@ -46,7 +46,7 @@ def write(path: Path, arrays: Arrays, save: Callable[..., None] = np.savez) -> P
 
 
 def write_member(path: Path, header: dict[str, Any], data: bytes, name: str = "x.npy") -> Path:
-    """An archive of one array, of which the header says whatever it likes."""
+    """An archive of one array, with any header."""
     start = io.BytesIO()
     np.lib.format.write_array_header_1_0(start, header)
     with zipfile.ZipFile(path, "w") as archive:
@@ -54,7 +54,7 @@ def write_member(path: Path, header: dict[str, Any], data: bytes, name: str = "x
     return path
 
 
-def refused(path: Path) -> str:
+def read_error(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         for tensor in read_npz([path]).values():
             tensor.numpy()
@@ -74,12 +74,12 @@ def test_arrays_are_read_in_every_way(tmp_path: Path, save: Callable[..., None])
         np.testing.assert_array_equal(tensor.numpy(), array)
         assert tensor.tobytes() == array.tobytes()
         flat = array.reshape(-1)
-        for stop in (min(11, array.size), array.size // 2, array.size):  # on, and back again
+        for stop in (min(11, array.size), array.size // 2, array.size):  # forwards, then back
             start = stop // 3
             np.testing.assert_array_equal(tensor.read(start, stop), flat[start:stop])
 
 
-def test_a_folder_hides_what_lies_beside_it(tmp_path: Path) -> None:
+def test_only_arrays_of_the_folder_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "x.npz", {**some_arrays(), "opt/step": np.zeros(1, np.int32)})
     assert set(read_npz([path], "a/")) == {"float", "half"}
     with pytest.raises(CheckpointError, match="opt/step as int32, wanted float32"):
@@ -87,7 +87,7 @@ def test_a_folder_hides_what_lies_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_stored_array_is_read_by_range(tmp_path: Path) -> None:
-    """The layer of a stacked array costs the memory of that layer alone."""
+    """Reading one layer of a stacked array takes the memory of that layer only."""
     path = write(tmp_path / "x.npz", {"stack": np.ones((64, 256, 1024), np.float32)})
     tensor = read_npz([path])["stack"]
     assert isinstance(tensor, FileTensor)
@@ -127,7 +127,7 @@ def test_parts_are_one_file(
 
 
 def test_a_part_that_is_cut_ends_the_file(tmp_path: Path) -> None:
-    """What follows it would be in the wrong place."""
+    """What follows it would be at the wrong offset."""
     paths = [tmp_path / name for name in "abc"]
     for path in paths:
         path.write_bytes(path.name.encode() * 10)
@@ -160,7 +160,7 @@ FLOATS = {"descr": "<f4", "fortran_order": False, "shape": (3,)}
 
 
 @pytest.mark.parametrize(
-    ("header", "words"),
+    ("header", "message"),
     [
         ({"shape": (10**13,)}, "x in 140 bytes, its shape [10000000000000] needs 40000000000128"),
         ({"shape": (2**62, 2**62, 2**62)}, "needs"),
@@ -172,8 +172,8 @@ FLOATS = {"descr": "<f4", "fortran_order": False, "shape": (3,)}
         ({"descr": [("a", "<u2"), ("b", "<u2")]}, "wanted float32"),
     ],
 )
-def test_headers_that_are_not_believed(header: dict[str, Any], words: str, tmp_path: Path) -> None:
-    assert words in refused(write_member(tmp_path / "x.npz", {**FLOATS, **header}, b"\0" * 12))
+def test_wrong_headers(header: dict[str, Any], message: str, tmp_path: Path) -> None:
+    assert message in read_error(write_member(tmp_path / "x.npz", {**FLOATS, **header}, b"\0" * 12))
 
 
 def test_a_pickle_is_not_run(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
             return (Path(tmp_path / "sprung").touch, ())
 
     path = write(tmp_path / "x.npz", {"x": np.array([Trap()], object)})
-    assert "x as object, wanted float32" in refused(path)
+    assert "x as object, wanted float32" in read_error(path)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -192,29 +192,29 @@ def test_members_of_other_kinds(tmp_path: Path) -> None:
     np.save(data, np.zeros(3, np.float32))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as archive:
         archive.writestr("x.npy", data.getvalue())
-    assert "compressed by method 12, wanted stored or deflated" in refused(path)
+    assert "compressed by method 12, wanted stored or deflated" in read_error(path)
     with zipfile.ZipFile(path, "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("x.npy", data.getvalue())
         archive.writestr("x.npy", data.getvalue())
-    assert "two arrays of one name" in refused(path)
+    assert "two arrays of one name" in read_error(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
-    assert "is not a sound npz archive" in refused(path)
+    assert "is not a sound npz archive" in read_error(path)
     write(path, {"x": np.zeros(3, np.float32)})
     locked = bytearray(path.read_bytes())
     locked[locked.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(locked)
-    assert "is encrypted" in refused(path)
+    assert "is encrypted" in read_error(path)
 
 
-def test_files_that_are_no_archives(tmp_path: Path) -> None:
+def test_files_that_are_not_archives(tmp_path: Path) -> None:
     for number, data in enumerate((b"", b"PK", b"no archive" * 100, bytes(1 << 16))):
         path = tmp_path / f"{number}.npz"
         path.write_bytes(data)
-        assert "is not a sound npz archive" in refused(path)
+        assert "is not a sound npz archive" in read_error(path)
     np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
-    assert "is not a sound npz archive" in refused(tmp_path / "x.npy")
-    assert "No such file" in refused(tmp_path / "absent.npz")
+    assert "is not a sound npz archive" in read_error(tmp_path / "x.npy")
+    assert "No such file" in read_error(tmp_path / "absent.npz")
 
 
 def test_a_cut_archive(tmp_path: Path) -> None:
@@ -222,9 +222,9 @@ def test_a_cut_archive(tmp_path: Path) -> None:
     data = path.read_bytes()
     for keep in (10, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:keep])
-        assert "is not a sound npz archive" in refused(path)
+        assert "is not a sound npz archive" in read_error(path)
     path.write_bytes(data[100:])
-    assert "is not a sound npz archive" in refused(path)
+    assert "is not a sound npz archive" in read_error(path)
 
 
 def test_a_file_that_changes_while_it_is_used(tmp_path: Path) -> None:
@@ -244,10 +244,10 @@ def test_a_damaged_stream(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255
     path.write_bytes(data)
-    assert "x cannot be decompressed" in refused(path)
+    assert "x cannot be decompressed" in read_error(path)
 
 
-def test_a_stream_shorter_than_it_says(tmp_path: Path) -> None:
+def test_a_stream_shorter_than_its_header(tmp_path: Path) -> None:
     start = io.BytesIO()
     np.lib.format.write_array_header_1_0(start, {**FLOATS, "shape": (65,)})
     with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -255,7 +255,7 @@ def test_a_stream_shorter_than_it_says(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "x.npz").read_bytes())
     struct.pack_into("<I", data, data.index(b"PK\x01\x02") + 24, len(start.getvalue()) + 65 * 4)
     (tmp_path / "x.npz").write_bytes(data)
-    assert "x ends early in its npz archive" in refused(tmp_path / "x.npz")
+    assert "x ends early in its npz archive" in read_error(tmp_path / "x.npz")
 
 
 @given(

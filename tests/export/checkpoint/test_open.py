@@ -1,4 +1,4 @@
-"""Checkpoints in every layout, and every way in which one can be wrong."""
+"""Checkpoints in every layout, and every error of a wrong one."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def shard(folder: Path, parts: int = 3) -> list[str]:
     return names
 
 
-def refused(folder: Path) -> str:
+def open_error(folder: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(folder)
     assert "\n" not in str(caught.value)
@@ -142,7 +142,7 @@ def test_shards_and_links(folder: Path, tmp_path: Path) -> None:
     names = shard(folder)
     snapshot = tmp_path / "snapshots"
     snapshot.mkdir()
-    for path in folder.iterdir():  # as the Hub's cache has it
+    for path in folder.iterdir():  # as in the Hub's cache
         blob = path.rename(tmp_path / f"blob-{path.name}")
         (snapshot / path.name).symlink_to(blob)
     checkpoint = open_checkpoint(snapshot)
@@ -157,7 +157,7 @@ def test_tensors_may_have_their_own_dtypes(folder: Path) -> None:
     assert checkpoint.tensors["decoder.norm.weight"].dtype == ir.DataType.FLOAT
 
 
-def test_the_head_is_the_table(folder: Path) -> None:
+def test_a_stored_head_is_the_table(folder: Path) -> None:
     wanted = open_checkpoint(folder).tensors[EMBEDDING].tobytes()
     rewrite(folder, lambda a: a.update({HEAD: a[TABLE].copy()}))
     assert open_checkpoint(folder).tensors[EMBEDDING].name == TABLE
@@ -169,12 +169,12 @@ def test_the_head_is_the_table(folder: Path) -> None:
 @pytest.mark.parametrize(
     "change", [lambda t: t[:-1].copy(), lambda t: t.astype(np.float32), lambda t: -t]
 )
-def test_two_tables_are_refused(folder: Path, change: Callable[[Any], Any]) -> None:
+def test_two_different_tables(folder: Path, change: Callable[[Any], Any]) -> None:
     rewrite(folder, lambda a: a.update({HEAD: change(a[TABLE])}))
-    assert "differs from" in refused(folder)
+    assert "differs from" in open_error(folder)
 
 
-def test_buffers_are_passed_over(folder: Path) -> None:
+def test_buffers_are_skipped(folder: Path) -> None:
     extra = {
         "vision_tower.vision_model.embeddings.position_ids": np.arange(16),
         "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float64),
@@ -186,7 +186,7 @@ def test_buffers_are_passed_over(folder: Path) -> None:
         np.testing.assert_array_equal(tensor.numpy(), wanted[str(tensor.name)])
 
 
-def test_all_that_is_wrong_is_listed(folder: Path) -> None:
+def test_one_error_lists_every_wrong_tensor(folder: Path) -> None:
     bias = source_key("vision.layers.1.fc1.bias", "A")
 
     def change(arrays: Arrays) -> None:
@@ -195,51 +195,51 @@ def test_all_that_is_wrong_is_listed(folder: Path) -> None:
         arrays[bias] = np.ones(5, np.float32)
 
     rewrite(folder, change)
-    message = refused(folder)
+    message = open_error(folder)
     assert "1 missing: decoder.norm.weight" in message
     assert "1 unexpected: value_head.weight" in message
     assert "1 misshapen: vision.layers.1.fc1.bias is [5] and not [48]" in message
 
 
-def test_a_config_of_another_size_is_named(folder: Path) -> None:
+def test_a_config_of_another_size(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["image_size"] = 224
     (folder / "config.json").write_text(json.dumps(config))
-    assert "vision image tokens is 256, the tensors have 16" in refused(folder)
+    assert "vision image tokens is 256, the tensors have 16" in open_error(folder)
 
 
 def test_layouts_do_not_mix(folder: Path) -> None:
     twin = source_key("decoder.norm.weight", "B")
     rewrite(folder, lambda a: a.update({twin: a[NORM].copy()}))
-    assert "two keys for one tensor" in refused(folder)
+    assert "two keys for one tensor" in open_error(folder)
 
 
-def test_integers_are_refused(folder: Path) -> None:
+def test_integer_tensors(folder: Path) -> None:
     rewrite(folder, lambda a: a.update({NORM: a[NORM].astype(np.int8)}))
-    assert "as I8, wanted F32, BF16 or F16" in refused(folder)
+    assert "as I8, wanted F32, BF16 or F16" in open_error(folder)
 
 
-def test_directories_that_hold_no_weights(folder: Path) -> None:
-    assert "is not a directory" in refused(folder / "absent")
-    assert "is not a directory" in refused(folder / "config.json")
-    assert "is not a directory" in refused(folder / ("x" * 300))
+def test_directories_without_weights(folder: Path) -> None:
+    assert "is not a directory" in open_error(folder / "absent")
+    assert "is not a directory" in open_error(folder / "config.json")
+    assert "is not a directory" in open_error(folder / ("x" * 300))
     (folder / WEIGHTS).unlink()
     (folder / "adapter_model.safetensors").touch()
-    assert "LoRA" in refused(folder)
+    assert "LoRA" in open_error(folder)
     (folder / "pytorch_model.bin").touch()
-    message = refused(folder)
+    message = open_error(folder)
     assert "pytorch_model.bin" in message
     assert "save_pretrained" in message
     (folder / "config.json").unlink()
-    assert "has no config.json" in refused(folder)
+    assert "has no config.json" in open_error(folder)
 
 
 def test_a_bad_index(folder: Path) -> None:
     names = shard(folder)
     index = json.loads((folder / INDEX).read_text())
     (folder / names[1]).rename(folder / "away")
-    assert f"lacks {names[1]}" in refused(folder)
-    for weight_map, words in [
+    assert f"lacks {names[1]}" in open_error(folder)
+    for weight_map, message in [
         ({"a": "../x.safetensors"}, "plain file names"),
         ({"a": "/etc/passwd"}, "plain file names"),
         ({"a": ".."}, "plain file names"),
@@ -247,20 +247,20 @@ def test_a_bad_index(folder: Path) -> None:
         (None, "no weight_map"),
     ]:
         (folder / INDEX).write_text(json.dumps({**index, "weight_map": weight_map}))
-        assert words in refused(folder)
+        assert message in open_error(folder)
 
 
 def test_a_tensor_in_two_shards(folder: Path) -> None:
     first, second, _ = shard(folder)
     shutil.copy(folder / first, folder / second)
-    assert "repeats tensors of another shard" in refused(folder)
+    assert "repeats tensors of another shard" in open_error(folder)
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 100, -1])
 def test_a_cut_file(folder: Path, keep: int) -> None:
     data = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(data[:keep])
-    assert "not a sound safetensors file" in refused(folder)
+    assert "not a sound safetensors file" in open_error(folder)
 
 
 def test_a_file_that_changes_while_it_is_used(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""preprocessor_config.json, as transformers writes it and as it may be broken."""
+"""preprocessor_config.json as transformers writes it, with other values, and damaged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from paligemma_edge.runtime.errors import CheckpointError
 from paligemma_edge.runtime.manifest import ImageConfig
 
 SIDE = 56
-FACTS = ImageConfig(
+DEFAULT = ImageConfig(
     size=SIDE, resample="bicubic", rescale_factor=1 / 255, mean=(0.5,) * 3, std=(0.5,) * 3
 )
 
@@ -31,30 +31,30 @@ def write(folder: Path, name: str = "preprocessor_config.json", **values: Any) -
     return folder
 
 
-def test_what_transformers_saves(tmp_path: Path, config: PaliGemmaConfig) -> None:
+def test_a_file_that_transformers_saved(tmp_path: Path, config: PaliGemmaConfig) -> None:
     processor = SiglipImageProcessorPil(size={"height": SIDE, "width": SIDE}, resample=2)
     processor.save_pretrained(tmp_path)
-    facts = read_image_config(tmp_path, config)
-    assert facts.resample == "bilinear"
-    assert facts.rescale_factor == pytest.approx(FACTS.rescale_factor)
-    assert (facts.size, facts.mean, facts.std) == (FACTS.size, FACTS.mean, FACTS.std)
+    image = read_image_config(tmp_path, config)
+    assert image.resample == "bilinear"
+    assert image.rescale_factor == pytest.approx(DEFAULT.rescale_factor)
+    assert (image.size, image.mean, image.std) == (DEFAULT.size, DEFAULT.mean, DEFAULT.std)
 
 
-def test_absent_things_mean_the_defaults(tmp_path: Path, config: PaliGemmaConfig) -> None:
-    assert read_image_config(tmp_path, config) == FACTS
-    assert read_image_config(write(tmp_path, do_convert_rgb=None, size=None), config) == FACTS
+def test_absent_fields_mean_the_defaults(tmp_path: Path, config: PaliGemmaConfig) -> None:
+    assert read_image_config(tmp_path, config) == DEFAULT
+    assert read_image_config(write(tmp_path, do_convert_rgb=None, size=None), config) == DEFAULT
 
 
 def test_processor_config_comes_first(tmp_path: Path, config: PaliGemmaConfig) -> None:
     write(tmp_path, size={"height": 1, "width": 1})
     inner = {"size": {"height": SIDE, "width": SIDE}, "resample": 0, "image_std": 0.25}
     write(tmp_path, "processor_config.json", image_processor=inner)
-    facts = read_image_config(tmp_path, config)
-    assert (facts.resample, facts.std) == ("nearest", (0.25,) * 3)
+    image = read_image_config(tmp_path, config)
+    assert (image.resample, image.std) == ("nearest", (0.25,) * 3)
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("values", "message"),
     [
         ({"size": {"height": 224, "width": 224}}, "56 x 56"),
         ({"size": {"height": SIDE, "width": 1}}, "56 x 56"),
@@ -71,9 +71,9 @@ def test_processor_config_comes_first(tmp_path: Path, config: PaliGemmaConfig) -
         ({"rescale_factor": "1/255"}, "rescale_factor '1/255'"),
     ],
 )
-def test_other_steps_are_refused(
-    tmp_path: Path, config: PaliGemmaConfig, values: dict[str, Any], words: str
+def test_unsupported_steps(
+    tmp_path: Path, config: PaliGemmaConfig, values: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(CheckpointError) as caught:
         read_image_config(write(tmp_path, **values), config)
-    assert words in str(caught.value)
+    assert message in str(caught.value)

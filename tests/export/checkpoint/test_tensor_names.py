@@ -1,4 +1,4 @@
-"""Every layout's keys, against the names that transformers gives and the published counts."""
+"""Keys of every layout, and shapes compared with the published parameter counts."""
 
 from __future__ import annotations
 
@@ -76,14 +76,14 @@ def test_a_name_has_the_layouts_key(name: str, layout: Layout, key: str) -> None
 
 @pytest.mark.parametrize("config", [CONFIG, SECOND], ids=["Gemma", "Gemma 2"])
 @pytest.mark.parametrize("layout", PREFIXES)
-def test_every_name_is_found_again(layout: Layout, config: PaliGemmaConfig) -> None:
+def test_every_key_is_matched_to_its_name(layout: Layout, config: PaliGemmaConfig) -> None:
     names = [*expected_shapes(config), "lm_head.weight"]
     keys = [source_key(name, layout) for name in names]
     assert len(set(keys)) == len(names)
     assert match_names([*keys, "unknown.weight"], names) == dict(zip(names, keys, strict=True))
 
 
-def test_two_keys_for_one_tensor_are_refused() -> None:
+def test_two_keys_for_one_tensor() -> None:
     keys = [source_key("decoder.norm.weight", layout) for layout in ("A", "B")]
     with pytest.raises(CheckpointError, match="two keys for one tensor"):
         match_names(keys, expected_shapes(CONFIG))
@@ -137,6 +137,6 @@ def test_contradictions_name_both_sides() -> None:
     assert len(contradictions(CONFIG, narrow)) == 2
 
 
-def test_names_of_many_layers_become_one_line() -> None:
+def test_names_of_many_layers_are_joined_on_one_line() -> None:
     names = [f"d.layers.{i}.q.weight" for i in (0, 1, 2, 5)] + ["d.norm", "d.layers.9.k.weight"]
     assert join_tensor_names(names) == "d.layers.9.k.weight, d.layers.{0-2,5}.q.weight, d.norm"

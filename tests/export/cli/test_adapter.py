@@ -1,4 +1,4 @@
-"""The command `adapter`, as it is typed."""
+"""The command `adapter`, through the command line."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.cli import main as cli
 from tests.helpers.adapted_models import Model, contents
 
-Said = pytest.CaptureFixture[str]
+Captured = pytest.CaptureFixture[str]
 
 
-def run(*words: object) -> int:
-    return cli.main(["adapter", *map(str, words)])
+def run(*arguments: object) -> int:
+    return cli.main(["adapter", *map(str, arguments)])
 
 
-def test_an_adapter_is_added_told_replaced_and_removed(small: Model, capfd: Said) -> None:
+def test_an_adapter_is_added_listed_replaced_and_removed(small: Model, capfd: Captured) -> None:
     assert run(small.bundle, small.adapter, "--name", "one") == 0
     assert capfd.readouterr().out == (
         f"{small.bundle}: added adapter one of rank 7 for cpu-fp32; it changes vision_encoder, "
         "projector, decoder\n"
     )
     assert run(small.bundle, small.adapter, "--name", "one") == cli.EXIT_USAGE
-    assert "has an adapter one and it is kept; give --overwrite" in capfd.readouterr().err
+    assert "already has an adapter one; give --overwrite" in capfd.readouterr().err
     again = ("--overwrite", "--variant", "cpu-fp32", "--variant", "cpu-fp32")
     assert run(small.bundle, small.adapter, "--name", "one", *again) == 0
     assert cli.main(["inspect", str(small.bundle)]) == 0
@@ -33,7 +33,7 @@ def test_an_adapter_is_added_told_replaced_and_removed(small: Model, capfd: Said
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (("lora", "--remove"), "--remove takes a bundle and --name, and nothing else"),
         (("--remove", "--variant", "cpu-fp32"), "--remove takes a bundle and --name"),
@@ -43,29 +43,29 @@ def test_an_adapter_is_added_told_replaced_and_removed(small: Model, capfd: Said
         (("lora", "--variant", "cpu-int4"), "variant is 'cpu-int4'"),
     ],
 )
-def test_words_that_make_no_sense(
-    words: tuple[str, ...], said: str, small: Model, capfd: Said
+def test_arguments_that_make_no_sense(
+    arguments: tuple[str, ...], message: str, small: Model, capfd: Captured
 ) -> None:
     before = contents(small.bundle)
-    assert run(small.bundle, *words, "--name", "one") == cli.EXIT_USAGE
+    assert run(small.bundle, *arguments, "--name", "one") == cli.EXIT_USAGE
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("paligemma-edge: ")
-    assert said in line
+    assert message in line
     assert contents(small.bundle) == before
 
 
-def test_an_adapter_that_cannot_be_is_one_line(small: Model, capfd: Said) -> None:
+def test_a_directory_without_an_adapter(small: Model, capfd: Captured) -> None:
     assert run(small.bundle, small.base, "--name", "one") == cli.EXIT_FAILED
     (line,) = capfd.readouterr().err.splitlines()
     assert "has no adapter_config.json" in line
 
 
-def test_help_shows_how_it_goes(capfd: Said) -> None:
+def test_help_has_examples(capfd: Captured) -> None:
     with pytest.raises(SystemExit) as ended:
         run("--help")
     assert ended.value.code == 0
-    said = capfd.readouterr().out
-    assert "  paligemma-edge adapter mix.bundle parts-lora --name parts\n" in said
+    text = capfd.readouterr().out
+    assert "  paligemma-edge adapter mix.bundle parts-lora --name parts\n" in text
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     assert "\n    adapter " in capfd.readouterr().out

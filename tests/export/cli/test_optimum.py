@@ -60,7 +60,7 @@ def test_an_error_is_a_line_and_a_code(tmp_path: Path) -> None:
 
 
 def test_the_namespace_of_optimum_has_no_init() -> None:
-    """Another distribution's files lie there too: an `__init__` would hide them."""
+    """Another distribution's files are there too: an `__init__` would hide them."""
     spec = importlib.util.find_spec("optimum.commands.register")
     assert spec is not None
     assert spec.origin is None

@@ -19,7 +19,7 @@ def tensors(dtype: type, *shapes: tuple[int, ...]) -> list[ir.TensorProtocol]:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
-def test_matrices_lie_side_by_side_bit_for_bit(dtype: type) -> None:
+def test_matrices_are_joined_side_by_side(dtype: type) -> None:
     sources = tensors(dtype, (5, 7), (33, 7), (16, 7))
     matrix = transposed("w", sources)
     assert tuple(matrix.shape) == (7, 54)
@@ -28,13 +28,13 @@ def test_matrices_lie_side_by_side_bit_for_bit(dtype: type) -> None:
     assert matrix.dtype == sources[0].dtype
 
 
-def test_vectors_follow_one_another() -> None:
+def test_vectors_are_concatenated() -> None:
     sources = tensors(np.float16, (3,), (4,))
     row = joined("b", sources)
     assert row.numpy().tobytes() == b"".join(s.tobytes() for s in sources)
 
 
-def test_mixed_dtypes_meet_in_float32() -> None:
+def test_mixed_dtypes_become_float32() -> None:
     half, single = tensors(np.float16, (2, 3)) + tensors(np.float32, (4, 3))
     matrix = transposed("w", [half, single])
     assert matrix.dtype == ir.DataType.FLOAT

@@ -1,4 +1,4 @@
-"""The mask decoder against a transcription of its architecture in torch (PALIGEMMA's VQ-VAE)."""
+"""The mask decoder compared with its architecture in torch (PALIGEMMA's VQ-VAE)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_masks_equal_the_original(arrays: Arrays, tmp_path: Path, dtype: type[np
     assert np.abs(masks - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_every_array_that_is_wrong_is_listed(arrays: Arrays, tmp_path: Path) -> None:
+def test_one_error_lists_every_wrong_array(arrays: Arrays, tmp_path: Path) -> None:
     broken = dict(arrays)
     del broken["decoder.12.bias"]
     broken["decoder.0.bias"] = np.zeros(7, np.float32)
@@ -115,13 +115,13 @@ def test_every_array_that_is_wrong_is_listed(arrays: Arrays, tmp_path: Path) -> 
         assert problem in str(error.value)
 
 
-def test_a_file_that_is_no_npz_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_an_npz(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="No such file"):
         read_mask_weights(tmp_path / "absent.npz")
     (tmp_path / "text.npz").write_text("no archive")
     with pytest.raises(CheckpointError, match="not an npz archive"):
         read_mask_weights(tmp_path / "text.npz")
-    # A pickle inside must be refused, not run.
+    # A pickle inside must be an error, and not run.
     np.savez(tmp_path / "pickle.npz", **{"decoder.0.bias": np.array([object()])})  # type: ignore[arg-type]
     with pytest.raises(CheckpointError, match=r"decoder\.0\.bias is \[1\], wanted"):
         read_mask_weights(tmp_path / "pickle.npz")
@@ -146,15 +146,13 @@ def test_a_header_is_read_before_its_array(arrays: Arrays, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_weights_that_are_no_numbers_are_refused(
-    value: float, arrays: Arrays, tmp_path: Path
-) -> None:
+def test_nan_and_infinite_weights(value: float, arrays: Arrays, tmp_path: Path) -> None:
     bias = np.full(128, value, np.float32)
     with pytest.raises(CheckpointError, match=r"decoder\.0\.bias is not finite"):
         read_mask_weights(save(tmp_path / "vae.npz", {**arrays, "decoder.0.bias": bias}))
 
 
-def test_a_damaged_archive_is_refused(arrays: Arrays, tmp_path: Path) -> None:
+def test_a_damaged_archive(arrays: Arrays, tmp_path: Path) -> None:
     path = save(tmp_path / "vae.npz", arrays)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

@@ -1,4 +1,4 @@
-"""A bundle with an adapter, beside transformers with peft and nothing merged."""
+"""A bundle with an adapter compared with transformers and peft, without merging."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ def test_an_adapted_bundle_has_the_logits_of_peft(config: str, small: Model) -> 
     check_whole(small.bundle)
 
 
-def test_cured_weights_with_an_adapter_have_the_logits_of_peft(model: Model) -> None:
-    """Gains folded, stream and values rotated, inputs smoothed, a graph for prompts of its own."""
+def test_transformed_weights_with_an_adapter_have_the_logits_of_peft(model: Model) -> None:
+    """Gains folded, stream and values rotated, inputs smoothed, and a graph for prompts."""
     wanted = original(model.base, model.seen, model.adapter)
-    found = inputs(model.bundle, "cpu-cured", "one")
+    arrays = inputs(model.bundle, "cpu-cured", "one")
     plain = inputs(model.bundle, "cpu-fp32", "one")
-    assert any(name.endswith("shift") for name in found)
-    changed = [name for name in plain if distance(found[name], plain[name]) > 1e-3]
+    assert any(name.endswith("shift") for name in arrays)
+    changed = [name for name in plain if distance(arrays[name], plain[name]) > 1e-3]
     assert len(changed) > 0.6 * len(plain)
-    assert distance(logits(model.bundle, "cpu-cured", model.seen, found), wanted) < 10 * CLOSE
+    assert distance(logits(model.bundle, "cpu-cured", model.seen, arrays), wanted) < 10 * CLOSE
     assert distance(logits(model.bundle, "cpu-cured", model.seen, {}), wanted) > 0.1
 
 
@@ -55,8 +55,8 @@ def test_a_paligemma2_with_an_adapter_has_the_logits_of_peft(variant: str, secon
 
 
 @pytest.mark.parametrize(("variant", "close"), [("cpu-int8", 0.05), ("cpu-fast", 0.4)])
-def test_rounded_weights_with_an_adapter_are_near(variant: str, close: float, model: Model) -> None:
-    """Random weights round badly; what the adapter does is far larger."""
+def test_quantized_weights_with_an_adapter(variant: str, close: float, model: Model) -> None:
+    """Random weights quantize badly; the adapter's effect is far larger."""
     wanted = original(model.base, model.seen, model.adapter)
     given = inputs(model.bundle, variant, "one")
     assert distance(logits(model.bundle, variant, model.seen, given), wanted) < close
@@ -77,5 +77,5 @@ def test_two_adapters_are_switched(small: Model, tmp_path: Path) -> None:
     assert list(manifest.adapters) == ["one", "two"]
     for name, adapter in (("one", small.adapter), ("two", other)):
         given = inputs(small.bundle, "cpu-fp32", name)
-        found = logits(small.bundle, "cpu-fp32", small.seen, given)
-        assert distance(found, original(small.base, small.seen, adapter)) < CLOSE
+        actual = logits(small.bundle, "cpu-fp32", small.seen, given)
+        assert distance(actual, original(small.base, small.seen, adapter)) < CLOSE

@@ -1,4 +1,4 @@
-"""Adapters that are opened: what they say of each layer, and every kind that is refused."""
+"""Reading an adapter: each layer's change, and every kind that is not supported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from paligemma_edge.export.checkpoint.open import open_checkpoint
 from paligemma_edge.export.checkpoint.tensor_shapes import Shape, expected_shapes
 from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
-from paligemma_edge.export.lora.config import AdapterConfig, read_adapter_config
+from paligemma_edge.export.lora.config import LoraConfig, read_lora_config
 from paligemma_edge.runtime.errors import CheckpointError
 from tests.helpers import adapters as peft
 from tests.helpers.adapters import CONFIG, WEIGHTS, edit
@@ -60,22 +60,22 @@ def change(adapter: Path, edit: Callable[[Tensors], object]) -> Path:
     return adapter
 
 
-def refused(adapter: Path, shapes: dict[str, Shape]) -> str:
+def read_error(adapter: Path, shapes: dict[str, Shape]) -> str:
     with pytest.raises(CheckpointError) as caught:
         read_adapter(adapter, shapes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_what_an_adapter_says(adapter: Path, shapes: dict[str, Shape]) -> None:
-    found = read_adapter(edit(adapter, alpha_pattern={"fc1": 3}), shapes)
-    assert isinstance(found, PeftAdapter)
-    assert set(found.layers) == {
+def test_layers_and_scales_of_an_adapter(adapter: Path, shapes: dict[str, Shape]) -> None:
+    actual = read_adapter(edit(adapter, alpha_pattern={"fc1": 3}), shapes)
+    assert isinstance(actual, PeftAdapter)
+    assert set(actual.layers) == {
         *(f"decoder.layers.{i}.q_proj" for i in range(2)),
         *(f"vision.layers.{i}.{name}" for i in range(2) for name in ("q_proj", "fc1")),
     }
-    assert (found.tensors, found.file) == ({}, adapter / WEIGHTS)
-    query, fc1 = found.layers["decoder.layers.0.q_proj"], found.layers["vision.layers.1.fc1"]
+    assert (actual.tensors, actual.file) == ({}, adapter / WEIGHTS)
+    query, fc1 = actual.layers["decoder.layers.0.q_proj"], actual.layers["vision.layers.1.fc1"]
     assert (query.rank, query.scale, fc1.scale, query.magnitude) == (4, 6 / 4, 3 / 4, None)
     stored = load_file(adapter / WEIGHTS)
     np.testing.assert_array_equal(query.a.numpy(), stored[f"{QUERY}lora_A.weight"].numpy())
@@ -83,7 +83,7 @@ def test_what_an_adapter_says(adapter: Path, shapes: dict[str, Shape]) -> None:
 
 
 def test_scales_of_rslora() -> None:
-    config = AdapterConfig(
+    config = LoraConfig(
         rank=8,
         alpha=16,
         rank_pattern={"fc1": 4},
@@ -117,9 +117,9 @@ PIECES = st.sampled_from(
 
 
 @given(st.lists(st.lists(PIECES, min_size=1, max_size=6).map("".join), max_size=4, unique=True))
-def test_patterns_fit_as_in_peft(patterns: list[str]) -> None:
+def test_patterns_match_as_in_peft(patterns: list[str]) -> None:
     values = {pattern: number for number, pattern in enumerate(patterns, 1)}
-    config = AdapterConfig(
+    config = LoraConfig(
         rank=99, alpha=1, rank_pattern=values, alpha_pattern={}, rslora=False, dora=False
     )
     key = get_pattern_key(values.keys(), MODULE)  # type: ignore[arg-type]
@@ -127,7 +127,7 @@ def test_patterns_fit_as_in_peft(patterns: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3', wanted 'LORA'"),
         ({"peft_type": None}, "peft_type None, wanted 'LORA'"),
@@ -155,59 +155,59 @@ def test_patterns_fit_as_in_peft(patterns: list[str]) -> None:
         ({"use_rslora": 3}, "use_rslora 3, wanted true or false"),
     ],
 )
-def test_configs_that_ask_for_more(
-    fields: dict[str, Any], words: str, adapter: Path, shapes: dict[str, Shape]
+def test_unsupported_configs(
+    fields: dict[str, Any], message: str, adapter: Path, shapes: dict[str, Shape]
 ) -> None:
-    message = refused(edit(adapter, **fields), shapes)
-    assert words in message
-    assert len(message) < 500
+    error = read_error(edit(adapter, **fields), shapes)
+    assert message in error
+    assert len(error) < 500
 
 
-def test_fields_that_say_nothing(adapter: Path) -> None:
+def test_fields_that_are_switched_off(adapter: Path) -> None:
     edit(adapter, new_idea=None, other_idea=[], use_qalora=False, lora_bias=False)
-    assert read_adapter_config(adapter).rank == 4
+    assert read_lora_config(adapter).rank == 4
 
 
-def test_files_that_are_not_there(adapter: Path, shapes: dict[str, Shape]) -> None:
+def test_missing_files(adapter: Path, shapes: dict[str, Shape]) -> None:
     (adapter / WEIGHTS).rename(adapter / "adapter_model.bin")
-    message = refused(adapter, shapes)
+    message = read_error(adapter, shapes)
     assert "holds adapter_model.bin, a pickle, which can run code" in message
     assert "safe_serialization=True" in message
     (adapter / "adapter_model.bin").unlink()
-    assert "has no adapter_model.safetensors" in refused(adapter, shapes)
+    assert "has no adapter_model.safetensors" in read_error(adapter, shapes)
     (adapter / CONFIG).write_text("{")
-    assert "cannot be read as JSON" in refused(adapter, shapes)
+    assert "cannot be read as JSON" in read_error(adapter, shapes)
     (adapter / CONFIG).unlink()
-    assert "give the directory of a LoRA adapter as PEFT saves it" in refused(adapter, shapes)
-    assert "has no adapter_config.json" in refused(adapter / "absent", shapes)
-    assert "has no adapter_config.json" in refused(adapter / ("x" * 300), shapes)
+    assert "give the directory of a LoRA adapter as PEFT saves it" in read_error(adapter, shapes)
+    assert "has no adapter_config.json" in read_error(adapter / "absent", shapes)
+    assert "has no adapter_config.json" in read_error(adapter / ("x" * 300), shapes)
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, -1])
 def test_a_cut_file(keep: int, adapter: Path, shapes: dict[str, Shape]) -> None:
     (adapter / WEIGHTS).write_bytes((adapter / WEIGHTS).read_bytes()[:keep])
-    assert "not a sound safetensors file" in refused(adapter, shapes)
+    assert "not a sound safetensors file" in read_error(adapter, shapes)
 
 
-def test_keys_that_are_left_over(adapter: Path, shapes: dict[str, Shape]) -> None:
+def test_keys_of_unknown_layers(adapter: Path, shapes: dict[str, Shape]) -> None:
     other = f"{ROOT}language_model.layers.9.self_attn.q_proj.lora_A.weight"
     change(adapter, lambda t: t.update({other: torch.ones(4, 48), "a\nb": torch.ones(1)}))
-    message = refused(adapter, shapes)
+    message = read_error(adapter, shapes)
     assert f"changes layers that this PaliGemma does not have: 'a\\nb', {other}; give an" in message
     gain = f"{ROOT}language_model.norm.lora_A.weight"
     change(adapter, lambda t: t.update({gain: torch.ones(4)}))
-    assert gain in refused(adapter, shapes)
+    assert gain in read_error(adapter, shapes)
     delta = f"{ROOT}language_model.embed_tokens.token_adapter.trainable_tokens_delta"
     change(adapter, lambda t: t.update({delta: torch.ones(2, 48)}))
-    assert "trainable_tokens_delta" in refused(adapter, shapes)
+    assert "trainable_tokens_delta" in read_error(adapter, shapes)
 
 
 def test_an_adapter_that_changes_nothing(adapter: Path, shapes: dict[str, Shape]) -> None:
-    assert "changes nothing" in refused(change(adapter, lambda t: t.clear()), shapes)
+    assert "changes nothing" in read_error(change(adapter, lambda t: t.clear()), shapes)
 
 
 @pytest.mark.parametrize(
-    ("suffix", "shape", "words"),
+    ("suffix", "shape", "message"),
     [
         ("lora_A.weight", (3, 48), "has lora_A [3, 48], lora_B [32, 4] of model.language_model"),
         ("lora_A.weight", (4, 40), "wanted lora_A [4, 48], lora_B [32, 4] by its adapter_config"),
@@ -215,28 +215,28 @@ def test_an_adapter_that_changes_nothing(adapter: Path, shapes: dict[str, Shape]
         ("lora_B.weight", (128,), "lora_B [128]"),
         ("lora_magnitude_vector", (32,), "lora_magnitude_vector [32] of"),
         ("lora_embedding_A", (4, 32), "lora_embedding_A [4, 32] of"),
-        ("lora_B.bias", (32,), "no part of a PaliGemma"),
+        ("lora_B.bias", (32,), "layers that this PaliGemma does not have"),
         ("lora_A.second.weight", (4, 48), "two keys for one part of a layer"),
     ],
 )
-def test_tensors_that_do_not_fit(
-    suffix: str, shape: Shape, words: str, adapter: Path, shapes: dict[str, Shape]
+def test_tensors_of_wrong_shapes(
+    suffix: str, shape: Shape, message: str, adapter: Path, shapes: dict[str, Shape]
 ) -> None:
     change(adapter, lambda t: t.update({f"{QUERY}{suffix}": torch.ones(shape)}))
-    assert words in refused(adapter, shapes)
+    assert message in read_error(adapter, shapes)
 
 
-def test_a_rank_that_is_not_the_configs(adapter: Path, shapes: dict[str, Shape]) -> None:
-    assert "wanted lora_A [8, 48], lora_B [32, 8] by its" in refused(edit(adapter, r=8), shapes)
+def test_a_rank_that_differs_from_the_config(adapter: Path, shapes: dict[str, Shape]) -> None:
+    assert "wanted lora_A [8, 48], lora_B [32, 8] by its" in read_error(edit(adapter, r=8), shapes)
 
 
-def test_a_half_pair(adapter: Path, shapes: dict[str, Shape]) -> None:
+def test_an_a_without_its_b(adapter: Path, shapes: dict[str, Shape]) -> None:
     change(adapter, lambda t: t.pop(f"{QUERY}lora_B.weight"))
-    assert "has lora_A [4, 48] of model.language_model.layers.0" in refused(adapter, shapes)
+    assert "has lora_A [4, 48] of model.language_model.layers.0" in read_error(adapter, shapes)
 
 
-def test_dora_without_a_length(adapter: Path, shapes: dict[str, Shape]) -> None:
-    message = refused(edit(adapter, use_dora=True), shapes)
+def test_dora_without_a_magnitude(adapter: Path, shapes: dict[str, Shape]) -> None:
+    message = read_error(edit(adapter, use_dora=True), shapes)
     assert "wanted lora_A [4, 48], lora_B [32, 4], lora_magnitude_vector [32]" in message
 
 
@@ -245,7 +245,7 @@ def test_dora_of_other_layers(
     name: str, base: Path, shapes: dict[str, Shape], tmp_path: Path
 ) -> None:
     folder = peft.train(base, tmp_path / "lora", target_modules=[name], use_dora=True)
-    assert f"has DoRA on model.vision_tower.embeddings.{name}" in refused(folder, shapes)
+    assert f"has DoRA on model.vision_tower.embeddings.{name}" in read_error(folder, shapes)
 
 
 @pytest.mark.parametrize("name", ["embed_tokens", "lm_head"])
@@ -253,7 +253,7 @@ def test_a_lora_on_one_end_of_the_table(
     name: str, base: Path, shapes: dict[str, Shape], tmp_path: Path
 ) -> None:
     folder = peft.train(base, tmp_path / "lora", target_modules=["q_proj", name])
-    message = refused(folder, shapes)
+    message = read_error(folder, shapes)
     assert name in message
     assert "merging it would change both ends" in message
 
@@ -263,13 +263,13 @@ def test_a_table_trained_at_one_end(
     name: str, base: Path, shapes: dict[str, Shape], tmp_path: Path
 ) -> None:
     folder = peft.train(base, tmp_path / "lora", target_modules=["q_proj"], modules_to_save=[name])
-    assert f"{name}.weight alone, and PaliGemma has one table" in refused(folder, shapes)
+    assert f"{name}.weight alone, and PaliGemma has one table" in read_error(folder, shapes)
 
 
 def test_tables_that_differ(adapter: Path, shapes: dict[str, Shape]) -> None:
     table = torch.ones(2176, 48)
     change(adapter, lambda t: t.update({TABLE: table, HEAD: table + 1}))
-    assert "has two values of decoder.embed_tokens.weight" in refused(adapter, shapes)
+    assert "has two values of decoder.embed_tokens.weight" in read_error(adapter, shapes)
     change(adapter, lambda t: t.update({HEAD: table.clone()}))
     assert set(read_adapter(adapter, shapes).tensors) == {"decoder.embed_tokens.weight"}
 
@@ -277,12 +277,12 @@ def test_tables_that_differ(adapter: Path, shapes: dict[str, Shape]) -> None:
 def test_whole_tensors_of_another_base(adapter: Path, shapes: dict[str, Shape]) -> None:
     bias = f"{ROOT}multi_modal_projector.linear.bias"
     change(adapter, lambda t: t.update({bias: torch.ones(64)}))
-    assert "as projector.bias [64] and not [48]: projector.bias" in refused(adapter, shapes)
+    assert "as projector.bias [64] and not [48]: projector.bias" in read_error(adapter, shapes)
 
 
-def test_integers_are_refused(adapter: Path, shapes: dict[str, Shape]) -> None:
+def test_integer_tensors(adapter: Path, shapes: dict[str, Shape]) -> None:
     change(adapter, lambda t: t.update({f"{QUERY}lora_A.weight": torch.ones(4, 48).char()}))
-    assert "as I8, wanted F32, BF16 or F16" in refused(adapter, shapes)
+    assert "as I8, wanted F32, BF16 or F16" in read_error(adapter, shapes)
 
 
 @given(st.dictionaries(st.text(max_size=60), st.integers(0, 3), max_size=3), st.data())

@@ -1,4 +1,4 @@
-"""What an adapter brings into a bundle, and what comes and goes with it."""
+"""What an added adapter puts into a bundle, and what is removed with it."""
 
 from __future__ import annotations
 
@@ -34,37 +34,37 @@ def graphs_of(path: Path, variant: str = "cpu-fp32") -> list[str]:
     return [] if adapted is None else list(adapted.graphs)
 
 
-def test_what_the_manifest_says(model: Model) -> None:
+def test_the_manifest_of_a_bundle_with_an_adapter(model: Model) -> None:
     manifest = check_whole(model.bundle).manifest
-    facts = manifest.adapters["one"]
-    assert (facts.source, facts.rank) == ("lora", 7)
-    assert facts.graphs == ("vision_encoder", "projector", "prefill", "decoder")
-    assert list(facts.files) == list(manifest.variants)
-    assert set(facts.files.values()) <= set(manifest.files)
+    info = manifest.adapters["one"]
+    assert (info.source, info.rank) == ("lora", 7)
+    assert info.graphs == ("vision_encoder", "projector", "prefill", "decoder")
+    assert list(info.files) == list(manifest.variants)
+    assert set(info.files.values()) <= set(manifest.files)
     assert manifest.schema_version == SCHEMA_VERSION
     for name, variant in manifest.variants.items():
-        wanted = {graph for graph in variant.graphs if graph in facts.graphs}
+        wanted = {graph for graph in variant.graphs if graph in info.graphs}
         assert set(manifest.lora_graphs[name].graphs) == wanted
         assert set(manifest.lora_graphs[name].files) == set(
             manifest.lora_graphs[name].graphs.values()
         )
 
 
-def test_what_an_adapters_file_holds(model: Model) -> None:
+def test_the_arrays_of_an_adapters_file(model: Model) -> None:
     """The inputs of all graphs, no more and no less, in the dtype that a variant computes in."""
     manifest = Bundle.open(model.bundle).manifest
     dtypes = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
     for name, variant in manifest.variants.items():
-        found = inputs(model.bundle, name, "one")
+        arrays = inputs(model.bundle, name, "one")
         declared: dict[str, onnx.ValueInfoProto] = {}
         for file in manifest.lora_graphs[name].graphs.values():
             proto = onnx.load(model.bundle / file, load_external_data=False)
             declared |= {v.name: v for v in proto.graph.input if contract.LORA in v.name}
-        assert set(found) == set(declared)
-        assert {array.dtype for array in found.values()} == {
+        assert set(arrays) == set(declared)
+        assert {array.dtype for array in arrays.values()} == {
             np.dtype(dtypes[variant.compute_dtype])
         }
-        for key, array in found.items():
+        for key, array in arrays.items():
             dims = declared[key].type.tensor_type.shape.dim
             layer, rank = key.rpartition(contract.LORA)[0], {d.dim_param for d in dims} - {""}
             assert rank == {f"{layer}.rank"}
@@ -81,7 +81,7 @@ def test_what_an_adapters_file_holds(model: Model) -> None:
             assert np.any(qkv[row, column]) == (i == j)
 
 
-def test_half_precision_is_that_of_the_same_numbers(model: Model) -> None:
+def test_half_precision_arrays_hold_the_same_values(model: Model) -> None:
     exact = inputs(model.bundle, "cpu-fp32", "one")
     for variant, bits in (("cuda-fp16", 11), ("cuda-bf16", 8)):
         for name, array in inputs(model.bundle, variant, "one").items():
@@ -141,22 +141,22 @@ def test_removing_an_adapter_leaves_the_others(small: Model, tmp_path: Path) -> 
     check_whole(small.bundle)
 
 
-def test_an_adapter_is_replaced_when_asked(small: Model, tmp_path: Path) -> None:
+def test_overwrite_replaces_an_adapter(small: Model, tmp_path: Path) -> None:
     add_adapter(small.bundle, small.adapter, "one")
     before = contents(small.bundle)
     text = peft.train(small.base, tmp_path / "text", target_modules=DECODER)
-    with pytest.raises(OptionError, match="has an adapter one and it is kept; give --overwrite"):
+    with pytest.raises(OptionError, match="already has an adapter one; give --overwrite"):
         add_adapter(small.bundle, text, "one")
     assert contents(small.bundle) == before
     add_adapter(small.bundle, text, "one", overwrite=True)
     assert check_whole(small.bundle).manifest.adapters["one"].graphs == ("decoder",)
     assert graphs_of(small.bundle) == ["decoder"]
     given = inputs(small.bundle, "cpu-fp32", "one")
-    found = logits(small.bundle, "cpu-fp32", small.seen, given)
-    assert distance(found, original(small.base, small.seen, text)) < CLOSE
+    actual = logits(small.bundle, "cpu-fp32", small.seen, given)
+    assert distance(actual, original(small.base, small.seen, text)) < CLOSE
 
 
-def test_an_adapter_is_made_for_the_variants_that_are_named(model: Model, tmp_path: Path) -> None:
+def test_an_adapter_is_added_to_the_named_variants(model: Model, tmp_path: Path) -> None:
     path = Path(shutil.copytree(model.bundle, tmp_path / "copy.bundle"))
     remove_adapter(path, "one")
     assert check_whole(path).manifest.lora_graphs == {}
@@ -167,7 +167,7 @@ def test_an_adapter_is_made_for_the_variants_that_are_named(model: Model, tmp_pa
     assert manifest.adapters["one"].graphs == ("vision_encoder", "projector", "decoder")
 
 
-def test_adding_again_mends_what_was_damaged(small: Model) -> None:
+def test_adding_again_repairs_damaged_files(small: Model) -> None:
     add_adapter(small.bundle, small.adapter, "one")
     before = contents(small.bundle)
     for name in ("adapted/cpu-fp32/decoder.onnx", "adapters/one/cpu-fp32.npz"):
@@ -183,12 +183,10 @@ def test_a_bundle_without_a_lossless_variant(model: Model, tmp_path: Path) -> No
     assert list(check_whole(path).manifest.adapters["one"].files) == ["cpu-int8"]
 
 
-# --- variants that come and go
+# --- variants that are added and replaced
 
 
-def test_a_variant_that_is_made_anew_takes_what_was_made_for_it(
-    small: Model, tmp_path: Path
-) -> None:
+def test_replacing_a_variant_removes_its_adapters_files(small: Model, tmp_path: Path) -> None:
     plain = QuantizeOptions(calibrate=False, report=False)
     int8 = load_recipe("cpu-int8")
     quantize(small.bundle, [int8], plain)
@@ -215,7 +213,7 @@ def test_a_variant_that_is_made_anew_takes_what_was_made_for_it(
     ]
 
 
-def test_a_search_for_a_small_variant_does_not_stumble_over_adapters(small: Model) -> None:
+def test_a_search_for_a_small_variant_ignores_adapters(small: Model) -> None:
     options = QuantizeOptions(
         questions=tuple(sample_questions()[:1]),
         min_agreement=0.01,

@@ -1,4 +1,4 @@
-"""A bundle's graphs tell as much of the base as its checkpoint does, whatever they were made to."""
+"""Layers and shapes read from a bundle's graphs equal the checkpoint's, whatever the variant."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.lora.adapter import read_adapter
 from paligemma_edge.export.lora.base_layers import Base, read_base
 from paligemma_edge.export.lora.graph_inputs import branches_of
-from paligemma_edge.export.lora.variant_graphs import AdaptedVariant
+from paligemma_edge.export.lora.variant_graphs import LoraVariant
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from tests.helpers.adapted_models import Model
 
 
 def bases(model: Model) -> dict[str, Base]:
     bundle = Bundle.open(model.bundle)
-    facts = bundle.manifest.model
     return {
-        name: read_base(AdaptedVariant.read(bundle, name).graphs, facts)
+        name: read_base(LoraVariant.read(bundle, name).graphs, bundle.manifest.model)
         for name in bundle.manifest.variants
     }
 
 
 def check_shapes(model: Model) -> None:
-    found, wanted = bases(model), expected_shapes(open_checkpoint(model.base).config)
-    assert len(found) >= 3
-    for name, base in found.items():
+    variants, wanted = bases(model), expected_shapes(open_checkpoint(model.base).config)
+    assert len(variants) >= 3
+    for name, base in variants.items():
         assert base.shapes == wanted, name
 
 
@@ -34,11 +33,11 @@ def test_every_variant_has_the_shapes_of_the_checkpoint(model: Model) -> None:
     check_shapes(model)
 
 
-def test_every_variant_of_a_paligemma2_has_them_too(second: Model) -> None:
+def test_every_variant_of_a_paligemma2_has_the_shapes_of_the_checkpoint(second: Model) -> None:
     check_shapes(second)
 
 
-def test_layers_that_are_one_product_are_told_apart(model: Model) -> None:
+def test_joined_layers_are_listed_one_by_one(model: Model) -> None:
     for base in bases(model).values():
         layer = base.layers["decoder.layers.0.qkv_proj"]
         sizes = zip("qkv", (32, 16, 16), strict=True)

@@ -151,7 +151,7 @@ def lowercase(data: dict[str, Any]) -> None:
 
 
 def thin_out(data: dict[str, Any]) -> None:
-    """Remove merges: sentencepiece would still merge pieces that this tokenizer does not."""
+    """Remove merges that sentencepiece would still do."""
     data["model"]["merges"] = data["model"]["merges"][::2]
 
 

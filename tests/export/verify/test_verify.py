@@ -1,4 +1,4 @@
-"""The report: it finds what is wrong and where, and only a bundle that is right gets a golden."""
+"""The report names the stage that differs, and only a bundle that passes gets a golden question."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from rich.console import Console
 from transformers import DynamicCache
 from transformers.utils import logging
 
+from paligemma_edge.export.cli.parity_table import parity_table
 from paligemma_edge.export.verify import verify as verify_module
-from paligemma_edge.export.verify.parity import STAGES, ParityReport, StageParity, render, tolerance
+from paligemma_edge.export.verify.parity import STAGES, ParityReport, StageParity, tolerance
 from paligemma_edge.export.verify.reference import Reference, ReferenceTrace, trace_all
 from paligemma_edge.export.verify.samples import Sample, default_samples, read_samples
 from paligemma_edge.export.verify.verify import verify
@@ -52,7 +53,7 @@ def known(shapes_checkpoint: Path) -> list[ReferenceTrace]:
 
 @pytest.fixture
 def known_original(known: list[ReferenceTrace], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The original is asked once for all tests that ask the same."""
+    """One run of the original for all tests with the same sample."""
     monkeypatch.setattr(verify_module, "trace_all", lambda *_, **__: known)
 
 
@@ -83,14 +84,14 @@ def negate_weights(data: bytearray) -> None:
 def test_a_sound_bundle_passes_and_gets_its_golden_question(
     shapes_copy: Path, shapes_checkpoint: Path, known: list[ReferenceTrace]
 ) -> None:
-    told: list[str] = []
+    lines: list[str] = []
     report = verify(
-        shapes_copy, shapes_checkpoint, samples=SAMPLES, max_new_tokens=5, progress=told.append
+        shapes_copy, shapes_checkpoint, samples=SAMPLES, max_new_tokens=5, progress=lines.append
     )
     assert report.passed
     assert [stage.stage for stage in report.stages] == list(STAGES)
     assert report.samples == 2
-    assert told == ["original: 0 of 2", "original: 1 of 2", "bundle: 0 of 2", "bundle: 1 of 2"]
+    assert lines == ["original: 0 of 2", "original: 1 of 2", "bundle: 0 of 2", "bundle: 1 of 2"]
 
     bundle = Bundle.open(shapes_copy)
     bundle.verify(bundle.manifest.files)
@@ -123,9 +124,7 @@ def test_a_damaged_weight_fails_at_its_stage(
 
 
 @pytest.mark.usefixtures("known_original")
-def test_a_weight_that_is_no_number_is_an_infinite_error(
-    shapes_copy: Path, shapes_checkpoint: Path
-) -> None:
+def test_a_nan_weight_is_an_infinite_error(shapes_copy: Path, shapes_checkpoint: Path) -> None:
     def fill(data: bytearray) -> None:
         data[:] = b"\xff" * len(data)
 
@@ -137,7 +136,7 @@ def test_a_weight_that_is_no_number_is_an_infinite_error(
 
 
 @pytest.mark.usefixtures("known_original")
-def test_other_pixels_fail_at_the_pixels(shapes_copy: Path, shapes_checkpoint: Path) -> None:
+def test_another_filter_fails_at_the_pixels(shapes_copy: Path, shapes_checkpoint: Path) -> None:
     def bilinear(manifest: Manifest) -> Manifest:
         image = dataclasses.replace(manifest.image, resample="bilinear")
         return dataclasses.replace(manifest, image=image)
@@ -147,14 +146,14 @@ def test_other_pixels_fail_at_the_pixels(shapes_copy: Path, shapes_checkpoint: P
     assert failures(report)[0] == "pixels"
 
 
-def test_another_models_bundle_differs_and_is_no_crash(
+def test_another_models_bundle_differs_without_a_crash(
     shapes_copy: Path, make_checkpoint: MakeCheckpoint
 ) -> None:
     report = verify(shapes_copy, make_checkpoint(), samples=SAMPLES[:1], max_new_tokens=2)
     assert failures(report)[:2] == ["pixels", "vision"]
 
 
-def test_a_wrong_variant_is_told_before_the_original_is_loaded(
+def test_a_wrong_variant_fails_before_the_original_is_loaded(
     shapes_copy: Path, shapes_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify_module, "trace_all", None)
@@ -164,7 +163,7 @@ def test_a_wrong_variant_is_told_before_the_original_is_loaded(
         verify(shapes_copy, shapes_copy)
 
 
-def test_what_would_fail_later_is_told_before_the_original_is_loaded(
+def test_options_and_damage_fail_before_the_original_is_loaded(
     shapes_copy: Path, shapes_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verify_module, "trace_all", None)
@@ -215,7 +214,7 @@ def test_every_kind_of_file_is_read_as_the_original_reads_it(
     assert failures(report)[0] == "pixels"
 
 
-def test_the_original_reads_every_kind_of_input_alike(reference: Reference) -> None:
+def test_the_original_reads_every_kind_of_input_the_same_way(reference: Reference) -> None:
     (image,) = SAMPLES[0].images
     assert isinstance(image, Image.Image)
     file = io.BytesIO()
@@ -225,16 +224,17 @@ def test_the_original_reads_every_kind_of_input_alike(reference: Reference) -> N
         np.testing.assert_array_equal(reference.inputs(Sample((source,), "x"))[0], wanted)
 
 
-def test_the_arrays_of_a_trace_lie_on_the_disk(shapes_checkpoint: Path, tmp_path: Path) -> None:
+def test_the_arrays_of_a_trace_are_memory_mapped(shapes_checkpoint: Path, tmp_path: Path) -> None:
     (here,) = trace_all(shapes_checkpoint, SAMPLES[:1], 2)
     (there,) = trace_all(shapes_checkpoint, SAMPLES[:1], 2, None, tmp_path)
     for name in ("pixel_values", "last_hidden_state", "image_features", "logits"):
         assert isinstance(getattr(there, name), np.memmap)
-        np.testing.assert_array_equal(getattr(there, name), getattr(here, name))
+        # Two runs of torch: the last bits may differ.
+        np.testing.assert_allclose(getattr(there, name), getattr(here, name), rtol=1e-4, atol=1e-4)
     assert (there.ids, there.tokens, there.text) == (here.ids, here.tokens, here.text)
 
 
-def test_a_checkpoint_without_its_tokenizer_is_one_line(
+def test_a_checkpoint_without_its_tokenizer(
     make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
     folder = make_checkpoint()
@@ -277,10 +277,10 @@ def test_the_original_is_dropped_and_transformers_is_left_as_it_was(
     assert trace.logits.shape == (len(trace.tokens), 2176)
 
 
-def test_the_original_of_the_tests_is_transformers_own_generate(reference: Reference) -> None:
+def test_the_reference_answers_as_transformers_generate(reference: Reference) -> None:
     trace = reference.trace(SAMPLES[1], 6)
     pixels, ids = reference.inputs(SAMPLES[1])
-    said = reference.model.generate(
+    output = reference.model.generate(
         input_ids=torch.tensor([ids]),
         token_type_ids=torch.zeros((1, len(ids)), dtype=torch.int64),
         attention_mask=torch.ones((1, len(ids)), dtype=torch.int64),
@@ -289,7 +289,7 @@ def test_the_original_of_the_tests_is_transformers_own_generate(reference: Refer
         do_sample=False,
         suppress_tokens=list(range(2152, 2176)),
     )
-    assert tuple(said[0, len(ids) :].tolist()) == trace.tokens
+    assert tuple(output[0, len(ids) :].tolist()) == trace.tokens
 
 
 def test_the_report_survives_json() -> None:
@@ -307,7 +307,7 @@ def test_the_table_names_the_stage_that_differs_and_its_prompt() -> None:
     bad = StageParity(stage="vision", absolute=3.0, relative=0.5, tolerance=1e-4, worst="[detect]")
     report = ParityReport(variant="v", samples=1, steps=2, versions={}, stages=(good, bad))
     output = io.StringIO()
-    Console(width=120, file=output).print(render(report))
+    Console(width=120, file=output).print(parity_table(report))
     text = output.getvalue()
     assert "DIFFERS" in text
     assert "5.00e-01" in text
@@ -334,7 +334,7 @@ def test_tolerances_depend_on_what_a_variant_computes_with() -> None:
     assert tolerance("token ids", variant("int4", "float16")) == 0
 
 
-def test_the_drawn_samples_are_the_same_every_time_and_none_is_square() -> None:
+def test_the_generated_samples_are_the_same_every_time_and_none_is_square() -> None:
     first, again = default_samples(), default_samples()
     assert len(first) == 9
     assert len({sample.prompt for sample in first}) == 3
@@ -360,7 +360,7 @@ def test_samples_are_read_from_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", [None, "", "{}", "[]", "[1]", '[{"image": 1}]', '[{"image": "a"}]', "[" * 9999]
 )
-def test_a_folder_without_samples_is_one_line(text: str | None, tmp_path: Path) -> None:
+def test_a_folder_without_samples(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "prompts.json").write_text(text)
     with pytest.raises(OptionError, match="wanted") as caught:

@@ -1,4 +1,4 @@
-"""Bundles of adapters and of npz archives, beside the originals that they must equal."""
+"""Bundles from adapters and from npz archives, compared with their originals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def adapters(base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     return [plain, dora]
 
 
-def test_a_bundle_of_adapters_is_the_original_with_them(
+def test_a_bundle_with_merged_adapters_equals_the_original_with_them(
     base: Path, adapters: list[Path], tmp_path: Path
 ) -> None:
     bundle = tmp_path / "x.bundle"
@@ -62,7 +62,7 @@ def test_adapters_that_were_not_merged_are_not_compared(
         compare(tmp_path / "x.bundle", base, *adapters)
 
 
-def test_an_adapter_of_another_base_is_told_first(
+def test_an_adapter_of_another_base(
     base: Path, adapters: list[Path], make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
     export(base, tmp_path / "x.bundle", adapters=adapters)
@@ -84,7 +84,7 @@ def test_without_peft_the_pip_command_is_named(
 
 
 @pytest.mark.parametrize("kind", ["gemma", "gemma2"])
-def test_a_bundle_of_an_npz_is_the_original_of_hugging_face(
+def test_a_bundle_of_an_npz_equals_the_original_of_hugging_face(
     kind: str, make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
     text = {"model_type": kind, **({"query_pre_attn_scalar": 24} if kind == "gemma2" else {})}

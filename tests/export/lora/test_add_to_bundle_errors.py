@@ -1,4 +1,4 @@
-"""Adapters that are refused, and failures on the way: the bundle stays as it was."""
+"""Adapters that cannot be added, and failures while adding one: the bundle does not change."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from paligemma_edge.export.lora import add_to_bundle as adapter_bundle
+from paligemma_edge.export.lora import add_to_bundle
 from paligemma_edge.export.lora.add_to_bundle import add_adapter, remove_adapter
-from paligemma_edge.export.lora.variant_graphs import AdaptedVariant
+from paligemma_edge.export.lora.variant_graphs import LoraVariant
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
 from paligemma_edge.quantize.transforms.changes_file import CHANGES_FILE
@@ -31,10 +31,10 @@ from tests.helpers.adapted_models import SIZES, Model, check_whole, contents
 from tests.helpers.adapters import CONFIG, WEIGHTS, edit
 
 
-def refused(
+def add_error(
     small: Model, adapter: Path, name: str = "mine", kind: type[Exception] = CheckpointError
 ) -> str:
-    """What is said; the bundle stays as it was."""
+    """The error message; the bundle does not change."""
     before = contents(small.bundle)
     with pytest.raises(kind) as caught:
         add_adapter(small.bundle, adapter, name)
@@ -44,7 +44,7 @@ def refused(
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "message"),
     [
         ({"target_modules": "all-linear", "use_dora": True}, "has DoRA on decoder.layers.{0-1}."),
         (
@@ -72,99 +72,97 @@ def refused(
         ({"target_modules": ["q_proj", "embed_tokens"]}, "has a LoRA on decoder.embed_tokens"),
     ],
 )
-def test_what_has_to_be_merged_is_refused_by_name(
-    options: dict[str, Any], words: str, small: Model, tmp_path: Path
+def test_adapters_that_can_only_be_merged(
+    options: dict[str, Any], message: str, small: Model, tmp_path: Path
 ) -> None:
-    message = refused(small, peft.train(small.base, tmp_path / "lora", **options))
-    assert words in message
-    if "LoRA on" not in message:
-        assert "merge it into a bundle of its own with `paligemma-edge export --adapter`" in message
+    error = add_error(small, peft.train(small.base, tmp_path / "lora", **options))
+    assert message in error
+    if "LoRA on" not in error:
+        assert "merge it into a bundle of its own with `paligemma-edge export --adapter`" in error
 
 
-def test_an_adapter_of_another_base_is_refused(
+def test_an_adapter_of_another_base(
     small: Model, make_checkpoint: MakeCheckpoint, tmp_path: Path
 ) -> None:
     wide = make_checkpoint(text={"hidden_size": 96})
     adapter = peft.train(wide, tmp_path / "wide", target_modules=["q_proj"])
-    assert "give an adapter and the base that it was trained on" in refused(small, adapter)
+    assert "give an adapter and the base that it was trained on" in add_error(small, adapter)
     deep = make_checkpoint(text={**SIZES, "num_hidden_layers": 3})
     adapter = peft.train(deep, tmp_path / "deep", target_modules=["q_proj"])
-    assert "changes layers that this PaliGemma does not have" in refused(small, adapter)
+    assert "changes layers that this PaliGemma does not have" in add_error(small, adapter)
 
 
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "a/b", "../a", "/a", ".a", "-a", "a b", "ä", "a\nb", "a\0", "x" * 101]
 )
-def test_names_that_are_no_plain_names(name: str, small: Model) -> None:
-    message = refused(small, small.adapter, name, OptionError)
+def test_names_that_are_not_plain(name: str, small: Model) -> None:
+    message = add_error(small, small.adapter, name, OptionError)
     assert "wanted a plain name of at most 100 letters" in message
 
 
-def test_a_variant_that_is_not_there(small: Model) -> None:
+def test_a_missing_variant(small: Model) -> None:
     before = contents(small.bundle)
     with pytest.raises(OptionError, match=r"variant is 'cpu-int4', bundle .* has cpu-fp32"):
         add_adapter(small.bundle, small.adapter, "a", variants=["cpu-fp32", "cpu-int4"])
     assert contents(small.bundle) == before
 
 
-def test_an_adapter_that_is_not_there(small: Model, tmp_path: Path) -> None:
+def test_a_missing_adapter(small: Model, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"adapter is 'a', bundle .* has none"):
         remove_adapter(small.bundle, "a")
     add_adapter(small.bundle, small.adapter, "one")
     with pytest.raises(OptionError, match=r"adapter is '\.\./one', bundle .* has one"):
         remove_adapter(small.bundle, "../one")
-    assert "has no adapter_config.json" in refused(small, tmp_path / "absent")
+    assert "has no adapter_config.json" in add_error(small, tmp_path / "absent")
     with pytest.raises(BundleError, match="does not exist"):
         add_adapter(tmp_path / "absent.bundle", small.adapter, "a")
 
 
-def test_a_variant_of_an_earlier_release_is_refused(small: Model) -> None:
+def test_a_variant_without_a_record_of_its_changes(small: Model) -> None:
     quantize(
         small.bundle, [load_recipe("cpu-int8")], QuantizeOptions(calibrate=False, report=False)
     )
     file = f"cpu-int8/{CHANGES_FILE}"
-
     (small.bundle / file).unlink()
     data = json.loads((small.bundle / "manifest.json").read_bytes())
     del data["files"][file]
     data["variants"]["cpu-int8"]["files"].remove(file)
-    data["schema_version"] = "1.1"
     (small.bundle / "manifest.json").write_text(json.dumps(data))
-    message = refused(small, small.adapter, kind=BundleError)
+    message = add_error(small, small.adapter, kind=BundleError)
     assert "variant cpu-int8" in message
-    assert "was made by an earlier release and has no changes.npz" in message
+    assert "has no changes.npz" in message
     assert "quantize it again with --overwrite, or name other variants" in message
     add_adapter(small.bundle, small.adapter, "one", variants=["cpu-fp32"])
     assert check_whole(small.bundle).manifest.schema_version == SCHEMA_VERSION
 
 
 @pytest.mark.parametrize("name", ["cpu-int8/decoder.onnx", f"cpu-int8/{CHANGES_FILE}"])
-def test_a_damaged_variant_is_refused(name: str, small: Model) -> None:
+def test_a_damaged_variant(name: str, small: Model) -> None:
     quantize(
         small.bundle, [load_recipe("cpu-int8")], QuantizeOptions(calibrate=False, report=False)
     )
     data = bytearray((small.bundle / name).read_bytes())
     data[len(data) // 2] ^= 1
     (small.bundle / name).write_bytes(data)
-    message = refused(small, small.adapter, kind=BundleError)
+    message = add_error(small, small.adapter, kind=BundleError)
     assert f"{name} differs from its sha256" in message
 
 
-def test_values_that_are_no_numbers(small: Model, tmp_path: Path) -> None:
+def test_nan_values(small: Model, tmp_path: Path) -> None:
     adapter = Path(shutil.copytree(small.adapter, tmp_path / "lora"))
     tensors = load_file(adapter / WEIGHTS)
     name = sorted(tensors)[0]
     tensors[name][0, 0] = torch.nan
     save_file(tensors, adapter / WEIGHTS)
-    message = refused(small, adapter)
-    assert "that are no finite numbers; the adapter is damaged" in message
+    message = add_error(small, adapter)
+    assert f"holds NaN or infinite values in {name}; the adapter is damaged" in message
 
 
 def test_values_beyond_float16(model: Model, tmp_path: Path) -> None:
     path = Path(shutil.copytree(model.bundle, tmp_path / "copy.bundle"))
     adapter = edit(Path(shutil.copytree(model.adapter, tmp_path / "lora")), lora_alpha=4e6)
     big = Model(model.base, path, adapter)
-    message = refused(big, adapter, kind=OptionError)
+    message = add_error(big, adapter, kind=OptionError)
     assert "float16 does not reach that far; name variants with --variant" in message
     add_adapter(path, adapter, "mine", variants=["cpu-fp32", "cuda-bf16"])
 
@@ -172,23 +170,23 @@ def test_values_beyond_float16(model: Model, tmp_path: Path) -> None:
 def test_a_damaged_adapter(small: Model, tmp_path: Path) -> None:
     adapter = Path(shutil.copytree(small.adapter, tmp_path / "lora"))
     (adapter / WEIGHTS).write_bytes((adapter / WEIGHTS).read_bytes()[:-8])
-    assert "not a sound safetensors file" in refused(small, adapter)
+    assert "not a sound safetensors file" in add_error(small, adapter)
     (adapter / CONFIG).write_text("{")
-    assert "cannot be read as JSON" in refused(small, adapter)
+    assert "cannot be read as JSON" in add_error(small, adapter)
 
 
-# --- what goes wrong on the way
+# --- failures while an adapter is added
 
 
 def state(path: Path) -> dict[str, object]:
-    """What is there, whatever the order of the manifest's lines."""
+    """The bundle's content, whatever the order of the manifest's lines."""
     return {**contents(path), "manifest.json": Bundle.open(path).manifest}
 
 
 FAILURES: dict[str, tuple[object, str]] = {
-    "inputs": (adapter_bundle, "_write_inputs"),
-    "graphs": (AdaptedVariant, "adapted"),
-    "graphs done": (adapter_bundle, "_listed"),
+    "inputs": (add_to_bundle, "_write_inputs"),
+    "graphs": (LoraVariant, "lora_graph"),
+    "graphs done": (add_to_bundle, "_extend_manifest"),
     "records": (staging.StagedFiles, "records"),
 }
 
@@ -216,18 +214,18 @@ def test_a_failure_changes_nothing(
     check_whole(small.bundle)
 
 
-def test_graphs_of_an_addition_that_was_killed_do_no_harm(
+def test_graphs_left_by_a_killed_process_do_no_harm(
     small: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the graphs and the adapter nothing tidies up after a process that is gone."""
+    """Killed after the graphs and before the adapter: nothing tidies up."""
     before, plain = contents(small.bundle), logits(small.bundle, "cpu-fp32", small.seen)
 
     def fail(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(adapter_bundle, "_listed", fail)
-        patch.setattr(adapter_bundle, "_keep_needed", lambda _: None)
+        patch.setattr(add_to_bundle, "_extend_manifest", fail)
+        patch.setattr(add_to_bundle, "_remove_unneeded", lambda _: None)
         with pytest.raises(KeyboardInterrupt):
             add_adapter(small.bundle, small.adapter, "one")
     manifest = check_whole(small.bundle).manifest
@@ -239,7 +237,7 @@ def test_graphs_of_an_addition_that_was_killed_do_no_harm(
     assert contents(small.bundle) == before
 
 
-def test_a_disk_that_is_too_small_is_told_before_it_is_full(
+def test_a_full_disk_is_noticed_before_writing(
     small: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = contents(small.bundle)
@@ -251,12 +249,12 @@ def test_a_disk_that_is_too_small_is_told_before_it_is_full(
     assert contents(small.bundle) == before
 
 
-def test_a_variant_that_is_replaced_meanwhile_is_told(
+def test_a_variant_that_is_replaced_meanwhile(
     small: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = QuantizeOptions(calibrate=False, report=False, overwrite=True)
     quantize(small.bundle, [load_recipe("cpu-int8")], plain)
-    write = adapter_bundle._write_inputs
+    write = add_to_bundle._write_inputs
 
     def late(*arguments: Any) -> None:  # noqa: ANN401 - passed on
         write(*arguments)
@@ -264,22 +262,22 @@ def test_a_variant_that_is_replaced_meanwhile_is_told(
         rounded = dataclasses.replace(load_recipe("cpu-int4"), name="cpu-int8")
         quantize(small.bundle, [rounded], plain)
 
-    monkeypatch.setattr(adapter_bundle, "_write_inputs", late)
+    monkeypatch.setattr(add_to_bundle, "_write_inputs", late)
     with pytest.raises(BundleError, match="was replaced meanwhile; run the command again"):
         add_adapter(small.bundle, small.adapter, "one", variants=["cpu-int8"])
     manifest = check_whole(small.bundle).manifest
     assert (manifest.adapters, manifest.lora_graphs) == ({}, {})
 
 
-def test_graphs_that_went_meanwhile_are_told(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_that_are_removed_meanwhile(small: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     add_adapter(small.bundle, small.adapter, "one")
-    require = adapter_bundle._require_graphs
+    require = add_to_bundle._require_graphs
 
-    def late(*arguments: Any, anew: bool) -> None:  # noqa: ANN401 - passed on
-        require(*arguments, anew=anew)
+    def late(*arguments: Any, rebuild: bool) -> None:  # noqa: ANN401 - passed on
+        require(*arguments, rebuild=rebuild)
         remove_adapter(small.bundle, "one")
 
-    monkeypatch.setattr(adapter_bundle, "_require_graphs", late)
-    with pytest.raises(BundleError, match="adapted graphs of variant cpu-fp32 went meanwhile"):
+    monkeypatch.setattr(add_to_bundle, "_require_graphs", late)
+    with pytest.raises(BundleError, match="LoRA graphs of variant cpu-fp32 were removed meanwhile"):
         add_adapter(small.bundle, small.adapter, "two")
     assert check_whole(small.bundle).manifest.adapters == {}
