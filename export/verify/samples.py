@@ -25,7 +25,7 @@ DEFAULT_MAX_NEW_TOKENS = 32  # of each answer; the original runs in float32, so 
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt about one image or several, each of a kind that `runtime.image` reads."""
+    """A prompt about one image or several, each of a kind that `runtime.images.load` reads."""
 
     images: tuple[ImageInput, ...]
     prompt: str

@@ -1,4 +1,4 @@
-"""An image, however it is given, to pixel values.
+"""Reads an image from a path, bytes, an array or a PIL image as upright RGB.
 
 Knows files, bytes, arrays and Pillow's modes, and refuses what it cannot read exactly. Knows
 nothing of the model but the config of its images.

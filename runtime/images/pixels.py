@@ -1,7 +1,4 @@
-"""Images to features: read, squeezed, encoded; those of an image seen lately come at once.
-
-An image is known by its pixels as the model sees them, so that copies of a file are one.
-"""
+"""The images of one prompt, read and resized to the model's pixel values, as one batch."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class ImageBatch:
-    """The images of one prompt as the model sees them, and the size of the first."""
+    """The images of one prompt as pixel values, and the size of the first."""
 
     pixel_values: NDArray[np.float32]  # [images, 3, R, R]
     width: int
@@ -32,7 +29,7 @@ class ImageBatch:
 
     @classmethod
     def of(cls, images: Sequence[Image.Image], config: ImageConfig) -> Self:
-        """Squeeze images that were loaded, at least one."""
+        """Resize loaded images, at least one, to the model's square."""
         pixels = np.stack([pixel_values(image, config) for image in images])
         return cls(pixels, *images[0].size)
 
@@ -43,6 +40,6 @@ class ImageBatch:
 
 
 def read_images(images: Sequence[ImageInput], config: ImageConfig, watch: Stopwatch) -> ImageBatch:
-    """Read and squeeze one or more images; ImageError for one that cannot be read."""
+    """Read and resize one or more images; ImageError for one that cannot be read."""
     with watch.measure("preprocess"):
         return ImageBatch.of([load_image(image) for image in images], config)
