@@ -45,7 +45,7 @@ _MOST_SLOTS = 1024
 class Benchmark:
     """What was measured, of what and where. Times are seconds, memory is bytes.
 
-    `memory` is the process's after the last run. On a GPU `GPU` is there too: by how much its
+    `memory` is the process's after the last run. On a GPU `gpu` is there too: by how much its
     free memory shrank from before the variant was opened, whichever process took it; what CUDA
     takes for any process at all is left out.
     """
