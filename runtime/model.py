@@ -105,7 +105,7 @@ class PaliGemma:
     def encode(self, image: Images, *, adapter: str | None = None) -> EncodedImage:
         """Read an image, or several given as a list, and encode it once for many prompts.
 
-        With an `adapter` of the bundle it is looked at and answered about as that one does.
+        With an `adapter` of the bundle, that adapter encodes the image and answers.
         """
         pipeline = self.with_adapter(adapter)
         watch, images = Stopwatch(), as_tuple(image)

@@ -31,7 +31,7 @@ def add_bench(parser: argparse.ArgumentParser) -> None:
     parser.epilog = _EPILOG
     parser.add_argument("bundle", metavar="BUNDLE")
     add_device_options(parser)
-    parser.add_argument("--image", metavar="FILE", help="default: an image that is drawn")
+    parser.add_argument("--image", metavar="FILE", help="default: a drawn image")
     parser.add_argument("--prompt", metavar="TEXT", default="answer en what is this?")
     parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens of an answer")
     parser.add_argument("--runs", type=int, default=5, metavar="N", help="after one warm-up")

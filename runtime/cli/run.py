@@ -44,7 +44,7 @@ def _add_prompts_and_answers(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--also", action="append", default=[], metavar="PROMPT", help="ask this too; repeatable")
     add("--together", action="store_true", help="one answer about all images, not one for each")
-    add("--every", type=float, metavar="SECONDS", help="between images of a video; default: 1")
+    add("--every", type=float, metavar="SECONDS", help="between frames of a video; default: 1")
     add(
         "--slots",
         type=int,

@@ -1,4 +1,4 @@
-"""Images to features; those of an image seen lately come at once.
+"""Images to features; those of recent images are cached.
 
 An image is known by its pixels as the model sees them, so that copies of a file are one.
 """

@@ -62,7 +62,7 @@ def _validated(
     with _naming_request(number, count):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
             kind = type(pair).__name__
-            raise PromptError(f"a {kind} that is no pair, wanted (image, prompt)")
+            raise PromptError(f"a {kind} that is not a pair, wanted (image, prompt)")
         images = as_tuple(pair[0])
         request = pipeline.request(pair[1], len(images), options)
 

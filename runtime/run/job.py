@@ -149,7 +149,7 @@ class _Job:
         try:
             self._draw(result, report, decode_masks)
             record = result.record
-        except ImageError as error:  # such as of an image that has gone since it was read
+        except ImageError as error:  # such as of an image that was deleted since it was read
             result = dataclasses.replace(result, outcome=error)
             record = result.record
         if self.journal is not None:

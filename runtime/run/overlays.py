@@ -42,12 +42,12 @@ _KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ".webp": ("WEBP", {"quality": 92}),
     ".bmp": ("BMP", {}),
 }
-_FRAME = ".jpg"  # for a source whose name is no image's
+_FRAME = ".jpg"  # for a source whose name has no image suffix
 
 
 @dataclass
 class Overlays:
-    """Where the overlays of a run go: into a folder, or, of one image, into one file."""
+    """Where the overlays of a run go: into a folder, or, for a single image, into one file."""
 
     target: Path
     prompts: Sequence[str]

@@ -20,7 +20,7 @@ from paligemma_edge.runtime.run import video as frames
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 STDIN = "-"
-DEFAULT_EVERY = 1.0  # seconds of a video between two images
+DEFAULT_EVERY = 1.0  # seconds between two frames of a video
 
 _SHOWN = 100  # characters of a line that is no name
 _CAMERA = re.compile(r"camera:([0-9]{1,3})")

@@ -1,4 +1,4 @@
-"""Images out of a video file or a camera, through PyAV.
+"""Frames of a video file or a camera, through PyAV.
 
 Knows times and pixels. Knows nothing of names, nor of what is done with an image.
 """
@@ -145,7 +145,7 @@ def _camera(number: int) -> Iterator[Frame]:
 def _decoded(container: InputContainer, label: str) -> Iterator[Frame]:
     """All frames, upright, in seconds from the start."""
     if not container.streams.video:
-        raise ImageError(f"{label}: holds no images, {_WANTED}")
+        raise ImageError(f"{label}: has no frames, {_WANTED}")
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     first: float | None = None

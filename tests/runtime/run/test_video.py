@@ -131,7 +131,7 @@ def test_a_video_without_images(tmp_path: Path) -> None:
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    assert "sound.mkv: holds no images" in refused(path)
+    assert "sound.mkv: has no frames" in refused(path)
 
 
 def test_a_list_of_other_files_is_no_video(clip: Path, tmp_path: Path) -> None:
