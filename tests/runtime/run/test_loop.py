@@ -108,7 +108,7 @@ def test_masks_that_are_nan_or_infinite_are_one_image_s_failure() -> None:
         height=20,
     )
     broken = dataclasses.replace(run(1)[0], outcome=outcome)
-    with pytest.raises(ImageError, match=r"0\.png: the mask decoder produced values"):
+    with pytest.raises(ImageError, match=r"0\.png: the mask decoder produced NaN or inf"):
         broken.record  # noqa: B018 - made when it is asked for
 
 
