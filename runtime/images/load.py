@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from paligemma_edge.runtime.errors import ImageError
 
@@ -179,14 +179,17 @@ def _as_rgb(image: Image.Image, label: str) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A copy turned as its EXIF orientation says; damaged EXIF says nothing.
+    """The image turned as its EXIF orientation says; damaged EXIF says nothing.
 
-    Turned in place, it stays turned where Pillow cannot write the other EXIF fields back.
+    A copy is turned in place: it stays turned where Pillow cannot write the other EXIF fields back.
     """
-    upright = image.copy()
     with suppress(Exception):
-        ImageOps.exif_transpose(upright, in_place=True)
-    return upright
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            upright = image.copy()
+            with suppress(Exception):
+                ImageOps.exif_transpose(upright, in_place=True)
+            return upright
+    return image
 
 
 def _without_16_bits(image: Image.Image, label: str) -> Image.Image:

@@ -96,7 +96,7 @@ def test_a_bundle_gets_smaller_variants_that_answer_alike(tmp_path: Path, few: P
         prepacked = call("prepack", bundle, "--variant", name, light=True)
         assert prepacked.returncode == 0, prepacked.stderr
         assert call(*ask, name, light=True).stdout == answers[name]
-    assert call("inspect", bundle, light=True).stdout.count("\nprimed      ") == 2
+    assert call("inspect", bundle, light=True).stdout.count("\nprepacked   ") == 2
 
 
 def test_a_small_variant_straight_from_the_checkpoint(tmp_path: Path, few: Path) -> None:
