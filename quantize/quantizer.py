@@ -16,6 +16,7 @@ from paligemma_edge.quantize.fidelity.plot import report_files
 from paligemma_edge.quantize.fidelity.questions import Question, sample_questions
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.graphs.prefill import PREFIX
+from paligemma_edge.quantize.graphs.stored import read_weights
 from paligemma_edge.quantize.recipes.recipe import LOSSLESS, Recipe
 from paligemma_edge.quantize.variant.build import VariantGraphs, build_graphs, scheme_choices
 from paligemma_edge.quantize.variant.files import describe_variant, write_variant
@@ -33,7 +34,7 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
 from paligemma_edge.runtime.manifest import Manifest
 
 Progress = Callable[[str, int, int], None]  # stage, done, in all
@@ -83,9 +84,7 @@ def quantize(
         require_layers(graphs, recipe)
     answers = None
     if options.calibrate or options.min_agreement is not None:
-        answers = with_answers(
-            bundle.path, lossless, options.questions, options.max_new_tokens, tell
-        )
+        answers = _lossless_answers(bundle, lossless, graphs, options, tell)
     reports = []
     for recipe in recipes:
         work = _Work(bundle, lossless, recipe, options, answers, tell, note or (lambda _: None))
@@ -173,6 +172,17 @@ class _Work:
         )
         amend_bundle(Bundle.open(self.bundle.path), report_files(report), lambda m: m)
         return report
+
+
+def _lossless_answers(
+    bundle: Bundle, lossless: str, graphs: Graphs, options: QuantizeOptions, tell: Progress
+) -> Calibration:
+    """What the lossless variant answers; where it computes NaN, by which weight that is."""
+    try:
+        return with_answers(bundle.path, lossless, options.questions, options.max_new_tokens, tell)
+    except DeviceError:
+        read_weights(graphs.values())
+        raise
 
 
 def layer_error(choice: SchemeChoice) -> LayerError:

@@ -14,19 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.export.checkpoint.names import compact
-from paligemma_edge.export.checkpoint.tensors import CheckpointTensor
-from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter
+from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter, read_values
 from paligemma_edge.export.lora.adapter_base import Base, BaseLayer
 from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.finite import all_finite
 from paligemma_edge.quantize.transforms.changes import Branch, Changes
 from paligemma_edge.runtime.contract import ComputeDtype, adapter_inputs
 from paligemma_edge.runtime.errors import CheckpointError, OptionError
+
+_DTYPES: Mapping[ComputeDtype, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 def branches_of(adapter: PeftAdapter, base: Base) -> dict[str, Branch]:
     """What an adapter adds to the layers of the graphs, by their names, its scale within B.
 
-    CheckpointError where it changes more than products, or holds values that are no numbers.
+    CheckpointError where it changes more than products, or holds NaN or Inf.
     """
     _refuse_others(adapter, base)
     return {
@@ -41,11 +47,12 @@ def inputs_of(
 ) -> dict[str, NDArray[Any]]:
     """The arrays that adapted graphs take, by name, of a variant whose weights were changed so.
 
-    bfloat16 is given as uint16 words. OptionError where float16 does not reach.
+    bfloat16 is given as uint16 words. OptionError where `dtype` does not reach.
     """
     inputs: dict[str, NDArray[Any]] = {}
     for layer, branch in branches.items():
-        followed = branch.after(changes.get(layer, ()))
+        with np.errstate(over="ignore", invalid="ignore"):  # `_stored` checks the result
+            followed = branch.after(changes.get(layer, ()))
         arrays = (followed.a.T, followed.b.T, followed.shift)
         for name, array in zip(adapter_inputs(layer), arrays, strict=True):
             if array is not None:
@@ -75,7 +82,7 @@ def _refuse(adapter: PeftAdapter, found: str) -> NoReturn:
 def _join(layer: BaseLayer, changed: list[str], adapter: PeftAdapter) -> Branch:
     changes = {name: adapter.layers[name] for name in changed}
     rank = sum(change.rank for change in changes.values())
-    a = np.concatenate([_numbers(change.a, adapter) for change in changes.values()])
+    a = np.concatenate([read_values(change.a, adapter.directory) for change in changes.values()])
     b, row, column = np.zeros((layer.out_features, rank), np.float32), 0, 0
     for name, rows in layer.rows.items():
         if (change := changes.get(name)) is not None:
@@ -86,29 +93,16 @@ def _join(layer: BaseLayer, changed: list[str], adapter: PeftAdapter) -> Branch:
 
 
 def _scaled(change: LowRank, adapter: PeftAdapter) -> Float:
-    return _numbers(change.b, adapter) * np.float32(change.scale)
-
-
-def _numbers(tensor: CheckpointTensor, adapter: PeftAdapter) -> Float:
-    array = np.asarray(tensor.array(), np.float32)
-    if not np.isfinite(array).all():
-        raise CheckpointError(
-            f"{adapter.directory} holds values in {tensor.name} that are no finite numbers; the "
-            "adapter is damaged: train or download it again"
-        )
-    return array
+    with np.errstate(over="ignore"):  # checked when the branch follows the layer's changes
+        return read_values(change.b, adapter.directory) * np.float32(change.scale)
 
 
 def _stored(name: str, array: Float, dtype: ComputeDtype) -> NDArray[Any]:
-    if dtype == "float32":
-        return np.ascontiguousarray(array)
-    if dtype == "bfloat16":
-        return np.ascontiguousarray(array.astype(ml_dtypes.bfloat16)).view(np.uint16)
-    with np.errstate(over="ignore"):
-        halves = np.ascontiguousarray(array.astype(np.float16))
-    if not np.isfinite(halves).all():
+    with np.errstate(over="ignore"):  # checked below
+        stored = np.ascontiguousarray(array.astype(_DTYPES[dtype]))
+    if not all_finite(stored):
         raise OptionError(
-            f"{name} holds {np.abs(array).max():.6g}, float16 does not reach that far; name "
+            f"{name} holds {np.abs(array).max():.6g}, {dtype} does not reach that far; name "
             "variants with --variant that compute in bfloat16 or float32"
         )
-    return halves
+    return stored.view(np.uint16) if dtype == "bfloat16" else stored

@@ -14,9 +14,11 @@ import onnx_ir as ir
 
 from paligemma_edge.quantize.calibration.stream import Array, Run, stream
 from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.finite import all_finite
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.rounding.statistics import Accumulator, Moments
 from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import ModelConfig
 
 Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
@@ -102,6 +104,15 @@ def pass_questions(
     )
 
 
+def require_finite_values(graph: str, name: str, array: Array) -> None:
+    """BundleError where a float32 graph computes NaN or Inf of finite weights."""
+    if not all_finite(array):
+        raise BundleError(
+            f"{graph} computes NaN or Inf in float32 already ({name}), wanted finite values; check "
+            "the checkpoint and export the bundle again"
+        )
+
+
 class _Watch:
     """Accumulators of what layers read, by graph and by the value's name."""
 
@@ -114,6 +125,7 @@ class _Watch:
         return {g: {str(layer.input.name) for layer in found} for g, found in self.layers.items()}
 
     def add(self, graph: str, name: str, array: Array, run: Run) -> None:
+        require_finite_values(graph, name, array)
         width = array.shape[-1]
         if (graph, name) not in self.seen:
             self.seen[graph, name] = Accumulator(width, second=self.second)

@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.quantize.calibration.calibrate import (
     CalibrationSample,
     Progress,
     pass_questions,
+    require_finite_values,
 )
 from paligemma_edge.quantize.calibration.stream import Array, Run
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import initializer
 from paligemma_edge.quantize.schemes.half_plan import ALWAYS_FLOAT, HalfPlan, passes_on, plan_half
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import ModelConfig
 
 # Half of what float16 reaches: other images may show more than those of the calibration.
@@ -60,7 +60,7 @@ def scan_ranges(
     """The range of every value that `to_half` would put into float16, in the order of the data.
 
     `graphs` are float32, with products still to be rounded; `images` are pixel values
-    [3, R, R]. BundleError where they compute infinite values or no numbers themselves.
+    [3, R, R]. BundleError where they compute NaN or Inf themselves.
     """
     copies = {name: graphs[name].clone() for name in _GRAPHS}
     scans = {name: _Scan(name, model) for name, model in copies.items()}
@@ -114,12 +114,7 @@ class _Scan:
             _add_largest(model, value, largest)
 
     def see(self, name: str, array: Array, _: Run) -> None:
-        if not np.isfinite(array).all():
-            raise BundleError(
-                f"{self.name} computes infinite values or no numbers in float32 already "
-                f"({name.removesuffix(_LARGEST)}), wanted finite ones; check the checkpoint and "
-                "export the bundle again"
-            )
+        require_finite_values(self.name, name.removesuffix(_LARGEST), array)
         if name in self.seen:
             self.seen[name] = max(self.seen[name], float(array))
 

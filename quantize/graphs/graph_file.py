@@ -31,9 +31,13 @@ def write_graph(
     The model in memory is left as it is. `progress` is told each tensor's bytes. `beside` is what
     the folder's other graphs have written: the graph names it where it lies, and adds its own.
     """
-    large = [v for v in model.graph.initializers.values() if _tensor(v).nbytes > INLINE_BYTES]
-    kept, known = [_tensor(v) for v in large], {} if beside is None else beside
+    values = list(model.graph.initializers.values())
+    large = [v for v in values if _tensor(v).nbytes > INLINE_BYTES]
+    small = [v for v in values if _tensor(v).nbytes <= INLINE_BYTES]
+    kept, inline = [_tensor(v) for v in large], [_tensor(v) for v in small]
+    known = {} if beside is None else beside
     try:
+        _point(small, [_in_memory(tensor) for tensor in inline])
         new = [tensor for tensor in dict.fromkeys(kept) if tensor not in known]
         _write(new, path, progress, known)
         _point(large, [known[tensor] for tensor in kept])
@@ -41,6 +45,7 @@ def write_graph(
         onnx.checker.check_model(path)
     finally:
         _point(large, kept)
+        _point(small, inline)
 
 
 def _write(
@@ -75,6 +80,13 @@ def disk_bytes(models: Iterable[ir.Model]) -> int:
 def _point(values: Sequence[ir.Value], tensors: Sequence[ir.TensorProtocol]) -> None:
     for value, tensor in zip(values, tensors, strict=True):
         value.const_value = tensor
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A lazy tensor, read before onnx_ir does: it would wrap the error that reading raises."""
+    if not isinstance(tensor, ir.LazyTensor):
+        return tensor
+    return ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from paligemma_edge.quantize.graphs.derived import DerivedMatrix, row_chunks
+from paligemma_edge.quantize.graphs.finite import all_finite, require_finite
 from paligemma_edge.quantize.graphs.linear import initializer, tensor_of
+from paligemma_edge.quantize.graphs.stored import read_chunks
 from paligemma_edge.quantize.schemes.half_plan import (
     ALWAYS_FLOAT,
     FLOAT,
@@ -30,7 +32,6 @@ from paligemma_edge.quantize.schemes.half_plan import (
 from paligemma_edge.runtime.errors import OptionError
 
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_CHUNK = 16 << 20  # values
 
 
 def to_half(model: ir.Model, dtype: ir.DataType, *, keep_float: Collection[str] = ()) -> None:
@@ -149,9 +150,10 @@ class Halved(ir.LazyTensor):
 
     def _chunks(self) -> Iterator[NDArray[Any]]:
         for values in _pieces(self.source):
+            require_finite(str(self.name), values)
             with np.errstate(over="ignore"):
                 converted = values.astype(self.dtype.numpy())
-            if not np.isfinite(converted).all():
+            if not all_finite(converted):
                 raise OptionError(
                     f"{self.name} holds {np.abs(values).max():.6g}, {self.dtype.name.lower()} "
                     "does not reach that far; use a recipe that computes in bfloat16 or float32"
@@ -164,6 +166,4 @@ def _pieces(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
     if isinstance(tensor, DerivedMatrix) and not tensor.columns_first:
         yield from (rows for _, rows in row_chunks(tensor, columns_first=False))
         return
-    flat = tensor.numpy().reshape(-1)
-    for start in range(0, max(1, len(flat)), _CHUNK):
-        yield flat[start : start + _CHUNK]
+    yield from read_chunks(tensor)

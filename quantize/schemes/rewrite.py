@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from paligemma_edge.quantize.graphs.constants import add_initializer
 from paligemma_edge.quantize.graphs.derived import Float, lazy_array, row_chunks
+from paligemma_edge.quantize.graphs.finite import require_finite
 from paligemma_edge.quantize.graphs.linear import Linear
 from paligemma_edge.quantize.rounding.rounding import Rounded
-from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.system.linux import usable_cores
 
 Round: TypeAlias = Callable[[Float], Rounded]  # rows [rows, in] of a weight to codes
@@ -47,11 +47,7 @@ class RoundedWeight:
         cores = usable_cores()
         with ThreadPoolExecutor(cores) as pool:
             for _, rows in row_chunks(self.tensor, self.columns_first):
-                if not np.isfinite(rows).all():
-                    raise OptionError(
-                        f"the weights of {self.name} hold infinite values or no numbers, and "
-                        "cannot be rounded; download or save the checkpoint again"
-                    )
+                require_finite(self.name, rows)
                 shares = [share for share in np.array_split(rows, cores) if len(share)]
                 parts += pool.map(lambda share: self.pack(self.round_rows(share)), shares)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

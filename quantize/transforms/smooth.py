@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.quantize.graphs.derived import Float, row_chunks
-from paligemma_edge.quantize.graphs.linear import Linear, linears, set_float, tensor_of
+from paligemma_edge.quantize.graphs.finite import compute_finite
+from paligemma_edge.quantize.graphs.linear import Linear, initializer, linears
 from paligemma_edge.quantize.rounding.statistics import Moments
 from paligemma_edge.quantize.transforms.changes import DividedOutputs, ScaledInputs
 from paligemma_edge.quantize.transforms.fold import NORMS, float_of, norm_readers, put_float
@@ -50,7 +51,7 @@ def _smooth_norms(
             seen = after[readers[0].name].largest
             scales = _scales(seen, np.max([_columns(r) for r in readers], axis=0), strength)
             for place in range(1, len(norm.inputs)):
-                put_float(norm.inputs[place], float_of(norm.inputs[place]) / scales)
+                _divide(norm.inputs[place], scales)
             for reader in readers:
                 _enlarge(reader, scales, after)
 
@@ -70,9 +71,14 @@ def _smooth_out(qkv: Linear, out: Linear, after: dict[str, Moments], strength: f
     divisors = np.concatenate([np.ones(first, np.float32), scales])
     qkv.change(DividedOutputs(divisors))
     if qkv.bias is not None:
-        bias = tensor_of(qkv.bias).numpy().astype(np.float32) / divisors
-        set_float(qkv.bias, ir.tensor(bias, name=qkv.bias.name))
+        _divide(qkv.bias, divisors)
     _enlarge(out, scales, after)
+
+
+def _divide(value: ir.Value | None, divisors: Float) -> None:
+    found = initializer(value)
+    assert found is not None
+    put_float(found, compute_finite(str(found.name), lambda: float_of(found) / divisors))
 
 
 def _enlarge(layer: Linear, scales: Float, after: dict[str, Moments]) -> None:
@@ -101,4 +107,5 @@ def _columns(layer: Linear) -> Float:
 def _rows(layer: Linear) -> Float:
     """The length of each row, [out]."""
     chunks = row_chunks(layer.tensor, layer.columns_first)
-    return np.concatenate([np.linalg.norm(rows, axis=1) for _, rows in chunks])
+    with np.errstate(over="ignore"):  # `_scales` leaves out what is not finite
+        return np.concatenate([np.linalg.norm(rows, axis=1) for _, rows in chunks])

@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from paligemma_edge.quantize.graphs.linear import HEAD, Linear, linears, untie_head
 from paligemma_edge.quantize.graphs.prefill import PREFIX, has_windows, prefill_of, whole_prompt
+from paligemma_edge.quantize.graphs.stored import check_weights
 from paligemma_edge.quantize.recipes.recipe import Recipe, Scheme
 from paligemma_edge.quantize.rounding.rounding import round_rows
 from paligemma_edge.quantize.rounding.statistics import Moments
@@ -55,9 +56,11 @@ class TransformedGraphs:
 def transform(graphs: Graphs, recipe: Recipe) -> TransformedGraphs:
     """Copies of the graphs with gains folded and the decoder rotated.
 
-    A prefill graph is left out: it is made anew from the decoder.
+    A prefill graph is left out: it is made anew from the decoder. From here on reading a weight
+    raises OptionError where it holds NaN or Inf.
     """
     copies = {name: graphs[name].clone() for name in graphs if name != contract.PREFILL}
+    check_weights(copies.values())
     decoder = copies[contract.DECODER]
     gain = _last_gain(decoder)
     if not recipe.fold:

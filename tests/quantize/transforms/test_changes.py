@@ -81,7 +81,7 @@ def replayed(weight: Float, changes: Sequence[Change]) -> Float:
 def test_a_cured_branch_is_the_difference_that_it_makes_to_the_cured_weight(
     recipe: str, calibrated: bool, case: Case
 ) -> None:
-    """The cures do `transform(W + B A) - cure(W)`, replayed on both; and they leave nothing else."""
+    """They do `transform(W + B A) - transform(W)`, replayed on both, and leave nothing else."""
     before = by_name(case.graphs())
     after = by_name(cured(case, recipe, calibrated=calibrated).graphs)
     for name, layer in before.items():
