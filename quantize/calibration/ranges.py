@@ -20,6 +20,7 @@ from paligemma_edge.quantize.calibration.calibrate import (
 from paligemma_edge.quantize.calibration.stream import Array, Run
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import initializer
+from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.schemes.half_plan import ALWAYS_FLOAT, HalfPlan, passes_on, plan_half
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError
@@ -183,10 +184,9 @@ def _read_by(plan: HalfPlan, value: ir.Value) -> Iterator[str | None]:
 
 
 def _add_largest(model: ir.Model, value: ir.Value, name: str) -> None:
-    magnitude = ir.node("Abs", [value])
-    magnitude.outputs[0].name = f"{name}.abs"
-    largest = ir.node("ReduceMax", magnitude.outputs, attributes={"keepdims": 0})
-    largest.outputs[0].name = name
+    nodes = Nodes(model, name)
+    largest = nodes.add("ReduceMax", nodes.add("Abs", value), keepdims=0)
+    largest.name = name
     producer = value.producer()
     assert producer is not None
-    model.graph.insert_after(producer, [magnitude, largest])
+    nodes.insert_after(producer)

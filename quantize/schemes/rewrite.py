@@ -18,6 +18,7 @@ from paligemma_edge.quantize.graphs.constants import add_initializer
 from paligemma_edge.quantize.graphs.derived import Float, lazy_array, row_chunks
 from paligemma_edge.quantize.graphs.finite import require_finite
 from paligemma_edge.quantize.graphs.linear import Linear
+from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.rounding.rounding import Rounded
 from paligemma_edge.runtime.system.linux import usable_cores
 
@@ -53,18 +54,15 @@ class RoundedWeight:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def replace(model: ir.Model, layer: Linear, nodes: list[ir.Node]) -> None:
+def replace(layer: Linear, nodes: Nodes) -> None:
     """Let the last of `nodes` stand in for a layer's product; its weight goes if none reads it."""
-    old, new = layer.node.outputs[0], nodes[-1].outputs[0]
+    old, new = layer.node.outputs[0], nodes.tape.nodes[-1].outputs[0]
     new.name, new.type, new.shape = old.name, old.type, old.shape
-    for number, node in enumerate(nodes[:-1]):
-        for place, output in enumerate(node.outputs):
-            output.name = f"{layer.name}.{number}.{node.op_type}.{place}"
     operand = layer.node.inputs[1]
     ir.convenience.replace_all_uses_with(old, new)
-    model.graph.insert_before(layer.node, nodes)
-    model.graph.remove(layer.node, safe=True)
-    _forget(model, operand)
+    nodes.insert_before(layer.node)
+    nodes.model.graph.remove(layer.node, safe=True)
+    _forget(nodes.model, operand)
 
 
 def add_lazy(

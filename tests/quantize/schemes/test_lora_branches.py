@@ -105,7 +105,7 @@ def named(found: list[Product], shifted: set[str]) -> dict[str, tuple[str, str, 
     names = {}
     for product in found:
         last = 3 if layer_of(product) in shifted else 2
-        total = f"{product.layer}{contract.LORA}{last}"
+        total = f"{product.layer}.lora.{last}.0"
         names[product.layer] = (str(product.x.name), str(product.y.name), total)
     return names
 
