@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
-
-Progress = Callable[[str, int, int], None]
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,12 +16,12 @@ from paligemma_edge.quantize.calibration.stream import Array, Run, stream
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.finite import all_finite
 from paligemma_edge.quantize.graphs.linear import linears
+from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.rounding.statistics import Accumulator, Moments
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import ModelConfig
 
-Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
 Observe = Callable[[str, str, Array, Run], None]  # graph, name of a value, the value, its run
 
 _GRAPHS = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
@@ -76,7 +76,7 @@ def pass_questions(
     progress: Progress | None = None,
 ) -> None:
     """Pass every question through the three graphs; tell the wanted values, named by graph."""
-    tell = progress or (lambda *_: None)
+    report = progress or no_progress
 
     def run(graph: str, runs: Sequence[Run], output: str | None) -> list[Array]:
         names = set(wanted.get(graph, ()))
@@ -92,7 +92,7 @@ def pass_questions(
             for name in names & one.values.keys():
                 see(number, name, one.values[name])
         outputs = {output} if output else set()
-        stream(graphs[graph], runs, names | outputs, see, lambda done, of: tell(graph, done, of))
+        stream(graphs[graph], runs, names | outputs, see, lambda done, of: report(graph, done, of))
         return [found[number] for number in range(len(found))]
 
     seen = [Run({contract.PIXEL_VALUES: pixels[None]}) for pixels in images]

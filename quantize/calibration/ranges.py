@@ -13,7 +13,6 @@ import onnx_ir as ir
 
 from paligemma_edge.quantize.calibration.calibrate import (
     CalibrationSample,
-    Progress,
     pass_questions,
     require_finite_values,
 )
@@ -21,6 +20,7 @@ from paligemma_edge.quantize.calibration.stream import Array, Run
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import initializer
 from paligemma_edge.quantize.graphs.nodes import Nodes
+from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.schemes.half_plan import ALWAYS_FLOAT, HalfPlan, passes_on, plan_half
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError

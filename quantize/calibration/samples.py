@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,12 @@ from paligemma_edge.quantize.calibration.calibrate import CalibrationSample
 from paligemma_edge.quantize.fidelity.answers import EvalRequest
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

@@ -76,11 +76,11 @@ def transform(graphs: Graphs, recipe: Recipe) -> TransformedGraphs:
 
 
 def prepare(
-    cured: TransformedGraphs, recipe: Recipe, moments: Mapping[str, Moments]
+    transformed: TransformedGraphs, recipe: Recipe, moments: Mapping[str, Moments]
 ) -> TransformedGraphs:
     """The graphs smoothed, with the prefill graph beside them if the recipe has one."""
-    copies = {name: model.clone() for name, model in cured.graphs.items()}
-    head_input = cured.head_input
+    copies = {name: model.clone() for name, model in transformed.graphs.items()}
+    head_input = transformed.head_input
     if recipe.smooth:
         moments = smooth(
             copies[contract.VISION_ENCODER], moments, recipe.smooth, norms=bool(moments)
@@ -93,25 +93,25 @@ def prepare(
         copies[contract.PREFILL] = prefill_of(copies[contract.DECODER])
         same = {n.replace("decoder.", PREFIX, 1): m for n, m in moments.items()}
         moments = {**moments, **same}
-    return dataclasses.replace(cured, graphs=copies, head_input=head_input, moments=moments)
+    return dataclasses.replace(transformed, graphs=copies, head_input=head_input, moments=moments)
 
 
 def round_graphs(
-    cured: TransformedGraphs, recipe: Recipe, choices: Mapping[str, SchemeChoice]
+    transformed: TransformedGraphs, recipe: Recipe, choices: Mapping[str, SchemeChoice]
 ) -> dict[str, ir.Model]:
     """Copies of the graphs with each layer by its scheme; what no choice names stays float.
 
     A decoder with windows gets its copy for prompts, if it has none by other products.
     """
-    copies = {name: model.clone() for name, model in cured.graphs.items()}
+    copies = {name: model.clone() for name, model in transformed.graphs.items()}
     for model in copies.values():
         for layer in linears(model):
             if layer.name in choices:
                 scheme, read = recipe.schemes[choices[layer.name].scheme], layer.input
                 logits = str(layer.node.outputs[0].name)
-                _round(model, layer, scheme, cured.moments.get(layer.name))
+                _round(model, layer, scheme, transformed.moments.get(layer.name))
                 if layer.name == HEAD and recipe.refine:
-                    refine_head(model, read, logits, cured.head_input, recipe.refine)
+                    refine_head(model, read, logits, transformed.head_input, recipe.refine)
     if contract.PREFILL not in copies and has_windows(copies[contract.DECODER]):
         copies[contract.PREFILL] = whole_prompt(copies[contract.DECODER])
     return copies

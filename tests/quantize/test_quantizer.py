@@ -17,7 +17,8 @@ from paligemma_edge.export.exporter import export
 from paligemma_edge.quantize import quantizer
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.graphs.graph_file import write_graph
-from paligemma_edge.quantize.quantizer import Progress, QuantizeOptions, quantize
+from paligemma_edge.quantize.progress import Progress
+from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme, load_recipe, shipped
 from paligemma_edge.quantize.variant import files as variant
 from paligemma_edge.runtime import PaliGemma

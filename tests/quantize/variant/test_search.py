@@ -89,7 +89,7 @@ def test_the_fewest_layers_take_a_safer_scheme_and_those_that_gain_most(
         choices,
         Calibration((), ()),
         min_agreement=share,
-        tell=lambda *_: None,
+        progress=lambda *_: None,
     )
     moved = {name for name, choice in found.items() if choice.scheme == "int8"}
     assert (len(moved) - 1) / len(found) < share <= len(moved) / len(found)
