@@ -44,9 +44,16 @@ from paligemma_edge.runtime.manifest import Manifest
 class QuantizeOptions:
     """How recipes are carried out.
 
-    `questions` calibrate and are what the report is about. Without calibration weights are
-    rounded to the nearest code, in the memory of a few layers; with it the lossless variant runs.
-    `min_agreement` is the share of answers that must stay the same.
+    Args:
+        questions: What calibrates, and what the report is about; by default those of the sample
+            images.
+        calibrate: Run the lossless variant on the questions first. Without it weights are rounded
+            to the nearest code, in the memory of a few layers.
+        report: Run both variants and report how their answers differ.
+        min_agreement: The share of answers, up to 1, that must stay the same; layers get safer
+            schemes until it does. CPU variants only.
+        max_new_tokens: Tokens of an answer, at most.
+        overwrite: Replace variants that the bundle has already.
     """
 
     questions: tuple[Question, ...] = field(default_factory=lambda: tuple(sample_questions()))
@@ -75,7 +82,7 @@ def quantize(
             a safer scheme or stay in float32.
 
     Returns:
-        The reports, if `options.report` asks for them; variants for CUDA have none.
+        The reports, if `options.report` is set; variants for CUDA have none.
 
     Raises:
         OptionError: A recipe does not fit the model, or a weight holds NaN or Inf.
@@ -203,10 +210,10 @@ def _lossless_answers(
 
 def layer_error(choice: SchemeChoice) -> LayerError:
     """A line of the report."""
-    parts = {"vision": contract.VISION_ENCODER, PREFIX.rstrip("."): contract.PREFILL}
-    part = choice.layer.partition(".")[0]
+    graphs = {"vision": contract.VISION_ENCODER, PREFIX.rstrip("."): contract.PREFILL}
+    first = choice.layer.partition(".")[0]
     return LayerError(
-        graph=parts.get(part, part),
+        graph=graphs.get(first, first),
         layer=choice.layer,
         scheme=choice.scheme,
         relative_error=None if math.isnan(choice.error) else choice.error,
@@ -233,8 +240,8 @@ def _require_new(bundle: Bundle, recipe: Recipe, options: QuantizeOptions) -> No
 def _require_search(recipe: Recipe, options: QuantizeOptions) -> None:
     if options.min_agreement is not None and recipe.device == "cuda":
         raise OptionError(
-            f"min_agreement asks variants that are being searched, and those of {recipe.name} run "
-            "on a GPU alone; leave it out"
+            f"min_agreement runs the variants that it searches, and those of {recipe.name} run on "
+            "a GPU alone; leave it out"
         )
 
 
@@ -248,9 +255,9 @@ def _check_options(options: QuantizeOptions) -> None:
 
 def _read_graphs(bundle: Bundle, variant: str) -> dict[str, ir.Model]:
     """The lossless graphs; weights stay in their files until they are used."""
-    found = bundle.manifest.variants[variant]
-    bundle.verify(found.files)
-    graphs = {name: ir.load(bundle.file(graph)) for name, graph in found.graphs.items()}
+    entry = bundle.manifest.variants[variant]
+    bundle.verify(entry.files)
+    graphs = {name: ir.load(bundle.file(graph)) for name, graph in entry.graphs.items()}
     for name, model in graphs.items():
         if name != contract.MASK_DECODER and not linears(model):
             raise BundleError(f"bundle {bundle.path}: {name} has no layers; export it again")

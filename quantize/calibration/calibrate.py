@@ -43,21 +43,21 @@ def calibrate(
     graphs: Mapping[str, ir.Model],
     config: ModelConfig,
     images: Sequence[Float],
-    asked: Sequence[CalibrationSample],
+    samples: Sequence[CalibrationSample],
     *,
     second: bool,
     progress: Progress | None = None,
 ) -> dict[str, Moments]:
     """Statistics of the input of every linear layer, by the layer's name.
 
-    `images` are pixel values [3, R, R]. `second` asks for second moments, which GPTQ needs.
+    `images` are pixel values [3, R, R]. `second` adds second moments, which GPTQ needs.
     """
     watch = _Watch(graphs, second)
     pass_questions(
         graphs,
         config,
         images,
-        asked,
+        samples,
         wanted=watch.names(),
         observe=watch.add,
         progress=progress,
@@ -69,22 +69,22 @@ def pass_questions(
     graphs: Mapping[str, ir.Model],
     config: ModelConfig,
     images: Sequence[Float],
-    asked: Sequence[CalibrationSample],
+    samples: Sequence[CalibrationSample],
     *,
     wanted: Mapping[str, Iterable[str]],
     observe: Observe,
     progress: Progress | None = None,
 ) -> None:
-    """Pass every question through the three graphs; tell the wanted values, named by graph."""
+    """Pass every question through the three graphs; `observe` gets the wanted values, by graph."""
     report = progress or no_progress
 
     def run(graph: str, runs: Sequence[Run], output: str | None) -> list[Array]:
         names = set(wanted.get(graph, ()))
-        found: dict[int, Array] = {}
+        results: dict[int, Array] = {}
 
         def see(number: int, name: str, array: Array) -> None:
             if name == output:
-                found[number] = array
+                results[number] = array
             if name in names:
                 observe(graph, name, array, runs[number])
 
@@ -93,14 +93,16 @@ def pass_questions(
                 see(number, name, one.values[name])
         outputs = {output} if output else set()
         stream(graphs[graph], runs, names | outputs, see, lambda done, of: report(graph, done, of))
-        return [found[number] for number in range(len(found))]
+        return [results[number] for number in range(len(results))]
 
     seen = [Run({contract.PIXEL_VALUES: pixels[None]}) for pixels in images]
     hidden = run(contract.VISION_ENCODER, seen, contract.LAST_HIDDEN_STATE)
     seen = [Run({contract.LAST_HIDDEN_STATE: state}) for state in hidden]
     features = run(contract.PROJECTOR, seen, contract.IMAGE_FEATURES)
     run(
-        contract.DECODER, [r for question in asked for r in _runs(question, features, config)], None
+        contract.DECODER,
+        [r for question in samples for r in _runs(question, features, config)],
+        None,
     )
 
 
@@ -122,7 +124,7 @@ class _Watch:
         self.seen: dict[tuple[str, str], Accumulator] = {}
 
     def names(self) -> dict[str, set[str]]:
-        return {g: {str(layer.input.name) for layer in found} for g, found in self.layers.items()}
+        return {g: {str(layer.input.name) for layer in layers} for g, layers in self.layers.items()}
 
     def add(self, graph: str, name: str, array: Array, run: Run) -> None:
         require_finite_values(graph, name, array)

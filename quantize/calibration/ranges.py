@@ -40,7 +40,7 @@ class Range:
     """The largest magnitude of a value that float16 is planned for.
 
     `layers` would have to compute in float32 if that is too much. It may not be enough: what is
-    `fixed` is read or made by attention, or passes from graph to graph, in float16 in any case.
+    `fixed` is read or computed by attention, or passes from graph to graph, in float16 in any case.
     """
 
     graph: str
@@ -54,7 +54,7 @@ def scan_ranges(
     graphs: Mapping[str, ir.Model],
     config: ModelConfig,
     images: Sequence[Float],
-    asked: Sequence[CalibrationSample],
+    samples: Sequence[CalibrationSample],
     *,
     progress: Progress | None = None,
 ) -> list[Range]:
@@ -69,12 +69,12 @@ def scan_ranges(
         copies,
         config,
         images,
-        asked,
+        samples,
         wanted={name: [*scan.watched, *_OUTPUTS] for name, scan in scans.items()},
         observe=lambda graph, name, array, run: scans[graph].see(name, array, run),
         progress=progress,
     )
-    return [found for scan in scans.values() for found in scan.ranges()]
+    return [seen for scan in scans.values() for seen in scan.ranges()]
 
 
 def overflowing(ranges: Iterable[Range], *, limit: float = LIMIT) -> dict[str, float]:
@@ -83,17 +83,17 @@ def overflowing(ranges: Iterable[Range], *, limit: float = LIMIT) -> dict[str, f
     OptionError where a value is too large that is float16 in any case.
     """
     kept: dict[str, float] = {}
-    for found in ranges:
-        if found.largest <= limit:
+    for value in ranges:
+        if value.largest <= limit:
             continue
-        if found.fixed:
+        if value.fixed:
             raise OptionError(
-                f"{found.graph}: {' and '.join(found.layers) or found.value} would put "
-                f"{found.largest:,.0f} into float16 where nothing can stay in float32, wanted at "
+                f"{value.graph}: {' and '.join(value.layers) or value.value} would put "
+                f"{value.largest:,.0f} into float16 where nothing can stay in float32, wanted at "
                 f"most {limit:,.0f}; use a recipe that computes in bfloat16"
             )
-        for layer in found.layers:
-            kept[layer] = max(found.largest, kept.get(layer, 0.0))
+        for layer in value.layers:
+            kept[layer] = max(value.largest, kept.get(layer, 0.0))
     return kept
 
 
@@ -127,7 +127,7 @@ class _Scan:
 
 
 def _in_half(plan: HalfPlan) -> list[ir.Value]:
-    """What float16 nodes make and read, but for inputs: other graphs made those.
+    """What float16 nodes compute and read, but for inputs, which other graphs compute.
 
     What is stored in half precision, such as the rows of a table, is left out too.
     """

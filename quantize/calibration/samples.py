@@ -1,4 +1,4 @@
-"""Questions as calibration asks them: pixels, ids, and the lossless variant's answers."""
+"""Questions as calibration runs them: pixels, ids, and the lossless variant's answers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 @dataclass(frozen=True)
 class Calibration:
-    """Pixel values [3, R, R] of each image, and what is asked about them."""
+    """Pixel values [3, R, R] of each image, and the questions about them."""
 
     images: tuple[Float, ...]
     asked: tuple[CalibrationSample, ...]
@@ -39,8 +39,8 @@ def with_answers(
     answers = []
     for number, question in enumerate(questions):
         progress("answering", number, len(questions))
-        asked = EvalRequest.ask(model, question, max_new_tokens)
-        answers.append(tuple(token for token, _ in asked.answer()))
+        request = EvalRequest.ask(model, question, max_new_tokens)
+        answers.append(tuple(token for token, _ in request.answer()))
     calibration = without_answers(model.bundle.manifest, model.encoder, questions, answers)
     del model
     gc.collect()

@@ -1,4 +1,4 @@
-"""What a variant says to a question: its greedy answer, the objects in it, and its logits.
+"""What a variant answers to a question: its greedy answer, the objects in it, and its logits.
 
 Knows one open model and one question at a time. Knows nothing of the other variant.
 """
@@ -38,14 +38,14 @@ class EvalAnswer:
     masks: NDArray[np.float32] | None  # None where the variant has no mask decoder
 
     def objects(self, *, masked: bool = False) -> list[EvalObject]:
-        """What was found, in pixels; `masked` for those alone that have a mask."""
+        """The detected objects, in pixels; `masked` for those alone that have a mask."""
         decoded = iter(self.masks if self.masks is not None else ())
-        found = []
+        objects = []
         for detection in self.detections:
             mask = None if detection.codes is None else next(decoded, None)
             if mask is not None or not masked:
-                found.append(self._object(detection, mask))
-        return found
+                objects.append(self._object(detection, mask))
+        return objects
 
     def _object(self, detection: ParsedObject, mask: NDArray[np.float32] | None) -> EvalObject:
         box, width, height = detection.box, self.width, self.height
@@ -101,7 +101,7 @@ class EvalRequest:
         """The logits [spoken] before each token of a given answer, valid as in `answer`."""
         return map(self._spoken, replay(self.model.engine, self.features, self.ids, tokens))
 
-    def said(self, tokens: Sequence[int]) -> EvalAnswer:
+    def decode(self, tokens: Sequence[int]) -> EvalAnswer:
         """An answer of this model with the objects in it, masks decoded."""
         text = self.model.encoder.decode(tokens)
         detections = parse_answer(text).detections
@@ -116,12 +116,12 @@ class EvalRequest:
         return self.model.engine.decode_masks(np.asarray(codes, np.int64))
 
     def _spoken(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The logits that may be an answer; DeviceError where one is no finite number."""
+        """The logits that may be an answer; DeviceError where one is NaN or Inf."""
         spoken = logits[: self.model.bundle.manifest.tokenizer.image_id]
         if not np.isfinite(spoken).all():
             raise DeviceError(
-                f"variant {self.model.variant} produced logits that are infinite or no numbers "
-                f"for {self.question.prompt[:40]!r} about {self.question.image.name}, wanted "
-                "finite ones; use a recipe that computes in float32"
+                f"variant {self.model.variant} produced logits that are NaN or Inf for "
+                f"{self.question.prompt[:40]!r} about {self.question.image.name}, wanted finite "
+                "ones; use a recipe that computes in float32"
             )
         return spoken

@@ -1,6 +1,6 @@
 """Tensors that are computed from others when they are read, and forgotten afterwards.
 
-A pass over a graph never holds a changed weight: it notes what is to be done. A table of half a
+A pass over a graph never holds a changed weight: it records what is to be done. A table of half a
 billion values is then read, changed and written some rows at a time.
 """
 
@@ -36,8 +36,8 @@ _CHUNK_BYTES = 64 << 20
 class DerivedMatrix(ir.LazyTensor):
     """A float32 matrix: another one's rows [out, in], changed.
 
-    `columns_first` says that the tensor itself, and the one that it is made from, lie as
-    [in, out], as MatMul reads them; `rows` gives [out, in] all the same.
+    `columns_first` says that the tensor itself, and the one that it is computed from, are stored
+    as [in, out], as MatMul reads them; `rows` returns [out, in] all the same.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class DerivedMatrix(ir.LazyTensor):
     def rows(self, start: int, stop: int) -> Float:
         """Rows of the changed matrix, float32 [stop - start, in].
 
-        OptionError where a weight that they are made from holds NaN or Inf, or they would.
+        OptionError where the weight that they are computed from holds NaN or Inf, or they would.
         """
         if not self.whole:
             return self._changed(start, stop)
@@ -91,7 +91,7 @@ def row_count(tensor: ir.TensorProtocol, columns_first: bool) -> int:
 def row_chunks(tensor: ir.TensorProtocol, columns_first: bool) -> Iterator[tuple[int, Float]]:
     """All rows in order, some 64 MiB at a time, each piece with the number of its first row.
 
-    A matrix that lies as [in, out], or whose change mixes rows, comes in one piece.
+    A matrix that is stored as [in, out], or whose change mixes rows, comes in one piece.
     """
     count, width = row_count(tensor, columns_first), int(np.prod(tensor.shape.numpy()))
     step = max(1, _CHUNK_BYTES * count // (width * 4))

@@ -1,6 +1,6 @@
 """One graph in memory as two files: `NAME.onnx` and its weights in `NAME.onnx.data`.
 
-Weights that several graphs of a folder share lie in the file of the first of them.
+Weights that several graphs of a folder share are stored in the file of the first of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PAGE = 4096
 # Small tensors stay in the graph, where ONNX Runtime can fold them.
 INLINE_BYTES = 1024
 
-Written: TypeAlias = dict[ir.TensorProtocol, ir.ExternalTensor]  # where each tensor lies
+Written: TypeAlias = dict[ir.TensorProtocol, ir.ExternalTensor]  # where each tensor is stored
 
 
 def write_graph(
@@ -28,8 +28,9 @@ def write_graph(
 ) -> None:
     """Write tensors one by one, in the order of the graph, then the graph that names them.
 
-    The model in memory is left as it is. `progress` is told each tensor's bytes. `beside` is what
-    the folder's other graphs have written: the graph names it where it lies, and adds its own.
+    The model in memory is left as it is. `progress` is called with each tensor's bytes.
+    `beside` holds the tensors that the folder's other graphs have written: this graph refers to
+    them there, and adds its own.
     """
     values = list(model.graph.initializers.values())
     large = [v for v in values if _tensor(v).nbytes > INLINE_BYTES]

@@ -1,8 +1,8 @@
-"""Lets a graph choose the next token where it runs, and makes the graphs that look at a row there.
+"""Lets a graph choose the next token where it runs, and builds the graphs that read a row there.
 
 On a GPU all logits would otherwise be copied to the host for each token: a megabyte a slot. Rows
-are searched in two stages, blocks and then their winners, so that a GPU's many processors take
-part in one row. Ids from `<image>` on were never trained to be an answer and take no part.
+are searched in two stages, blocks and then their winners, so that all of a GPU's cores work on
+one row. Ids from `<image>` on were never trained to be an answer and take no part.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def to_half(model: ir.Model, dtype: ir.DataType, *, keep_float: Collection[str] 
     """Let a graph compute in `dtype`, with hidden states, features, keys and values in it too.
 
     `keep_float` names layers such as decoder.layers.3.down_proj that compute in float32, with
-    what lies between them and the next layer or the residual stream; `ranges` finds those that
+    what is between them and the next layer or the residual stream; `ranges` finds those that
     need it. A layer of MatMulNBits may be among them. Pixels and logits stay float32.
     """
     assert dtype in HALVES, f"{dtype} is not half precision"
@@ -56,7 +56,7 @@ def to_half(model: ir.Model, dtype: ir.DataType, *, keep_float: Collection[str] 
 
 
 class _Rewrite:
-    """The casts and the weights that were made so far, each once."""
+    """The casts and the weights that were added so far, each once."""
 
     def __init__(self, model: ir.Model, dtype: ir.DataType, plan: HalfPlan) -> None:
         self.graph, self.dtype, self.plan = model.graph, dtype, plan
@@ -73,11 +73,11 @@ class _Rewrite:
         """Give an output the dtype that the contract says; the name goes with it."""
         value = self.graph.outputs[place]
         wanted = FLOAT if value.name in ALWAYS_FLOAT else self.dtype
-        found = self.plan.values.get(value)
-        if found is None or found == wanted:
+        planned = self.plan.values.get(value)
+        if planned is None or planned == wanted:
             return
         cast, name = self._cast(value, wanted), value.name
-        value.name, cast.name = f"{name}.{found.name.lower()}", name
+        value.name, cast.name = f"{name}.{planned.name.lower()}", name
         self.graph.outputs[place] = cast
 
     def rename_weights(self) -> None:
@@ -129,7 +129,7 @@ class _Rewrite:
 class Halved(ir.LazyTensor):
     """Another tensor in half precision, converted when it is written, some values at a time.
 
-    OptionError where a value lies beyond float16.
+    OptionError where a value is beyond float16, NaN or Inf.
     """
 
     def __init__(self, source: ir.TensorProtocol, dtype: ir.DataType) -> None:
@@ -162,7 +162,7 @@ class Halved(ir.LazyTensor):
 
 
 def _pieces(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
-    """The values in the order in which they lie."""
+    """The values in the order in which they are stored."""
     if isinstance(tensor, DerivedMatrix) and not tensor.columns_first:
         yield from (rows for _, rows in row_chunks(tensor, columns_first=False))
         return

@@ -1,7 +1,7 @@
 """The best logits of a rounded head, computed again from the embedding table itself.
 
 The head is the largest weight that a step reads, and small differences between its logits decide
-where a box ends. So its rounded product only finds the candidates; the table, which lies on disk
+where a box ends. So its rounded product only finds the candidates; the table, which is on disk
 for the embedding anyway, gives their exact rows: some hundred kilobytes a step.
 """
 

@@ -41,16 +41,16 @@ def norm_readers(norm: ir.Node, layers: dict[int, Linear]) -> list[Linear]:
 
 def float_of(value: ir.Value | None) -> Float:
     """The values of an initializer in float32."""
-    found = initializer(value)
-    assert found is not None
-    return np.asarray(tensor_of(found).numpy(), np.float32)
+    stored = initializer(value)
+    assert stored is not None
+    return np.asarray(tensor_of(stored).numpy(), np.float32)
 
 
 def put_float(value: ir.Value | None, array: Float) -> None:
     """Give an initializer other values."""
-    found = initializer(value)
-    assert found is not None
-    set_float(found, ir.tensor(array, name=found.name))
+    stored = initializer(value)
+    assert stored is not None
+    set_float(stored, ir.tensor(array, name=stored.name))
 
 
 def _fold(norm: ir.Node, readers: list[Linear]) -> None:

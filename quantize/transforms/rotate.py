@@ -2,7 +2,7 @@
 
 Two rotations, both folded into the weights: one of the residual stream, which pre-norm blocks
 allow once the gains are folded (an RMS norm does not see a rotation), and one of each head's
-values. Only where the stream begins does the graph itself turn it, by two small products, so
+values. Only where the stream begins does the graph itself rotate it, by two small products, so
 that the embedding table stays as it is stored. Where what a layer adds is normalized, as in
 Gemma 2, each channel of it has a gain of its own, so that the stream cannot be rotated.
 (QuaRot, https://arxiv.org/abs/2404.00456, sections 4.1 and 4.2.)

@@ -1,7 +1,7 @@
 """Moves the unevenness of inputs into the weights, channel by channel. The function stays.
 
-A channel that is `s` times too large is made so much smaller where it comes from, and the next
-weight's column so much larger: from a norm's gain, from the rows of `up_proj` (its product with
+A channel that is `s` times too large is divided by that where it comes from, and the next
+weight's column multiplied by it: from a norm's gain, from the rows of `up_proj` (its product with
 the gate is linear in them), or from the rows of a vision block's values. What follows a GELU has
 no such place. (SmoothQuant, https://arxiv.org/abs/2211.10438, equation 4.)
 """
@@ -27,7 +27,7 @@ def smooth(model: ir.Model, moments: _Moments, strength: float, *, norms: bool) 
     """Smooth a graph in place; return the statistics as they are afterwards.
 
     Layers without statistics take the size of the rows that feed them for that of their input.
-    `norms` asks for the norms too; not where the stream is rotated, which is even already.
+    `norms` smooths norms too: not where the stream is rotated, which is even already.
     """
     layers = {layer.name: layer for layer in linears(model)}
     after = dict(moments)
@@ -76,9 +76,9 @@ def _smooth_out(qkv: Linear, out: Linear, after: dict[str, Moments], strength: f
 
 
 def _divide(value: ir.Value | None, divisors: Float) -> None:
-    found = initializer(value)
-    assert found is not None
-    put_float(found, compute_finite(str(found.name), lambda: float_of(found) / divisors))
+    stored = initializer(value)
+    assert stored is not None
+    put_float(stored, compute_finite(str(stored.name), lambda: float_of(stored) / divisors))
 
 
 def _enlarge(layer: Linear, scales: Float, after: dict[str, Moments]) -> None:

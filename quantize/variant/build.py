@@ -43,12 +43,12 @@ Search: TypeAlias = Callable[[Recipe, TransformedGraphs, Choices], Choices]
 
 @dataclass(frozen=True)
 class VariantGraphs:
-    """The graphs of a variant, and what is worth telling of them."""
+    """The graphs of a variant, and what to report about them."""
 
     graphs: Mapping[str, ir.Model]
     choices: Mapping[str, SchemeChoice]
     notes: tuple[str, ...]
-    changes: Changes  # by the cures, of the layers that have any
+    changes: Changes  # by the transforms, of the layers that have any
 
 
 def build_variant(

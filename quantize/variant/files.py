@@ -58,7 +58,7 @@ def _describe_variant(
 
 
 def graph_file(recipe: Recipe, graph: str) -> str:
-    """Where a graph lies in the bundle."""
+    """Where the bundle has a graph."""
     return f"{recipe.name}/{graph}.onnx"
 
 

@@ -1,8 +1,8 @@
 """A recipe's passes over the graphs of a model, in their order.
 
-    cure      fold gains, rotate, and after calibration smooth: the function stays the same
-    choose    a scheme for each layer, by its error (`sensitivity`)
-    round     schemes in the place of products; the best logits refined; half precision
+    transform  fold gains, rotate, and after calibration smooth: the function stays the same
+    choose     a scheme for each layer, by its error (`sensitivity`)
+    round      schemes in the place of products; the best logits refined; half precision
 
 The graphs that come in are left as they are, and weights are read when the result is written.
 """
@@ -46,7 +46,7 @@ class TransformedGraphs:
     graphs: Graphs
     head_input: HeadInput
     moments: Mapping[str, Moments]
-    notes: tuple[str, ...] = ()  # cures that this model does not allow
+    notes: tuple[str, ...] = ()  # transforms that this model does not allow
 
     def layers(self) -> dict[str, Linear]:
         """The linear layers of all graphs, by name."""

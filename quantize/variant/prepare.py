@@ -16,10 +16,10 @@ from paligemma_edge.runtime.manifest import ModelConfig
 
 
 def require_distinct(names: Iterable[str]) -> None:
-    """OptionError where two variants would bear one name, as recipes of two folders may."""
+    """OptionError where two variants would have one name, as recipes of two folders may."""
     for name, count in Counter(names).items():
         if count > 1:
-            raise OptionError(f"variant {name} is asked for {count} times, wanted each once")
+            raise OptionError(f"variant {name} is requested {count} times, wanted each once")
 
 
 def require_layers(graphs: Graphs, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""The smallest variant that keeps enough of the answers: by measure, not by a list of names.
+"""The smallest variant that keeps enough of the answers: by measurement, not by a list of names.
 
 Layers are given their next safer scheme in an order, first those that gain most for a byte; the
 search halves the number of such steps until the fewest are found.
@@ -60,7 +60,7 @@ def smallest_that_keeps(
         raise OptionError(
             f"recipe {recipe.name} keeps {measured[len(stages) - 1]:.1%} of the answers with its "
             f"safest schemes, wanted {min_agreement:.1%}; name safer ones in a recipe of "
-            "your own, or ask for less"
+            "your own, or lower min_agreement"
         )
     return stages[_first(keeps, len(stages) - 1)]
 
