@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -20,15 +20,11 @@ from paligemma_edge.export.variant_names import LOSSLESS
 from paligemma_edge.quantize.calibration.samples import Calibration, without_answers
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.graph_file import Written, disk_bytes, write_graph
+from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.recipes.recipe import Recipe
-from paligemma_edge.quantize.variant.build import build_graphs, scheme_choices
-from paligemma_edge.quantize.variant.files import describe_variant, write_variant
-from paligemma_edge.quantize.variant.prepare import (
-    require_distinct,
-    require_layers,
-    transform_and_calibrate,
-    without_calibration,
-)
+from paligemma_edge.quantize.variant.build import ModelSource, build_variant
+from paligemma_edge.quantize.variant.files import write_variant
+from paligemma_edge.quantize.variant.prepare import require_distinct, require_layers
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.writer import BundleWriter, new_bundle
 from paligemma_edge.runtime.manifest import SCHEMA_VERSION, Manifest, ModelConfig, Variant
@@ -40,8 +36,6 @@ _WEIGHT_DTYPES: Mapping[ir.DataType, Literal["float32", "bfloat16", "float16"]] 
     ir.DataType.BFLOAT16: "bfloat16",
     ir.DataType.FLOAT16: "float16",
 }
-
-Progress = Callable[[str, int, int], None]  # stage, bytes done, bytes in all
 
 
 def export(
@@ -134,25 +128,10 @@ def _write_recipe(
     calibration: Calibration | None,
     progress: Progress | None,
 ) -> Variant:
-    tell = progress or (lambda *_: None)
-    if calibration is None:
-        recipe = without_calibration(recipe)
-    facts = _model_config(source.checkpoint.config)
-    cured = transform_and_calibrate(source.graphs, facts, recipe, calibration, tell)
-    choices = scheme_choices(cured, recipe, measure=calibration is not None)
-    made = build_graphs(
-        cured,
-        recipe,
-        choices,
-        config=facts,
-        image_id=source.tokenizer.config.image_id,
-        calibration=calibration,
-        tell=tell,
-    )
-    graphs = made.graphs
-    write_variant(writer, recipe, graphs, made.changes, tell)
-    files = [name for name in writer.files() if name.startswith(f"{recipe.name}/")]
-    return describe_variant(recipe, graphs, files)
+    config, image_id = _model_config(source.checkpoint.config), source.tokenizer.config.image_id
+    model, report = ModelSource(source.graphs, config, image_id), progress or no_progress
+    built = build_variant(model, recipe, calibration, report)
+    return write_variant(writer, recipe, built.graphs, built.changes, report)
 
 
 def _calibration(

@@ -11,9 +11,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
-
-Progress = Callable[[str, int, int], None]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -77,12 +76,12 @@ def _quantize(options: argparse.Namespace) -> int:
     from paligemma_edge.runtime.bundle.fidelity import plot_name
 
     recipes = [load_recipe(name) for name in options.recipes]
-    tell = partial(Console(stderr=True).out, highlight=False)  # a file's name is no markup
+    note = partial(Console(stderr=True).out, highlight=False)  # a file's name is not markup
     if options.calibrate is None:
         questions = sample_questions()
     else:
-        questions = read_questions(options.calibrate, tell=tell)
-    wanted = QuantizeOptions(
+        questions = read_questions(options.calibrate, tell=note)
+    settings = QuantizeOptions(
         questions=tuple(questions),
         calibrate=not options.no_calibration,
         report=not options.no_report,
@@ -90,7 +89,7 @@ def _quantize(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
     )
     with progress_bars() as progress:
-        reports = quantize(options.bundle, recipes, wanted, progress, tell)
+        reports = quantize(options.bundle, recipes, settings, progress, note)
     if reports:
         Console().print(render_reports(reports))
     for report in reports:

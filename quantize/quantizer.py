@@ -16,16 +16,19 @@ from paligemma_edge.quantize.fidelity.plot import report_files
 from paligemma_edge.quantize.fidelity.questions import Question, sample_questions
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.graphs.prefill import PREFIX
+from paligemma_edge.quantize.graphs.stored import read_weights
+from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.recipes.recipe import LOSSLESS, Recipe
-from paligemma_edge.quantize.variant.build import VariantGraphs, build_graphs, scheme_choices
-from paligemma_edge.quantize.variant.files import describe_variant, write_variant
-from paligemma_edge.quantize.variant.passes import Graphs
-from paligemma_edge.quantize.variant.prepare import (
-    require_distinct,
-    require_layers,
-    transform_and_calibrate,
-    without_calibration,
+from paligemma_edge.quantize.variant.build import (
+    Choices,
+    ModelSource,
+    Search,
+    VariantGraphs,
+    build_variant,
 )
+from paligemma_edge.quantize.variant.files import write_variant
+from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs
+from paligemma_edge.quantize.variant.prepare import require_distinct, require_layers
 from paligemma_edge.quantize.variant.search import smallest_that_keeps
 from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
 from paligemma_edge.runtime import contract
@@ -33,19 +36,24 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
 from paligemma_edge.runtime.manifest import Manifest
-
-Progress = Callable[[str, int, int], None]  # stage, done, in all
 
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizeOptions:
     """How recipes are carried out.
 
-    `questions` calibrate and are what the report is about. Without calibration weights are
-    rounded to the nearest code, in the memory of a few layers; with it the lossless variant runs.
-    `min_agreement` is the share of answers that must stay the same.
+    Args:
+        questions: What calibrates, and what the report is about; by default those of the sample
+            images.
+        calibrate: Run the lossless variant on the questions first. Without it weights are rounded
+            to the nearest code, in the memory of a few layers.
+        report: Run both variants and report how their answers differ.
+        min_agreement: The share of answers, up to 1, that must stay the same; layers get safer
+            schemes until it does. CPU variants only.
+        max_new_tokens: Tokens of an answer, at most.
+        overwrite: Replace variants that the bundle has already.
     """
 
     questions: tuple[Question, ...] = field(default_factory=lambda: tuple(sample_questions()))
@@ -63,14 +71,28 @@ def quantize(
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
 ) -> list[Fidelity]:
-    """Add a variant for each recipe to a bundle; its reports, if they were asked for.
+    """Add one variant to a bundle for each recipe; each is added whole or not at all.
 
-    `note` is told what the recipes did not say: layers that took a safer scheme, or stay float32.
-    OptionError for a recipe that does not fit the model, BundleError for a bundle without a
-    lossless variant, OutputError where it cannot be written. Each variant is added whole or not
-    at all.
+    Args:
+        bundle_path: The bundle's folder. It must have a lossless variant.
+        recipes: What the variants are built by, from `load_recipe`.
+        options: What calibrates, whether to report, and what may be replaced.
+        progress: Called with the stage, how much of it is done, and how much there is.
+        note: Called with each line about what the recipes did not say, such as layers that took
+            a safer scheme or stay in float32.
+
+    Returns:
+        The reports, if `options.report` is set; variants for CUDA have none.
+
+    Raises:
+        OptionError: A recipe does not fit the model, or a weight holds NaN or Inf.
+        BundleError: The bundle is damaged or has no lossless variant.
+        OutputError: The variant cannot be written.
+
+    Example:
+        >>> quantize("mix.bundle", [load_recipe("cpu-int4")], QuantizeOptions())
     """
-    tell = progress or (lambda *_: None)
+    report_progress = progress or no_progress
     bundle = Bundle.open(bundle_path)
     lossless = _lossless(bundle.manifest)
     _check_options(options)
@@ -83,73 +105,71 @@ def quantize(
         require_layers(graphs, recipe)
     answers = None
     if options.calibrate or options.min_agreement is not None:
-        answers = with_answers(
-            bundle.path, lossless, options.questions, options.max_new_tokens, tell
-        )
-    reports = []
-    for recipe in recipes:
-        work = _Work(bundle, lossless, recipe, options, answers, tell, note or (lambda _: None))
-        found = work.run(graphs)
-        reports += [found] if found is not None else []
-    return reports
+        answers = _lossless_answers(bundle, lossless, graphs, options, report_progress)
+    job = _Job(bundle, lossless, graphs, options, answers, report_progress, note or _no_note)
+    reports = [job.add(recipe) for recipe in recipes]
+    return [report for report in reports if report is not None]
+
+
+def _no_note(line: str) -> None:
+    """Leave a line out."""
 
 
 @dataclass(frozen=True)
-class _Work:
-    """One recipe on its way into a bundle."""
+class _Job:
+    """A bundle to which variants are added, one recipe after another."""
 
     bundle: Bundle
     lossless: str
-    recipe: Recipe
+    graphs: Graphs
     options: QuantizeOptions
-    answers: Calibration | None
-    tell: Progress
+    answers: Calibration | None  # of the lossless variant
+    progress: Progress
     note: Callable[[str], None]
 
-    def run(self, graphs: Graphs) -> Fidelity | None:
-        recipe, config = self.recipe, self.bundle.manifest.model
-        known = self.answers if self.options.calibrate else None
-        if known is None:
-            recipe = without_calibration(recipe)
-        cured = transform_and_calibrate(graphs, config, recipe, known, self.tell)
-        self.tell(f"choosing schemes of {recipe.name}", 0, 1)
-        searched = self.options.min_agreement is not None
-        choices = scheme_choices(cured, recipe, measure=known is not None or searched)
-        if self.options.min_agreement is not None and self.answers is not None:
-            choices = smallest_that_keeps(
+    def add(self, recipe: Recipe) -> Fidelity | None:
+        """Add the variant of a recipe; its report, where there is one."""
+        manifest = self.bundle.manifest
+        built = build_variant(
+            ModelSource(self.graphs, manifest.model, manifest.tokenizer.image_id),
+            recipe,
+            self.answers if self.options.calibrate else None,
+            self.progress,
+            self._search(),
+        )
+        for line in built.notes:
+            self.note(f"{recipe.name}: {line}")
+        self._write(recipe, built)
+        return self._report(recipe, built)
+
+    def _search(self) -> Search | None:
+        """Chooses safer schemes until enough answers stay the same, if that is requested."""
+        share, answers = self.options.min_agreement, self.answers
+        if share is None or answers is None:
+            return None
+
+        def search(recipe: Recipe, transformed: TransformedGraphs, choices: Choices) -> Choices:
+            return smallest_that_keeps(
                 self.bundle,
                 recipe,
-                cured,
+                transformed,
                 choices,
-                self.answers,
-                min_agreement=self.options.min_agreement,
-                tell=self.tell,
+                answers,
+                min_agreement=share,
+                progress=self.progress,
             )
-        made = build_graphs(
-            cured,
-            recipe,
-            choices,
-            config=config,
-            image_id=self.bundle.manifest.tokenizer.image_id,
-            calibration=known,
-            tell=self.tell,
-        )
-        for line in made.notes:
-            self.note(f"{recipe.name}: {line}")
-        self._write(recipe, made)
-        return self._report(recipe, made)
 
-    def _write(self, recipe: Recipe, made: VariantGraphs) -> None:
-        name, graphs = recipe.name, made.graphs
-        manifest = self.bundle.manifest
+        return search
+
+    def _write(self, recipe: Recipe, built: VariantGraphs) -> None:
+        name, manifest = recipe.name, self.bundle.manifest
         source = (*manifest.variants[self.lossless].files, manifest.tokenizer.file)
         overwrite = self.options.overwrite
         with extend_bundle(self.bundle, name, overwrite=overwrite, made_from=source) as writer:
-            write_variant(writer, recipe, graphs, made.changes, self.tell)
-            variant = describe_variant(recipe, graphs, writer.files())
+            variant = write_variant(writer, recipe, built.graphs, built.changes, self.progress)
             writer.finish(
                 lambda m: dataclasses.replace(m, variants={**m.variants, name: variant}),
-                lambda _: self.tell(f"recording {name}", 0, 1),
+                lambda _: self.progress(f"recording {name}", 0, 1),
             )
         if manifest.adapters:
             self.note(
@@ -157,7 +177,7 @@ class _Work:
                 f"`paligemma-edge adapter --overwrite`: {', '.join(manifest.adapters)}"
             )
 
-    def _report(self, recipe: Recipe, made: VariantGraphs) -> Fidelity | None:
+    def _report(self, recipe: Recipe, built: VariantGraphs) -> Fidelity | None:
         if not self.options.report or recipe.device == "cuda":
             return None
         report = measure_fidelity(
@@ -167,20 +187,33 @@ class _Work:
             self.options.questions,
             max_new_tokens=self.options.max_new_tokens,
             recipe=recipe.about,
-            layer_errors=[layer_error(choice) for choice in made.choices.values()],
-            notes=made.notes,
-            progress=lambda stage: self.tell(f"report: {stage}", 0, 1),
+            layer_errors=[layer_error(choice) for choice in built.choices.values()],
+            notes=built.notes,
+            progress=lambda stage: self.progress(f"report: {stage}", 0, 1),
         )
         amend_bundle(Bundle.open(self.bundle.path), report_files(report), lambda m: m)
         return report
 
 
+def _lossless_answers(
+    bundle: Bundle, lossless: str, graphs: Graphs, options: QuantizeOptions, progress: Progress
+) -> Calibration:
+    """What the lossless variant answers; OptionError names the weight if it computes NaN or Inf."""
+    try:
+        return with_answers(
+            bundle.path, lossless, options.questions, options.max_new_tokens, progress
+        )
+    except DeviceError:
+        read_weights(graphs.values())
+        raise
+
+
 def layer_error(choice: SchemeChoice) -> LayerError:
     """A line of the report."""
-    parts = {"vision": contract.VISION_ENCODER, PREFIX.rstrip("."): contract.PREFILL}
-    part = choice.layer.partition(".")[0]
+    graphs = {"vision": contract.VISION_ENCODER, PREFIX.rstrip("."): contract.PREFILL}
+    first = choice.layer.partition(".")[0]
     return LayerError(
-        graph=parts.get(part, part),
+        graph=graphs.get(first, first),
         layer=choice.layer,
         scheme=choice.scheme,
         relative_error=None if math.isnan(choice.error) else choice.error,
@@ -207,8 +240,8 @@ def _require_new(bundle: Bundle, recipe: Recipe, options: QuantizeOptions) -> No
 def _require_search(recipe: Recipe, options: QuantizeOptions) -> None:
     if options.min_agreement is not None and recipe.device == "cuda":
         raise OptionError(
-            f"min_agreement asks variants that are being searched, and those of {recipe.name} run "
-            "on a GPU alone; leave it out"
+            f"min_agreement runs the variants that it searches, and those of {recipe.name} run on "
+            "a GPU alone; leave it out"
         )
 
 
@@ -222,9 +255,9 @@ def _check_options(options: QuantizeOptions) -> None:
 
 def _read_graphs(bundle: Bundle, variant: str) -> dict[str, ir.Model]:
     """The lossless graphs; weights stay in their files until they are used."""
-    found = bundle.manifest.variants[variant]
-    bundle.verify(found.files)
-    graphs = {name: ir.load(bundle.file(graph)) for name, graph in found.graphs.items()}
+    entry = bundle.manifest.variants[variant]
+    bundle.verify(entry.files)
+    graphs = {name: ir.load(bundle.file(graph)) for name, graph in entry.graphs.items()}
     for name, model in graphs.items():
         if name != contract.MASK_DECODER and not linears(model):
             raise BundleError(f"bundle {bundle.path}: {name} has no layers; export it again")

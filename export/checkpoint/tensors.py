@@ -16,6 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.joined_file import JoinedFile
+from paligemma_edge.quantize.graphs.finite import all_finite
 from paligemma_edge.runtime.errors import CheckpointError
 
 CHUNK_BYTES = 16 << 20
@@ -129,15 +130,32 @@ class ComputedTensor(CheckpointTensor):
 
 
 class CastTensor(CheckpointTensor):
-    """Another tensor's values, rounded to another dtype."""
+    """Another tensor's values, rounded to another dtype.
 
-    def __init__(self, source: CheckpointTensor, dtype: ir.DataType) -> None:
+    Reads raise CheckpointError, which names `origin`, where that dtype cannot hold a value.
+    """
+
+    def __init__(self, source: CheckpointTensor, dtype: ir.DataType, origin: str) -> None:
         super().__init__(dtype, tuple(source.shape.numpy()), str(source.name))
         self._source = source
+        self._origin = origin
 
     def read(self, start: int, stop: int) -> Array:
         """Read and round that part alone."""
-        return self._source.read(start, stop).astype(NUMPY_DTYPES[self.dtype])
+        values = self._source.read(start, stop)
+        if not all_finite(values):
+            raise CheckpointError(
+                f"{self._origin} holds NaN or Inf in {self.name}; it is damaged: train or "
+                "download it again"
+            )
+        with np.errstate(over="ignore"):  # checked below
+            cast = values.astype(NUMPY_DTYPES[self.dtype])
+        if not all_finite(cast):
+            raise CheckpointError(
+                f"{self._origin} holds {np.abs(values).max():.6g} in {self.name}, which "
+                f"{cast.dtype} cannot hold; it was trained on another base"
+            )
+        return cast
 
 
 def same_values(one: CheckpointTensor, other: CheckpointTensor) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from paligemma_edge.export.checkpoint.text_config import TextConfig
 from paligemma_edge.export.graphs.builder import FLOAT, Graph, lazy
@@ -53,12 +54,12 @@ def _after_attention_gemma2(
 def norm(graph: Graph, config: TextConfig, name: str, x: ir.Value) -> ir.Value:
     """RMSNorm with the gain `1 + w`, computed in float32: bfloat16 would lose bits of w."""
     weight = graph.tensors[f"{name}.weight"]
-    gain = lazy(
-        f"{name}.gain",
-        lambda: weight.numpy().astype(np.float32) + np.float32(1),
-        FLOAT,
-        [config.hidden_size],
-    )
+
+    def one_more() -> NDArray[np.float32]:
+        with np.errstate(invalid="ignore"):  # a weight that is NaN stays NaN, of whichever kind
+            return weight.numpy().astype(np.float32) + np.float32(1)
+
+    gain = lazy(f"{name}.gain", one_more, FLOAT, [config.hidden_size])
     return graph.op.RMSNormalization(
         x, graph.initializer(f"{name}.gain", gain), axis=-1, epsilon=config.rms_norm_eps
     )

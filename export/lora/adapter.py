@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from paligemma_edge.export.checkpoint.name_list import join_names, join_tensor_names
 from paligemma_edge.export.checkpoint.safetensors_file import read_safetensors
 from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING, LM_HEAD
@@ -23,6 +26,7 @@ from paligemma_edge.export.checkpoint.tensors import (
 )
 from paligemma_edge.export.lora.config import LoraConfig, read_lora_config
 from paligemma_edge.export.lora.keys import LayerKeys, Part, sort_keys
+from paligemma_edge.quantize.graphs.finite import all_finite
 from paligemma_edge.runtime.errors import CheckpointError
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -87,6 +91,17 @@ def read_adapter(directory: Path, shapes: Mapping[str, Shape]) -> PeftAdapter:
     if not layers and not tensors:
         raise CheckpointError(f"{directory} changes nothing; give an adapter that was trained")
     return PeftAdapter(directory=directory, layers=layers, tensors=tensors)
+
+
+def read_values(tensor: CheckpointTensor, origin: Path | str) -> NDArray[np.float32]:
+    """A tensor of an adapter in float32; CheckpointError where it holds NaN or Inf."""
+    array = tensor.array()
+    if not all_finite(array):
+        raise CheckpointError(
+            f"{origin} holds NaN or Inf in {tensor.name}; the adapter is damaged: train or "
+            "download it again"
+        )
+    return np.asarray(array, np.float32)
 
 
 def _weights_file(directory: Path) -> Path:

@@ -14,19 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.export.checkpoint.name_list import join_tensor_names
-from paligemma_edge.export.checkpoint.tensors import CheckpointTensor
-from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter
+from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter, read_values
 from paligemma_edge.export.lora.base_layers import Base, BaseLayer
 from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.finite import all_finite
 from paligemma_edge.quantize.transforms.changes import Branch, Changes
 from paligemma_edge.runtime.contract import ComputeDtype, adapter_inputs
 from paligemma_edge.runtime.errors import CheckpointError, OptionError
+
+_DTYPES: Mapping[ComputeDtype, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
 
 
 def branches_of(adapter: PeftAdapter, base: Base) -> dict[str, Branch]:
     """What an adapter adds to each layer of the graphs, by name; B includes the scale.
 
-    CheckpointError where it changes more than linear layers, or holds NaN or infinite values.
+    CheckpointError where it changes more than linear layers, or holds NaN or Inf.
     """
     _check_switchable(adapter, base)
     return {
@@ -41,12 +47,13 @@ def inputs_of(
 ) -> dict[str, NDArray[Any]]:
     """The arrays that LoRA graphs take, by input name; `changes` are those of the weights.
 
-    bfloat16 is stored as uint16 words. OptionError where a value is too large for float16.
+    bfloat16 is given as uint16 words. OptionError where `dtype` does not reach.
     """
     inputs: dict[str, NDArray[Any]] = {}
     for layer, branch in branches.items():
-        changed = branch.after(changes.get(layer, ()))
-        arrays = (changed.a.T, changed.b.T, changed.shift)
+        with np.errstate(over="ignore", invalid="ignore"):  # `_stored` checks the result
+            followed = branch.after(changes.get(layer, ()))
+        arrays = (followed.a.T, followed.b.T, followed.shift)
         for name, array in zip(adapter_inputs(layer), arrays, strict=True):
             if array is not None:
                 inputs[name] = _stored(name, array, dtype)
@@ -75,7 +82,7 @@ def _reject(adapter: PeftAdapter, problem: str) -> NoReturn:
 def _join(layer: BaseLayer, changed: list[str], adapter: PeftAdapter) -> Branch:
     changes = {name: adapter.layers[name] for name in changed}
     rank = sum(change.rank for change in changes.values())
-    a = np.concatenate([_finite(change.a, adapter) for change in changes.values()])
+    a = np.concatenate([read_values(change.a, adapter.directory) for change in changes.values()])
     b, row, column = np.zeros((layer.out_features, rank), np.float32), 0, 0
     for name, rows in layer.rows.items():
         if (change := changes.get(name)) is not None:
@@ -86,29 +93,16 @@ def _join(layer: BaseLayer, changed: list[str], adapter: PeftAdapter) -> Branch:
 
 
 def _scaled(change: LowRank, adapter: PeftAdapter) -> Float:
-    return _finite(change.b, adapter) * np.float32(change.scale)
-
-
-def _finite(tensor: CheckpointTensor, adapter: PeftAdapter) -> Float:
-    array = np.asarray(tensor.array(), np.float32)
-    if not np.isfinite(array).all():
-        raise CheckpointError(
-            f"{adapter.directory} holds NaN or infinite values in {tensor.name}; the adapter is "
-            "damaged: train or download it again"
-        )
-    return array
+    with np.errstate(over="ignore"):  # checked when the branch follows the layer's changes
+        return read_values(change.b, adapter.directory) * np.float32(change.scale)
 
 
 def _stored(name: str, array: Float, dtype: ComputeDtype) -> NDArray[Any]:
-    if dtype == "float32":
-        return np.ascontiguousarray(array)
-    if dtype == "bfloat16":
-        return np.ascontiguousarray(array.astype(ml_dtypes.bfloat16)).view(np.uint16)
-    with np.errstate(over="ignore"):
-        halves = np.ascontiguousarray(array.astype(np.float16))
-    if not np.isfinite(halves).all():
+    with np.errstate(over="ignore"):  # checked below
+        stored = np.ascontiguousarray(array.astype(_DTYPES[dtype]))
+    if not all_finite(stored):
         raise OptionError(
-            f"{name} holds {np.abs(array).max():.6g}, float16 does not reach that far; name "
+            f"{name} holds {np.abs(array).max():.6g}, {dtype} does not reach that far; name "
             "variants with --variant that compute in bfloat16 or float32"
         )
-    return halves
+    return stored.view(np.uint16) if dtype == "bfloat16" else stored

@@ -8,7 +8,7 @@ does so with torch, and with the same calls, so that on one machine the last bit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +19,9 @@ from paligemma_edge.export.checkpoint.tensors import (
     CheckpointTensor,
     ComputedTensor,
 )
-from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter
+from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter, read_values
+from paligemma_edge.quantize.graphs.finite import all_finite
 from paligemma_edge.runtime.errors import CheckpointError
-
-if TYPE_CHECKING:
-    import torch
 
 
 def merge_adapters(
@@ -31,53 +29,60 @@ def merge_adapters(
 ) -> dict[str, CheckpointTensor]:
     """The tensors of a checkpoint, by internal name, as they are after the adapters in turn.
 
-    Shapes and dtypes stay. Reading one raises CheckpointError where a sum is NaN or infinite.
+    Shapes and dtypes stay. Reading one raises CheckpointError, which names
+    it, where it or the adapter holds NaN or Inf, or where the sum would.
     """
     merged = dict(tensors)
     for adapter in adapters:
         for name, tensor in adapter.tensors.items():
-            merged[name] = CastTensor(tensor, merged[name].dtype)
+            merged[name] = CastTensor(tensor, merged[name].dtype, str(adapter.directory))
         for layer, change in adapter.layers.items():
             weight = merged[f"{layer}.weight"]
-            merged[f"{layer}.weight"] = _changed(weight, change, f"{layer} of {adapter.directory}")
+            merged[f"{layer}.weight"] = _changed(weight, change, layer, adapter.directory)
     return merged
 
 
-def _changed(weight: CheckpointTensor, change: LowRank, origin: str) -> CheckpointTensor:
+def _changed(
+    weight: CheckpointTensor, change: LowRank, layer: str, directory: Path
+) -> CheckpointTensor:
     shape: tuple[int, ...] = tuple(weight.shape.numpy())
 
     def compute() -> Array:
         stored = weight.array()
+        _require_finite_weight(stored, layer, directory)
         with np.errstate(over="ignore"):  # checked below
-            merged = _merge(stored, change).reshape(shape).astype(stored.dtype)
-        _require_finite(merged, origin)
+            merged = _merge(stored, change, directory).reshape(shape).astype(stored.dtype)
+        _require_finite_sum(merged, layer, directory)
         return merged
 
     return ComputedTensor(compute, weight.dtype, shape, str(weight.name))
 
 
-def _merge(weight: Array, change: LowRank) -> NDArray[np.float32]:
+def _merge(weight: Array, change: LowRank, directory: Path) -> NDArray[np.float32]:
     """The sum as a matrix, in float32: of every dtype here, that holds the weight exactly."""
     import torch  # 200 MB, and only where there is something to merge
 
-    a, b = _tensor(change.a), _tensor(change.b)
+    a, b = (torch.from_numpy(read_values(part, directory)) for part in (change.a, change.b))
     merged = torch.matmul(b, a).mul_(change.scale)
     merged += torch.from_numpy(weight.astype(np.float32).reshape(merged.shape))
     if change.magnitude is not None:  # DoRA: each row keeps its direction and gets its length
-        lengths = _tensor(change.magnitude) / torch.linalg.norm(merged, dim=1)
+        magnitude = torch.from_numpy(read_values(change.magnitude, directory))
+        lengths = magnitude / torch.linalg.norm(merged, dim=1)
         merged *= lengths.view(-1, 1)
     return merged.numpy()
 
 
-def _tensor(stored: CheckpointTensor) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(stored.array().astype(np.float32))
-
-
-def _require_finite(merged: Array, origin: str) -> None:
-    if not np.isfinite(merged).all():
+def _require_finite_weight(stored: Array, layer: str, directory: Path) -> None:
+    if not all_finite(stored):
         raise CheckpointError(
-            f"merging {origin} gives numbers that {merged.dtype} cannot hold; the adapter is "
-            "damaged, or was trained on another base"
+            f"the weights of {layer} hold NaN or Inf, wanted numbers to merge {directory} into; "
+            "download or save the checkpoint again"
+        )
+
+
+def _require_finite_sum(merged: Array, layer: str, directory: Path) -> None:
+    if not all_finite(merged):
+        raise CheckpointError(
+            f"merging {layer} of {directory} gives numbers that {merged.dtype} cannot hold; the "
+            "adapter is damaged, or was trained on another base"
         )

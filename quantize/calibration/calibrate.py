@@ -14,12 +14,14 @@ import onnx_ir as ir
 
 from paligemma_edge.quantize.calibration.stream import Array, Run, stream
 from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.finite import all_finite
 from paligemma_edge.quantize.graphs.linear import linears
+from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.rounding.statistics import Accumulator, Moments
 from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import ModelConfig
 
-Progress = Callable[[str, int, int], None]  # stage, pieces done, pieces in all
 Observe = Callable[[str, str, Array, Run], None]  # graph, name of a value, the value, its run
 
 _GRAPHS = (contract.VISION_ENCODER, contract.PROJECTOR, contract.DECODER)
@@ -41,21 +43,21 @@ def calibrate(
     graphs: Mapping[str, ir.Model],
     config: ModelConfig,
     images: Sequence[Float],
-    asked: Sequence[CalibrationSample],
+    samples: Sequence[CalibrationSample],
     *,
     second: bool,
     progress: Progress | None = None,
 ) -> dict[str, Moments]:
     """Statistics of the input of every linear layer, by the layer's name.
 
-    `images` are pixel values [3, R, R]. `second` asks for second moments, which GPTQ needs.
+    `images` are pixel values [3, R, R]. `second` adds second moments, which GPTQ needs.
     """
     watch = _Watch(graphs, second)
     pass_questions(
         graphs,
         config,
         images,
-        asked,
+        samples,
         wanted=watch.names(),
         observe=watch.add,
         progress=progress,
@@ -67,22 +69,22 @@ def pass_questions(
     graphs: Mapping[str, ir.Model],
     config: ModelConfig,
     images: Sequence[Float],
-    asked: Sequence[CalibrationSample],
+    samples: Sequence[CalibrationSample],
     *,
     wanted: Mapping[str, Iterable[str]],
     observe: Observe,
     progress: Progress | None = None,
 ) -> None:
-    """Pass every question through the three graphs; tell the wanted values, named by graph."""
-    tell = progress or (lambda *_: None)
+    """Pass every question through the three graphs; `observe` gets the wanted values, by graph."""
+    report = progress or no_progress
 
     def run(graph: str, runs: Sequence[Run], output: str | None) -> list[Array]:
         names = set(wanted.get(graph, ()))
-        found: dict[int, Array] = {}
+        results: dict[int, Array] = {}
 
         def see(number: int, name: str, array: Array) -> None:
             if name == output:
-                found[number] = array
+                results[number] = array
             if name in names:
                 observe(graph, name, array, runs[number])
 
@@ -90,16 +92,27 @@ def pass_questions(
             for name in names & one.values.keys():
                 see(number, name, one.values[name])
         outputs = {output} if output else set()
-        stream(graphs[graph], runs, names | outputs, see, lambda done, of: tell(graph, done, of))
-        return [found[number] for number in range(len(found))]
+        stream(graphs[graph], runs, names | outputs, see, lambda done, of: report(graph, done, of))
+        return [results[number] for number in range(len(results))]
 
     seen = [Run({contract.PIXEL_VALUES: pixels[None]}) for pixels in images]
     hidden = run(contract.VISION_ENCODER, seen, contract.LAST_HIDDEN_STATE)
     seen = [Run({contract.LAST_HIDDEN_STATE: state}) for state in hidden]
     features = run(contract.PROJECTOR, seen, contract.IMAGE_FEATURES)
     run(
-        contract.DECODER, [r for question in asked for r in _runs(question, features, config)], None
+        contract.DECODER,
+        [r for question in samples for r in _runs(question, features, config)],
+        None,
     )
+
+
+def require_finite_values(graph: str, name: str, array: Array) -> None:
+    """BundleError where a float32 graph computes NaN or Inf of finite weights."""
+    if not all_finite(array):
+        raise BundleError(
+            f"{graph} computes NaN or Inf in float32 already ({name}), wanted finite values; check "
+            "the checkpoint and export the bundle again"
+        )
 
 
 class _Watch:
@@ -111,9 +124,10 @@ class _Watch:
         self.seen: dict[tuple[str, str], Accumulator] = {}
 
     def names(self) -> dict[str, set[str]]:
-        return {g: {str(layer.input.name) for layer in found} for g, found in self.layers.items()}
+        return {g: {str(layer.input.name) for layer in layers} for g, layers in self.layers.items()}
 
     def add(self, graph: str, name: str, array: Array, run: Run) -> None:
+        require_finite_values(graph, name, array)
         width = array.shape[-1]
         if (graph, name) not in self.seen:
             self.seen[graph, name] = Accumulator(width, second=self.second)

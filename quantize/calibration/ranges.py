@@ -9,20 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.quantize.calibration.calibrate import (
     CalibrationSample,
-    Progress,
     pass_questions,
+    require_finite_values,
 )
 from paligemma_edge.quantize.calibration.stream import Array, Run
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import initializer
+from paligemma_edge.quantize.graphs.nodes import Nodes
+from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.schemes.half_plan import ALWAYS_FLOAT, HalfPlan, passes_on, plan_half
 from paligemma_edge.runtime import contract
-from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import ModelConfig
 
 # Half of what float16 reaches: other images may show more than those of the calibration.
@@ -39,7 +40,7 @@ class Range:
     """The largest magnitude of a value that float16 is planned for.
 
     `layers` would have to compute in float32 if that is too much. It may not be enough: what is
-    `fixed` is read or made by attention, or passes from graph to graph, in float16 in any case.
+    `fixed` is read or computed by attention, or passes from graph to graph, in float16 in any case.
     """
 
     graph: str
@@ -53,14 +54,14 @@ def scan_ranges(
     graphs: Mapping[str, ir.Model],
     config: ModelConfig,
     images: Sequence[Float],
-    asked: Sequence[CalibrationSample],
+    samples: Sequence[CalibrationSample],
     *,
     progress: Progress | None = None,
 ) -> list[Range]:
     """The range of every value that `to_half` would put into float16, in the order of the data.
 
     `graphs` are float32, with products still to be rounded; `images` are pixel values
-    [3, R, R]. BundleError where they compute infinite values or no numbers themselves.
+    [3, R, R]. BundleError where they compute NaN or Inf themselves.
     """
     copies = {name: graphs[name].clone() for name in _GRAPHS}
     scans = {name: _Scan(name, model) for name, model in copies.items()}
@@ -68,12 +69,12 @@ def scan_ranges(
         copies,
         config,
         images,
-        asked,
+        samples,
         wanted={name: [*scan.watched, *_OUTPUTS] for name, scan in scans.items()},
         observe=lambda graph, name, array, run: scans[graph].see(name, array, run),
         progress=progress,
     )
-    return [found for scan in scans.values() for found in scan.ranges()]
+    return [seen for scan in scans.values() for seen in scan.ranges()]
 
 
 def overflowing(ranges: Iterable[Range], *, limit: float = LIMIT) -> dict[str, float]:
@@ -82,17 +83,17 @@ def overflowing(ranges: Iterable[Range], *, limit: float = LIMIT) -> dict[str, f
     OptionError where a value is too large that is float16 in any case.
     """
     kept: dict[str, float] = {}
-    for found in ranges:
-        if found.largest <= limit:
+    for value in ranges:
+        if value.largest <= limit:
             continue
-        if found.fixed:
+        if value.fixed:
             raise OptionError(
-                f"{found.graph}: {' and '.join(found.layers) or found.value} would put "
-                f"{found.largest:,.0f} into float16 where nothing can stay in float32, wanted at "
+                f"{value.graph}: {' and '.join(value.layers) or value.value} would put "
+                f"{value.largest:,.0f} into float16 where nothing can stay in float32, wanted at "
                 f"most {limit:,.0f}; use a recipe that computes in bfloat16"
             )
-        for layer in found.layers:
-            kept[layer] = max(found.largest, kept.get(layer, 0.0))
+        for layer in value.layers:
+            kept[layer] = max(value.largest, kept.get(layer, 0.0))
     return kept
 
 
@@ -114,12 +115,7 @@ class _Scan:
             _add_largest(model, value, largest)
 
     def see(self, name: str, array: Array, _: Run) -> None:
-        if not np.isfinite(array).all():
-            raise BundleError(
-                f"{self.name} computes infinite values or no numbers in float32 already "
-                f"({name.removesuffix(_LARGEST)}), wanted finite ones; check the checkpoint and "
-                "export the bundle again"
-            )
+        require_finite_values(self.name, name.removesuffix(_LARGEST), array)
         if name in self.seen:
             self.seen[name] = max(self.seen[name], float(array))
 
@@ -131,7 +127,7 @@ class _Scan:
 
 
 def _in_half(plan: HalfPlan) -> list[ir.Value]:
-    """What float16 nodes make and read, but for inputs: other graphs made those.
+    """What float16 nodes compute and read, but for inputs, which other graphs compute.
 
     What is stored in half precision, such as the rows of a table, is left out too.
     """
@@ -188,10 +184,9 @@ def _read_by(plan: HalfPlan, value: ir.Value) -> Iterator[str | None]:
 
 
 def _add_largest(model: ir.Model, value: ir.Value, name: str) -> None:
-    magnitude = ir.node("Abs", [value])
-    magnitude.outputs[0].name = f"{name}.abs"
-    largest = ir.node("ReduceMax", magnitude.outputs, attributes={"keepdims": 0})
-    largest.outputs[0].name = name
+    nodes = Nodes(model, name)
+    largest = nodes.add("ReduceMax", nodes.add("Abs", value), keepdims=0)
+    largest.name = name
     producer = value.producer()
     assert producer is not None
-    model.graph.insert_after(producer, [magnitude, largest])
+    nodes.insert_after(producer)

@@ -1,9 +1,9 @@
-"""Questions as calibration asks them: pixels, ids, and the lossless variant's answers."""
+"""Questions as calibration runs them: pixels, ids, and the lossless variant's answers."""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,18 +11,17 @@ from paligemma_edge.quantize.calibration.calibrate import CalibrationSample
 from paligemma_edge.quantize.fidelity.answers import EvalRequest
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
 class Calibration:
-    """Pixel values [3, R, R] of each image, and what is asked about them."""
+    """Pixel values [3, R, R] of each image, and the questions about them."""
 
     images: tuple[Float, ...]
     asked: tuple[CalibrationSample, ...]
@@ -40,8 +39,8 @@ def with_answers(
     answers = []
     for number, question in enumerate(questions):
         progress("answering", number, len(questions))
-        asked = EvalRequest.encode(model, question, max_new_tokens)
-        answers.append(tuple(token for token, _ in asked.answer()))
+        request = EvalRequest.encode(model, question, max_new_tokens)
+        answers.append(tuple(token for token, _ in request.answer()))
     calibration = without_answers(model.bundle.manifest, model.encoder, questions, answers)
     del model
     gc.collect()

@@ -50,7 +50,7 @@ def stream(
     observe: Observe,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Pass every run through the nodes that the wanted values need; tell each of those values."""
+    """Pass every run through the nodes that the wanted values need; `observe` gets each of them."""
     names = set(wanted)
     pieces = _pieces(model, names)
     for number, nodes in enumerate(pieces):
@@ -105,9 +105,9 @@ def _run_piece(
     computed = [node for node in nodes if not _looks_up(node)]
     if not computed:
         return
-    made = {output.name for node in computed for output in node.outputs if output.name}
+    computed_names = {output.name for node in computed for output in node.outputs if output.name}
     presents = {name for run in runs for name in run.takes.values()}
-    outputs = sorted(made & (wanted | later | presents))
+    outputs = sorted(computed_names & (wanted | later | presents))
     sessions: dict[bool, ort.InferenceSession] = {}
     for number, run in enumerate(runs):
         if run.causal not in sessions:
@@ -142,8 +142,8 @@ def _session(nodes: Sequence[ir.Node], run: Run, outputs: Sequence[str]) -> ort.
 
 def _proto(nodes: Sequence[ir.Node], run: Run, outputs: Sequence[str]) -> bytes:
     weights = _weights(nodes)
-    made = {output.name for node in nodes for output in node.outputs}
-    read = {name for node in nodes for name in _reads(node)} - made - set(weights)
+    computed = {output.name for node in nodes for output in node.outputs}
+    read = {name for node in nodes for name in _reads(node)} - computed - set(weights)
     graph = helper.make_graph(
         [_node(node, run.causal) for node in nodes],
         "piece",
@@ -200,7 +200,7 @@ def _look_up(gather: ir.Node, run: Run) -> None:
     """Rows, in float32, of a table that is too large to be held so. [..., width]"""
     table, ids = initializer(gather.inputs[0]), gather.inputs[1]
     assert table is not None and ids is not None and ids.name and gather.outputs[0].name
-    tensor, asked = tensor_of(table), run.values[ids.name]
-    rows = [matrix_rows(tensor, int(i), int(i) + 1, columns_first=False)[0] for i in asked.ravel()]
+    tensor, places = tensor_of(table), run.values[ids.name]
+    rows = [matrix_rows(tensor, int(i), int(i) + 1, columns_first=False)[0] for i in places.ravel()]
     width = int(tensor.shape.numpy()[1])
-    run.values[gather.outputs[0].name] = np.array(rows).reshape(*asked.shape, width)
+    run.values[gather.outputs[0].name] = np.array(rows).reshape(*places.shape, width)

@@ -1,4 +1,4 @@
-"""What a variant says to a question: its greedy answer, the objects in it, and its logits.
+"""What a variant answers to a question: its greedy answer, the objects in it, and its logits.
 
 Knows one open model and one question at a time. Knows nothing of the other variant.
 """
@@ -35,14 +35,14 @@ class EvalAnswer:
     masks: NDArray[np.float32] | None  # None where the variant has no mask decoder
 
     def objects(self, *, masked: bool = False) -> list[EvalObject]:
-        """What was found, in pixels; `masked` for those alone that have a mask."""
+        """The detected objects, in pixels; `masked` for those alone that have a mask."""
         decoded = iter(self.masks if self.masks is not None else ())
-        found = []
+        objects = []
         for detection in self.detections:
             mask = None if detection.codes is None else next(decoded, None)
             if mask is not None or not masked:
-                found.append(self._object(detection, mask))
-        return found
+                objects.append(self._object(detection, mask))
+        return objects
 
     def _object(self, detection: ParsedObject, mask: NDArray[np.float32] | None) -> EvalObject:
         box, width, height = detection.box, self.width, self.height
@@ -95,7 +95,7 @@ class EvalRequest:
         """The logits before each token of a given answer, valid as in `answer`."""
         return map(self._finite, replay(self.model.engine, self.prompt, tokens))
 
-    def said(self, tokens: Sequence[int]) -> EvalAnswer:
+    def decode(self, tokens: Sequence[int]) -> EvalAnswer:
         """An answer of this model with the objects in it, masks decoded."""
         text = self.model.encoder.decode(tokens)
         detections = parse_answer(text).detections

@@ -1,4 +1,4 @@
-"""The figures of a fidelity report, each from what the two variants said.
+"""The figures of a fidelity report, each from the answers of the two variants.
 
 Knows answers and rows of logits. Knows no model and no bundle.
 """
@@ -22,7 +22,7 @@ Pairs: TypeAlias = Sequence[
 
 
 def divergence(reference: NDArray[np.float32], variant: NDArray[np.float32]) -> float:
-    """KL(reference || variant) in nats of the next tokens that two rows of logits foretell."""
+    """KL(reference || variant) in nats of the next tokens that two rows of logits predict."""
     p, q = _log_softmax(reference), _log_softmax(variant)
     return max(0.0, float(np.exp(p) @ (p - q)))  # rounding may take it below
 
@@ -55,7 +55,7 @@ def same_answers(pairs: Pairs) -> float:
 def mean_iou(pairs: Pairs, overlap: Overlap, *, masked: bool = False) -> float | None:
     """Mean over the answers of the reference that have objects, or masks; None if none has."""
     objects = ((a.objects(masked=masked), b.objects(masked=masked)) for a, b in pairs)
-    scores = [mean_overlap(wanted, found, overlap) for wanted, found in objects if wanted]
+    scores = [mean_overlap(wanted, actual, overlap) for wanted, actual in objects if wanted]
     return float(np.mean(scores)) if scores else None
 
 

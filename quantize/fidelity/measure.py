@@ -1,7 +1,7 @@
 """How near is a variant to the lossless one? Both answer the same questions, one after the other.
 
 The lossless variant may take most of the memory, so the two are never open at once: what the
-reference said waits on disk.
+reference answered waits on disk.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def measure_fidelity(
     notes: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Fidelity:
-    """Ask both variants of a bundle every question and compare what they say.
+    """Ask both variants of a bundle every question and compare their answers.
 
     `recipe` defaults to the name that the variant has for it. Nothing is written. OptionError
-    for an unknown variant or no question; DeviceError where a logit is no finite number;
+    for an unknown variant or no question; DeviceError where a logit is NaN or Inf;
     ImageError, PromptError or BundleError say what cannot be read.
     """
     manifest = Bundle.open(bundle).manifest
@@ -57,17 +57,18 @@ def measure_fidelity(
     check_count("max_new_tokens", max_new_tokens)
     if not questions:
         raise OptionError("there is no question to compare the variants with, wanted at least one")
-    tell = progress or (lambda _: None)
-    compared = _Exam(bundle, questions, max_new_tokens, tell).compare(reference, variant)
-    tell(f"{variant}: memory")
-    found = manifest.variants[variant]
+    report = progress or (lambda _: None)
+    comparison = _Comparison(bundle, questions, max_new_tokens, report)
+    compared = comparison.run(reference, variant)
+    report(f"{variant}: memory")
+    measured = manifest.variants[variant]
     return _report(
         compared,
         questions,
         variant=variant,
         reference=reference,
-        recipe=found.recipe if recipe is None else recipe,
-        disk_bytes=sum(manifest.files[name].bytes for name in found.files),
+        recipe=measured.recipe if recipe is None else recipe,
+        disk_bytes=sum(manifest.files[name].bytes for name in measured.files),
         memory=measure_memory(bundle, variant, questions[0].image, questions[0].prompt),
         layers=tuple(layer_errors),
         notes=tuple(notes),
@@ -76,9 +77,9 @@ def measure_fidelity(
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
-    """The reference's answer, and where its logits lie: float32 [tokens, spoken]."""
+    """The reference's answer, and where its logits are: float32 [tokens, vocab that may answer]."""
 
-    said: EvalAnswer
+    answer: EvalAnswer
     logits: Path
 
 
@@ -94,58 +95,56 @@ class _Compared:
 
 
 @dataclass(frozen=True, eq=False)
-class _Exam:
-    """The questions, asked of one variant of a bundle at a time."""
+class _Comparison:
+    """Two variants that answer the same questions, one after the other."""
 
     bundle: str | os.PathLike[str]
     questions: Sequence[Question]
     max_new_tokens: int
-    tell: Callable[[str], None]
+    report: Callable[[str], None]
 
-    def compare(self, reference: str, variant: str) -> list[_Compared]:
+    def run(self, reference: str, variant: str) -> list[_Compared]:
         """Each model is gone before the next thing comes that takes memory."""
         with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as spill:
-            known = self._ask_reference(reference, Path(spill))
+            known = self._answer_reference(reference, Path(spill))
             gc.collect()
-            compared = self._ask_variant(variant, known)
+            compared = self._answer_variant(variant, known)
             gc.collect()
         return compared
 
-    def _ask_reference(self, name: str, spill: Path) -> list[_Reference]:
+    def _answer_reference(self, name: str, spill: Path) -> list[_Reference]:
         model, known = PaliGemma(self.bundle, variant=name), []
         for number, question in enumerate(self.questions):
-            self.tell(f"{name}: {number} of {len(self.questions)}")
-            asked, path = (
-                EvalRequest.encode(model, question, self.max_new_tokens),
-                spill / f"{number}.npy",
-            )
-            answer = [(token, row.copy()) for token, row in asked.answer()]
-            np.save(path, np.stack([row for _, row in answer]))
-            known.append(_Reference(asked.said([token for token, _ in answer]), path))
+            self.report(f"{name}: {number} of {len(self.questions)}")
+            request = EvalRequest.encode(model, question, self.max_new_tokens)
+            steps = [(token, row.copy()) for token, row in request.answer()]
+            path = spill / f"{number}.npy"
+            np.save(path, np.stack([row for _, row in steps]))
+            known.append(_Reference(request.decode([token for token, _ in steps]), path))
         return known
 
-    def _ask_variant(self, name: str, known: Sequence[_Reference]) -> list[_Compared]:
+    def _answer_variant(self, name: str, known: Sequence[_Reference]) -> list[_Compared]:
         model, compared = PaliGemma(self.bundle, variant=name), []
         for number, question in enumerate(self.questions):
-            self.tell(f"{name}: {number} of {len(self.questions)}")
-            asked = EvalRequest.encode(model, question, self.max_new_tokens)
-            compared.append(_compare(asked, known[number]))
+            self.report(f"{name}: {number} of {len(self.questions)}")
+            request = EvalRequest.encode(model, question, self.max_new_tokens)
+            compared.append(_compare(request, known[number]))
         return compared
 
 
-def _compare(asked: EvalRequest, reference: _Reference) -> _Compared:
-    expected, tokens = np.load(reference.logits, mmap_mode="r"), reference.said.tokens
+def _compare(request: EvalRequest, reference: _Reference) -> _Compared:
+    expected, tokens = np.load(reference.logits, mmap_mode="r"), reference.answer.tokens
     chosen, divergences, errors = [], [], []
-    for row, wanted in zip(asked.forced(tokens), expected, strict=True):
+    for row, wanted in zip(request.forced(tokens), expected, strict=True):
         chosen.append(int(row.argmax()))
         divergences.append(figures.divergence(wanted, row))
         errors.append(figures.logit_error(wanted, row))
-    # After the same tokens it says the same, so that only another answer is worth a run.
+    # If it would choose the same tokens, its own answer is the same: no need to run it.
     same = tuple(chosen) == tokens
-    free = tokens if same else tuple(token for token, _ in asked.answer())
+    free = tokens if same else tuple(token for token, _ in request.answer())
     return _Compared(
-        reference.said,
-        asked.said(free),
+        reference.answer,
+        request.decode(free),
         np.equal(chosen, tokens),
         np.array(divergences),
         np.array(errors),

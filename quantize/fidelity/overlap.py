@@ -1,6 +1,6 @@
 """How well two lists of objects agree: boxes and masks, matched by label, the best pair first.
 
-Knows corners and pixels. Knows nothing of who found the objects.
+Knows corners and pixels. Knows nothing of where the objects come from.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ Overlap: TypeAlias = Callable[[EvalObject, EvalObject], float]
 
 
 def mean_overlap(
-    wanted: Sequence[EvalObject], found: Sequence[EvalObject], overlap: Overlap
+    wanted: Sequence[EvalObject], actual: Sequence[EvalObject], overlap: Overlap
 ) -> float:
     """Mean IoU, 0..1; an object that has no partner of its label counts 0.
 
     1 where neither list has an object.
     """
-    if not wanted and not found:
+    if not wanted and not actual:
         return 1.0
-    pairs = np.zeros((len(wanted), len(found)))
+    pairs = np.zeros((len(wanted), len(actual)))
     for row, one in enumerate(wanted):
-        for column, two in enumerate(found):
+        for column, two in enumerate(actual):
             if one.label == two.label:
                 pairs[row, column] = overlap(one, two)
     return _matched(pairs) / max(pairs.shape)

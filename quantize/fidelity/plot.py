@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Okabe and Ito's colours, which the colour-blind tell apart; each with a mark of its own.
+# Okabe and Ito's colours, which the colour-blind can distinguish; each with a mark of its own.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKS = ("o", "s", "D", "^", "v", "P", "X")
 _GREY = "#5f6368"
@@ -26,7 +26,7 @@ _DPI = 110
 
 
 def report_files(report: Fidelity) -> Mapping[str, bytes]:
-    """What goes into the bundle: the report, and its plot if it tells the error by layer."""
+    """What goes into the bundle: the report, and its plot if it has errors by layer."""
     files = {report_name(report.variant): report.to_json().encode()}
     if report.layers:
         files[plot_name(report.variant)] = plot_layers(report)
@@ -36,8 +36,8 @@ def report_files(report: Fidelity) -> Mapping[str, bytes]:
 def plot_layers(report: Fidelity) -> bytes:
     """A PNG with a row for each layer, in the order of the report, one panel for each graph.
 
-    Errors are on a log axis. An error of zero is a hollow mark on the left edge, one that is no
-    finite number a hollow mark on the right.
+    Errors are on a log axis. An error of zero is a hollow mark on the left edge, one that is NaN
+    or Inf a hollow mark on the right.
     """
     assert report.layers, "a report without layers has nothing to plot"
     from matplotlib.backends.backend_agg import FigureCanvasAgg

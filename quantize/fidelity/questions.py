@@ -1,6 +1,6 @@
 """The questions that calibrate a recipe and that its report is about, read from a folder.
 
-Knows images, prompts and true answers as `prompts.json` tells them. Knows nothing of a model.
+Knows images, prompts and true answers as `prompts.json` has them. Knows nothing of a model.
 """
 
 from __future__ import annotations
@@ -37,14 +37,24 @@ class GroundTruth:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt about an image, and what is known of the true answer: words or objects."""
+    """A prompt about an image, and what is known of the true answer: words or objects.
+
+    Args:
+        image: The path of the image.
+        prompt: What is asked about it, such as "detect cat".
+        task: What scores are grouped by; the prompt's first word where the folder names none.
+        text: The true answer in words, if it is known.
+        things: The true objects, with boxes in pixels, if they are known.
+        masks: The path of an image as large as the other, uint8 in one channel, in which the
+            pixels of each object have its `GroundTruth.mask` as their value.
+    """
 
     image: Path
     prompt: str
-    task: str  # the prompt's first word where the folder names none
+    task: str
     text: str | None = None
     objects: tuple[GroundTruth, ...] | None = None
-    masks: Path | None = None  # an image as large as the other, each object in a value of its own
+    masks: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -73,18 +83,32 @@ def read_questions(
     prompts: Iterable[str] = DEFAULT_PROMPTS,
     tell: Callable[[str], None] | None = None,
 ) -> list[Question]:
-    """The questions of a folder's `prompts.json`, or `prompts` about each image in it.
+    """Read the questions of a folder's `prompts.json`, or ask `prompts` about each image in it.
 
-    Every image is opened. Without a `prompts.json`, a file that is no image is skipped and
-    `tell` is told; with one it is an ImageError. OptionError where no question is left or the
-    file has another form.
+    Every image is opened. The form of `prompts.json` is that of `parse_prompts`.
+
+    Args:
+        directory: A folder of images.
+        prompts: What to ask about each image where there is no `prompts.json`.
+        tell: Called with a line for each file that was skipped because it is not an image. With
+            a `prompts.json` such a file is an error.
+
+    Returns:
+        The questions, in the order of the file, or of the images' names.
+
+    Raises:
+        ImageError: An image or its masks cannot be read.
+        OptionError: The folder has no question, or `prompts.json` has another form.
+
+    Example:
+        >>> questions = read_questions(Path("photos"), prompts=["caption en"])
     """
     if not directory.is_dir():
-        found = "is no folder" if directory.exists() else "does not exist"
-        raise OptionError(f"{directory} {found}, wanted a folder of images")
+        problem = "is not a folder" if directory.exists() else "does not exist"
+        raise OptionError(f"{directory} {problem}, wanted a folder of images")
     if not (directory / PROMPTS_FILE).exists():
-        images, asked = _readable_images(directory, tell), list(map(_PromptEntry, prompts))
-        return [_question(image, a, None) for image in images for a in asked]
+        images, entries = _readable_images(directory, tell), list(map(_PromptEntry, prompts))
+        return [_question(image, entry, None) for image in images for entry in entries]
     questions = parse_prompts(directory)
     sizes = {image: load_image(image).size for image in {q.image for q in questions}}
     for image, masks in {(q.image, q.masks) for q in questions if q.masks is not None}:
@@ -108,7 +132,7 @@ def parse_prompts(directory: Path) -> list[Question]:
         raise OptionError(f"cannot read {path}: {error.strerror}; wanted {_WANTED}") from None
     except MismatchError as error:
         raise OptionError(f"{path} has another form: {error}; wanted {_WANTED}") from None
-    questions = [_asked(directory, entry, asked) for entry in entries for asked in entry.questions]
+    questions = [question for entry in entries for question in _questions_of(directory, entry)]
     if not questions:
         raise OptionError(f"{path} has no prompts, wanted {_WANTED}")
     return questions
@@ -123,32 +147,31 @@ def read_masks(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     label = image_label(path)
     try:
         with Image.open(path, formats=FORMATS) as image:
-            found, mode = image.size, image.mode
-            values = np.asarray(image) if found == size and mode in _MASK_MODES else None
+            actual, mode = image.size, image.mode
+            values = np.asarray(image) if actual == size and mode in _MASK_MODES else None
     except Exception:  # decoders raise what they like
         raise ImageError(f"{label}: cannot be read, wanted an image of masks") from None
     if values is None:
         raise ImageError(
-            f"{label}: {found[0]} x {found[1]} pixels in mode {mode}, wanted masks of "
+            f"{label}: {actual[0]} x {actual[1]} pixels in mode {mode}, wanted masks of "
             f"{size[0]} x {size[1]} like their image, with one byte a pixel"
         )
     return values
 
 
-def _asked(directory: Path, entry: _Entry, asked: _PromptEntry) -> Question:
-    return _question(
-        directory / entry.image, asked, None if entry.masks is None else directory / entry.masks
-    )
+def _questions_of(directory: Path, entry: _Entry) -> list[Question]:
+    masks = None if entry.masks is None else directory / entry.masks
+    return [_question(directory / entry.image, prompt, masks) for prompt in entry.questions]
 
 
-def _question(image: Path, asked: _PromptEntry, masks: Path | None) -> Question:
-    task = asked.task or (asked.prompt.split() or [""])[0]
+def _question(image: Path, entry: _PromptEntry, masks: Path | None) -> Question:
+    task = entry.task or (entry.prompt.split() or [""])[0]
     return Question(
         image=image,
-        prompt=asked.prompt,
+        prompt=entry.prompt,
         task=task,
-        text=asked.text,
-        objects=asked.objects,
+        text=entry.text,
+        objects=entry.objects,
         masks=masks,
     )
 

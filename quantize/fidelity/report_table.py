@@ -29,15 +29,15 @@ def render_reports(reports: Sequence[Fidelity]) -> Table:
 
 
 def _rows(reports: Sequence[Fidelity]) -> Iterator[tuple[str, list[str]]]:
-    for name, tell in _MEASURES.items():
-        yield name, [tell(report) for report in reports]
+    for name, show in _MEASURES.items():
+        yield name, [show(report) for report in reports]
     for task in dict.fromkeys(task for report in reports for task in report.tasks):
         yield f"{escape(task)}, true answers", [_score(report, task) for report in reports]
     yield "worst layer", [_worst_layer(report) for report in reports]
 
 
 def _score(report: Fidelity, task: str) -> str:
-    """The variant's score, and the reference's behind it."""
+    """The variant's score, followed by the reference's."""
     if task not in report.tasks:
         return _ABSENT
     score = report.tasks[task]

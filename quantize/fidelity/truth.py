@@ -1,6 +1,6 @@
 """Scores answers against the truth: words are right or wrong, boxes and masks overlap.
 
-Knows what a folder's `prompts.json` says to be true. Knows nothing of variants.
+Knows what a folder's `prompts.json` gives as the truth. Knows nothing of variants.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from paligemma_edge.runtime.bundle.fidelity import TaskScore
 _SEGMENT = "segment"
 
 
-def score(question: Question, said: EvalAnswer) -> float | None:
+def score(question: Question, answer: EvalAnswer) -> float | None:
     """1 or 0 for words, mean IoU for objects, each 0..1; None where no truth is known.
 
     Of the task "segment" the masks are compared, else the boxes. None too where the truth is
     masks and the folder or the model has none.
     """
     if question.objects is None:
-        return None if question.text is None else float(said.text == question.text)
+        return None if question.text is None else float(answer.text == question.text)
     if question.task != _SEGMENT:
-        return mean_overlap(_true_objects(question, None), said.objects(), box_iou)
-    if question.masks is None or said.masks is None:
+        return mean_overlap(_true_objects(question, None), answer.objects(), box_iou)
+    if question.masks is None or answer.masks is None:
         return None
-    values = read_masks(question.masks, (said.width, said.height))
-    return mean_overlap(_true_objects(question, values), said.objects(), mask_iou)
+    values = read_masks(question.masks, (answer.width, answer.height))
+    return mean_overlap(_true_objects(question, values), answer.objects(), mask_iou)
 
 
 def score_tasks(

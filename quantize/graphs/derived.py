@@ -1,20 +1,20 @@
 """Tensors that are computed from others when they are read, and forgotten afterwards.
 
-A pass over a graph never holds a changed weight: it notes what is to be done. A table of half a
+A pass over a graph never holds a changed weight: it records what is to be done. A table of half a
 billion values is then read, changed and written some rows at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.quantize.graphs.finite import compute_finite
+from paligemma_edge.quantize.graphs.stored import read_all, read_flat
 
 Float: TypeAlias = NDArray[np.float32]
 
@@ -29,15 +29,6 @@ class RowChange(Protocol):
         ...
 
 
-@runtime_checkable
-class Stored(Protocol):
-    """A tensor in a file, which can be read in parts."""
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        """Elements `start` to `stop` in the order in which they are stored, flat."""
-        ...
-
-
 _BLOCK = 16  # rows that are transposed at a time: a cache line of the result, see transpose
 _CHUNK_BYTES = 64 << 20
 
@@ -45,8 +36,8 @@ _CHUNK_BYTES = 64 << 20
 class DerivedMatrix(ir.LazyTensor):
     """A float32 matrix: another one's rows [out, in], changed.
 
-    `columns_first` says that the tensor itself, and the one that it is made from, lie as
-    [in, out], as MatMul reads them; `rows` gives [out, in] all the same.
+    `columns_first` says that the tensor itself, and the one that it is computed from, are stored
+    as [in, out], as MatMul reads them; `rows` returns [out, in] all the same.
     """
 
     def __init__(
@@ -65,12 +56,17 @@ class DerivedMatrix(ir.LazyTensor):
         return self.change.whole
 
     def rows(self, start: int, stop: int) -> Float:
-        """Rows of the changed matrix, float32 [stop - start, in]."""
+        """Rows of the changed matrix, float32 [stop - start, in].
+
+        OptionError where the weight that they are computed from holds NaN or Inf, or they would.
+        """
         if not self.whole:
-            return self.change(matrix_rows(self.source, start, stop, self.columns_first), start)
-        count = row_count(self.source, self.columns_first)
-        changed = self.change(matrix_rows(self.source, 0, count, self.columns_first), 0)
-        return changed[start:stop]
+            return self._changed(start, stop)
+        return self._changed(0, row_count(self.source, self.columns_first))[start:stop]
+
+    def _changed(self, start: int, stop: int) -> Float:
+        rows = matrix_rows(self.source, start, stop, self.columns_first)
+        return compute_finite(str(self.name), lambda: self.change(rows, start))
 
     def _evaluate(self) -> ir.TensorProtocol:
         matrix = self.rows(0, row_count(self, self.columns_first))
@@ -82,32 +78,9 @@ def matrix_rows(tensor: ir.TensorProtocol, start: int, stop: int, columns_first:
     if isinstance(tensor, DerivedMatrix):
         return tensor.rows(start, stop)
     if columns_first:
-        return transpose(stored_values(tensor)[:, start:stop])
+        return transpose(read_all(tensor)[:, start:stop])
     width = int(tensor.shape.numpy()[1])
-    return _flat(tensor, start * width, stop * width).reshape(-1, width).astype(np.float32)
-
-
-def stored_values(tensor: ir.TensorProtocol) -> NDArray[Any]:
-    """A tensor's values in its own dtype, as a copy."""
-    return _flat(tensor, 0, tensor.size).reshape(tensor.shape.numpy())
-
-
-def _flat(tensor: ir.TensorProtocol, start: int, stop: int) -> NDArray[Any]:
-    """Some elements, in the order in which they are stored.
-
-    Files are read and not mapped: pages of a mapped file count as resident memory.
-    """
-    if isinstance(tensor, Stored):
-        return tensor.read(start, stop)
-    if not isinstance(tensor, ir.ExternalTensor):
-        return tensor.numpy().reshape(-1)[start:stop]
-    kind = tensor.dtype.numpy()
-    with Path(tensor.path).open("rb", buffering=0) as file:
-        file.seek((tensor.offset or 0) + start * kind.itemsize)
-        array = np.fromfile(file, kind, stop - start)
-    if len(array) < stop - start:
-        raise BundleError(f"{tensor.path} ends early; it changed while it was read")
-    return array
+    return read_flat(tensor, start * width, stop * width).reshape(-1, width).astype(np.float32)
 
 
 def row_count(tensor: ir.TensorProtocol, columns_first: bool) -> int:
@@ -118,7 +91,7 @@ def row_count(tensor: ir.TensorProtocol, columns_first: bool) -> int:
 def row_chunks(tensor: ir.TensorProtocol, columns_first: bool) -> Iterator[tuple[int, Float]]:
     """All rows in order, some 64 MiB at a time, each piece with the number of its first row.
 
-    A matrix that lies as [in, out], or whose change mixes rows, comes in one piece.
+    A matrix that is stored as [in, out], or whose change mixes rows, comes in one piece.
     """
     count, width = row_count(tensor, columns_first), int(np.prod(tensor.shape.numpy()))
     step = max(1, _CHUNK_BYTES * count // (width * 4))

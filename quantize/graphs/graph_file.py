@@ -1,6 +1,6 @@
 """One graph in memory as two files: `NAME.onnx` and its weights in `NAME.onnx.data`.
 
-Weights that several graphs of a folder share lie in the file of the first of them.
+Weights that several graphs of a folder share are stored in the file of the first of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PAGE = 4096
 # Small tensors stay in the graph, where ONNX Runtime can fold them.
 INLINE_BYTES = 1024
 
-Written: TypeAlias = dict[ir.TensorProtocol, ir.ExternalTensor]  # where each tensor lies
+Written: TypeAlias = dict[ir.TensorProtocol, ir.ExternalTensor]  # where each tensor is stored
 
 
 def write_graph(
@@ -28,12 +28,17 @@ def write_graph(
 ) -> None:
     """Write tensors one by one, in the order of the graph, then the graph that names them.
 
-    The model in memory is left as it is. `progress` is told each tensor's bytes. `beside` is what
-    the folder's other graphs have written: the graph names it where it lies, and adds its own.
+    The model in memory is left as it is. `progress` is called with each tensor's bytes.
+    `beside` holds the tensors that the folder's other graphs have written: this graph refers to
+    them there, and adds its own.
     """
-    large = [v for v in model.graph.initializers.values() if _tensor(v).nbytes > INLINE_BYTES]
-    kept, known = [_tensor(v) for v in large], {} if beside is None else beside
+    values = list(model.graph.initializers.values())
+    large = [v for v in values if _tensor(v).nbytes > INLINE_BYTES]
+    small = [v for v in values if _tensor(v).nbytes <= INLINE_BYTES]
+    kept, inline = [_tensor(v) for v in large], [_tensor(v) for v in small]
+    known = {} if beside is None else beside
     try:
+        _point(small, [_in_memory(tensor) for tensor in inline])
         new = [tensor for tensor in dict.fromkeys(kept) if tensor not in known]
         _write(new, path, progress, known)
         _point(large, [known[tensor] for tensor in kept])
@@ -41,6 +46,7 @@ def write_graph(
         onnx.checker.check_model(path)
     finally:
         _point(large, kept)
+        _point(small, inline)
 
 
 def _write(
@@ -75,6 +81,13 @@ def disk_bytes(models: Iterable[ir.Model]) -> int:
 def _point(values: Sequence[ir.Value], tensors: Sequence[ir.TensorProtocol]) -> None:
     for value, tensor in zip(values, tensors, strict=True):
         value.const_value = tensor
+
+
+def _in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """A lazy tensor, read before onnx_ir does: it would wrap the error that reading raises."""
+    if not isinstance(tensor, ir.LazyTensor):
+        return tensor
+    return ir.Tensor(tensor.numpy(), tensor.dtype, name=tensor.name)
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol:

@@ -1,4 +1,4 @@
-"""The linear layers of a graph: where they are, and what stands in for them.
+"""The linear layers of a graph: where they are, and how they are changed.
 
 Knows how the exporter writes a layer: `MatMul` with a weight [in, out] and perhaps a bias, or
 `Gemm` with the table [out, in] of the LM head; a weight that is not float32 passes a `Cast`.
@@ -24,12 +24,12 @@ class Linear:
     name: str  # such as decoder.layers.0.qkv_proj
     node: ir.Node  # MatMul or Gemm
     weight: ir.Value  # the initializer
-    columns_first: bool  # whether it lies as [in, out]
+    columns_first: bool  # whether it is stored as [in, out]
     bias: ir.Value | None  # the initializer
 
     @property
     def tensor(self) -> ir.TensorProtocol:
-        """The weight as it lies in the graph."""
+        """The weight as the graph stores it."""
         return tensor_of(self.weight)
 
     @property
@@ -57,7 +57,7 @@ class Linear:
 
 def linears(model: ir.Model) -> list[Linear]:
     """The linear layers of a graph, in the order of the data."""
-    return [found for node in model.graph if (found := _linear(node)) is not None]
+    return [layer for node in model.graph if (layer := _linear(node)) is not None]
 
 
 def untie_head(model: ir.Model) -> None:
@@ -91,7 +91,7 @@ def set_float(value: ir.Value, tensor: ir.TensorProtocol) -> None:
 
 
 def initializer(value: ir.Value | None) -> ir.Value | None:
-    """The initializer behind an operand, whether or not it passes a `Cast`."""
+    """The initializer that an operand reads, whether or not through a `Cast`."""
     if value is None:
         return None
     producer = value.producer()
@@ -120,8 +120,8 @@ def _linear(node: ir.Node) -> Linear | None:
 
 def _bias(node: ir.Node, name: str) -> ir.Value | None:
     for user in [use.node for use in node.outputs[0].uses()]:
-        found = [initializer(value) for value in user.inputs] if user.op_type == "Add" else []
-        for value in found:
+        operands = user.inputs if user.op_type == "Add" else ()
+        for value in map(initializer, operands):
             if value is not None and value.name == f"{name}.bias":
                 return value
     return None

@@ -1,1 +1,1 @@
-"""Recipes: which scheme each layer gets, as data. The shipped ones lie here."""
+"""Recipes: which scheme each layer gets, as data. The shipped ones are in this folder."""

@@ -1,6 +1,6 @@
-"""A recipe: which scheme each layer gets, and which cures come before. It is data, in TOML.
+"""A recipe: which scheme each layer gets, and which transforms come first. It is data, in TOML.
 
-Recipes that are shipped lie beside this file; a user's own is given by its path. Knows names and
+Recipes that are shipped are beside this file; a user's own is given by its path. Knows names and
 numbers. Knows no graph.
 """
 
@@ -32,16 +32,26 @@ _MAX_BYTES = 1 << 15  # tomllib takes a time that grows with the square of a dot
 class Scheme:
     """How a layer's product is computed.
 
-    blockwise  weights of 4 or 8 bits in blocks (MatMulNBits), inputs of 8 bits
-    integer    weights of 8 bits, a scale for each output, inputs of 8 or 16 bits; CPU only
-    float      as it is
+    Args:
+        kind: "blockwise": weights in blocks that share a scale (MatMulNBits), and on a CPU inputs
+            of 8 bits. "integer": weights of 8 bits with a scale for each output; CPU only.
+            "float": as it is.
+        bits: Bits of a weight: 4 or 8 in "blockwise", 8 in "integer".
+        block: Inputs that share a scale in "blockwise": 16, 32, 64, 128 or 256; on CUDA 32.
+        pad: In "blockwise", fill the last block with zeros where the width is no multiple.
+        inputs: Bits of an input in "integer": 8 or 16.
+        rounding: "nearest" code, "search" for the best scale, or "gptq"
+            (https://arxiv.org/abs/2210.17323), which calibration makes better than "search".
+
+    Example:
+        >>> Scheme(kind="blockwise", bits=4, block=32)
     """
 
     kind: str
     bits: int = 8
-    block: int = 0  # of blockwise
-    pad: bool = False  # blockwise: fill up a last block that the width does not divide into
-    inputs: int = 8  # of integer
+    block: int = 0
+    pad: bool = False
+    inputs: int = 8
     rounding: str = "gptq"
 
     @property
@@ -71,18 +81,34 @@ class Assignment:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What a variant is made by."""
+    """What a variant is built by: which transforms, and which scheme each layer gets.
+
+    Args:
+        about: A line for people.
+        weights: The dtype of most of the weights, as the manifest states it.
+        compute: The dtype that the graphs compute in: "float32" on a CPU, a half on CUDA.
+        fold: Fold the gains of norms into the weights.
+        rotate: Rotate the decoder's residual stream and the values of its heads
+            (QuaRot, https://arxiv.org/abs/2404.00456).
+        smooth: 0 to 1, how much of the inputs' unevenness moves into the weights
+            (SmoothQuant, https://arxiv.org/abs/2211.10438).
+        refine: How many of the largest logits are computed again from the embedding table.
+        prefill: Read prompts by a graph of its own, whose layers are called prefill.*.
+        schemes: By name, for `layers`.
+        layers: The last one that matches a layer decides; what none matches stays as it is.
+        name: The variant's, such as cpu-mine or cuda-mine; it says where the variant runs.
+    """
 
     about: str
-    weights: WeightDtype  # of most of the weights
+    weights: WeightDtype
     compute: ComputeDtype = "float32"
-    fold: bool = True  # gains of norms into the weights
-    rotate: bool = False  # the decoder's stream and values
-    smooth: float = 0.0  # 0 to 1: how much of the inputs' unevenness moves to the weights
-    refine: int = 0  # logits that are computed again from the embedding table
-    prefill: bool = False  # a graph of its own, with layers prefill.*
+    fold: bool = True
+    rotate: bool = False
+    smooth: float = 0.0
+    refine: int = 0
+    prefill: bool = False
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
-    layers: tuple[Assignment, ...] = ()  # the last one that matches a layer decides
+    layers: tuple[Assignment, ...] = ()
     name: str = ""
 
     @property
@@ -92,8 +118,8 @@ class Recipe:
 
     def assignment(self, layer: str) -> Assignment | None:
         """What a layer gets; None: it stays as it is."""
-        found = [entry for entry in self.layers if fnmatchcase(layer, entry.match)]
-        return found[-1] if found else None
+        matches = [entry for entry in self.layers if fnmatchcase(layer, entry.match)]
+        return matches[-1] if matches else None
 
     def require_names(self, layers: Mapping[str, int]) -> None:
         """Refuse a pattern that no layer has, and blocks that do not divide a layer's width.
@@ -115,7 +141,22 @@ def shipped() -> dict[str, str]:
 
 
 def load_recipe(source: str | Path) -> Recipe:
-    """A shipped recipe by its name, or a user's by its path. OptionError says what is wrong."""
+    """Read a shipped recipe by its name, or a user's by its path.
+
+    Args:
+        source: A name such as "cpu-int4" (`shipped` lists them), or the path of a TOML file whose
+            name is that of the variant, such as cpu-mine.toml.
+
+    Returns:
+        The recipe, checked.
+
+    Raises:
+        OptionError: There is no such recipe, or the file is not a valid one.
+
+    Example:
+        >>> load_recipe("cpu-int4").device
+        'cpu'
+    """
     name = str(source)
     if name in _shipped_names():
         return _read(name, files(__package__).joinpath(name + SUFFIX).read_bytes())
@@ -136,7 +177,7 @@ def _contents(path: Path) -> bytes:
     except (OSError, ValueError) as error:  # a name with a zero byte is a ValueError
         reason = error.strerror if isinstance(error, OSError) else error
         raise OptionError(f"cannot read recipe {path}: {reason}") from None
-    raise OptionError(f"recipe {path} is too large or no file; wanted some lines of TOML")
+    raise OptionError(f"recipe {path} is too large or not a file; wanted some lines of TOML")
 
 
 def _shipped_names() -> list[str]:
@@ -159,12 +200,12 @@ def _read(name: str, data: bytes) -> Recipe:
     except MismatchError as error:
         raise OptionError(str(error)) from None
     except (ValueError, RecursionError) as error:  # those of TOML, of text and of long numbers
-        raise OptionError(f"recipe {name} is no TOML that can be read: {error}") from None
+        raise OptionError(f"recipe {name} is not valid TOML: {error}") from None
     return recipe
 
 
 def _refuse_unknown(name: str, table: Mapping[str, Any]) -> None:
-    """What is of another type than a table is told by `parse_value`."""
+    """What is of another type than a table is refused by `parse_value`."""
     _refuse_fields(name, table, [f for f in Recipe.__dataclass_fields__ if f != "name"])
     schemes, layers = table.get("schemes"), table.get("layers")
     for key, scheme in schemes.items() if isinstance(schemes, dict) else ():

@@ -22,7 +22,7 @@ class Moments:
     `largest` float32 [width] is the largest magnitude of each channel and `squares` [width] its
     mean square. `peaks` [width / 32] is the mean square of the largest magnitude of each token
     within 32 neighbours, `peak` within all. `second` holds the mean of `x.T @ x`, in square
-    blocks down the diagonal; it is empty where it was not asked for.
+    blocks down the diagonal; it is empty where they are not needed.
     """
 
     largest: Float

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from paligemma_edge.quantize.graphs.linear import Linear
+from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.rounding.rounding import Rounded
 from paligemma_edge.quantize.schemes.rewrite import Parts, Round, RoundedWeight, add_lazy, replace
 
@@ -38,14 +39,18 @@ def to_blockwise(
         ir.DataType.FLOAT,
         [out, count],
     )
-    attributes = {"K": layer.in_features, "N": out, "bits": bits, "block_size": block}
-    node = ir.node(
+    nodes = Nodes(model, layer.name)
+    nodes.add(
         "MatMulNBits",
-        [layer.input, codes, scales],
+        *(layer.input, codes, scales),
         domain="com.microsoft",
-        attributes=attributes | {"accuracy_level": _INT8_INPUTS},
+        K=layer.in_features,
+        N=out,
+        bits=bits,
+        block_size=block,
+        accuracy_level=_INT8_INPUTS,
     )
-    replace(model, layer, [node])
+    replace(layer, nodes)
 
 
 def _parts(rounded: Rounded, bits: int) -> Parts:

@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from paligemma_edge.quantize.graphs.derived import DerivedMatrix, row_chunks
+from paligemma_edge.quantize.graphs.finite import all_finite, require_finite
 from paligemma_edge.quantize.graphs.linear import initializer, tensor_of
+from paligemma_edge.quantize.graphs.stored import read_chunks
 from paligemma_edge.quantize.schemes.half_plan import (
     ALWAYS_FLOAT,
     FLOAT,
@@ -30,14 +32,13 @@ from paligemma_edge.quantize.schemes.half_plan import (
 from paligemma_edge.runtime.errors import OptionError
 
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-_CHUNK = 16 << 20  # values
 
 
 def to_half(model: ir.Model, dtype: ir.DataType, *, keep_float: Collection[str] = ()) -> None:
     """Let a graph compute in `dtype`, with hidden states, features, keys and values in it too.
 
     `keep_float` names layers such as decoder.layers.3.down_proj that compute in float32, with
-    what lies between them and the next layer or the residual stream; `ranges` finds those that
+    what is between them and the next layer or the residual stream; `ranges` finds those that
     need it. A layer of MatMulNBits may be among them. Pixels and logits stay float32.
     """
     assert dtype in HALVES, f"{dtype} is not half precision"
@@ -55,7 +56,7 @@ def to_half(model: ir.Model, dtype: ir.DataType, *, keep_float: Collection[str] 
 
 
 class _Rewrite:
-    """The casts and the weights that were made so far, each once."""
+    """The casts and the weights that were added so far, each once."""
 
     def __init__(self, model: ir.Model, dtype: ir.DataType, plan: HalfPlan) -> None:
         self.graph, self.dtype, self.plan = model.graph, dtype, plan
@@ -72,11 +73,11 @@ class _Rewrite:
         """Give an output the dtype that the contract says; the name goes with it."""
         value = self.graph.outputs[place]
         wanted = FLOAT if value.name in ALWAYS_FLOAT else self.dtype
-        found = self.plan.values.get(value)
-        if found is None or found == wanted:
+        planned = self.plan.values.get(value)
+        if planned is None or planned == wanted:
             return
         cast, name = self._cast(value, wanted), value.name
-        value.name, cast.name = f"{name}.{found.name.lower()}", name
+        value.name, cast.name = f"{name}.{planned.name.lower()}", name
         self.graph.outputs[place] = cast
 
     def rename_weights(self) -> None:
@@ -128,7 +129,7 @@ class _Rewrite:
 class Halved(ir.LazyTensor):
     """Another tensor in half precision, converted when it is written, some values at a time.
 
-    OptionError where a value lies beyond float16.
+    OptionError where a value is beyond float16, NaN or Inf.
     """
 
     def __init__(self, source: ir.TensorProtocol, dtype: ir.DataType) -> None:
@@ -149,9 +150,10 @@ class Halved(ir.LazyTensor):
 
     def _chunks(self) -> Iterator[NDArray[Any]]:
         for values in _pieces(self.source):
+            require_finite(str(self.name), values)
             with np.errstate(over="ignore"):
                 converted = values.astype(self.dtype.numpy())
-            if not np.isfinite(converted).all():
+            if not all_finite(converted):
                 raise OptionError(
                     f"{self.name} holds {np.abs(values).max():.6g}, {self.dtype.name.lower()} "
                     "does not reach that far; use a recipe that computes in bfloat16 or float32"
@@ -160,10 +162,8 @@ class Halved(ir.LazyTensor):
 
 
 def _pieces(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
-    """The values in the order in which they lie."""
+    """The values in the order in which they are stored."""
     if isinstance(tensor, DerivedMatrix) and not tensor.columns_first:
         yield from (rows for _, rows in row_chunks(tensor, columns_first=False))
         return
-    flat = tensor.numpy().reshape(-1)
-    for start in range(0, max(1, len(flat)), _CHUNK):
-        yield flat[start : start + _CHUNK]
+    yield from read_chunks(tensor)

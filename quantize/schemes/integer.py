@@ -9,12 +9,14 @@ notices that, for it waits for the weights; a prefill takes twice as long.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from paligemma_edge.quantize.graphs.constants import add_constant
 from paligemma_edge.quantize.graphs.linear import Linear
+from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.rounding.rounding import Rounded
 from paligemma_edge.quantize.schemes.rewrite import Round, RoundedWeight, add_lazy, replace
 
@@ -22,21 +24,21 @@ _STEP = np.float32(1 / 127)
 _FINER = np.float32(254)
 _MIDDLE = np.uint8(128)
 _TINY = np.float32(1e-30)  # a token of zeros stays one
+_Weight: TypeAlias = tuple[ir.Value, ir.Value]  # codes and scales
 
 
 def to_integer(model: ir.Model, layer: Linear, round_rows: Round, *, inputs: int) -> None:
     """Replace a layer's product; `round_rows` must round to 8 bits with one scale a row."""
-    codes, scales = _weights(model, layer, round_rows)
-    nodes = _Nodes(model)
-    largest = nodes.largest(layer.input)
+    nodes, weight = Nodes(model, layer.name), _weights(model, layer, round_rows)
+    largest = _largest(nodes, layer.input)
     even = nodes.add("Div", layer.input, largest)
-    rounded = nodes.add("QuantizeLinear", even, nodes.step, nodes.middle)
+    rounded = nodes.add("QuantizeLinear", even, *_grid(nodes))
     if inputs == 8:
-        product = nodes.product(rounded, codes, scales)
+        product = _product(nodes, rounded, weight)
     else:
-        product = _product_of_both(nodes, even, rounded, codes, scales)
+        product = _product_of_both(nodes, even, rounded, weight)
     nodes.add("Mul", product, largest)
-    replace(model, layer, nodes.all)
+    replace(layer, nodes)
 
 
 def ends(product: ir.Node) -> tuple[ir.Value, ir.Value]:
@@ -51,50 +53,39 @@ def ends(product: ir.Node) -> tuple[ir.Value, ir.Value]:
     return x, back.outputs[0]
 
 
-class _Nodes:
-    """Nodes in the making, and the constants that all layers share."""
-
-    def __init__(self, model: ir.Model) -> None:
-        self.model = model
-        self.all: list[ir.Node] = []
-        self.step = add_constant(model, "integer.step", np.array(_STEP))
-        self.middle = add_constant(model, "integer.middle", np.array(_MIDDLE))
-
-    def add(self, op: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        self.all.append(ir.node(op, inputs, attributes=attributes))
-        return self.all[-1].outputs[0]
-
-    def constant(self, name: str, value: NDArray[np.generic]) -> ir.Value:
-        return add_constant(self.model, f"integer.{name}", value)
-
-    def largest(self, x: ir.Value) -> ir.Value:
-        """The largest magnitude of each token, [..., 1], never zero."""
-        last = self.constant("last_axis", np.array([-1]))
-        found = self.add("ReduceMax", self.add("Abs", x), last, keepdims=1)
-        return self.add("Max", found, self.constant("tiny", np.array(_TINY)))
-
-    def product(self, rounded: ir.Value, codes: ir.Value, scales: ir.Value) -> ir.Value:
-        operands = [rounded, codes, self.step, scales, self.middle]
-        self.all.append(ir.node("MatMulIntegerToFloat", operands, domain="com.microsoft"))
-        return self.all[-1].outputs[0]
+def _grid(nodes: Nodes) -> tuple[ir.Value, ir.Value]:
+    """The step between two codes of an input, and the code of zero: of all layers the same."""
+    return (
+        nodes.constant("integer.step", np.array(_STEP)),
+        nodes.constant("integer.middle", np.array(_MIDDLE)),
+    )
 
 
-def _product_of_both(
-    nodes: _Nodes, even: ir.Value, rounded: ir.Value, codes: ir.Value, scales: ir.Value
-) -> ir.Value:
+def _largest(nodes: Nodes, x: ir.Value) -> ir.Value:
+    """The largest magnitude of each token, [..., 1], never zero."""
+    last = nodes.constant("integer.last_axis", np.array([-1]))
+    largest = nodes.add("ReduceMax", nodes.add("Abs", x), last, keepdims=1)
+    return nodes.add("Max", largest, nodes.constant("integer.tiny", np.array(_TINY)))
+
+
+def _product(nodes: Nodes, rounded: ir.Value, weight: _Weight) -> ir.Value:
+    (codes, scales), (step, middle) = weight, _grid(nodes)
+    operands = (rounded, codes, step, scales, middle)
+    return nodes.add("MatMulIntegerToFloat", *operands, domain="com.microsoft")
+
+
+def _product_of_both(nodes: Nodes, even: ir.Value, rounded: ir.Value, weight: _Weight) -> ir.Value:
     """The product of a coarse and a fine rounding, one after the other along the first axis."""
-    finer = nodes.constant("finer", np.array(_FINER))
-    back = nodes.add("DequantizeLinear", rounded, nodes.step, nodes.middle)
+    finer = nodes.constant("integer.finer", np.array(_FINER))
+    back = nodes.add("DequantizeLinear", rounded, *_grid(nodes))
     lost = nodes.add("Mul", nodes.add("Sub", even, back), finer)
-    fine = nodes.add("QuantizeLinear", lost, nodes.step, nodes.middle)
-    both = nodes.product(nodes.add("Concat", rounded, fine, axis=0), codes, scales)
-    split = ir.node("Split", [both], attributes={"axis": 0, "num_outputs": 2}, num_outputs=2)
-    nodes.all.append(split)
-    coarse, rest = split.outputs
+    fine = nodes.add("QuantizeLinear", lost, *_grid(nodes))
+    both = _product(nodes, nodes.add("Concat", rounded, fine, axis=0), weight)
+    coarse, rest = nodes.add_many("Split", both, outputs=2, axis=0, num_outputs=2)
     return nodes.add("Add", coarse, nodes.add("Div", rest, finer))
 
 
-def _weights(model: ir.Model, layer: Linear, round_rows: Round) -> tuple[ir.Value, ir.Value]:
+def _weights(model: ir.Model, layer: Linear, round_rows: Round) -> _Weight:
     weight = RoundedWeight(layer, round_rows, _parts)
     codes = add_lazy(
         model,

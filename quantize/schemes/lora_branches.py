@@ -11,6 +11,7 @@ from collections.abc import Collection
 
 import onnx_ir as ir
 
+from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.graphs.prefill import PREFIX
 from paligemma_edge.quantize.schemes.products import Product, products
 from paligemma_edge.runtime import contract
@@ -32,50 +33,37 @@ def add_branches(model: ir.Model, dtype: ir.DataType, shifted: Collection[str]) 
     layers whose branch has a shift.
     """
     for product in products(model):
-        _Branch(model, product, dtype).add(shifted=layer_of(product) in shifted)
+        _add_branch(model, product, dtype, shifted=layer_of(product) in shifted)
 
 
-class _Branch:
-    """The nodes of one branch."""
+def _add_branch(model: ir.Model, product: Product, dtype: ir.DataType, *, shifted: bool) -> None:
+    nodes = Nodes(model, f"{product.layer}.lora")
+    a_name, b_name, shift_name = contract.adapter_inputs(layer_of(product))
+    rank = f"{layer_of(product)}.rank"
 
-    def __init__(self, model: ir.Model, product: Product, dtype: ir.DataType) -> None:
-        self.graph, self.product, self.dtype = model.graph, product, dtype
-        self.names = contract.adapter_inputs(layer_of(product))
-        self.nodes: list[ir.Node] = []
-
-    def add(self, *, shifted: bool) -> None:
-        rank, product = f"{layer_of(self.product)}.rank", self.product
-        a_name, b_name, shift_name = self.names
-        a = self._input(a_name, [product.in_features, rank])
-        b = self._input(b_name, [rank, product.out_features])
-        inner = self._node("MatMul", product.x, a)
-        if shifted:
-            inner = self._node("Add", inner, self._input(shift_name, [rank]))
-        self._join(self._node("MatMul", inner, b))
-
-    def _input(self, name: str, shape: list[int | str]) -> ir.Value:
+    def operand(name: str, shape: list[int | str]) -> ir.Value:
         """An input of the graph, in the dtype of the layer."""
-        value = ir.val(name, dtype=self.dtype, shape=shape)
-        self.graph.inputs.append(value)
-        if self.dtype == self.product.dtype:
-            return value
-        return self._node("Cast", value, to=int(self.product.dtype))
+        value = ir.val(name, dtype=dtype, shape=shape)
+        model.graph.inputs.append(value)
+        return value if dtype == product.dtype else nodes.add("Cast", value, to=int(product.dtype))
 
-    def _node(self, kind: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        node = ir.node(kind, inputs, attributes=attributes)
-        output = node.outputs[0]
-        output.name = f"{self.product.layer}{contract.LORA}{len(self.nodes)}"
-        output.type = ir.TensorType(self.product.dtype)
-        self.nodes.append(node)
-        return output
+    a = operand(a_name, [product.in_features, rank])
+    b = operand(b_name, [rank, product.out_features])
+    inner = nodes.add("MatMul", product.x, a)
+    if shifted:
+        inner = nodes.add("Add", inner, operand(shift_name, [rank]))
+    _add_to_output(nodes, product, nodes.add("MatMul", inner, b))
 
-    def _join(self, added: ir.Value) -> None:
-        """Let all that read y read the sum."""
-        y, producer = self.product.y, self.product.y.producer()
-        assert producer is not None
-        assert not y.is_graph_output(), "a bias or the residual stream comes behind a layer"
-        total = self._node("Add", y, added)
-        total.shape = y.shape
-        y.replace_all_uses_with(total)
-        self.nodes[-1].replace_input_with(0, y)
-        self.graph.insert_after(producer, self.nodes)
+
+def _add_to_output(nodes: Nodes, product: Product, added: ir.Value) -> None:
+    """Let all that read y read the sum."""
+    y, producer = product.y, product.y.producer()
+    assert producer is not None
+    assert not y.is_graph_output(), "a bias or the residual stream comes after a layer"
+    total = nodes.add("Add", y, added)
+    for node in nodes.tape.nodes:
+        node.outputs[0].type = ir.TensorType(product.dtype)
+    total.shape = y.shape
+    y.replace_all_uses_with(total)
+    nodes.tape.nodes[-1].replace_input_with(0, y)
+    nodes.insert_after(producer)

@@ -31,8 +31,8 @@ class Product:
 
 def products(model: ir.Model) -> list[Product]:
     """Those of a graph, in the order of the data."""
-    found = [_product(node) for node in model.graph if node.op_type in _OPERATORS]
-    return [product for product in found if product is not None]
+    nodes = (node for node in model.graph if node.op_type in _OPERATORS)
+    return [product for node in nodes if (product := _product(node)) is not None]
 
 
 def _product(node: ir.Node) -> Product | None:
@@ -58,7 +58,7 @@ def _sizes(node: ir.Node, stored: ir.Value) -> tuple[int, int]:
 
 
 def _dtype(node: ir.Node) -> ir.DataType:
-    """By what lies in the graph, for it says no dtype of most values: the weight, or its scales."""
+    """Of the stored weight, or of its scales: the graph has no dtype of most values."""
     read = node.inputs[{"MatMul": 1, "MatMulNBits": 2, "MatMulIntegerToFloat": 3}[node.op_type]]
     assert read is not None
     cast = read.producer()

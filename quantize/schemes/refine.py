@@ -1,7 +1,7 @@
 """The best logits of a rounded head, computed again from the embedding table itself.
 
 The head is the largest weight that a step reads, and small differences between its logits decide
-where a box ends. So its rounded product only finds the candidates; the table, which lies on disk
+where a box ends. So its rounded product only finds the candidates; the table, which is on disk
 for the embedding anyway, gives their exact rows: some hundred kilobytes a step.
 """
 
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.graphs.constants import add_constant
 from paligemma_edge.quantize.graphs.derived import Float
 from paligemma_edge.quantize.graphs.linear import EMBEDDING, WEIGHT, tensor_of
-from paligemma_edge.quantize.transforms.rotate import rotation_nodes
+from paligemma_edge.quantize.graphs.nodes import Nodes
+from paligemma_edge.quantize.transforms.rotate import add_rotation
 from paligemma_edge.quantize.transforms.rotation import Rotation
 
 
@@ -36,19 +36,18 @@ def refine_head(
     whatever the head's scheme.
     """
     head = _producer(model, logits_name)
-    graph = _Insertion(model, head)
     logits = next(value for value in head.outputs if value.name == logits_name)
     users = [(use.node, use.idx) for use in logits.uses()]
-    column = graph.column(normed, came_from)  # [batch, hidden, 1]
-    count = graph.constant("count", np.array([candidates]))
-    top = ir.node("TopK", [logits, count], attributes={"sorted": 0}, num_outputs=2)
-    graph.put(top)
-    ids = top.outputs[1]
-    rows = graph.table_rows(ids)  # [batch, candidates, hidden]
-    exact = graph.op("Squeeze", graph.op("MatMul", rows, column), graph.constant("last", _LAST))
-    refined = graph.op("ScatterElements", logits, ids, exact, axis=1)
+    nodes = Nodes(model, "refine")
+    column = _original_input(nodes, normed, came_from)  # [batch, hidden, 1]
+    count = nodes.constant("refine.count", np.array([candidates]))
+    _, ids = nodes.add_many("TopK", logits, count, outputs=2, sorted=0)
+    rows = _table_rows(nodes, ids)  # [batch, candidates, hidden]
+    last = nodes.constant("refine.last", np.array([-1]))
+    exact = nodes.add("Squeeze", nodes.add("MatMul", rows, column), last)
+    refined = nodes.add("ScatterElements", logits, ids, exact, axis=1)
     refined.type, refined.shape = logits.type, logits.shape
-    graph.insert_after()
+    nodes.insert_after(head)
     for user, index in users:
         user.replace_input_with(index, refined)
 
@@ -57,47 +56,18 @@ def _producer(model: ir.Model, name: str) -> ir.Node:
     return next(node for node in model.graph if name in [value.name for value in node.outputs])
 
 
-_LAST = np.array([-1])
+def _original_input(nodes: Nodes, normed: ir.Value, came_from: HeadInput) -> ir.Value:
+    """The head's input [batch, hidden] as it was before any pass, as [batch, hidden, 1]."""
+    x = nodes.add("Unsqueeze", normed, nodes.constant("refine.second", np.array([1])))
+    if came_from.rotation is not None:
+        x = add_rotation(nodes, x, came_from.rotation, back=True)
+    x = nodes.add("Mul", x, nodes.constant("refine.gain", came_from.gain))
+    return nodes.add("Transpose", x, perm=[0, 2, 1])
 
 
-class _Insertion:
-    """Nodes that are to stand behind the head."""
-
-    def __init__(self, model: ir.Model, head: ir.Node) -> None:
-        self.model, self.head = model, head
-        self.nodes: list[ir.Node] = []
-
-    def put(self, *nodes: ir.Node) -> None:
-        for node in nodes:
-            for output in node.outputs:
-                if output.name is None:
-                    output.name = f"refine.{len(self.nodes)}.{output.index()}"
-            self.nodes.append(node)
-
-    def op(self, kind: str, *inputs: ir.Value, **attributes: int) -> ir.Value:
-        self.put(ir.node(kind, inputs, attributes=attributes))
-        return self.nodes[-1].outputs[0]
-
-    def constant(self, name: str, array: np.ndarray) -> ir.Value:
-        return add_constant(self.model, f"refine.{name}", array)
-
-    def column(self, normed: ir.Value, came_from: HeadInput) -> ir.Value:
-        """The head's input [batch, hidden] as it was before any pass, as [batch, hidden, 1]."""
-        x = self.op("Unsqueeze", normed, self.constant("second", np.array([1])))
-        if came_from.rotation is not None:
-            nodes = rotation_nodes(self.model, x, came_from.rotation, back=True)
-            self.put(*nodes)
-            x = nodes[-1].outputs[0]
-        x = self.op("Mul", x, self.constant("gain", came_from.gain))
-        self.put(ir.node("Transpose", [x], attributes={"perm": [0, 2, 1]}))
-        return self.nodes[-1].outputs[0]
-
-    def table_rows(self, ids: ir.Value) -> ir.Value:
-        table = self.model.graph.initializers[EMBEDDING + WEIGHT]
-        rows = self.op("Gather", table, ids, axis=0)
-        if tensor_of(table).dtype == ir.DataType.FLOAT:
-            return rows
-        return self.op("Cast", rows, to=int(ir.DataType.FLOAT))
-
-    def insert_after(self) -> None:
-        self.model.graph.insert_after(self.head, self.nodes)
+def _table_rows(nodes: Nodes, ids: ir.Value) -> ir.Value:
+    table = nodes.model.graph.initializers[EMBEDDING + WEIGHT]
+    rows = nodes.add("Gather", table, ids, axis=0)
+    if tensor_of(table).dtype == ir.DataType.FLOAT:
+        return rows
+    return nodes.add("Cast", rows, to=int(ir.DataType.FLOAT))

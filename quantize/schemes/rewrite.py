@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from paligemma_edge.quantize.graphs.constants import add_initializer
 from paligemma_edge.quantize.graphs.derived import Float, lazy_array, row_chunks
+from paligemma_edge.quantize.graphs.finite import require_finite
 from paligemma_edge.quantize.graphs.linear import Linear
+from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.rounding.rounding import Rounded
-from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.system.linux import usable_cores
 
 Round: TypeAlias = Callable[[Float], Rounded]  # rows [rows, in] of a weight to codes
@@ -47,28 +48,21 @@ class RoundedWeight:
         cores = usable_cores()
         with ThreadPoolExecutor(cores) as pool:
             for _, rows in row_chunks(self.tensor, self.columns_first):
-                if not np.isfinite(rows).all():
-                    raise OptionError(
-                        f"the weights of {self.name} hold infinite values or no numbers, and "
-                        "cannot be rounded; download or save the checkpoint again"
-                    )
+                require_finite(self.name, rows)
                 shares = [share for share in np.array_split(rows, cores) if len(share)]
                 parts += pool.map(lambda share: self.pack(self.round_rows(share)), shares)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def replace(model: ir.Model, layer: Linear, nodes: list[ir.Node]) -> None:
+def replace(layer: Linear, nodes: Nodes) -> None:
     """Let the last of `nodes` stand in for a layer's product; its weight goes if none reads it."""
-    old, new = layer.node.outputs[0], nodes[-1].outputs[0]
+    old, new = layer.node.outputs[0], nodes.tape.nodes[-1].outputs[0]
     new.name, new.type, new.shape = old.name, old.type, old.shape
-    for number, node in enumerate(nodes[:-1]):
-        for place, output in enumerate(node.outputs):
-            output.name = f"{layer.name}.{number}.{node.op_type}.{place}"
     operand = layer.node.inputs[1]
     ir.convenience.replace_all_uses_with(old, new)
-    model.graph.insert_before(layer.node, nodes)
-    model.graph.remove(layer.node, safe=True)
-    _forget(model, operand)
+    nodes.insert_before(layer.node)
+    nodes.model.graph.remove(layer.node, safe=True)
+    _forget(nodes.model, operand)
 
 
 def add_lazy(

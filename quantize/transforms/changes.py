@@ -1,4 +1,4 @@
-"""What the cures do to a layer's weight, as values: each a linear change of its inputs or outputs.
+"""What transforms do to a layer's weight: linear changes of its inputs or outputs, as values.
 
 A weight W [out, in] becomes `L @ W @ R`, factor by factor. What is added to it as a product
 `B @ A` becomes `(L @ B) @ (A @ R)`: so an adapter that was trained on the original follows, long
@@ -38,7 +38,7 @@ class ScaledInputs:
 
 @dataclass(frozen=True, eq=False)
 class RotatedInputs:
-    """`W @ R`, where inputs are turned; block by block where they are wider than R."""
+    """`W @ R`, where inputs are rotated; block by block where they are wider than R."""
 
     side: ClassVar[_Side] = "inputs"
     whole: ClassVar[bool] = False
@@ -67,7 +67,7 @@ class DividedOutputs:
 
 @dataclass(frozen=True, eq=False)
 class RotatedOutputs:
-    """`R.T @ W`, where outputs are turned; block by block, from row `first` on."""
+    """`R.T @ W`, where outputs are rotated; block by block, from row `first` on."""
 
     side: ClassVar[_Side] = "outputs"
     whole: ClassVar[bool] = True
@@ -79,8 +79,8 @@ class RotatedOutputs:
         """All rows [out, in], in place."""
         assert start == 0, "a change that mixes rows is given all of them"
         for block in range(self.first, len(rows), self.rotation.size):
-            turned = slice(block, block + self.rotation.size)
-            rows[turned] = rotate_columns(self.rotation, rows[turned])
+            part = slice(block, block + self.rotation.size)
+            rows[part] = rotate_columns(self.rotation, rows[part])
         return rows
 
 

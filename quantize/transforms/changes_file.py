@@ -1,8 +1,8 @@
-"""The file beside a variant's graphs that tells how its weights were changed before rounding.
+"""The file beside a variant's graphs that says how its weights were changed before rounding.
 
-What calibration decided cannot be found again from rounded weights, and who adds to a layer later
-needs it. The file holds arrays, each once however many layers share it, and as JSON which change
-of which layer is made of them.
+What calibration decided cannot be recovered from rounded weights, and an adapter that is added to
+a layer later needs it. The file holds arrays, each once however many layers share it, and JSON
+that says which of them are which change of which layer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ _Kept: TypeAlias = dict[bytes, tuple[int, NDArray[Any]]]  # arrays and their num
 def write_changes(path: Path, changes: Changes) -> None:
     """Write the changes of each layer; the same ones always give the same bytes."""
     kept: _Kept = {}
-    layers = {name: [_tell(change, kept) for change in found] for name, found in changes.items()}
+    layers = {
+        name: [_describe(change, kept) for change in by_layer] for name, by_layer in changes.items()
+    }
     stored: dict[str, Any] = {str(number): array for number, array in kept.values()}
     stored[_LAYERS] = np.frombuffer(json.dumps(layers).encode(), np.uint8)
     np.savez(path, **stored)
@@ -51,7 +53,9 @@ def read_changes(path: Path) -> Changes:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             layers = json.loads(bytes(stored[_LAYERS]))
             arrays = {name: stored[name] for name in stored.files if name != _LAYERS}
-        return {name: [_change(told, arrays) for told in found] for name, found in layers.items()}
+        return {
+            name: [_change(entry, arrays) for entry in entries] for name, entries in layers.items()
+        }
     except _UNREADABLE as error:
         raise BundleError(
             f"{path} cannot be read as the changes of a variant's weights ({error}); quantize the "
@@ -59,7 +63,7 @@ def read_changes(path: Path) -> Changes:
         ) from None
 
 
-def _tell(change: Change, kept: _Kept) -> list[Any]:
+def _describe(change: Change, kept: _Kept) -> list[Any]:
     """A change as its kind and, by field, the numbers of arrays; new ones are kept."""
     values = {field.name: getattr(change, field.name) for field in dataclasses.fields(change)}
     if isinstance(rotation := values.get(_ROTATION), Rotation):
@@ -73,8 +77,8 @@ def _number(array: NDArray[Any], kept: _Kept) -> int:
     return kept.setdefault(contents, (len(kept), array))[0]
 
 
-def _change(told: Sequence[Any], arrays: Mapping[str, NDArray[Any]]) -> Change:
-    kind, numbers = told
+def _change(entry: Sequence[Any], arrays: Mapping[str, NDArray[Any]]) -> Change:
+    kind, numbers = entry
     values: dict[str, Any] = {name: arrays[str(number)] for name, number in numbers.items()}
     if "left" in values:
         values[_ROTATION] = Rotation(values.pop("left"), values.pop("right"))

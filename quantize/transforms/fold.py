@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.quantize.graphs.derived import Float, lazy_array, row_chunks
+from paligemma_edge.quantize.graphs.finite import compute_finite
 from paligemma_edge.quantize.graphs.linear import Linear, initializer, linears, set_float, tensor_of
 from paligemma_edge.quantize.transforms.changes import ScaledInputs
 
@@ -40,16 +41,16 @@ def norm_readers(norm: ir.Node, layers: dict[int, Linear]) -> list[Linear]:
 
 def float_of(value: ir.Value | None) -> Float:
     """The values of an initializer in float32."""
-    found = initializer(value)
-    assert found is not None
-    return np.asarray(tensor_of(found).numpy(), np.float32)
+    stored = initializer(value)
+    assert stored is not None
+    return np.asarray(tensor_of(stored).numpy(), np.float32)
 
 
 def put_float(value: ir.Value | None, array: Float) -> None:
     """Give an initializer other values."""
-    found = initializer(value)
-    assert found is not None
-    set_float(found, ir.tensor(array, name=found.name))
+    stored = initializer(value)
+    assert stored is not None
+    set_float(stored, ir.tensor(array, name=stored.name))
 
 
 def _fold(norm: ir.Node, readers: list[Linear]) -> None:
@@ -68,10 +69,11 @@ def _add_to_bias(layer: Linear, shift: Float) -> None:
     """`b + W @ shift`, computed when it is read."""
     assert layer.bias is not None
     before, weight, columns_first = tensor_of(layer.bias), layer.tensor, layer.columns_first
-    shape = [layer.out_features]
+    name, shape = f"{layer.name}.bias", [layer.out_features]
 
-    def evaluate() -> Float:
+    def shifted() -> Float:
         moved = [rows @ shift for _, rows in row_chunks(weight, columns_first)]
         return before.numpy().astype(np.float32) + np.concatenate(moved)
 
-    set_float(layer.bias, lazy_array(f"{layer.name}.bias", evaluate, ir.DataType.FLOAT, shape))
+    bias = lazy_array(name, lambda: compute_finite(name, shifted), ir.DataType.FLOAT, shape)
+    set_float(layer.bias, bias)

@@ -2,7 +2,7 @@
 
 Two rotations, both folded into the weights: one of the residual stream, which pre-norm blocks
 allow once the gains are folded (an RMS norm does not see a rotation), and one of each head's
-values. Only where the stream begins does the graph itself turn it, by two small products, so
+values. Only where the stream begins does the graph itself rotate it, by two small products, so
 that the embedding table stays as it is stored. Where what a layer adds is normalized, as in
 Gemma 2, each channel of it has a gain of its own, so that the stream cannot be rotated.
 (QuaRot, https://arxiv.org/abs/2404.00456, sections 4.1 and 4.2.)
@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.graphs.constants import add_constant
 from paligemma_edge.quantize.graphs.linear import Linear, linears
+from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.transforms.changes import RotatedInputs, RotatedOutputs
 from paligemma_edge.quantize.transforms.fold import float_of
 from paligemma_edge.quantize.transforms.rotation import Rotation
@@ -60,30 +60,23 @@ def _rotate_stream(model: ir.Model, layers: Sequence[Linear], rotation: Rotation
             layer.change(RotatedInputs(rotation))
     start = next(node for node in model.graph if node.op_type == "Concat").outputs[0]
     users = [(use.node, use.idx) for use in start.uses()]
-    nodes = rotation_nodes(model, start, rotation)
-    model.graph.insert_before(users[0][0], nodes)
+    nodes = Nodes(model, "rotation")
+    rotated = add_rotation(nodes, start, rotation)
+    nodes.insert_before(users[0][0])
     for user, index in users:
-        user.replace_input_with(index, nodes[-1].outputs[0])
+        user.replace_input_with(index, rotated)
 
 
-def rotation_nodes(
-    model: ir.Model, x: ir.Value, rotation: Rotation, *, back: bool = False
-) -> list[ir.Node]:
-    """Nodes that turn `x` [batch, tokens, size], or turn it back: two small products."""
+def add_rotation(nodes: Nodes, x: ir.Value, rotation: Rotation, *, back: bool = False) -> ir.Value:
+    """Rotate `x` [batch, tokens, size], or rotate it back: two small products."""
     left, right = (rotation.left.T, rotation.right.T) if back else (rotation.left, rotation.right)
     name = "rotation.back" if back else "rotation"
-    split = add_constant(model, "rotation.split", np.array([0, 0, len(left), len(right)]))
-    joined = add_constant(model, "rotation.join", np.array([0, 0, rotation.size]))
-    rows = add_constant(model, f"{name}.left", np.ascontiguousarray(left.T))
-    columns = add_constant(model, f"{name}.right", np.ascontiguousarray(right))
-    cube = ir.node("Reshape", [x, split])
-    once = ir.node("MatMul", [cube.outputs[0], columns])
-    twice = ir.node("MatMul", [rows, once.outputs[0]])
-    flat = ir.node("Reshape", [twice.outputs[0], joined])
-    nodes = [cube, once, twice, flat]
-    for number, node in enumerate(nodes):
-        node.outputs[0].name = f"{name}.{number}.{x.name}"
-    return nodes
+    split = nodes.constant("rotation.split", np.array([0, 0, len(left), len(right)]))
+    joined = nodes.constant("rotation.join", np.array([0, 0, rotation.size]))
+    rows = nodes.constant(f"{name}.left", np.ascontiguousarray(left.T))
+    columns = nodes.constant(f"{name}.right", np.ascontiguousarray(right))
+    once = nodes.add("MatMul", nodes.add("Reshape", x, split), columns)
+    return nodes.add("Reshape", nodes.add("MatMul", rows, once), joined)
 
 
 def _rotate_values(model: ir.Model, layers: dict[str, Linear]) -> None:

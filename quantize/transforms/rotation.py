@@ -42,8 +42,8 @@ class Rotation:
     def apply(self, x: Float) -> Float:
         """Rotate rows [rows, size]."""
         cube = x.reshape(-1, len(self.left), len(self.right)) @ self.right
-        turned: Float = self.left.T @ cube
-        return turned.reshape(x.shape)
+        rotated: Float = self.left.T @ cube
+        return rotated.reshape(x.shape)
 
 
 def rotate_columns(rotation: Rotation, matrix: Float) -> Float:

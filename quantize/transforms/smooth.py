@@ -1,7 +1,7 @@
 """Moves the unevenness of inputs into the weights, channel by channel. The function stays.
 
-A channel that is `s` times too large is made so much smaller where it comes from, and the next
-weight's column so much larger: from a norm's gain, from the rows of `up_proj` (its product with
+A channel that is `s` times too large is divided by that where it comes from, and the next
+weight's column multiplied by it: from a norm's gain, from the rows of `up_proj` (its product with
 the gate is linear in them), or from the rows of a vision block's values. What follows a GELU has
 no such place. (SmoothQuant, https://arxiv.org/abs/2211.10438, equation 4.)
 """
@@ -14,7 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.quantize.graphs.derived import Float, row_chunks
-from paligemma_edge.quantize.graphs.linear import Linear, linears, set_float, tensor_of
+from paligemma_edge.quantize.graphs.finite import compute_finite
+from paligemma_edge.quantize.graphs.linear import Linear, initializer, linears
 from paligemma_edge.quantize.rounding.statistics import Moments
 from paligemma_edge.quantize.transforms.changes import DividedOutputs, ScaledInputs
 from paligemma_edge.quantize.transforms.fold import NORMS, float_of, norm_readers, put_float
@@ -26,7 +27,7 @@ def smooth(model: ir.Model, moments: _Moments, strength: float, *, norms: bool) 
     """Smooth a graph in place; return the statistics as they are afterwards.
 
     Layers without statistics take the size of the rows that feed them for that of their input.
-    `norms` asks for the norms too; not where the stream is rotated, which is even already.
+    `norms` smooths norms too: not where the stream is rotated, which is even already.
     """
     layers = {layer.name: layer for layer in linears(model)}
     after = dict(moments)
@@ -50,7 +51,7 @@ def _smooth_norms(
             seen = after[readers[0].name].largest
             scales = _scales(seen, np.max([_columns(r) for r in readers], axis=0), strength)
             for place in range(1, len(norm.inputs)):
-                put_float(norm.inputs[place], float_of(norm.inputs[place]) / scales)
+                _divide(norm.inputs[place], scales)
             for reader in readers:
                 _enlarge(reader, scales, after)
 
@@ -70,9 +71,14 @@ def _smooth_out(qkv: Linear, out: Linear, after: dict[str, Moments], strength: f
     divisors = np.concatenate([np.ones(first, np.float32), scales])
     qkv.change(DividedOutputs(divisors))
     if qkv.bias is not None:
-        bias = tensor_of(qkv.bias).numpy().astype(np.float32) / divisors
-        set_float(qkv.bias, ir.tensor(bias, name=qkv.bias.name))
+        _divide(qkv.bias, divisors)
     _enlarge(out, scales, after)
+
+
+def _divide(value: ir.Value | None, divisors: Float) -> None:
+    stored = initializer(value)
+    assert stored is not None
+    put_float(stored, compute_finite(str(stored.name), lambda: float_of(stored) / divisors))
 
 
 def _enlarge(layer: Linear, scales: Float, after: dict[str, Moments]) -> None:
@@ -101,4 +107,5 @@ def _columns(layer: Linear) -> Float:
 def _rows(layer: Linear) -> Float:
     """The length of each row, [out]."""
     chunks = row_chunks(layer.tensor, layer.columns_first)
-    return np.concatenate([np.linalg.norm(rows, axis=1) for _, rows in chunks])
+    with np.errstate(over="ignore"):  # `_scales` leaves out what is not finite
+        return np.concatenate([np.linalg.norm(rows, axis=1) for _, rows in chunks])

@@ -1,9 +1,10 @@
-"""From cured graphs and chosen schemes to the graphs of a variant, in its device's precision."""
+"""From a lossless model to the graphs of a variant, in its device's precision."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import onnx_ir as ir
 
@@ -11,73 +12,116 @@ from paligemma_edge.quantize.calibration.ranges import overflowing, range_notes,
 from paligemma_edge.quantize.calibration.samples import Calibration
 from paligemma_edge.quantize.graphs.linear import HEAD
 from paligemma_edge.quantize.graphs.prefill import PREFIX
+from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import Recipe
 from paligemma_edge.quantize.schemes.argmax_head import add_argmax_head, logit_graphs
 from paligemma_edge.quantize.schemes.cuda_check import missing_kernels
 from paligemma_edge.quantize.schemes.half import to_half
 from paligemma_edge.quantize.transforms.changes import Changes, changes_of
-from paligemma_edge.quantize.variant.passes import TransformedGraphs, round_graphs
+from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, round_graphs
+from paligemma_edge.quantize.variant.prepare import transform_and_calibrate, without_calibration
 from paligemma_edge.quantize.variant.sensitivity import SchemeChoice, choose_schemes, first_schemes
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import ModelConfig
 
-Progress = Callable[[str, int, int], None]
 _HALF = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 
 
 @dataclass(frozen=True)
+class ModelSource:
+    """A lossless model that variants are built from."""
+
+    graphs: Graphs
+    config: ModelConfig
+    image_id: int  # of the first token that is never part of an answer
+
+
+Choices: TypeAlias = dict[str, SchemeChoice]  # by layer
+Search: TypeAlias = Callable[[Recipe, TransformedGraphs, Choices], Choices]
+
+
+@dataclass(frozen=True)
 class VariantGraphs:
-    """The graphs of a variant, and what is worth telling of them."""
+    """The graphs of a variant, and what to report about them."""
 
     graphs: Mapping[str, ir.Model]
     choices: Mapping[str, SchemeChoice]
     notes: tuple[str, ...]
-    changes: Changes  # by the cures, of the layers that have any
+    changes: Changes  # by the transforms, of the layers that have any
 
 
-def scheme_choices(
-    cured: TransformedGraphs, recipe: Recipe, *, measure: bool
-) -> dict[str, SchemeChoice]:
-    """A scheme for each layer: by its error, or the recipe's first one where none is measured."""
-    layers = cured.layers()
-    return (
-        choose_schemes(layers, recipe, cured.moments) if measure else first_schemes(layers, recipe)
+def build_variant(
+    source: ModelSource,
+    recipe: Recipe,
+    calibration: Calibration | None,
+    progress: Progress,
+    search: Search | None = None,
+) -> VariantGraphs:
+    """The graphs of a variant: transform, calibrate, choose schemes, round and convert.
+
+    Without `calibration` every weight is rounded to its nearest code. `search` may choose safer
+    schemes than those that the measured errors ask for. Weights are read when the graphs are
+    written. OptionError where the recipe does not fit the model, or a weight holds NaN or Inf.
+    """
+    if calibration is None:
+        recipe = without_calibration(recipe)
+    transformed = transform_and_calibrate(
+        source.graphs, source.config, recipe, calibration, progress
+    )
+    progress(f"choosing schemes of {recipe.name}", 0, 1)
+    measure = calibration is not None or search is not None
+    choices = scheme_choices(transformed, recipe, measure=measure)
+    if search is not None:
+        choices = search(recipe, transformed, choices)
+    return round_and_convert(
+        transformed, recipe, choices, source=source, calibration=calibration, progress=progress
     )
 
 
-def build_graphs(
-    cured: TransformedGraphs,
+def scheme_choices(
+    transformed: TransformedGraphs, recipe: Recipe, *, measure: bool
+) -> dict[str, SchemeChoice]:
+    """A scheme for each layer: by its error, or the recipe's first one where none is measured."""
+    layers = transformed.layers()
+    if not measure:
+        return first_schemes(layers, recipe)
+    return choose_schemes(layers, recipe, transformed.moments)
+
+
+def round_and_convert(
+    transformed: TransformedGraphs,
     recipe: Recipe,
     choices: Mapping[str, SchemeChoice],
     *,
-    config: ModelConfig,
-    image_id: int,
+    source: ModelSource,
     calibration: Calibration | None,
-    tell: Progress,
+    progress: Progress,
 ) -> VariantGraphs:
-    """Round the graphs; for CUDA make them half precision, and see that CUDA can run them.
+    """Round the graphs; for CUDA convert them to half precision, and check that CUDA can run them.
 
     There the decoder chooses tokens by itself, of those below `image_id`. OptionError names what
     CUDA cannot run, or what no float16 could hold.
     """
-    graphs = round_graphs(cured, recipe, choices)
-    notes = cured.notes + _fallbacks(choices)
+    graphs = round_graphs(transformed, recipe, choices)
+    notes = transformed.notes + _fallbacks(choices)
     if recipe.compute in _HALF:
-        kept = _kept_float(cured, recipe, config, calibration, tell)
+        kept = _kept_float(transformed, recipe, source.config, calibration, progress)
         notes += range_notes(kept)
         _halve(graphs, recipe, kept)
     if recipe.device == "cuda":
-        graphs |= _choosing(graphs, config.vocab_size, image_id)
+        graphs |= _choosing(graphs, source.config.vocab_size, source.image_id)
         _require_kernels(graphs, recipe)
-    return VariantGraphs(graphs, choices, notes, layer_changes(cured))
+    return VariantGraphs(graphs, choices, notes, layer_changes(transformed))
 
 
-def layer_changes(cured: TransformedGraphs) -> Changes:
-    """Those of a prefill graph are the decoder's, and nothing comes later to the head."""
-    layers = {k: v for k, v in cured.layers().items() if not k.startswith(PREFIX) and k != HEAD}
-    found = {name: changes_of(layer.tensor) for name, layer in layers.items()}
-    return {name: changes for name, changes in found.items() if changes}
+def layer_changes(transformed: TransformedGraphs) -> Changes:
+    """By layer; those of a prefill graph are the decoder's, and nothing is added to the head."""
+    return {
+        name: changes
+        for name, layer in transformed.layers().items()
+        if not name.startswith(PREFIX) and name != HEAD and (changes := changes_of(layer.tensor))
+    }
 
 
 def _fallbacks(choices: Mapping[str, SchemeChoice]) -> tuple[str, ...]:
@@ -93,21 +137,21 @@ def _fallbacks(choices: Mapping[str, SchemeChoice]) -> tuple[str, ...]:
 
 
 def _kept_float(
-    cured: TransformedGraphs,
+    transformed: TransformedGraphs,
     recipe: Recipe,
     config: ModelConfig,
     calibration: Calibration | None,
-    tell: Progress,
+    progress: Progress,
 ) -> dict[str, float]:
     """Layers whose values float16 cannot hold, with the largest value seen; bfloat16 holds all."""
     if recipe.compute != "float16" or calibration is None:
         return {}
     ranges = scan_ranges(
-        cured.graphs,
+        transformed.graphs,
         config,
         calibration.images,
         calibration.asked,
-        progress=lambda stage, done, of: tell(f"scanning ranges of {stage}", done, of),
+        progress=lambda stage, done, of: progress(f"scanning ranges of {stage}", done, of),
     )
     return overflowing(ranges)
 

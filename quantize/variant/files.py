@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from paligemma_edge.quantize.graphs.graph_file import Written, disk_bytes, weight_bytes, write_graph
 from paligemma_edge.quantize.graphs.linear import EMBEDDING, WEIGHT
+from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.recipes.recipe import Recipe
 from paligemma_edge.quantize.transforms.changes import Changes
 from paligemma_edge.quantize.transforms.changes_file import CHANGES_FILE, write_changes
 from paligemma_edge.runtime.bundle.staging import StagedFiles
 from paligemma_edge.runtime.manifest import Variant
-
-Progress = Callable[[str, int, int], None]  # stage, done, in all
 
 
 def write_variant(
@@ -22,28 +21,31 @@ def write_variant(
     recipe: Recipe,
     graphs: Mapping[str, ir.Model],
     changes: Changes,
-    progress: Progress | None = None,
-) -> None:
-    """Write every graph, and what the cures did, into the folder that bears the recipe's name."""
+    progress: Progress = no_progress,
+) -> Variant:
+    """Write every graph and the changes file into the folder with the recipe's name.
+
+    Returns what the manifest says of the variant.
+    """
     total, done = disk_bytes(graphs.values()), 0
     writer.require_space(total)
 
     def wrote(size: int) -> None:
         nonlocal done
         done += size
-        if progress is not None:
-            progress(f"writing {recipe.name}", min(done, total), total)
+        progress(f"writing {recipe.name}", min(done, total), total)
 
     beside: Written = {}
     for name, model in graphs.items():
         write_graph(model, writer.path(graph_file(recipe, name)), wrote, beside)
     write_changes(writer.path(f"{recipe.name}/{CHANGES_FILE}"), changes)
+    files = [name for name in writer.files() if name.startswith(f"{recipe.name}/")]
+    return _describe_variant(recipe, graphs, files)
 
 
-def describe_variant(
+def _describe_variant(
     recipe: Recipe, graphs: Mapping[str, ir.Model], files: Sequence[str]
 ) -> Variant:
-    """What the manifest says of the variant; `files` are those of its folder."""
     return Variant(
         device=recipe.device,
         recipe=recipe.name.partition("-")[2],
@@ -56,7 +58,7 @@ def describe_variant(
 
 
 def graph_file(recipe: Recipe, graph: str) -> str:
-    """Where a graph lies in the bundle."""
+    """Where the bundle has a graph."""
     return f"{recipe.name}/{graph}.onnx"
 
 

@@ -1,8 +1,8 @@
 """A recipe's passes over the graphs of a model, in their order.
 
-    cure      fold gains, rotate, and after calibration smooth: the function stays the same
-    choose    a scheme for each layer, by its error (`sensitivity`)
-    round     schemes in the place of products; the best logits refined; half precision
+    transform  fold gains, rotate, and after calibration smooth: the function stays the same
+    choose     a scheme for each layer, by its error (`sensitivity`)
+    round      schemes in the place of products; the best logits refined; half precision
 
 The graphs that come in are left as they are, and weights are read when the result is written.
 """
@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from paligemma_edge.quantize.graphs.linear import HEAD, Linear, linears, untie_head
 from paligemma_edge.quantize.graphs.prefill import PREFIX, has_windows, prefill_of, whole_prompt
+from paligemma_edge.quantize.graphs.stored import check_weights
 from paligemma_edge.quantize.recipes.recipe import Recipe, Scheme
 from paligemma_edge.quantize.rounding.rounding import round_rows
 from paligemma_edge.quantize.rounding.statistics import Moments
@@ -45,7 +46,7 @@ class TransformedGraphs:
     graphs: Graphs
     head_input: HeadInput
     moments: Mapping[str, Moments]
-    notes: tuple[str, ...] = ()  # cures that this model does not allow
+    notes: tuple[str, ...] = ()  # transforms that this model does not allow
 
     def layers(self) -> dict[str, Linear]:
         """The linear layers of all graphs, by name."""
@@ -55,9 +56,11 @@ class TransformedGraphs:
 def transform(graphs: Graphs, recipe: Recipe) -> TransformedGraphs:
     """Copies of the graphs with gains folded and the decoder rotated.
 
-    A prefill graph is left out: it is made anew from the decoder.
+    A prefill graph is left out: it is made anew from the decoder. From here on reading a weight
+    raises OptionError where it holds NaN or Inf.
     """
     copies = {name: graphs[name].clone() for name in graphs if name != contract.PREFILL}
+    check_weights(copies.values())
     decoder = copies[contract.DECODER]
     gain = _last_gain(decoder)
     if not recipe.fold:
@@ -73,11 +76,11 @@ def transform(graphs: Graphs, recipe: Recipe) -> TransformedGraphs:
 
 
 def prepare(
-    cured: TransformedGraphs, recipe: Recipe, moments: Mapping[str, Moments]
+    transformed: TransformedGraphs, recipe: Recipe, moments: Mapping[str, Moments]
 ) -> TransformedGraphs:
     """The graphs smoothed, with the prefill graph beside them if the recipe has one."""
-    copies = {name: model.clone() for name, model in cured.graphs.items()}
-    head_input = cured.head_input
+    copies = {name: model.clone() for name, model in transformed.graphs.items()}
+    head_input = transformed.head_input
     if recipe.smooth:
         moments = smooth(
             copies[contract.VISION_ENCODER], moments, recipe.smooth, norms=bool(moments)
@@ -90,25 +93,25 @@ def prepare(
         copies[contract.PREFILL] = prefill_of(copies[contract.DECODER])
         same = {n.replace("decoder.", PREFIX, 1): m for n, m in moments.items()}
         moments = {**moments, **same}
-    return dataclasses.replace(cured, graphs=copies, head_input=head_input, moments=moments)
+    return dataclasses.replace(transformed, graphs=copies, head_input=head_input, moments=moments)
 
 
 def round_graphs(
-    cured: TransformedGraphs, recipe: Recipe, choices: Mapping[str, SchemeChoice]
+    transformed: TransformedGraphs, recipe: Recipe, choices: Mapping[str, SchemeChoice]
 ) -> dict[str, ir.Model]:
     """Copies of the graphs with each layer by its scheme; what no choice names stays float.
 
     A decoder with windows gets its copy for prompts, if it has none by other products.
     """
-    copies = {name: model.clone() for name, model in cured.graphs.items()}
+    copies = {name: model.clone() for name, model in transformed.graphs.items()}
     for model in copies.values():
         for layer in linears(model):
             if layer.name in choices:
                 scheme, read = recipe.schemes[choices[layer.name].scheme], layer.input
                 logits = str(layer.node.outputs[0].name)
-                _round(model, layer, scheme, cured.moments.get(layer.name))
+                _round(model, layer, scheme, transformed.moments.get(layer.name))
                 if layer.name == HEAD and recipe.refine:
-                    refine_head(model, read, logits, cured.head_input, recipe.refine)
+                    refine_head(model, read, logits, transformed.head_input, recipe.refine)
     if contract.PREFILL not in copies and has_windows(copies[contract.DECODER]):
         copies[contract.PREFILL] = whole_prompt(copies[contract.DECODER])
     return copies

@@ -1,32 +1,31 @@
-"""A model's graphs made ready for a recipe: cured, calibrated, smoothed."""
+"""A model's graphs made ready for a recipe: transformed, calibrated, smoothed."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from paligemma_edge.quantize.calibration.calibrate import calibrate
 from paligemma_edge.quantize.calibration.samples import Calibration
+from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import Recipe
 from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, prepare, transform
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import ModelConfig
 
-Progress = Callable[[str, int, int], None]  # stage, done, in all
-
 
 def require_distinct(names: Iterable[str]) -> None:
-    """OptionError where two variants would bear one name, as recipes of two folders may."""
+    """OptionError where two variants would have one name, as recipes of two folders may."""
     for name, count in Counter(names).items():
         if count > 1:
-            raise OptionError(f"variant {name} is asked for {count} times, wanted each once")
+            raise OptionError(f"variant {name} is requested {count} times, wanted each once")
 
 
 def require_layers(graphs: Graphs, recipe: Recipe) -> None:
     """OptionError where a recipe names layers that the graphs do not have."""
-    cured = prepare(transform(graphs, recipe), dataclasses.replace(recipe, smooth=0), {})
-    recipe.require_names({name: layer.in_features for name, layer in cured.layers().items()})
+    transformed = prepare(transform(graphs, recipe), dataclasses.replace(recipe, smooth=0), {})
+    recipe.require_names({name: layer.in_features for name, layer in transformed.layers().items()})
 
 
 def transform_and_calibrate(
@@ -34,22 +33,22 @@ def transform_and_calibrate(
     config: ModelConfig,
     recipe: Recipe,
     calibration: Calibration | None,
-    tell: Progress,
+    progress: Progress,
 ) -> TransformedGraphs:
     """The graphs ready to be rounded, calibrated if there is something to calibrate with."""
-    cured = transform(graphs, recipe)
+    transformed = transform(graphs, recipe)
     moments = {}
     if calibration is not None and recipe.layers:
         second = any(scheme.rounding == "gptq" for scheme in recipe.schemes.values())
         moments = calibrate(
-            cured.graphs,
+            transformed.graphs,
             config,
             calibration.images,
             calibration.asked,
             second=second,
-            progress=lambda stage, done, of: tell(f"calibrating {stage}", done, of),
+            progress=lambda stage, done, of: progress(f"calibrating {stage}", done, of),
         )
-    return prepare(cured, recipe, moments)
+    return prepare(transformed, recipe, moments)
 
 
 def without_calibration(recipe: Recipe) -> Recipe:

@@ -1,4 +1,4 @@
-"""The smallest variant that keeps enough of the answers: by measure, not by a list of names.
+"""The smallest variant that keeps enough of the answers: by measurement, not by a list of names.
 
 Layers are given their next safer scheme in an order, first those that gain most for a byte; the
 search halves the number of such steps until the fewest are found.
@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from paligemma_edge.quantize.calibration.samples import Calibration
+from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import Recipe, Scheme
-from paligemma_edge.quantize.variant.files import describe_variant, write_variant
+from paligemma_edge.quantize.variant.files import write_variant
 from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, round_graphs
 from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
 from paligemma_edge.runtime.bundle.bundle import Bundle
@@ -23,24 +24,25 @@ from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.model import PaliGemma
 
 Choices = Mapping[str, SchemeChoice]
-Progress = Callable[[str, int, int], None]
 
 
 def smallest_that_keeps(
     bundle: Bundle,
     recipe: Recipe,
-    cured: TransformedGraphs,
+    transformed: TransformedGraphs,
     choices: Choices,
     known: Calibration,
     *,
     min_agreement: float,
-    tell: Progress,
+    progress: Progress,
 ) -> dict[str, SchemeChoice]:
     """The choices with the fewest safer schemes that keep `min_agreement` of the answers.
 
     OptionError where even the safest do not.
     """
-    sizes = {name: layer.in_features * layer.out_features for name, layer in cured.layers().items()}
+    sizes = {
+        name: layer.in_features * layer.out_features for name, layer in transformed.layers().items()
+    }
     steps = _steps(choices, recipe, sizes)
     stages = [dict(choices)]
     for step in steps:
@@ -48,8 +50,8 @@ def smallest_that_keeps(
     measured: dict[int, float] = {}
 
     def keeps(place: int) -> bool:
-        tell(f"searching {recipe.name}", place, len(stages))
-        graphs = round_graphs(cured, recipe, stages[place])
+        progress(f"searching {recipe.name}", place, len(stages))
+        graphs = round_graphs(transformed, recipe, stages[place])
         measured[place] = _agreement(bundle, recipe, graphs, known)
         return measured[place] >= min_agreement
 
@@ -57,7 +59,7 @@ def smallest_that_keeps(
         raise OptionError(
             f"recipe {recipe.name} keeps {measured[len(stages) - 1]:.1%} of the answers with its "
             f"safest schemes, wanted {min_agreement:.1%}; name safer ones in a recipe of "
-            "your own, or ask for less"
+            "your own, or lower min_agreement"
         )
     return stages[_first(keeps, len(stages) - 1)]
 
@@ -109,9 +111,7 @@ def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
     tokenizer = bundle.manifest.tokenizer.file
     with new_bundle(path) as writer:
         writer.write(tokenizer, bundle.file(tokenizer).read_bytes())
-        write_variant(writer, recipe, graphs, {})
-        files = [name for name in writer.files() if name != tokenizer]
-        variant = describe_variant(recipe, graphs, files)
+        variant = write_variant(writer, recipe, graphs, {})
         manifest = dataclasses.replace(
             bundle.manifest,
             variants={recipe.name: variant},

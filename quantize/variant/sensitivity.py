@@ -1,4 +1,4 @@
-"""How far a scheme puts the output of one layer off, and which scheme a layer can bear.
+"""How much a scheme changes the output of one layer, and which scheme a layer can have.
 
 Measured on some rows of the weight, with the statistics of the layer's input: the error of the
 rounded weight, and that of the rounded input.
@@ -48,12 +48,12 @@ class SchemeChoice:
 
 def first_schemes(layers: Mapping[str, Linear], recipe: Recipe) -> dict[str, SchemeChoice]:
     """The recipe's own scheme for every layer that it names; nothing is measured."""
-    found = {name: recipe.assignment(name) for name in layers}
+    entries = {name: recipe.assignment(name) for name in layers}
     return {
         name: SchemeChoice(
             name, entry.scheme, dict.fromkeys((entry.scheme, *entry.safer), math.nan)
         )
-        for name, entry in found.items()
+        for name, entry in entries.items()
         if entry is not None
     }
 
@@ -62,8 +62,8 @@ def choose_schemes(
     layers: Mapping[str, Linear], recipe: Recipe, moments: Mapping[str, Moments]
 ) -> dict[str, SchemeChoice]:
     """A scheme for every layer that the recipe names, by the error of each scheme."""
-    found = {name: recipe.assignment(name) for name in layers}
-    assigned = {name: entry for name, entry in found.items() if entry is not None}
+    entries = {name: recipe.assignment(name) for name in layers}
+    assigned = {name: entry for name, entry in entries.items() if entry is not None}
     with ThreadPoolExecutor(usable_cores()) as pool:
         chosen = pool.map(
             lambda item: _choose(layers[item[0]], recipe, item[1], moments.get(item[0])),

@@ -2,7 +2,7 @@
 
 Some channels come out of a norm, of `up_proj` or of a vision block's values sixty times too
 large, and the next weights read them sixty times too small: what large models are like, and what
-8-bit inputs cannot bear.
+8-bit inputs cannot represent.
 """
 
 from __future__ import annotations

@@ -122,11 +122,11 @@ class Whole:
         hidden = {contract.LAST_HIDDEN_STATE: vision[contract.LAST_HIDDEN_STATE]}
         return vision, hidden | run(self.sessions[contract.PROJECTOR], hidden)
 
-    def read(self, features: Array, asked: CalibrationSample) -> tuple[Values, Values]:
+    def read(self, features: Array, sample: CalibrationSample) -> tuple[Values, Values]:
         """What the decoder computes of a prompt, and of an answer token by token."""
-        length, fed = features.shape[1] + len(asked.ids), asked.answer[:-1]
+        length, fed = features.shape[1] + len(sample.ids), sample.answer[:-1]
         decoder = self.sessions[contract.DECODER]
-        feeds = decoder_feeds(features, asked.ids, length, self.config, room=len(fed))
+        feeds = decoder_feeds(features, sample.ids, length, self.config, room=len(fed))
         prompt = last = run(self.sessions[contract.PREFILL], feeds)
         steps = []
         for place, token in enumerate(fed, 1):

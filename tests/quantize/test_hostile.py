@@ -1,7 +1,7 @@
 """Outliers that do not change the function do not change what a recipe keeps of it.
 
 Every figure is held against that of the same recipe on the plain sample model. The divergence
-is the sharp one: a cure that is broken multiplies it long before an answer changes.
+is the sharp one: a transform that is broken multiplies it long before an answer changes.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ AS_NEAR = 1.5  # times the divergence on the plain model
 BROKEN = 4.0  # times that divergence, at least
 LOSSLESS = 1e-3  # of the largest logit: sums of float32 in another measure
 
-UNCURED = """
-about = "a test: what 8-bit integers are without a cure"
+UNTRANSFORMED = """
+about = "a test: what 8-bit integers are without a transform"
 weights = "int8"
 fold = false
 schemes.int8 = { kind = "integer", inputs = 8 }
 layers = [{ match = "vision.*", scheme = "int8" }, { match = "decoder.*", scheme = "int8" }]
 """
-# Weights of 8 bits are what suffers here: inputs of 16 bits bear more.
-CURES = """
-about = "a test: one cure or none"
+# Weights of 8 bits are what suffers here: inputs of 16 bits are fine enough.
+TRANSFORMS = """
+about = "a test: one transform or none"
 weights = "int8"
 fold = {fold}
 smooth = {smooth}
@@ -68,11 +68,11 @@ Answers = list[tuple[tuple[int, ...], Array]]  # tokens, and the logits [tokens,
 
 @pytest.fixture(scope="module")
 def known(shapes_bundle: Path) -> Answers:
-    """What the plain model says."""
+    """What the plain model answers."""
     model, found = PaliGemma(shapes_bundle), []
     for question in QUESTIONS:
-        said = EvalRequest.encode(model, question, DEFAULT_MAX_NEW_TOKENS).answer()
-        tokens, rows = zip(*((token, row.copy()) for token, row in said), strict=True)
+        steps = EvalRequest.encode(model, question, DEFAULT_MAX_NEW_TOKENS).answer()
+        tokens, rows = zip(*((token, row.copy()) for token, row in steps), strict=True)
         found.append((tokens, np.stack(rows)))
     return found
 
@@ -81,9 +81,9 @@ def measure(bundle: Path, variant: str, known: Answers, some: slice = slice(None
     """After the plain model's tokens; where all of those are chosen the answer is the same."""
     model, same, forced, errors, far = PaliGemma(bundle, variant=variant), [], [], [], []
     for question, (tokens, expected) in zip(QUESTIONS[some], known[some], strict=True):
-        asked = EvalRequest.encode(model, question, DEFAULT_MAX_NEW_TOKENS)
+        request = EvalRequest.encode(model, question, DEFAULT_MAX_NEW_TOKENS)
         chosen = []
-        for row, wanted in zip(asked.forced(tokens), expected, strict=True):
+        for row, wanted in zip(request.forced(tokens), expected, strict=True):
             chosen.append(int(row.argmax()))
             far.append(divergence(wanted, row))
             errors.append(float(np.abs(row - wanted).max() / np.abs(wanted).max()))
@@ -109,13 +109,13 @@ def user_recipe(folder: Path, name: str, text: str) -> Recipe:
 def bundles(
     shapes_bundle: Path, shapes_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Mapping[str, Path]:
-    """The plain model and the hostile one, each with the shipped recipes and an uncured one."""
+    """The plain model and the hostile one, by the shipped recipes and one without transforms."""
 
     def build(folder: Path) -> None:
         shutil.copytree(shapes_bundle, folder / "plain.bundle")
         hostile_bundle(shapes_checkpoint, folder, Planted())
         recipes = [load_recipe(name) for name in SHIPPED]
-        recipes.append(user_recipe(folder, "cpu-uncured", UNCURED))
+        recipes.append(user_recipe(folder, "cpu-untransformed", UNTRANSFORMED))
         for name in ("plain", "hostile"):
             quantize(folder / f"{name}.bundle", recipes, QuantizeOptions(report=False))
 
@@ -152,8 +152,8 @@ def test_shipped_recipes_keep_as_much_of_the_hostile_model(
     assert hostile.divergence <= AS_NEAR * plain.divergence
 
 
-def test_without_a_cure_8_bits_fail(kept: Callable[[str, str], Kept]) -> None:
-    plain, hostile = kept("plain", "cpu-uncured"), kept("hostile", "cpu-uncured")
+def test_without_a_transform_8_bits_fail(kept: Callable[[str, str], Kept]) -> None:
+    plain, hostile = kept("plain", "cpu-untransformed"), kept("hostile", "cpu-untransformed")
     for fine in (plain, *(kept("hostile", recipe) for recipe in SHIPPED)):
         assert hostile.same < fine.same - 10 * POINT
         assert hostile.forced < fine.forced - 10 * POINT
@@ -161,16 +161,16 @@ def test_without_a_cure_8_bits_fail(kept: Callable[[str, str], Kept]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("planted", "without", "cured"),
+    ("planted", "without", "transformed"),
     [
         pytest.param(Planted(products=False), (False, 0.0), (True, 0.0), id="norms are folded"),
         pytest.param(Planted(norms=False), (True, 0.0), (True, 0.5), id="products are smoothed"),
     ],
 )
-def test_each_cure_heals_its_own_channels(
+def test_each_transform_helps_with_its_own_channels(
     planted: Planted,
     without: tuple[bool, float],
-    cured: tuple[bool, float],
+    transformed: tuple[bool, float],
     known: Answers,
     shapes_bundle: Path,
     shapes_checkpoint: Path,
@@ -178,13 +178,13 @@ def test_each_cure_heals_its_own_channels(
 ) -> None:
     hostile = hostile_bundle(shapes_checkpoint, tmp_path, planted)
     plain = Path(shutil.copytree(shapes_bundle, tmp_path / "plain.bundle"))
-    sick, sound = (
-        user_recipe(tmp_path, name, CURES.format(fold=str(fold).lower(), smooth=strength))
-        for name, (fold, strength) in (("cpu-sick", without), ("cpu-sound", cured))
+    without_it, with_it = (
+        user_recipe(tmp_path, name, TRANSFORMS.format(fold=str(fold).lower(), smooth=strength))
+        for name, (fold, strength) in (("cpu-without", without), ("cpu-with", transformed))
     )
     options = QuantizeOptions(calibrate=False, report=False)
-    quantize(hostile, [sick, sound], options)
-    quantize(plain, [sound], options)
-    bound = AS_NEAR * measure(plain, "cpu-sound", known, FEW).divergence
-    assert measure(hostile, "cpu-sound", known, FEW).divergence <= bound
-    assert measure(hostile, "cpu-sick", known, FEW).divergence > BROKEN * bound
+    quantize(hostile, [without_it, with_it], options)
+    quantize(plain, [with_it], options)
+    bound = AS_NEAR * measure(plain, "cpu-with", known, FEW).divergence
+    assert measure(hostile, "cpu-with", known, FEW).divergence <= bound
+    assert measure(hostile, "cpu-without", known, FEW).divergence > BROKEN * bound

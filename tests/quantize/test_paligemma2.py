@@ -87,8 +87,8 @@ def test_most_of_the_answers_are_kept(name: str, quantized: Quantized) -> None:
 
 
 def test_what_cannot_be_rotated_is_a_note_and_no_error(quantized: Quantized) -> None:
-    told = [note.split(":")[0] for note in quantized.notes if "stream is not rotated" in note]
-    assert sorted(told) == sorted(ROTATED)
+    notes = [note.split(":")[0] for note in quantized.notes if "stream is not rotated" in note]
+    assert sorted(notes) == sorted(ROTATED)
     for name, report in quantized.reports.items():
         assert any("stream is not rotated" in note for note in report.notes) == (name in ROTATED)
 

@@ -155,7 +155,7 @@ def test_nan_values(small: Model, tmp_path: Path) -> None:
     tensors[name][0, 0] = torch.nan
     save_file(tensors, adapter / WEIGHTS)
     message = add_error(small, adapter)
-    assert f"holds NaN or infinite values in {name}; the adapter is damaged" in message
+    assert f"holds NaN or Inf in {name}; the adapter is damaged" in message
 
 
 def test_values_beyond_float16(model: Model, tmp_path: Path) -> None:

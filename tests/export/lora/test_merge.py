@@ -215,17 +215,82 @@ def test_a_part_equals_that_part_of_the_whole(adapter: Path, bases: dict[str, Pa
     assert_close(tensor.read(5, 90), whole.reshape(-1)[5:90], eps_of(tensor))
 
 
-@pytest.mark.parametrize(("factor", "dtype"), [(1e6, "float16"), (float("nan"), "float32")])
-def test_sums_that_overflow_or_are_nan(
-    factor: float, dtype: str, adapter: Path, bases: dict[str, Path], tmp_path: Path
+def changed(
+    adapter: Path, target: Path, part: str, change: Callable[[torch.Tensor], torch.Tensor]
+) -> Path:
+    """A copy of the adapter with other values in each tensor whose key has `part` in it."""
+    folder = peft.rename(adapter, target, lambda key: key)
+    tensors = load_file(folder / WEIGHTS)
+    save_file({k: change(t) if part in k else t for k, t in tensors.items()}, folder / WEIGHTS)
+    return folder
+
+
+def with_one(value: float, tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor.view(-1)[3] = value
+    return tensor
+
+
+def test_sums_that_the_dtype_cannot_hold(
+    adapter: Path, bases: dict[str, Path], tmp_path: Path
 ) -> None:
-    loud = peft.rename(adapter, tmp_path / "loud", lambda key: key)
-    tensors = {
-        k: t * (factor if "lora_B" in k else 1) for k, t in load_file(loud / WEIGHTS).items()
-    }
-    save_file(tensors, loud / WEIGHTS)
-    with pytest.raises(CheckpointError, match=rf"of .*loud gives numbers that {dtype} cannot hold"):
-        export(bases[dtype], tmp_path / "x.bundle", adapters=[loud])
+    loud = changed(adapter, tmp_path / "loud", "lora_B", lambda tensor: tensor * 1e6)
+    with pytest.raises(CheckpointError, match=r"of .*loud gives numbers that float16 cannot hold"):
+        export(bases["float16"], tmp_path / "x.bundle", adapters=[loud])
+    assert not (tmp_path / "x.bundle").exists()
+
+
+def test_a_whole_tensor_that_the_dtype_cannot_hold(
+    adapter: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    for part in ("projector.linear.weight", "projector.linear.bias"):
+        loud = changed(adapter, tmp_path / part, part, lambda tensor: tensor * 0 + 1e6)
+        with pytest.raises(CheckpointError, match=rf"holds .* in .*{part}, which float16 cannot"):
+            export(bases["float16"], tmp_path / "x.bundle", adapters=[loud])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("layers.1.mlp.up_proj.lora_A", "layers.0.self_attn.q_proj.lora_B", "fc1.lora_B"),
+        *("projector.linear.weight", "projector.linear.bias"),
+    ],
+)
+def test_an_adapter_with_nan_or_inf(
+    part: str, value: float, adapter: Path, bases: dict[str, Path], tmp_path: Path
+) -> None:
+    odd = changed(adapter, tmp_path / "odd", part, lambda tensor: with_one(value, tensor))
+    for base in bases.values():
+        with (
+            np.errstate(over="raise", invalid="raise", divide="raise"),
+            pytest.raises(CheckpointError, match=rf"odd holds NaN or Inf in .*{part}.*; .*damaged"),
+        ):
+            export(base, tmp_path / "x.bundle", adapters=[odd])
+    assert not (tmp_path / "x.bundle").exists()
+
+
+def test_a_dora_with_nan_or_inf(bases: dict[str, Path], tmp_path: Path) -> None:
+    base, part = bases["bfloat16"], "lora_magnitude_vector"
+    dora = peft.train(base, tmp_path / "dora", target_modules=ATTENTION, use_dora=True)
+    odd = changed(dora, tmp_path / "odd", part, lambda tensor: with_one(np.inf, tensor))
+    with pytest.raises(CheckpointError, match=rf"odd holds NaN or Inf in .*{part}"):
+        export(base, tmp_path / "x.bundle", adapters=[odd])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("layer", ["layers.1.mlp.up_proj", "layers.0.mlp.fc1"])
+def test_a_base_with_nan_or_inf(
+    layer: str, value: float, adapter: Path, make_checkpoint: MakeCheckpoint, tmp_path: Path
+) -> None:
+    base = make_checkpoint(dtype="bfloat16")
+    tensors = load_file(base / "model.safetensors")
+    (key,) = (key for key in tensors if key.endswith(f"{layer}.weight"))
+    tensors[key] = with_one(value, tensors[key])
+    save_file(tensors, base / "model.safetensors")
+    name = f"{'decoder' if 'mlp.up' in layer else 'vision'}.{layer.replace('mlp.', '')}"
+    with pytest.raises(CheckpointError, match=rf"^the weights of {name} hold NaN or Inf, wanted"):
+        export(base, tmp_path / "x.bundle", adapters=[adapter])
     assert not (tmp_path / "x.bundle").exists()
 
 

@@ -35,13 +35,13 @@ def computed(case: Case, tmp_path_factory: pytest.TempPathFactory) -> list[tuple
     whole = Whole.open(case.graphs(), case.config, tmp_path_factory.mktemp("whole") / "graphs")
     seen = [whole.see(pixels) for pixels in case.pixels]
     found = [(vision, 1) for vision, _ in seen] + [(projector, 1) for _, projector in seen]
-    for asked in QUESTIONS:
-        prompt, answer = whole.read(seen[asked.image][1][contract.IMAGE_FEATURES], asked)
+    for sample in QUESTIONS:
+        prompt, answer = whole.read(seen[sample.image][1][contract.IMAGE_FEATURES], sample)
         found += [(prompt, 1), (answer, ANSWER_WEIGHT)] if answer else [(prompt, 1)]
     return found
 
 
-def streamed(case: Case, told: list[str]) -> list[Values]:
+def streamed(case: Case, stages: list[str]) -> list[Values]:
     """What `pass_questions` computes, in the same order."""
     graphs = case.graphs()
     wanted = {name: inputs_of_layers(model) for name, model in graphs.items()}
@@ -62,7 +62,7 @@ def streamed(case: Case, told: list[str]) -> list[Values]:
         QUESTIONS,
         wanted=wanted,
         observe=observe,
-        progress=lambda stage, *_: told.append(stage),
+        progress=lambda stage, *_: stages.append(stage),
     )
     return [values for found in runs.values() for _, values in found]
 
@@ -78,9 +78,9 @@ def test_pieces_compute_what_the_whole_graph_does(
     if pieces == "many":
         monkeypatch.setattr(stream, "PIECE_BYTES", SMALL)
         monkeypatch.setattr(stream, "_MAX_GATHERED", SMALL)
-    told: list[str] = []
-    found = streamed(case, told)
-    assert told.count(contract.DECODER) > 5 if pieces == "many" else len(told) == 3
+    stages: list[str] = []
+    found = streamed(case, stages)
+    assert stages.count(contract.DECODER) > 5 if pieces == "many" else len(stages) == 3
     for ours, (whole, _) in zip(found, computed, strict=True):
         for name, array in ours.items():
             rows, expected = _flat(array), _flat(whole[name])

@@ -124,16 +124,16 @@ def rows(model: PaliGemma, question: Question, tokens: Sequence[int]) -> Rows:
 
 def exam() -> list[tuple[Scene, ShapesQuestion]]:
     """The questions of the first sample images, from the generator that drew them."""
-    asked = []
+    questions = []
     for place in range(FEW):
         image, rng = draw("held_out", FIRST + place), np.random.default_rng([3, FIRST + place])
-        asked += [(image, make_question(image, task, rng)) for task in possible_tasks(image)]
-    return asked
+        questions += [(image, make_question(image, task, rng)) for task in possible_tasks(image)]
+    return questions
 
 
 def test_a_variant_beside_itself_is_exact(bundle: Path) -> None:
-    told: list[str] = []
-    report = measure_fidelity(bundle, "cpu-fp32", "cpu-fp32", QUESTIONS, progress=told.append)
+    stages: list[str] = []
+    report = measure_fidelity(bundle, "cpu-fp32", "cpu-fp32", QUESTIONS, progress=stages.append)
     shares = (report.forced_agreement, report.free_agreement, report.same_answers)
     assert (*shares, report.box_iou, report.mask_iou) == (1.0,) * 5
     for spread in (report.divergence, report.logit_error):
@@ -142,8 +142,8 @@ def test_a_variant_beside_itself_is_exact(bundle: Path) -> None:
     assert all(s.reference == s.variant for s in report.tasks.values())
     assert (report.recipe, report.layers, report.notes) == ("fp32", (), ())
     assert report.memory is not None
-    assert len(told) == 2 * len(QUESTIONS) + 1
-    assert told[0] == f"cpu-fp32: 0 of {len(QUESTIONS)}"
+    assert len(stages) == 2 * len(QUESTIONS) + 1
+    assert stages[0] == f"cpu-fp32: 0 of {len(QUESTIONS)}"
 
 
 def test_the_agreement_of_tokens_is_counted(
@@ -199,7 +199,7 @@ def test_scores_against_the_truth_are_those_of_the_samples(
     expected: dict[str, list[tuple[float, float]]] = {}
     for (image, question), pair in zip(exam(), answers, strict=True):
         assert question.prompt == pair[0].prompt
-        answers_read = (scoring.parse_answer(question, said.text, decode) for said in pair)
+        answers_read = (scoring.parse_answer(question, answer.text, decode) for answer in pair)
         one, two = (scoring.score(question, image, answer) for answer in answers_read)
         expected.setdefault(question.task, []).append((one, two))
     assert list(noisy.tasks) == list(expected)

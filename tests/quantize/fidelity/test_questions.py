@@ -1,4 +1,4 @@
-"""The questions of a folder: what is read, what is skipped and told, and what is refused."""
+"""The questions of a folder: what is read, what is skipped and reported, and what is refused."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ def test_the_samples_are_installed_with_their_truth() -> None:
 
 def test_a_folder_says_what_is_asked_and_true(tmp_path: Path) -> None:
     image, masks = write_image(tmp_path / "a.png"), write_image(tmp_path / "m.png", mode="L")
-    asked = [
+    prompts = [
         {"prompt": "answer en why?", "text": "because", "source": "a field of its own"},
         {"prompt": "find", "task": "segment", "objects": [{"label": "x", "box": [0, 1, 2, 3]}]},
         {"prompt": "detect", "objects": []},
     ]
-    write_prompts(tmp_path, questions=asked, masks="m.png")
+    write_prompts(tmp_path, questions=prompts, masks="m.png")
     assert read_questions(tmp_path) == [
         Question(image=image, prompt="answer en why?", task="answer", text="because", masks=masks),
         Question(
@@ -79,16 +79,16 @@ def test_images_alone_take_the_prompts_that_are_given(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "folder").mkdir()
-    told: list[str] = []
-    questions = read_questions(tmp_path, prompts=iter(["one", "two x"]), tell=told.append)
+    skipped: list[str] = []
+    questions = read_questions(tmp_path, prompts=iter(["one", "two x"]), tell=skipped.append)
     assert [(q.image.name, q.prompt, q.task) for q in questions] == [
         (name, prompt, task)
         for name in ("a.png", "b.jpg", "c.webp", "d.bmp")
         for prompt, task in (("one", "one"), ("two x", "two"))
     ]
-    assert len(told) == 2
-    assert "cut.png" in told[0]
-    assert "notes.txt" in told[1]
+    assert len(skipped) == 2
+    assert "cut.png" in skipped[0]
+    assert "notes.txt" in skipped[1]
     assert len(read_questions(tmp_path)) == 4 * len(DEFAULT_PROMPTS)
 
 
@@ -97,7 +97,7 @@ def test_a_folder_without_an_image_is_one_line(tmp_path: Path) -> None:
     for folder, words in (
         (tmp_path, "holds no readable image, wanted"),
         (tmp_path / "nowhere", "does not exist, wanted"),
-        (tmp_path / "notes.txt", "is no folder, wanted"),
+        (tmp_path / "notes.txt", "is not a folder, wanted"),
     ):
         with pytest.raises(OptionError, match=words) as caught:
             read_questions(folder)
@@ -112,17 +112,17 @@ def test_an_image_that_is_asked_about_must_be_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "mode", "told"),
+    ("size", "mode", "message"),
     [((5, 4), "L", "5 x 4 pixels .* 6 x 4"), ((6, 4), "RGB", "mode RGB"), (None, "", "cannot be")],
 )
 def test_masks_fit_their_image(
-    size: tuple[int, int] | None, mode: str, told: str, tmp_path: Path
+    size: tuple[int, int] | None, mode: str, message: str, tmp_path: Path
 ) -> None:
     write_image(tmp_path / "a.png")
     write_prompts(tmp_path, masks="m.png")
     if size is not None:
         write_image(tmp_path / "m.png", size, mode)
-    with pytest.raises(ImageError, match=told) as caught:
+    with pytest.raises(ImageError, match=message) as caught:
         read_questions(tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -68,10 +68,10 @@ def test_the_model_in_memory_stays_as_it_was(model: ir.Model, tmp_path: Path) ->
 
 
 def test_progress_adds_up(model: ir.Model, tmp_path: Path) -> None:
-    told: list[int] = []
-    write_graph(model, tmp_path / "g.onnx", told.append)
+    sizes: list[int] = []
+    write_graph(model, tmp_path / "g.onnx", sizes.append)
     small = 70 * 4
-    assert sum(told) + small == weight_bytes(model)
+    assert sum(sizes) + small == weight_bytes(model)
 
 
 def test_graphs_of_a_folder_store_the_weights_that_they_share_once(

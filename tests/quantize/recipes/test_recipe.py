@@ -149,7 +149,7 @@ BLOCKWISE = 'kind = "blockwise", bits = 4, block = 32'
         ('scheme = "int4"', 'scheme = "int4"\nmost_error = nan', "wanted a finite number"),
         ('scheme = "int4"', "", "layers[0] has no scheme"),
         (LAYERS, "layers = [1]", "schemes.layers holds [1], wanted an object"),
-        (HEAD, HEAD + "layers = [1]\n", "is no TOML"),
+        (HEAD, HEAD + "layers = [1]\n", "is not valid TOML"),
         (GOOD, HEAD + "layers = [1]\n", "layers[0] holds 1, wanted an object"),
         (GOOD, HEAD + "schemes = 1\n", "schemes holds 1, wanted an object"),
         ("[[layers]]", "[layers]", "layers holds {"),
@@ -169,10 +169,10 @@ BLOCKWISE = 'kind = "blockwise", bits = 4, block = 32'
         (HEAD, HEAD + "smooth = 0.5\nfold = false\n", "rotates or smooths without fold"),
         (HEAD, HEAD + 'compute = "float16"\n', "computes in float16 on a CPU; wanted float32"),
         (HEAD, HEAD + 'compute = "int8"\n', "compute holds 'int8', wanted one of"),
-        ("[schemes]", "[schemes", "is no TOML"),
+        ("[schemes]", "[schemes", "is not valid TOML"),
         (GOOD, "", "has no about, weights"),
-        (GOOD, "[" * 20_000, "is no TOML"),
-        (GOOD, "a = " + "[" * 20_000, "is no TOML"),
+        (GOOD, "[" * 20_000, "is not valid TOML"),
+        (GOOD, "a = " + "[" * 20_000, "is not valid TOML"),
     ],
 )
 def test_a_recipe_that_makes_no_sense(tmp_path: Path, old: str, new: str, words: str) -> None:

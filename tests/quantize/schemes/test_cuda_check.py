@@ -103,7 +103,7 @@ def test_two_float_dtypes_at_one_node_are_told() -> None:
     assert "g: Add y mixes bfloat16 and float16" in missing_kernels("g", model, HALF)
 
 
-def test_a_value_of_unknown_dtype_is_told() -> None:
+def test_a_value_of_unknown_dtype_is_reported() -> None:
     model = node_graph("Relu", HALF)
     model.graph.outputs[0].type = None
     assert missing_kernels("g", model, HALF) == [

@@ -53,13 +53,13 @@ def recipe_of(scheme: str) -> Recipe:
     )
 
 
-def cured(case: Case, scheme: str) -> TransformedGraphs:
+def transformed(case: Case, scheme: str) -> TransformedGraphs:
     recipe = recipe_of(scheme)
     return prepare(transform(case.graphs(), recipe), recipe, {})
 
 
 def rounded(case: Case, scheme: str) -> dict[str, ir.Model]:
-    found, recipe = cured(case, scheme), recipe_of(scheme)
+    found, recipe = transformed(case, scheme), recipe_of(scheme)
     return round_graphs(found, recipe, scheme_choices(found, recipe, measure=False))
 
 
@@ -105,7 +105,7 @@ def named(found: list[Product], shifted: set[str]) -> dict[str, tuple[str, str, 
     names = {}
     for product in found:
         last = 3 if layer_of(product) in shifted else 2
-        total = f"{product.layer}{contract.LORA}{last}"
+        total = f"{product.layer}.lora.{last}.0"
         names[product.layer] = (str(product.x.name), str(product.y.name), total)
     return names
 
@@ -129,7 +129,7 @@ def test_a_branch_is_added_to_the_product_of_what_the_layer_reads(
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_product_begins_and_ends_where_the_layer_did(scheme: str, case: Case) -> None:
-    before = cured(case, scheme).graphs
+    before = transformed(case, scheme).graphs
     for graph, model in rounded(case, scheme).items():
         layers = {x.name: x for x in linears(before[graph])} if graph in before else {}
         for product in products(model) if layers else []:

@@ -28,7 +28,7 @@ SCHEMES = {
     "coarse": Scheme(kind="blockwise", bits=4, block=256, pad=True, rounding="nearest"),
     "float": Scheme(kind="float"),
 }
-CURES: Mapping[str, dict[str, Any]] = {
+TRANSFORMS: Mapping[str, dict[str, Any]] = {
     "plain": {"fold": False},
     "folded": {},
     "rotated": {"rotate": True},
@@ -36,7 +36,7 @@ CURES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def recipe(cures: str, *, refine: int) -> Recipe:
+def recipe(transforms: str, *, refine: int) -> Recipe:
     """Nothing is rounded but the head."""
     base = Recipe(
         about="a test",
@@ -46,32 +46,34 @@ def recipe(cures: str, *, refine: int) -> Recipe:
         refine=refine,
         name=f"cpu-{'refined' if refine else 'rough'}",
     )
-    return dataclasses.replace(base, **CURES[cures])
+    return dataclasses.replace(base, **TRANSFORMS[transforms])
 
 
 def headed(case: Case, made_by: Recipe, scheme: str) -> dict[str, ir.Model]:
-    cured = transform(case.graphs(), made_by)
-    cured = prepare(cured, made_by, case.moments(cured.graphs) if made_by.smooth else {})
-    return round_graphs(cured, made_by, {HEAD: SchemeChoice(HEAD, scheme, {scheme: 0.0})})
+    transformed = transform(case.graphs(), made_by)
+    transformed = prepare(
+        transformed, made_by, case.moments(transformed.graphs) if made_by.smooth else {}
+    )
+    return round_graphs(transformed, made_by, {HEAD: SchemeChoice(HEAD, scheme, {scheme: 0.0})})
 
 
-@pytest.mark.parametrize("cures", list(CURES))
+@pytest.mark.parametrize("transforms", list(TRANSFORMS))
 def test_refining_a_float_head_changes_nothing(
-    cures: str, case: Case, assert_same: AssertSame
+    transforms: str, case: Case, assert_same: AssertSame
 ) -> None:
-    graphs = headed(case, recipe(cures, refine=COUNT), "float")
+    graphs = headed(case, recipe(transforms, refine=COUNT), "float")
     kinds = [node.op_type for node in graphs["decoder"].graph]
     assert kinds.count("ScatterElements") == kinds.count("TopK") == 1
     assert_same(graphs)
 
 
-@pytest.mark.parametrize("cures", list(CURES))
+@pytest.mark.parametrize("transforms", list(TRANSFORMS))
 def test_the_best_logits_of_a_rounded_head_are_exact(
-    cures: str, case: Case, exact: Array, tmp_path: Path
+    transforms: str, case: Case, exact: Array, tmp_path: Path
 ) -> None:
     refined, rough = (
         answers(
-            headed(case, recipe(cures, refine=count), "coarse"),
+            headed(case, recipe(transforms, refine=count), "coarse"),
             case.config,
             case.pixels[:1],
             tmp_path / str(count),
@@ -101,10 +103,10 @@ def bundle(shapes_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture(scope="module")
 def lossless(bundle: Path) -> list[tuple[int, ...]]:
-    return said(bundle, "cpu-fp32")
+    return answers_of(bundle, "cpu-fp32")
 
 
-def said(bundle: Path, variant: str) -> list[tuple[int, ...]]:
+def answers_of(bundle: Path, variant: str) -> list[tuple[int, ...]]:
     model = PaliGemma(bundle, variant=variant)
     assert ("prefill" in model.engine.sessions) == (variant == "cpu-prefill")
     requests = [(question.image, question.prompt) for question in sample_questions()[::2]]
@@ -114,11 +116,11 @@ def said(bundle: Path, variant: str) -> list[tuple[int, ...]]:
 def test_answers_of_a_refined_head_are_the_lossless_ones(
     bundle: Path, lossless: list[tuple[int, ...]]
 ) -> None:
-    assert said(bundle, "cpu-refined") == lossless
-    assert said(bundle, "cpu-rough") != lossless
+    assert answers_of(bundle, "cpu-refined") == lossless
+    assert answers_of(bundle, "cpu-rough") != lossless
 
 
 def test_a_prompt_that_a_graph_of_its_own_reads_is_answered_alike(
     bundle: Path, lossless: list[tuple[int, ...]]
 ) -> None:
-    assert said(bundle, "cpu-prefill") == lossless
+    assert answers_of(bundle, "cpu-prefill") == lossless

@@ -35,7 +35,7 @@ SHAPES = ((1, 5), (3, 4), (6,), (1,))  # of [batch, tokens], or of the batch alo
 
 @dataclass(frozen=True)
 class Product:
-    """What ONNX Runtime gave for x, and the weights that it was told, float64 [out, in]."""
+    """What ONNX Runtime gave for x, and the weights that it was given, float64 [out, in]."""
 
     found: Exact
     exact: Exact

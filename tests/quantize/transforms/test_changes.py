@@ -1,4 +1,4 @@
-"""An adapter follows the cures: what was added to a weight before them is added behind them."""
+"""An adapter follows the transforms: what it adds to a weight before them, it adds after them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ RECIPES = {
 RANK = 5
 
 
-def cured(case: Case, recipe: str, *, calibrated: bool = False) -> TransformedGraphs:
+def transformed(case: Case, recipe: str, *, calibrated: bool = False) -> TransformedGraphs:
     found = transform(case.graphs(), RECIPES[recipe])
     moments = case.moments(found.graphs) if calibrated else {}
     return prepare(found, RECIPES[recipe], moments)
@@ -81,9 +81,9 @@ def replayed(weight: Float, changes: Sequence[Change]) -> Float:
 def test_a_cured_branch_is_the_difference_that_it_makes_to_the_cured_weight(
     recipe: str, calibrated: bool, case: Case
 ) -> None:
-    """The transforms do `T(W + B A) - T(W)`, replayed on both; and they leave nothing else."""
+    """They do `transform(W + B A) - transform(W)`, replayed on both, and leave nothing else."""
     before = by_name(case.graphs())
-    after = by_name(cured(case, recipe, calibrated=calibrated).graphs)
+    after = by_name(transformed(case, recipe, calibrated=calibrated).graphs)
     for name, layer in before.items():
         if name not in after or name == HEAD:
             continue
@@ -120,7 +120,7 @@ def test_a_model_with_other_weights_is_cured_to_the_branch(recipe: str, case: Ca
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Added:
-    """What no cure does, and no adapter can follow."""
+    """What no transform does, and no adapter can follow."""
 
     whole: ClassVar[bool] = False
 
@@ -181,7 +181,7 @@ def test_what_no_adapter_can_follow_is_told_at_once(case: Case) -> None:
 
 
 def everything(case: Case) -> Changes:
-    return layer_changes(cured(case, "all", calibrated=True))
+    return layer_changes(transformed(case, "all", calibrated=True))
 
 
 def test_a_file_gives_back_the_changes(case: Case, tmp_path: Path) -> None:

@@ -49,10 +49,10 @@ def test_inputs_become_as_uneven_as_the_columns_that_read_them(case: Case) -> No
     graphs = case.graphs()
     untie_head(graphs[contract.DECODER])
     before = case.moments(graphs)
-    told = smooth_all(graphs, before, norms=True)
+    predicted = smooth_all(graphs, before, norms=True)
     after = case.moments(graphs)
     for name, layer in by_name(graphs).items():
-        assert_same_moments(told[name], after[name], name)
+        assert_same_moments(predicted[name], after[name], name)
         if name.endswith(PRODUCTS + NORMS):
             assert unevenness(after[name].largest) < unevenness(before[name].largest)
         if name.endswith(PRODUCTS):

@@ -93,9 +93,9 @@ def test_an_outlier_channel_of_the_stream_is_spread(case: Case, tmp_path: Path) 
     features[..., 5] *= 60
     peaks = {}
     for recipe in (FOLDED, ROTATED):
-        cured = transform(case.graphs(), recipe)
-        assert cured.notes == ()
-        decoder, config = cured.graphs[DECODER], case.config
+        transformed = transform(case.graphs(), recipe)
+        assert transformed.notes == ()
+        decoder, config = transformed.graphs[DECODER], case.config
         read = read_prompt(decoder, features, config, tmp_path / f"{recipe.name}.onnx")
         inputs = {str(x.input.name) for x in linears(decoder) if x.name.endswith("qkv_proj")}
         assert len(inputs) == config.num_layers
@@ -111,12 +111,12 @@ def test_where_the_stream_cannot_be_rotated_its_readers_are_smoothed(case: Case)
     for norm in norms(graphs[DECODER]):
         if POST_NORMS & set(str(norm.inputs[1] and norm.inputs[1].name).split(".")):
             put_float(norm.inputs[1], float_of(norm.inputs[1]) * planted)
-    cured = transform(graphs, ALL)
-    assert cured.head_input.rotation is None
-    assert ["stream is not rotated" in note for note in cured.notes] == [True]
-    before = case.moments(cured.graphs)
-    smoothed = prepare(cured, ALL, before)
-    assert smoothed.notes == cured.notes
+    transformed = transform(graphs, ALL)
+    assert transformed.head_input.rotation is None
+    assert ["stream is not rotated" in note for note in transformed.notes] == [True]
+    before = case.moments(transformed.graphs)
+    smoothed = prepare(transformed, ALL, before)
+    assert smoothed.notes == transformed.notes
     after = case.moments(smoothed.graphs)
     readers = [n for n in after if n.endswith((".gate_proj", ".lm_head"))]
     assert len(readers) == case.config.num_layers + 1
@@ -190,19 +190,19 @@ def test_a_prefill_graph_beside_a_decoder_with_windows_sees_all_and_answers(
     assert np.abs(short[contract.LOGITS] - expected[contract.LOGITS]).max() > 1e-2 * largest
 
 
-def test_all_cures_together_keep_the_logits(case: Case, assert_same: AssertSame) -> None:
-    cured = transform(case.graphs(), ALL)
-    assert_same(prepare(cured, ALL, case.moments(cured.graphs)).graphs)
+def test_all_transforms_together_keep_the_logits(case: Case, assert_same: AssertSame) -> None:
+    transformed = transform(case.graphs(), ALL)
+    assert_same(prepare(transformed, ALL, case.moments(transformed.graphs)).graphs)
 
 
 def test_graphs_that_are_cured_are_left_as_they_are(
     case: Case, exact: Array, tmp_path: Path
 ) -> None:
     graphs = case.graphs()
-    cured = transform(graphs, ALL)
-    before = {name: matrix(layer) for name, layer in by_name(cured.graphs).items()}
-    prepare(cured, ALL, case.moments(cured.graphs))
-    for name, layer in by_name(cured.graphs).items():
+    transformed = transform(graphs, ALL)
+    before = {name: matrix(layer) for name, layer in by_name(transformed.graphs).items()}
+    prepare(transformed, ALL, case.moments(transformed.graphs))
+    for name, layer in by_name(transformed.graphs).items():
         np.testing.assert_array_equal(matrix(layer), before[name])
     again = answers(graphs, case.config, case.pixels[:1], tmp_path / "again")
     np.testing.assert_array_equal(again, exact)

@@ -25,7 +25,7 @@ from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 from tests.helpers.half_graphs import load
 
-# What a recipe should be is not asked here: this one is rough, so that answers change.
+# What a recipe should be is not tested here: this one is rough, so that answers change.
 ROUGH = Recipe(
     about="a test",
     weights="int4",
@@ -47,13 +47,15 @@ OPTIONS = QuantizeOptions(questions=QUESTIONS)
 
 
 @pytest.fixture(scope="module")
-def cured_choices(shapes_bundle: Path) -> tuple[Bundle, TransformedGraphs, dict[str, SchemeChoice]]:
+def transformed_choices(
+    shapes_bundle: Path,
+) -> tuple[Bundle, TransformedGraphs, dict[str, SchemeChoice]]:
     bundle, calibration = Bundle.open(shapes_bundle), calibrated(shapes_bundle)
     config = bundle.manifest.model
-    cured = transform_and_calibrate(
+    transformed = transform_and_calibrate(
         load(shapes_bundle), config, ROUGH, calibration, lambda *_: None
     )
-    return bundle, cured, choose_schemes(cured.layers(), ROUGH, cured.moments)
+    return bundle, transformed, choose_schemes(transformed.layers(), ROUGH, transformed.moments)
 
 
 def calibrated(path: Path) -> Calibration:
@@ -70,39 +72,39 @@ def share_of_8_bits(graphs: Mapping[str, ir.Model]) -> float:
 @pytest.mark.parametrize("share", [0.01, 0.4, 0.41, 0.99, 1.0])
 def test_the_fewest_layers_take_a_safer_scheme_and_those_that_gain_most(
     share: float,
-    cured_choices: tuple[Bundle, TransformedGraphs, dict[str, SchemeChoice]],
+    transformed_choices: tuple[Bundle, TransformedGraphs, dict[str, SchemeChoice]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Here a variant keeps as many answers as layers have 8 bits."""
-    bundle, cured, choices = cured_choices
-    asked: list[float] = []
+    bundle, transformed, choices = transformed_choices
+    shares: list[float] = []
 
     def agreement(_: Bundle, recipe: Recipe, graphs: dict[str, ir.Model], __: object) -> float:
-        asked.append(share_of_8_bits(graphs))
-        return asked[-1]
+        shares.append(share_of_8_bits(graphs))
+        return shares[-1]
 
     monkeypatch.setattr(search, "_agreement", agreement)
     found = smallest_that_keeps(
         bundle,
         ROUGH,
-        cured,
+        transformed,
         choices,
         Calibration((), ()),
         min_agreement=share,
-        tell=lambda *_: None,
+        progress=lambda *_: None,
     )
     moved = {name for name, choice in found.items() if choice.scheme == "int8"}
     assert (len(moved) - 1) / len(found) < share <= len(moved) / len(found)
-    assert set(found) == {layer.name for layer in linears(cured.graphs["decoder"])}
-    assert len(asked) <= 1 + len(found).bit_length()
-    gains = {name: gain(choice, cured) for name, choice in found.items()}
+    assert set(found) == {layer.name for layer in linears(transformed.graphs["decoder"])}
+    assert len(shares) <= 1 + len(found).bit_length()
+    gains = {name: gain(choice, transformed) for name, choice in found.items()}
     kept = [gains[name] for name in found if name not in moved]
     assert min(gains[name] for name in moved) >= max(kept, default=0)
 
 
-def gain(choice: SchemeChoice, cured: TransformedGraphs) -> float:
+def gain(choice: SchemeChoice, transformed: TransformedGraphs) -> float:
     """How much of the squared error goes, for a weight."""
-    layer = cured.layers()[choice.layer]
+    layer = transformed.layers()[choice.layer]
     errors = choice.errors
     return (errors["int4"] ** 2 - errors["int8"] ** 2) / (layer.in_features * layer.out_features)
 
