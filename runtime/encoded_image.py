@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from PIL import Image
 
+from paligemma_edge.runtime.engine.engine import Tensor
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
 from paligemma_edge.runtime.generation.pipeline import Pipeline
@@ -26,9 +27,6 @@ from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.text.tasks import Task
 from paligemma_edge.runtime.timing import Stopwatch
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 
 class EncodedImage:
@@ -172,7 +170,7 @@ class EncodedImage:
         if self._open.count > 1:
             raise OptionError(
                 f"{self._open.count} images were given, wanted one: a box lies in one image; "
-                "look at each of them alone"
+                "encode each of them alone"
             )
         rules = task_grammar(task, any_label=any_label) if grammar else None
         options = GenerationOptions(max_new_tokens=max_new_tokens, grammar=rules)
@@ -207,7 +205,7 @@ class EncodedImage:
         return self._open.width, self._open.height
 
     @cached_property
-    def _features(self) -> ort.OrtValue:
+    def _features(self) -> Tensor:
         return self._cache.features(self._open, self._watch)
 
     @property

@@ -38,7 +38,7 @@ from paligemma_edge.export.verify.samples import DEFAULT_MAX_NEW_TOKENS, Sample,
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.engine.replay import encode_prompt, replay
+from paligemma_edge.runtime.engine.replay import EncodedPrompt, replay
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
 from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.images.load import load_image
@@ -169,13 +169,14 @@ def _compare(
     config = model.bundle.manifest
     pixels = read_images(sample.images, config.image, Stopwatch()).pixel_values
     ids = model.encoder.encode(sample.prompt, len(pixels))
-    encoded = encode_prompt(model.engine, pixels, ids)
+    hidden = model.engine.encode(pixels)
+    features = model.engine.project(hidden)
     yield "pixels", _distance(pixels, trace.pixel_values)
     yield "token ids", _disagreement(ids, trace.ids)
-    yield "vision", _distance(encoded.last_hidden_state.numpy(), trace.last_hidden_state)
-    yield "projector", _distance(encoded.image_features.numpy(), trace.image_features)
+    yield "vision", _distance(hidden.numpy(), trace.last_hidden_state)
+    yield "projector", _distance(features.numpy(), trace.image_features)
     chosen = []
-    rows = replay(model.engine, encoded, trace.tokens)
+    rows = replay(model.engine, EncodedPrompt(features, tuple(ids)), trace.tokens)
     # No answer holds an id from the image's on, and two ways of saving fill those rows otherwise.
     known = slice(config.tokenizer.image_id)
     for place, (row, expected) in enumerate(zip(rows, trace.logits, strict=True)):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paligemma_edge.quantize.fidelity.overlap import EvalObject
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.runtime.engine.logits import Row
-from paligemma_edge.runtime.engine.replay import EncodedPrompt, encode_prompt, greedy, replay
+from paligemma_edge.runtime.engine.replay import EncodedPrompt, greedy, replay
 from paligemma_edge.runtime.errors import DeviceError, PromptError
 from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.model import PaliGemma
@@ -65,14 +65,13 @@ class EvalRequest:
     def encode(cls, model: PaliGemma, question: Question, max_new_tokens: int) -> EvalRequest:
         """Read the image and encode it. ImageError or PromptError where that cannot be done."""
         config = model.bundle.manifest
-        ids = model.encoder.encode(question.prompt, 1)
-        room = config.model.max_length - config.model.image_tokens - len(ids)
+        image = read_images([question.image], config.image, Stopwatch())
+        prompt = model.pipeline.encode(image, question.prompt)
+        room = config.model.max_length - prompt.length
         if room < 1:
             raise PromptError(
                 f"the prompt {question.prompt[:40]!r} leaves no room for an answer; shorten it"
             )
-        image = read_images([question.image], config.image, Stopwatch())
-        prompt = encode_prompt(model.engine, image.pixel_values, ids)
         return cls(model, question, (image.width, image.height), prompt, min(room, max_new_tokens))
 
     def answer(self) -> Iterator[tuple[int, NDArray[np.float32]]]:

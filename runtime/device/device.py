@@ -47,6 +47,7 @@ class Device:
     memory_limit: int | None = None
     cuda_graph: bool = False
     gpu: cuda.Gpu | None = None  # its state before anything was opened
+    missing_libraries: tuple[str, ...] = ()  # of CUDA, that could not be loaded
 
     @property
     def memory(self) -> DeviceMemory:
@@ -135,9 +136,10 @@ class Device:
                 f"{reason}{remedy}"
             ) from None
         if provider[0] not in session.get_providers():
+            advice = cuda.session_advice(self.missing_libraries)
             raise DeviceError(
                 f"{path} was to run on {self.name}, but ONNX Runtime {ort.__version__} fell back "
-                f"to {', '.join(session.get_providers())}; {cuda.session_advice()}"
+                f"to {', '.join(session.get_providers())}; {advice}"
             )
         if self.name == "cuda":
             require_placed(path, session, provider[0])
@@ -188,7 +190,8 @@ def open_device(
     """Check that a device is there and that this ONNX Runtime is recent enough.
 
     On CUDA the driver and its GPU are looked up too, and CUDA's libraries loaded. DeviceError says
-    what is missing and what to do.
+    what is missing and what to do; a library of CUDA other than cuDNN is missed only where a
+    session opens without CUDA.
     """
     if threads is not None:
         threads = check_count("threads", threads, _MAX_THREADS)
@@ -200,11 +203,13 @@ def open_device(
         )
     check_present(name)
     ort.disable_telemetry_events()
-    gpu = None
+    gpu: cuda.Gpu | None = None
+    missing: tuple[str, ...] = ()
     if name == "cuda":
         ort.set_default_logger_severity(4)  # as of a session's own log
         gpu = cuda.find_gpu(index)
-        cuda.load_libraries()
+        missing = cuda.load_libraries()
+        cuda.require_cudnn()
     return Device(
         name=name,
         threads=threads or usable_cores(),
@@ -212,6 +217,7 @@ def open_device(
         memory_limit=memory_limit,
         cuda_graph=cuda_graph,
         gpu=gpu,
+        missing_libraries=missing,
     )
 
 

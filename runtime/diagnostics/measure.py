@@ -17,6 +17,7 @@ from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.replay import EncodedPrompt
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.pipeline import Pipeline
+from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.system.linux import available_memory
 from paligemma_edge.runtime.timing import Stopwatch
 
@@ -46,7 +47,8 @@ def measure_reading(
 def _read(repeated: RepeatedPrompt, watch: Stopwatch) -> EncodedPrompt:
     """From the image's file to the first token, as every answer begins."""
     pipeline = repeated.pipeline
-    encoded = pipeline.encode([repeated.image], repeated.prompt, watch)
+    image = read_images([repeated.image], pipeline.manifest.image, watch)
+    encoded = pipeline.encode(image, repeated.prompt, watch)
     slots = pipeline.cache_pool.acquire(1, encoded.length + repeated.steps)
     with watch.measure("prefill"), slots as cache:
         row = pipeline.engine.prefill(cache, 0, encoded.image_features, encoded.ids)

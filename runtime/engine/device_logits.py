@@ -16,7 +16,8 @@ from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.device.memory import DeviceMemory
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.device.session import Session
-from paligemma_edge.runtime.engine.logits import Shortlist, require_number
+from paligemma_edge.runtime.engine.logits import Shortlist
+from paligemma_edge.runtime.engine.scores import require_number
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,8 @@ from paligemma_edge.runtime.engine.logits import HostOutputs, Outputs, Row
 from paligemma_edge.runtime.engine.lora import LoraWeights
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import ModelConfig
+
+Tensor: TypeAlias = ort.OrtValue  # on the device
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Engine:
         options = self.sessions[contract.DECODER].inference.get_session_options()
         return int(options.intra_op_num_threads)
 
-    def encode(self, pixel_values: NDArray[np.float32]) -> ort.OrtValue:
+    def encode(self, pixel_values: NDArray[np.float32]) -> Tensor:
         """Pixels [images, 3, R, R] → the encoder's `last_hidden_state` [images, N, width]."""
         return self._call(
             contract.VISION_ENCODER,
@@ -74,7 +77,7 @@ class Engine:
             contract.LAST_HIDDEN_STATE,
         )
 
-    def project(self, last_hidden_state: ort.OrtValue) -> ort.OrtValue:
+    def project(self, last_hidden_state: Tensor) -> Tensor:
         """[images, N, width] → `image_features` [images, N, hidden]."""
         return self._call(
             contract.PROJECTOR,
@@ -102,9 +105,7 @@ class Engine:
                 cuda_graph=cuda_graph,
             )
 
-    def prefill(
-        self, cache: KVCache, slot: int, image_features: ort.OrtValue, ids: Sequence[int]
-    ) -> Row:
+    def prefill(self, cache: KVCache, slot: int, image_features: Tensor, ids: Sequence[int]) -> Row:
         """Compute a whole prompt into a slot, images first → logits of the next token.
 
         `image_features` is [images, N, hidden], `ids` the text. It is one run: attention within a
@@ -176,7 +177,7 @@ class Engine:
         inputs = {contract.SEGMENTATION_CODES: self.memory.put(codes)}
         return self.memory.read(self._call(contract.MASK_DECODER, inputs, contract.MASK))
 
-    def _call(self, graph: str, inputs: Mapping[str, ort.OrtValue], output: str) -> ort.OrtValue:
+    def _call(self, graph: str, inputs: Mapping[str, Tensor], output: str) -> Tensor:
         session = self.sessions[graph]
         binding = session.binding()
         for name, value in inputs.items():
@@ -194,7 +195,7 @@ class Engine:
         return DeviceOutputs.allocate(self.memory, pickers, slots, vocab, self.image_id)
 
     def _bind_features(
-        self, binding: ort.IOBinding, features: ort.OrtValue, shape: tuple[int, int]
+        self, binding: ort.IOBinding, features: Tensor, shape: tuple[int, int]
     ) -> None:
         view = self.memory.view(features, self.dtype, (*shape, self.config.hidden_size))
         view.bind_input(binding, contract.IMAGE_FEATURES)

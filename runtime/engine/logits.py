@@ -6,7 +6,6 @@ interface, see `device_logits`.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -16,9 +15,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.device.ort import ort
-from paligemma_edge.runtime.errors import DeviceError
-
-_BLOCK = 1 << 15  # logits that stay in the CPU's cache from one operation to the next
+from paligemma_edge.runtime.engine.scores import log_sum_exp, require_number
 
 
 class Shortlist:
@@ -152,21 +149,3 @@ class HostOutputs:
 
     def __getitem__(self, slot: int) -> HostRow:
         return HostRow(self.values[slot, 0], self.image_id)
-
-
-def log_sum_exp(logits: NDArray[np.float32]) -> float:
-    """A logit minus its log-probability; DeviceError where logits are NaN or infinite."""
-    peak = require_number(float(logits.max()))  # NaN, if there is one
-    blocks = range(0, len(logits), _BLOCK)
-    total = sum(float(np.exp(logits[start : start + _BLOCK] - peak).sum()) for start in blocks)
-    return peak + math.log(total)
-
-
-def require_number(value: float) -> float:
-    """The value; DeviceError where it is NaN or infinite."""
-    if not math.isfinite(value):
-        raise DeviceError(
-            f"the variant produced {value} where logits were wanted; "
-            "use a variant that computes in float32 or bfloat16"
-        )
-    return value

@@ -8,25 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.engine.engine import Engine
+from paligemma_edge.runtime.engine.engine import Engine, Tensor
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.timing import Stopwatch
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedPrompt:
     """Images and text as the decoder reads them."""
 
-    last_hidden_state: ort.OrtValue  # [images, N, vision width]
-    image_features: ort.OrtValue  # [images, N, hidden]
+    image_features: Tensor  # [images, N, hidden]
     ids: tuple[int, ...]
 
     @property
@@ -48,7 +43,7 @@ def encode_prompt(
         hidden = engine.encode(pixel_values)
     with watch.measure("projector"):
         features = engine.project(hidden)
-    return EncodedPrompt(hidden, features, tuple(ids))
+    return EncodedPrompt(features, tuple(ids))
 
 
 def replay(engine: Engine, prompt: EncodedPrompt, tokens: Sequence[int]) -> Iterator[Row]:

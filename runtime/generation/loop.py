@@ -62,20 +62,21 @@ class GeneratedToken(NamedTuple):
 
 
 def generate(
+    engine: Engine,
     features: ImageFeatureCache,
-    eos_id: int,
     requests: Iterable[Request],
     cache: KVCache,
+    *,
+    eos_id: int,
     slots: int | None = None,
 ) -> Iterator[GeneratedToken]:
     """Answer requests in the first `slots` slots of a cache, or all; yield tokens as they come.
 
-    `features` encodes the images with the engine that answers. The end-of-sequence token is
-    yielded too, last of an answer that ended by itself. `requests` is read only as slots become
-    free.
+    `features` encodes images that are not in it yet. The end-of-sequence token is yielded too,
+    last of an answer that ended by itself. `requests` is read only as slots become free.
     """
     waiting = enumerate(requests)
-    loop = _Loop(features, features.engine, eos_id, waiting, cache, slots or cache.slots)
+    loop = _Loop(engine, features, eos_id, waiting, cache, slots or cache.slots)
     yield from loop.admit()
     while loop.running:
         yield from loop.step()
@@ -86,8 +87,8 @@ def generate(
 class _Loop:
     """The state that travels from step to step."""
 
-    features: ImageFeatureCache
     engine: Engine
+    features: ImageFeatureCache
     eos_id: int
     waiting: Iterator[tuple[int, Request]]
     cache: KVCache

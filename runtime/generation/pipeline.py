@@ -5,12 +5,11 @@ Knows prompts, limits and slots. Knows nothing of files, and nothing of boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from paligemma_edge.runtime.engine.cache_pool import KVCachePool
-from paligemma_edge.runtime.engine.engine import Engine
+from paligemma_edge.runtime.engine.engine import Engine, Tensor
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, encode_prompt
 from paligemma_edge.runtime.errors import PromptError
@@ -24,15 +23,11 @@ from paligemma_edge.runtime.generation.request import (
 )
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.grammar.choices import Choices
-from paligemma_edge.runtime.images.batch import read_images
-from paligemma_edge.runtime.images.load import ImageInput
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.results.generation import Generation, decode_with_offsets
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
 from paligemma_edge.runtime.timing import Stopwatch
-
-if TYPE_CHECKING:
-    import onnxruntime as ort
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +69,13 @@ class Pipeline:
     def stream(self, request: Request, features: ImageFeatureCache | None = None) -> Iterator[str]:
         """The text of one answer, piece by piece; a character is never cut in two."""
         text = TextStream(self.encoder)
-        for generated in self._generate((request for _ in range(1)), 1, request.capacity, features):
+        for generated in self._generate([request], 1, request.capacity, features):
             if piece := text.push(generated.token):
                 yield piece
         if piece := text.finish():
             yield piece
 
-    def score(
-        self, request: Request, image_features: ort.OrtValue, choices: Choices
-    ) -> dict[str, float]:
+    def score(self, request: Request, image_features: Tensor, choices: Choices) -> dict[str, float]:
         """Log-probability of each choice, its end included; a prefix they share is read once."""
         with self.cache_pool.acquire(1, request.capacity) as cache:
             first = self.engine.prefill(cache, 0, image_features, request.ids)
@@ -95,17 +88,16 @@ class Pipeline:
             return score_choices(choices, self.encoder, first, read)
 
     def encode(
-        self, images: Sequence[ImageInput], prompt: str, watch: Stopwatch | None = None
+        self, images: ImageBatch, prompt: str, watch: Stopwatch | None = None
     ) -> EncodedPrompt:
-        """Read, preprocess and encode images and their prompt, as an answer about them begins.
+        """Encode images and the prompt about them, as an answer begins.
 
-        `watch` gets the seconds of the stages. ImageError or PromptError where one cannot be used.
+        `watch` gets the seconds of the stages. PromptError for a prompt that cannot be used.
         """
         watch = watch or Stopwatch()
-        batch = read_images(images, self.manifest.image, watch)
         with watch.measure("preprocess"):
-            ids = self.encoder.encode(prompt, len(images))
-        return encode_prompt(self.engine, batch.pixel_values, ids, watch)
+            ids = self.encoder.encode(prompt, images.count)
+        return encode_prompt(self.engine, images.pixel_values, ids, watch)
 
     def _generate(
         self,
@@ -117,7 +109,7 @@ class Pipeline:
         eos_id = self.manifest.tokenizer.eos_id
         features = features or ImageFeatureCache(self.engine)
         with self.cache_pool.acquire(slots, capacity) as cache:
-            yield from generate(features, eos_id, requests, cache, slots)
+            yield from generate(self.engine, features, requests, cache, eos_id=eos_id, slots=slots)
 
     def _generation(self, sequence: ActiveSequence) -> Generation:
         assert sequence.finish_reason is not None

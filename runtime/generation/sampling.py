@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.engine.logits import require_number
+from paligemma_edge.runtime.engine.scores import require_number
 from paligemma_edge.runtime.errors import OptionError
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -34,6 +36,11 @@ class ImageBatch:
     def count(self) -> int:
         """How many images the prompt is about."""
         return len(self.pixel_values)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of the pixel values: copies of an image are one."""
+        return hashlib.sha256(self.pixel_values.data).digest()
 
 
 def read_images(images: Sequence[ImageInput], config: ImageConfig, watch: Stopwatch) -> ImageBatch:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TypeAlias
@@ -29,6 +28,7 @@ MAX_FILE_BYTES = 512 << 20
 
 _WANTED = "wanted a JPEG, PNG, WebP or BMP image"
 _WANTED_ARRAY = "wanted uint8 [height, width, 3] with values from 0 to 255"
+_UPRIGHT = 1  # EXIF's orientation of an image that is not to be turned
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
 _DAMAGED = "damaged or cut short"
 _KINDS = (
@@ -179,17 +179,29 @@ def _as_rgb(image: Image.Image, label: str) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; damaged EXIF says nothing.
+    """The image turned as its EXIF orientation says, whatever its other metadata holds."""
+    orientation = _orientation(image)
+    if orientation == _UPRIGHT:
+        return image
+    # Pillow writes all EXIF back, and fails where a field is damaged: it gets this one alone.
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    copy = image.copy()
+    copy.info = {key: value for key, value in image.info.items() if key == "transparency"}
+    copy.info["exif"] = exif.tobytes()
+    ImageOps.exif_transpose(copy, in_place=True)
+    return copy
 
-    A copy is turned in place: it stays turned where Pillow cannot write the other EXIF fields back.
-    """
-    with suppress(Exception):
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            upright = image.copy()
-            with suppress(Exception):
-                ImageOps.exif_transpose(upright, in_place=True)
-            return upright
-    return image
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 to 8; damaged EXIF says nothing."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
+    except MemoryError:
+        raise
+    except Exception:  # any class, as decoders raise it
+        return _UPRIGHT
+    return value if value in range(1, 9) else _UPRIGHT
 
 
 def _without_16_bits(image: Image.Image, label: str) -> Image.Image:

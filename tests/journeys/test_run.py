@@ -60,7 +60,7 @@ def images(path: Path) -> list[str]:
 @contextmanager
 def started(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401
     """The command, while it runs; killed where the test ends first."""
-    command = [sys.executable, "-m", "paligemma_edge.runtime.cli.main", *map(str, arguments)]
+    command = [sys.executable, "-m", "paligemma_edge.runtime.cli", *map(str, arguments)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
@@ -289,7 +289,7 @@ def test_several_images_have_one_answer_together(shapes_bundle: Path, folder: Pa
 def test_any_name_can_be_printed_anywhere(shapes_bundle: Path, image: Path, tmp_path: Path) -> None:
     name = os.fsencode(image.parent) + b"/\xe9\xff.png"
     shutil.copy(os.fsencode(image), name)
-    command: list[str | bytes | Path] = [sys.executable, "-m", "paligemma_edge.runtime.cli.main"]
+    command: list[str | bytes | Path] = [sys.executable, "-m", "paligemma_edge.runtime.cli"]
     command += ["run", shapes_bundle]
     options: list[list[str | Path]] = [[], ["--json"], ["--draw", tmp_path / "drawn"]]
     options += [["--out", tmp_path / f"out{suffix}"] for suffix in FORMATS]
@@ -562,7 +562,7 @@ def test_output_that_cannot_be_written_is_reported_in_one_line(
     shapes_bundle: Path, image: Path, more: tuple[str, ...]
 ) -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    command = [sys.executable, "-m", "paligemma_edge.runtime.cli.main", "run", str(shapes_bundle)]
+    command = [sys.executable, "-m", "paligemma_edge.runtime.cli", "run", str(shapes_bundle)]
     command += ["caption en", str(image), *SHORT, *more]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(

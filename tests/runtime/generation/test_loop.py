@@ -32,7 +32,7 @@ def _row(token: int) -> NDArray[np.float32]:
 
 @dataclass
 class Countdown:
-    """A feature cache and its engine in one; counts what it is asked to do."""
+    """A feature cache and an engine in one; counts what it is asked to do."""
 
     read: list[int] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
@@ -84,7 +84,7 @@ def _answers(
 
 
 def _run(engine: Countdown, requests: Any, cache: KVCache) -> Iterator[GeneratedToken]:  # noqa: ANN401
-    return generate(cast(Any, engine), EOS, requests, cache)
+    return generate(cast(Any, engine), cast(Any, engine), requests, cache, eos_id=EOS)
 
 
 @given(

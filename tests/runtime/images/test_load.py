@@ -206,6 +206,29 @@ def test_damaged_exif_says_nothing_and_pillow_keeps_its_warnings_to_itself(
     assert len(recwarn) == before
 
 
+def test_the_orientation_of_an_image_in_memory_is_applied() -> None:
+    image = Image.fromarray(noise(20, 50))
+    image.getexif()[0x0112] = 6
+    image.getexif()[0x011A] = "no ratio"  # which Pillow cannot write back
+    loaded = load_image(image)
+    assert loaded.size == (20, 50)
+    np.testing.assert_array_equal(np.asarray(loaded), np.rot90(np.asarray(image), -1))
+    assert image.size == (50, 20)  # the caller's is as it was
+
+
+def test_an_image_that_cannot_be_turned_for_want_of_memory_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    image = Image.fromarray(noise(20, 50))
+    image.getexif()[0x0112] = 6
+    monkeypatch.setattr(Image.Image, "transpose", refuse)
+    with pytest.raises(ImageError, match="not enough memory for 50 x 20 pixels"):
+        load_image(image)
+
+
 def test_an_image_is_turned_though_another_exif_field_is_damaged() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import onnxruntime as ort
 import pytest
 
+from paligemma_edge.runtime.device.cuda import check
 from paligemma_edge.runtime.device.cuda.check import load_libraries, package_advice
-from paligemma_edge.runtime.device.device import Device
+from paligemma_edge.runtime.device.cuda.driver import Gpu
+from paligemma_edge.runtime.device.device import Device, open_device
 from paligemma_edge.runtime.errors import DeviceError
 
 # As ONNX Runtime prints it: a package of pip's that does not load, then libraries of the system.
@@ -50,13 +53,52 @@ def test_the_preloading_of_this_onnxruntime_is_quiet(capfd: pytest.CaptureFixtur
     assert capfd.readouterr() == ("", "")
 
 
+def _open_cuda(monkeypatch: pytest.MonkeyPatch, printed: str, cudnn: OSError | None) -> Device:
+    """Open a device whose driver and GPU are here."""
+
+    def load(name: str) -> None:
+        assert name == "libcudnn.so.9"
+        if cudnn is not None:
+            raise cudnn
+
+    _preload(monkeypatch, printed)
+    monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(check, "find_gpu", lambda _: Gpu("a GPU", (9, 0), 1, 1, (13, 0)))
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    return open_device("cuda")
+
+
+def test_a_device_keeps_what_was_not_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = _open_cuda(monkeypatch, PRINTED, None)
+    assert device.missing_libraries == ("libcublas.so.13", "libcudart.so.13")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            "libcudnn.so.9: cannot open shared object file: No such file or directory",
+            "is not here; run: pip install",
+        ),
+        ("/x/libcudnn.so.9: file too short", r"does not load \(/x/libcudnn.so.9: file too short\)"),
+    ],
+)
+def test_cudnn_is_missed_before_a_graph_is_opened(
+    monkeypatch: pytest.MonkeyPatch, error: str, reason: str
+) -> None:
+    with pytest.raises(DeviceError, match=f"libcudnn.so.9, .* vision encoder needs, {reason}"):
+        _open_cuda(monkeypatch, "", OSError(error))
+
+
 def test_a_session_without_cuda_names_the_libraries_that_are_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _session_without_cuda(monkeypatch)
-    _preload(monkeypatch, PRINTED)
+    missing = ("libcublas.so.13", "libcudart.so.13")
     with pytest.raises(DeviceError) as caught:
-        Device(name="cuda", threads=1).open_session(tmp_path / "decoder.onnx")
+        Device(name="cuda", threads=1, missing_libraries=missing).open_session(
+            tmp_path / "decoder.onnx"
+        )
     assert str(caught.value) == (
         f"{tmp_path / 'decoder.onnx'} was to run on cuda, but ONNX Runtime 1.31.1 fell back to "
         "CPUExecutionProvider; libraries of CUDA that it needs are not here: libcublas.so.13, "
@@ -69,7 +111,6 @@ def test_a_session_without_cuda_for_another_reason_says_what_to_check(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     _session_without_cuda(monkeypatch)
-    _preload(monkeypatch, "")
     with pytest.raises(DeviceError, match="fell back to CPUExecutionProvider; check the driver"):
         Device(name="cuda", threads=1).open_session(tmp_path / "decoder.onnx")
 
