@@ -17,13 +17,13 @@ from paligemma_edge.runtime.engine.cache_pool import KVCachePool
 from paligemma_edge.runtime.errors import OptionError, PromptError
 from paligemma_edge.runtime.generation.pipeline import Pipeline
 from paligemma_edge.runtime.generation.request import GenerationOptions
-from paligemma_edge.runtime.generation.sampling import Sampling
-from paligemma_edge.runtime.generation.validate import (
+from paligemma_edge.runtime.generation.request_list import (
     Images,
     as_tuple,
     group_by_adapter,
     validate_requests,
 )
+from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.images.load import ImageInput, load_image

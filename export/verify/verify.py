@@ -40,11 +40,9 @@ from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, replay
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
-from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.model import PaliGemma
-from paligemma_edge.runtime.timing import Stopwatch
 
 _Difference: TypeAlias = tuple[float, float]  # absolute and relative, see StageParity
 _Measured: TypeAlias = list[tuple[ParityStage, _Difference]]  # of one sample; steps one by one
@@ -167,7 +165,7 @@ def _compare(
     model: PaliGemma, sample: Sample, trace: ReferenceTrace
 ) -> Iterator[tuple[ParityStage, _Difference]]:
     config = model.bundle.manifest
-    pixels = read_images(sample.images, config.image, Stopwatch()).pixel_values
+    pixels = model.pipeline.read_images(sample.images).pixel_values
     ids = model.encoder.encode(sample.prompt, len(pixels))
     hidden = model.engine.encode(pixels)
     features = model.engine.project(hidden)

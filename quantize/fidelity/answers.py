@@ -16,11 +16,9 @@ from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, greedy, replay
 from paligemma_edge.runtime.errors import DeviceError, PromptError
-from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.mask import inside, paste_mask
 from paligemma_edge.runtime.text.parse_answer import ParsedObject, parse_answer
-from paligemma_edge.runtime.timing import Stopwatch
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +63,7 @@ class EvalRequest:
     def encode(cls, model: PaliGemma, question: Question, max_new_tokens: int) -> EvalRequest:
         """Read the image and encode it. ImageError or PromptError where that cannot be done."""
         config = model.bundle.manifest
-        image = read_images([question.image], config.image, Stopwatch())
+        image = model.pipeline.read_images([question.image])
         prompt = model.pipeline.encode(image, question.prompt)
         room = config.model.max_length - prompt.length
         if room < 1:

@@ -17,7 +17,6 @@ from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.replay import EncodedPrompt
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.pipeline import Pipeline
-from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.system.linux import available_memory
 from paligemma_edge.runtime.timing import Stopwatch
 
@@ -47,7 +46,7 @@ def measure_reading(
 def _read(repeated: RepeatedPrompt, watch: Stopwatch) -> EncodedPrompt:
     """From the image's file to the first token, as every answer begins."""
     pipeline = repeated.pipeline
-    image = read_images([repeated.image], pipeline.manifest.image, watch)
+    image = pipeline.read_images([repeated.image], watch)
     encoded = pipeline.encode(image, repeated.prompt, watch)
     slots = pipeline.cache_pool.acquire(1, encoded.length + repeated.steps)
     with watch.measure("prefill"), slots as cache:

@@ -12,11 +12,9 @@ from typing import Unpack
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.golden import Golden, required_agreement
 from paligemma_edge.runtime.engine.replay import replay
-from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.loading.variants import DeviceName
 from paligemma_edge.runtime.model import PaliGemma
-from paligemma_edge.runtime.timing import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +79,7 @@ def self_test(
 
 def _agreement(model: PaliGemma, golden: Golden) -> float:
     """Share of the golden tokens that follow the golden ones before them; never 1 here."""
-    image = read_images([model.bundle.file(golden.image)], model.bundle.manifest.image, Stopwatch())
+    image = model.pipeline.read_images([model.bundle.file(golden.image)])
     encoded = model.pipeline.encode(image, golden.prompt)
     rows = replay(model.engine, encoded, golden.token_ids)
     wrong = sum(row.best != token for row, token in zip(rows, golden.token_ids, strict=True))

@@ -1,7 +1,6 @@
 """One prompt through the engine, tensor by tensor: encoded, followed by a known or greedy answer.
 
-What measures, verifies, calibrates and searches calls these, and has no loop of its own. Knows
-tensors and ids. Knows nothing of what is compared with them.
+Knows tensors and ids. Knows nothing of what is compared with them.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Knows prompts, limits and slots. Knows nothing of files, and nothing of boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from paligemma_edge.runtime.engine.cache_pool import KVCachePool
@@ -23,7 +23,8 @@ from paligemma_edge.runtime.generation.request import (
 )
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.grammar.choices import Choices
-from paligemma_edge.runtime.images.batch import ImageBatch
+from paligemma_edge.runtime.images.batch import ImageBatch, read_images
+from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.results.generation import Generation, decode_with_offsets
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
@@ -86,6 +87,12 @@ class Pipeline:
                 return stepper.step([token])[0]
 
             return score_choices(choices, self.encoder, first, read)
+
+    def read_images(
+        self, images: Sequence[ImageInput], watch: Stopwatch | None = None
+    ) -> ImageBatch:
+        """Read and preprocess the images of one prompt; ImageError where one cannot be read."""
+        return read_images(images, self.manifest.image, watch or Stopwatch())
 
     def encode(
         self, images: ImageBatch, prompt: str, watch: Stopwatch | None = None

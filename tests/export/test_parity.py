@@ -21,8 +21,8 @@ from paligemma_edge.export.verify.verify import verify
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.request import GenerationOptions
+from paligemma_edge.runtime.generation.request_list import Images
 from paligemma_edge.runtime.generation.sampling import Greedy
-from paligemma_edge.runtime.generation.validate import Images
 from paligemma_edge.runtime.images.batch import ImageBatch, read_images
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
@@ -291,7 +291,8 @@ def features_of(model: PaliGemma, sample: Sample) -> OrtValue:
 
 def replayed(model: PaliGemma, sample: Sample, answer: Sequence[int]) -> NDArray[np.float32]:
     """Logits [answer + 1, vocab] of a prefill and a step for each token."""
-    prompt = model.pipeline.encode(sample.images, sample.prompt)
+    images = model.pipeline.read_images(sample.images)
+    prompt = model.pipeline.encode(images, sample.prompt)
     rows = replay(model.engine, prompt, [*answer, 0])
     return np.stack([row.whole.copy() for row in rows])
 

@@ -14,7 +14,7 @@ TABLE = ROOT / "docs/house.json"
 PICTURE = ROOT / "docs/house.png"
 PAGE = ROOT / "docs/architecture.md"
 START, END = "<!-- rooms -->", "<!-- /rooms -->"
-GROUND = "What every other room of the runtime may import."
+GROUND = "What every other room of its folder may import."
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from paligemma_edge.runtime import PaliGemma, TopSampling
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
 from paligemma_edge.runtime.generation.loop import generate
-from paligemma_edge.runtime.generation.validate import Images
+from paligemma_edge.runtime.generation.request_list import Images
 from paligemma_edge.runtime.images.load import ImageInput, load_image
 from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 

@@ -118,7 +118,8 @@ def answers(models: tuple[PaliGemma, PaliGemma]) -> list[tuple[Generation, Gener
 
 
 def rows(model: PaliGemma, question: Question, tokens: Sequence[int]) -> Rows:
-    prompt = model.pipeline.encode([question.image], question.prompt)
+    image = model.pipeline.read_images([question.image])
+    prompt = model.pipeline.encode(image, question.prompt)
     return np.stack([row.answer_logits.copy() for row in replay(model.engine, prompt, tokens)])
 
 

@@ -78,7 +78,8 @@ def test_an_early_difference_does_not_grow_into_others(
 ) -> None:
     def after_another_start(tokens: tuple[int, ...]) -> tuple[int, ...]:
         """An original that starts with another token and goes on as the model then would."""
-        prompt = shapes_model.pipeline.encode([image], PROMPT)
+        pipeline = shapes_model.pipeline
+        prompt = pipeline.encode(pipeline.read_images([image]), PROMPT)
         answer = [tokens[0] ^ 1]
         while len(answer) < 6:
             *_, best = (row.best for row in replay(shapes_model.engine, prompt, [*answer, 0]))
@@ -174,7 +175,8 @@ def test_a_golden_image_must_be_a_file_of_the_bundle(
 
 def test_replay_gives_a_row_for_each_token(shapes_model: PaliGemma, image: bytes) -> None:
     answer = shapes_model.generate(image, PROMPT, max_new_tokens=5)
-    engine, prompt = shapes_model.engine, shapes_model.pipeline.encode([image], PROMPT)
+    engine, pipeline = shapes_model.engine, shapes_model.pipeline
+    prompt = pipeline.encode(pipeline.read_images([image]), PROMPT)
     rows = [row.whole.copy() for row in replay(engine, prompt, answer.token_ids)]
     assert len(rows) == len(answer.token_ids)
     (alone,) = (row.whole.copy() for row in replay(engine, prompt, [1]))

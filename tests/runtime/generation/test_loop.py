@@ -37,10 +37,6 @@ class Countdown:
     read: list[int] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
 
-    @property
-    def engine(self) -> Countdown:
-        return self
-
     def features(self, images: int, watch: Stopwatch) -> int:
         watch.add("vision", 1)
         return images

@@ -111,7 +111,8 @@ def test_the_scores_are_those_of_the_model_fed_with_each_answer(
 ) -> None:
     engine = shapes_model.engine
     image = load_image(shapes_images / "00.png")
-    prompt = shapes_model.pipeline.encode([image], "answer en which shapes are there?")
+    pipeline = shapes_model.pipeline
+    prompt = pipeline.encode(pipeline.read_images([image]), "answer en which shapes are there?")
     choices = Choices(("red circle", "red square", "red", "blue star", "a red circle"))
 
     cache = engine.cache(1, prompt.length + choices.longest(shapes_model.encoder))

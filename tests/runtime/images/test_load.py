@@ -224,7 +224,7 @@ def test_an_image_that_cannot_be_turned_for_want_of_memory_is_an_error(
 
     image = Image.fromarray(noise(20, 50))
     image.getexif()[0x0112] = 6
-    monkeypatch.setattr(Image.Image, "transpose", refuse)
+    monkeypatch.setattr(ImageOps, "exif_transpose", refuse)
     with pytest.raises(ImageError, match="not enough memory for 50 x 20 pixels"):
         load_image(image)
 

@@ -12,7 +12,7 @@ from typing import TypeAlias
 from paligemma_edge.runtime.errors import ImageError, OptionError, PromptError
 from paligemma_edge.runtime.generation.pipeline import Pipeline
 from paligemma_edge.runtime.generation.request import GenerationOptions, Request
-from paligemma_edge.runtime.images.batch import ImageBatch, read_images
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.timing import Stopwatch
 
@@ -68,7 +68,7 @@ def _validated(
 
     def read(watch: Stopwatch) -> ImageBatch:
         with _naming_request(number, count):
-            return read_images(images, pipeline.manifest.image, watch)
+            return pipeline.read_images(images, watch)
 
     return request.about(read)
 
