@@ -103,7 +103,7 @@ def _reached(imports: Mapping[str, set[str]], room: str) -> set[str]:
 def _about(room: str, files: Sequence[str]) -> str:
     """The first sentence of the room's docstring, or of its folder's, after the names of files."""
     names = [name.partition(".")[2] for name in files if "." in name]
-    listed = f"{', '.join(names)}: " if len(names) > 1 else ""
+    listed = f"{', '.join(names)}: " if len(names) > 1 or is_ground(room) else ""
     if is_ground(room):
         return listed + GROUND
     path = ROOT / room.replace(".", "/")
