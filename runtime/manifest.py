@@ -134,7 +134,7 @@ class LoraInfo:
     """A LoRA adapter that can be switched to.
 
     `files` are npz files by variant, since each recipe transforms the weights in its own way. A
-    file holds the inputs of the adapted graphs by name; layers that it lacks stay as they are.
+    file holds the inputs of the LoRA graphs by name; layers that it lacks stay as they are.
     """
 
     source: str  # the folder that it came from

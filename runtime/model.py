@@ -66,7 +66,7 @@ class PaliGemma:
         `memory_limit` is in bytes of a GPU, and bounds what each graph may take there beside
         weights, keys and values. `cuda_graph` records the steps there, once for each number of
         slots and adapter, and replays them: such a model is for one thread. In a bundle with
-        adapters the adapted graphs are opened, which answer as the base too. BundleError,
+        adapters its LoRA graphs are opened, which answer as the base too. BundleError,
         DeviceError or OptionError say what is in the way.
         """
         if not isinstance(bundle, str | os.PathLike):
@@ -76,16 +76,16 @@ class PaliGemma:
         self.variant, chosen = choose_variant(manifest, device, variant)
         plan = cache_plan_for(manifest, chosen, max_batch, max_length, cuda_graph=cuda_graph)
         opened = device_for(manifest, chosen, plan, threads, memory_limit, cuda_graph=cuda_graph)
-        if (adapted := manifest.lora_graphs.get(self.variant)) is not None:
-            self.bundle.check_graphs(adapted)
-        self.prepacked = None if adapted else prepacked_here(self.bundle, self.variant)
+        if (lora_graphs := manifest.lora_graphs.get(self.variant)) is not None:
+            self.bundle.check_graphs(lora_graphs)
+        self.prepacked = None if lora_graphs else prepacked_here(self.bundle, self.variant)
         graph_files = self.bundle.variant_files(self.prepacked or chosen)
-        adapted_files = self.bundle.variant_files(adapted) if adapted else ()
-        self.verified_files = (*graph_files, *adapted_files, manifest.tokenizer.file)
+        lora_files = self.bundle.variant_files(lora_graphs) if lora_graphs else ()
+        self.verified_files = (*graph_files, *lora_files, manifest.tokenizer.file)
         with comparing(self.bundle, self.verified_files) as digests:
             pieces = digests.file(manifest.tokenizer.file)
             self.encoder = PromptEncoder(pieces, manifest.tokenizer)
-            self.engine = load_engine(chosen, opened, digests, self.prepacked, adapted)
+            self.engine = load_engine(chosen, opened, digests, self.prepacked, lora_graphs)
         self.cache_pool = KVCachePool(self.engine, plan)
         self.pipeline = Pipeline(self.engine, self.encoder, manifest, self.cache_pool)
         self._adapters = LoraAdapters(self.bundle, self.variant, self.engine)
@@ -286,12 +286,12 @@ class PaliGemma:
         return [answers[place] for place in range(len(validated))]
 
     def masks(
-        self, detections: Sequence[ParsedObject], width: int, height: int
+        self, objects: Sequence[ParsedObject], width: int, height: int
     ) -> list[NDArray[np.float32] | None]:
-        """Soft masks [height, width] in 0..1 of the detections that hold segmentation codes."""
+        """Soft masks [height, width] in 0..1 of the objects that have segmentation codes."""
         width, height = check_count("width", width), check_count("height", height)
-        decoded = decoded_masks(detections, self.engine.decode_masks)
+        decoded = decoded_masks(objects, self.engine.decode_masks)
         return [
-            None if mask is None else paste_mask(mask, detection.box, width, height)
-            for detection, mask in zip(detections, decoded, strict=True)
+            None if mask is None else paste_mask(mask, one.box, width, height)
+            for one, mask in zip(objects, decoded, strict=True)
         ]

@@ -79,7 +79,7 @@ class LoraVariant:
 
 def lora_folder(variant: str) -> str:
     """The folder of a variant's LoRA graphs."""
-    return f"adapted/{variant}"
+    return f"lora_graphs/{variant}"
 
 
 def needed_graphs(manifest: Manifest, variant: str) -> set[str]:

@@ -95,7 +95,7 @@ class EvalRequest:
     def decode(self, tokens: Sequence[int]) -> EvalAnswer:
         """An answer of this model with the objects in it, masks decoded."""
         text = self.model.encoder.decode(tokens)
-        detections = parse_answer(text).detections
+        detections = parse_answer(text).objects
         return EvalAnswer(tuple(tokens), text, *self.size, detections, self._masks(detections))
 
     def _masks(self, detections: Sequence[ParsedObject]) -> NDArray[np.float32] | None:

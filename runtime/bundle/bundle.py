@@ -180,7 +180,7 @@ class Bundle:
         for variant, prepacked in self.manifest.prepacked.items():
             if not set(damaged).isdisjoint(self.variant_files(prepacked)):
                 return f"run `paligemma-edge prepack {self.path} --variant {variant}` to mend it"
-        if any(name.startswith(("adapted/", "adapters/")) for name in damaged):
+        if any(name.startswith(("lora_graphs/", "adapters/")) for name in damaged):
             return "add the adapter again with `paligemma-edge adapter --overwrite`"
         return f"run `paligemma-edge verify` to write it anew, or {again}"
 

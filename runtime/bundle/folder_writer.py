@@ -80,10 +80,10 @@ def extend_bundle(
     """Add one folder of files to a bundle atomically: whatever stops it, the bundle stays usable.
 
     A folder that the manifest lists is kept unless `overwrite`, and then until the new one is
-    complete. What was made from the old one is removed with it: prepacked graphs, reports, adapted
-    graphs, and the adapters' files for it.
-    `made_from` are the files that the new ones come from, by default all that answers need outside
-    the folder; it is an error if one of them is replaced before the end.
+    complete. What was made from the old one is removed with it: prepacked graphs, reports, LoRA
+    graphs, and the adapters' files for it. `made_from` are the files that the new ones come from,
+    by default all that answers need outside the folder; it is an error if one of them is replaced
+    before the end.
     """
     target = bundle.path / folder
     with staging.as_output_errors(target), contextlib.ExitStack() as stack:

@@ -31,7 +31,7 @@ class LoraAdapters:
     """The adapters of a bundle that one open variant can be switched to."""
 
     def __init__(self, bundle: Bundle, variant: str, engine: Engine) -> None:
-        """`engine` runs the variant; where it has adapted graphs, those are open."""
+        """`engine` runs the variant; where it has LoRA graphs, those are open."""
         self.bundle, self.variant = bundle, variant
         self.dtype, self.memory, self.inputs = engine.dtype, engine.memory, engine.lora_inputs
         self._loaded: dict[str, LoraWeights] = {}

@@ -25,9 +25,9 @@ def load_engine(
     device: Device,
     digests: Digests,
     prepacked: Prepacked | None = None,
-    adapted: LoraGraphs | None = None,
+    lora_graphs: LoraGraphs | None = None,
 ) -> Engine:
-    """Open every graph of a variant on a device, or its prepacked or adapted graphs instead.
+    """Open every graph of a variant on a device, or its prepacked or LoRA graphs instead.
 
     The largest is opened first. BundleError or DeviceError where one cannot be opened.
     """
@@ -36,8 +36,8 @@ def load_engine(
 
     def session(graph: str) -> Session:
         path, weights = digests.file(graphs[graph]), None
-        if adapted is not None and graph in adapted.graphs:
-            path, weights = digests.file(adapted.graphs[graph]), path.parent
+        if lora_graphs is not None and graph in lora_graphs.graphs:
+            path, weights = digests.file(lora_graphs.graphs[graph]), path.parent
         cuda_graph = device.cuda_graph and graph == contract.DECODER
         opened = device.open_session(
             path, optimized=prepacked is not None, cuda_graph=cuda_graph, weights=weights

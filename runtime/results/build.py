@@ -60,20 +60,20 @@ def object_result(
     """The objects of an answer, masks decoded; one that the token limit cut is left out."""
     answer = generation.answer
     cut = generation.finish_reason == "length" and _last_is_cut(task, answer)
-    whole = len(answer.detections) - cut
-    detections, spans = answer.detections[:whole], answer.spans[:whole]
-    decoded = decoded_masks(detections, decode_masks)
+    whole = len(answer.objects) - cut
+    parsed, spans = answer.objects[:whole], answer.spans[:whole]
+    decoded = decoded_masks(parsed, decode_masks)
     objects = tuple(
         Detection(
-            detection=detection,
+            parsed=one,
             score=generation.score_of(span),
             width=size[0],
             height=size[1],
             decoded=mask,
         )
-        for detection, span, mask in zip(detections, spans, decoded, strict=True)
+        for one, span, mask in zip(parsed, spans, decoded, strict=True)
     )
-    lacking = any(f.detection.codes is not None and f.decoded is None for f in objects)
+    lacking = any(d.parsed.codes is not None and d.decoded is None for d in objects)
     return ObjectResult(
         prompt=generation.prompt,
         text=generation.text,
@@ -89,19 +89,19 @@ def object_result(
 
 def _last_is_cut(task: Task, answer: ParsedAnswer) -> bool:
     """Whether the last object may be incomplete: no separator follows it."""
-    if not answer.detections or answer.text[answer.spans[-1][1] :].lstrip().startswith(";"):
+    if not answer.objects or answer.text[answer.spans[-1][1] :].lstrip().startswith(";"):
         return False
-    last = answer.detections[-1]
+    last = answer.objects[-1]
     named = task.labels is not None and last.label in task.labels
     return not named or (task.masks and last.codes is None)
 
 
 def decoded_masks(
-    detections: Sequence[ParsedObject], decode_masks: DecodeMasks
+    objects: Sequence[ParsedObject], decode_masks: DecodeMasks
 ) -> list[NDArray[np.float32] | None]:
-    """Each detection's mask float32 [64, 64], None where it has no codes or none can be decoded."""
-    codes = [d.codes for d in detections if d.codes is not None]
+    """Each object's mask float32 [64, 64], None where it has no codes or none can be decoded."""
+    codes = [one.codes for one in objects if one.codes is not None]
     if not codes or decode_masks is None:
-        return [None] * len(detections)
+        return [None] * len(objects)
     decoded = iter(decode_masks(np.asarray(codes, np.int64)))
-    return [None if d.codes is None else next(decoded) for d in detections]
+    return [None if one.codes is None else next(decoded) for one in objects]

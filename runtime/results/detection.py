@@ -23,7 +23,7 @@ class Detection:
         ...     print(detection.label, detection.xyxy, detection.mask.sum())
     """
 
-    detection: ParsedObject
+    parsed: ParsedObject
     score: float
     width: int
     height: int
@@ -37,12 +37,12 @@ class Detection:
     @property
     def label(self) -> str:
         """The name that the answer gives it; empty where it gives none."""
-        return self.detection.label
+        return self.parsed.label
 
     @property
     def box(self) -> Box:
         """Corners y0, x0, y1, x1 as shares of the image's sides, 0..1: `<loc>` / 1024."""
-        return self.detection.box
+        return self.parsed.box
 
     @property
     def xyxy(self) -> tuple[int, int, int, int]:

@@ -67,7 +67,7 @@ class _Style:
 
 def draw(
     image: Image.Image,
-    detections: Sequence[ParsedObject],
+    objects: Sequence[ParsedObject],
     masks: Iterable[Mask | None] | None = None,
     *,
     font: str | os.PathLike[str] | None = None,
@@ -78,8 +78,8 @@ def draw(
 
     Args:
         image: an image of any mode.
-        detections: labels and boxes; a label has the same colour in every image.
-        masks: for each detection a soft mask, float32 [height, width] in 0..1, or None. It may be
+        objects: labels and boxes; a label has the same colour in every image.
+        masks: for each object a soft mask, float32 [height, width] in 0..1, or None. It may be
             a generator: masks are large, and one is used at a time.
         font: a TrueType file. Pillow's own font, used by default, has only ASCII: accents are
             dropped then.
@@ -95,11 +95,11 @@ def draw(
     """
     canvas = image.convert("RGB")
     style = _Style.for_image(*canvas.size, font)
-    objects = [(colour_of(d.label), d.label, _corners(d, canvas)) for d in detections]
+    outlined = [(colour_of(o.label), o.label, _corners(o, canvas)) for o in objects]
     if masks is not None:
-        _draw_masks(canvas, [colour for colour, _, _ in objects], masks, style.line)
+        _draw_masks(canvas, [colour for colour, _, _ in outlined], masks, style.line)
     pen = ImageDraw.Draw(canvas, "RGBA")
-    shown = [item for item in objects if _has_pixels(item[2])]
+    shown = [item for item in outlined if _has_pixels(item[2])]
     for colour, _, corners in shown:
         _draw_box(pen, corners, colour, style.line)
     taken: list[Corners] = []
@@ -174,8 +174,7 @@ def _paired(
         yield from zip(colours, masks, strict=True)
     except ValueError:
         raise OptionError(
-            f"the masks are not as many as the {len(colours)} detections; "
-            "give one for each, or None"
+            f"the masks are not as many as the {len(colours)} objects; give one for each, or None"
         ) from None
 
 

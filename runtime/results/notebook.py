@@ -61,7 +61,7 @@ def _drawn(detections: Sequence[Detection], image: Image.Image) -> Image.Image:
         None if one.decoded is None else paste_mask(one.decoded, one.box, *image.size)
         for one in detections
     )
-    return draw(image, [one.detection for one in detections], masks)
+    return draw(image, [one.parsed for one in detections], masks)
 
 
 def _shrunk(image: Image.Image) -> Image.Image:

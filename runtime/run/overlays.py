@@ -137,7 +137,7 @@ def lacks_masks(result: Result, decode_masks: DecodeMasks) -> bool:
     """Whether a text holds masks that cannot be drawn."""
     if decode_masks is not None or isinstance(result, ObjectResult):
         return False
-    return any(o.codes is not None for o in parse_answer(result.text).detections)
+    return any(o.codes is not None for o in parse_answer(result.text).objects)
 
 
 def safe_name(name: str, prompt: int = 1) -> PurePosixPath:
@@ -177,7 +177,7 @@ def _check_folder(target: Path, reuse: bool) -> None:
 def _drawn(image: Image.Image, result: Result, decode_masks: DecodeMasks) -> Image.Image:
     if isinstance(result, ObjectResult):
         return result.draw(image)
-    objects = parse_answer(result.text).detections
+    objects = parse_answer(result.text).objects
     decoded = zip(objects, decoded_masks(objects, decode_masks), strict=True)
     # Made one by one, for they are large.
     masks = (m if m is None else paste_mask(m, f.box, *image.size) for f, m in decoded)

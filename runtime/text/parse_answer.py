@@ -93,7 +93,7 @@ class ParsedAnswer:
     """
 
     text: str
-    detections: tuple[ParsedObject, ...]
+    objects: tuple[ParsedObject, ...]
     spans: tuple[tuple[int, int], ...]
     plain: str
 
@@ -106,10 +106,10 @@ def parse_answer(text: str) -> ParsedAnswer:
     numbers that are not tokens (`<loc1024>`, `<seg128>`) are text.
     """
     matches = list(_OBJECT.finditer(text))
-    detections = tuple(_parsed_object(match.groups()) for match in matches)
+    objects = tuple(_parsed_object(match.groups()) for match in matches)
     spans = tuple((match.start(), match.start() + _length(match[0])) for match in matches)
     plain = _STRAY.sub("", _OBJECT.sub("", text)).strip()
-    return ParsedAnswer(text, detections, spans, plain)
+    return ParsedAnswer(text, objects, spans, plain)
 
 
 def _length(text: str) -> int:

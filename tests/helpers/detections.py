@@ -30,7 +30,7 @@ def detection(
     score: float = -0.5,
 ) -> Detection:
     parsed = ParsedObject(label, box, None if decoded is None else (0,) * 16)
-    return Detection(detection=parsed, score=score, width=WIDTH, height=HEIGHT, decoded=decoded)
+    return Detection(parsed=parsed, score=score, width=WIDTH, height=HEIGHT, decoded=decoded)
 
 
 def result(objects: Sequence[Detection] = (), **fields: Any) -> ObjectResult:  # noqa: ANN401

@@ -143,7 +143,7 @@ def test_without_a_mask_decoder_boxes_are_given_and_the_reason(
     view._pipeline = blind
     result = view.segment("star")
     assert len(result) and all(found.mask is None for found in result)
-    assert all(found.detection.codes is not None for found in result)
+    assert all(found.parsed.codes is not None for found in result)
     (note,) = result.notes
     assert "--mask-decoder vae-oid.npz" in note
 

@@ -170,7 +170,7 @@ def test_an_adapter_is_added_to_the_named_variants(model: Model, tmp_path: Path)
 def test_adding_again_repairs_damaged_files(small: Model) -> None:
     add_adapter(small.bundle, small.adapter, "one")
     before = contents(small.bundle)
-    for name in ("adapted/cpu-fp32/decoder.onnx", "adapters/one/cpu-fp32.npz"):
+    for name in ("lora_graphs/cpu-fp32/decoder.onnx", "adapters/one/cpu-fp32.npz"):
         (small.bundle / name).write_bytes(b"damage")
     add_adapter(small.bundle, small.adapter, "one", overwrite=True)
     assert contents(small.bundle) == before

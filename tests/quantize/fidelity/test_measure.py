@@ -233,7 +233,7 @@ def _by_hand(
 ) -> float:
     """The best of all ways to pair objects of one label; few objects, so all are tried."""
     side = 112
-    found = [generation.answer.detections for generation in (a, b)]
+    found = [generation.answer.objects for generation in (a, b)]
     soft: Any = [m.masks(d, side, side) for m, d in zip(models, found, strict=True)]
     pairs = np.zeros((len(found[0]), max(map(len, found))))
     for i, j in itertools.product(range(len(found[0])), range(len(found[1]))):

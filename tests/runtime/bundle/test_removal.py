@@ -41,7 +41,7 @@ def path(tmp_path: Path) -> Path:
     none = dataclasses.replace(Bundle.open(path).manifest, variants={})
     add(path, "cpu-int4", ["cpu-int4/decoder.onnx"], variant("cpu-int4")(none))
     for name in VARIANTS:
-        prepacked, adapted = f"prepacked/{name}/decoder.onnx", f"adapted/{name}/decoder.onnx"
+        prepacked, adapted = f"prepacked/{name}/decoder.onnx", f"lora_graphs/{name}/decoder.onnx"
         made = Prepacked(device="here", graphs={"decoder": prepacked}, files=(prepacked,))
         add(
             path,
@@ -52,7 +52,7 @@ def path(tmp_path: Path) -> Path:
         graphs = LoraGraphs(graphs={"decoder": adapted}, files=(adapted,))
         add(
             path,
-            f"adapted/{name}",
+            f"lora_graphs/{name}",
             [adapted],
             dataclasses.replace(none, lora_graphs={name: graphs}),
         )
@@ -76,7 +76,7 @@ def test_a_variant_takes_with_it_what_was_made_from_it(path: Path) -> None:
     gone = set(before) - set(contents(path))
     assert gone == {name for name in before if "int4" in name}
     assert not (path / "adapters" / "small").exists()
-    assert not (path / "adapted" / "cpu-int4").exists()
+    assert not (path / "lora_graphs" / "cpu-int4").exists()
 
 
 def test_an_adapter_goes_alone(path: Path) -> None:
@@ -89,7 +89,7 @@ def test_an_adapter_goes_alone(path: Path) -> None:
 
 
 def test_adapted_graphs_go_alone(path: Path) -> None:
-    without = remove_folder(Bundle.open(path), "adapted/cpu-fp32")
+    without = remove_folder(Bundle.open(path), "lora_graphs/cpu-fp32")
     assert list(without.lora_graphs) == ["cpu-int4"]
     assert list(without.adapters) == ["both", "small"]
     assert list(without.prepacked) == list(VARIANTS)
@@ -98,5 +98,5 @@ def test_adapted_graphs_go_alone(path: Path) -> None:
 
 def test_a_name_that_begins_alike_is_another_folder(path: Path) -> None:
     bundle = Bundle.open(path)
-    for folder in ("adapters/bot", "adapters/both-more", "adapted/cpu-int", "cpu-int"):
+    for folder in ("adapters/bot", "adapters/both-more", "lora_graphs/cpu-int", "cpu-int"):
         assert without_folder(bundle, PurePosixPath(folder), overwrite=True) == bundle.manifest

@@ -104,7 +104,7 @@ def test_any_walk_is_parsed_as_the_objects_that_were_walked(
 ) -> None:
     tokens = walk(ObjectGrammar(labels, masks), seed, end)
     objects, answer = objects_of(tokens, masks), parse_answer(encoder().decode(tokens))
-    assert answer.detections == detections(objects)
+    assert answer.objects == detections(objects)
     assert answer.plain == ""
     for (y0, x0, y1, x1), codes, label in objects:
         assert 0 <= y0 < y1 <= 1023 and 0 <= x0 < x1 <= 1023

@@ -55,14 +55,14 @@ def canvas(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 def large(width: int, height: int) -> ObjectResult:
     """A disc in the left half of an image of any size."""
     parsed = ParsedObject("cat", Box(0, 0, 1, 0.5), (0,) * 16)
-    one = Detection(detection=parsed, score=-0.1, width=width, height=height, decoded=disc())
+    one = Detection(parsed=parsed, score=-0.1, width=width, height=height, decoded=disc())
     return result([one], width=width, height=height, image=canvas(width, height))
 
 
 def test_the_overlay_has_every_box_and_mask() -> None:
     answer = result([detection(decoded=disc()), detection("dog", Box(0, 0.5, 1, 1))])
     image = canvas()
-    wanted = draw(image, [f.detection for f in answer], [answer[0].soft_mask, None])
+    wanted = draw(image, [f.parsed for f in answer], [answer[0].soft_mask, None])
     drawn = answer.draw(image)
     assert np.array_equal(np.asarray(drawn), np.asarray(wanted))
     assert np.array_equal(np.asarray(image), np.asarray(canvas()))

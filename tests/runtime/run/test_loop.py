@@ -92,7 +92,7 @@ def test_a_record_has_the_prompt_that_was_given() -> None:
 
 def test_masks_that_are_nan_or_infinite_are_one_image_s_failure() -> None:
     found = Detection(
-        detection=ParsedObject("cat", Box(0.2, 0.2, 0.8, 0.8), (0,) * 16),
+        parsed=ParsedObject("cat", Box(0.2, 0.2, 0.8, 0.8), (0,) * 16),
         score=-1.0,
         width=30,
         height=20,

@@ -27,7 +27,7 @@ def boxed() -> ObjectResult:
     return ObjectResult(
         prompt="detect cat",
         text="",
-        objects=(Detection(detection=detection, score=-1.0, width=40, height=30),),
+        objects=(Detection(parsed=detection, score=-1.0, width=40, height=30),),
         score=-1.0,
         truncated=False,
         width=40,

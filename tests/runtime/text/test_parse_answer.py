@@ -57,7 +57,7 @@ def reference_parse(text: str) -> tuple[list[Parsed], str]:
 
 
 def flat(answer: ParsedAnswer) -> list[Parsed]:
-    return [Parsed(d.box.locations, d.codes, d.label) for d in answer.detections]
+    return [Parsed(d.box.locations, d.codes, d.label) for d in answer.objects]
 
 
 pieces = st.sampled_from(
@@ -126,7 +126,7 @@ def test_plain_text_is_what_stands_around_the_objects() -> None:
 
 
 def test_a_detection_holds_shares_of_1024() -> None:
-    (detection,) = parse_answer(f"{BOX} cat").detections
+    (detection,) = parse_answer(f"{BOX} cat").objects
     assert detection == ParsedObject(
         "cat", Box(100 / 1024, 200 / 1024, 300 / 1024, 400 / 1024), None
     )
@@ -134,7 +134,7 @@ def test_a_detection_holds_shares_of_1024() -> None:
 
 def test_a_long_answer_takes_little_time() -> None:
     text = f"{BOX} cat ; " * 20_000 + "<loc0001>" * 20_000
-    assert len(parse_answer(text).detections) == 25_000
+    assert len(parse_answer(text).objects) == 25_000
 
 
 locations = st.tuples(*[st.integers(0, 1023)] * 4)
