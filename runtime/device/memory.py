@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import ComputeDtype
-from paligemma_edge.runtime.device.ort import ort, wrap_ort_errors
+from paligemma_edge.runtime.device.ort import ort
+from paligemma_edge.runtime.device.ort_errors import wrap_ort_errors
 
 DeviceKind = Literal["cpu", "cuda"]
 # Numbers of ONNX's TensorProto.DataType: NumPy has no name for bfloat16.

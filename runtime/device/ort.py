@@ -1,12 +1,8 @@
-"""ONNX Runtime itself, or an error that says how to install it; and its failures as ours."""
+"""ONNX Runtime itself, or an error that says how to install it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from paligemma_edge.runtime.device.cuda.errors import explain
-from paligemma_edge.runtime.errors import DeviceError, MissingExtraError
+from paligemma_edge.runtime.errors import MissingExtraError
 
 try:
     import onnxruntime as ort
@@ -18,20 +14,7 @@ except ModuleNotFoundError as missing:
         "run: pip install 'paligemma-edge[cpu]', or [cuda] for an NVIDIA device"
     ) from None
 
-__all__ = ["one_line", "ort", "wrap_ort_errors"]
-
-
-@contextmanager
-def wrap_ort_errors(what: str, device: str) -> Iterator[None]:
-    """Raise DeviceError in place of ONNX Runtime's exceptions, a different class for each code."""
-    try:
-        yield
-    except DeviceError:
-        raise
-    except Exception as error:  # a different class for each code
-        known = explain(error) if device == "cuda" else None
-        unknown = f"{one_line(error)}; request a shorter answer or fewer slots if memory ran out"
-        raise DeviceError(f"{what}: {known or unknown}") from None
+__all__ = ["one_line", "ort"]
 
 
 def one_line(error: BaseException) -> str:

@@ -11,7 +11,8 @@ from functools import cached_property
 
 from paligemma_edge.runtime.contract import LORA
 from paligemma_edge.runtime.device.memory import DeviceMemory
-from paligemma_edge.runtime.device.ort import ort, wrap_ort_errors
+from paligemma_edge.runtime.device.ort import ort
+from paligemma_edge.runtime.device.ort_errors import wrap_ort_errors
 
 _NO_GRAPH = -1  # ONNX Runtime then neither records nor replays
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.device.memory import DeviceMemory
-from paligemma_edge.runtime.device.ort import ort, wrap_ort_errors
+from paligemma_edge.runtime.device.ort import ort
+from paligemma_edge.runtime.device.ort_errors import wrap_ort_errors
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.decode_step import Inputs, Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceOutputs, Pickers

@@ -190,8 +190,8 @@ def test_images_are_read_one_after_another(
 
 
 def _watched(generate: Any, events: list[str]) -> Any:  # noqa: ANN401 - wraps any signature
-    def watched(*arguments: object) -> Iterator[object]:
-        for item in generate(*arguments):
+    def watched(*arguments: object, **options: object) -> Iterator[object]:
+        for item in generate(*arguments, **options):
             events.append("token")
             yield item
 

@@ -206,7 +206,7 @@ def test_a_file_that_is_no_font_is_refused(tmp_path: Path) -> None:
 
 def test_masks_that_do_not_fit_are_refused() -> None:
     for count in (0, 2):
-        with pytest.raises(OptionError, match="not as many as the 1 detections"):
+        with pytest.raises(OptionError, match="not as many as the 1 objects"):
             draw(canvas(), [detection()], [None] * count)
     with pytest.raises(OptionError, match=r"mask is \[64, 64\], wanted the image's \[160, 200\]"):
         draw(canvas(), [detection()], [np.zeros((64, 64), np.float32)])
