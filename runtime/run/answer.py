@@ -15,7 +15,7 @@ from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
-from paligemma_edge.runtime.run.loop import AnswerQueries, Query, Result
+from paligemma_edge.runtime.run.queries import AnswerQueries, Query, Result
 
 
 def in_slots(

@@ -22,10 +22,10 @@ from paligemma_edge.runtime.run.answer import among_choices, in_slots
 from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.identity import run_identity
 from paligemma_edge.runtime.run.journal import Journal
-from paligemma_edge.runtime.run.loop import AnswerQueries, QueryResult, answer_sources
 from paligemma_edge.runtime.run.options import RunOptions
 from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays
 from paligemma_edge.runtime.run.progress import Progress
+from paligemma_edge.runtime.run.queries import AnswerQueries, QueryResult, answer_sources
 from paligemma_edge.runtime.run.report import Report, Style
 from paligemma_edge.runtime.run.single import run_single
 from paligemma_edge.runtime.run.sources import Source, Sources, find_sources

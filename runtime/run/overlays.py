@@ -24,7 +24,7 @@ from paligemma_edge.runtime.results.draw import draw
 from paligemma_edge.runtime.results.mask import paste_mask
 from paligemma_edge.runtime.results.result import ObjectResult
 from paligemma_edge.runtime.run.journal import Key
-from paligemma_edge.runtime.run.loop import Result
+from paligemma_edge.runtime.run.queries import Result
 from paligemma_edge.runtime.run.sources import Source, Sources
 from paligemma_edge.runtime.system.atomic_file import (
     check_file_target,

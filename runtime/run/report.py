@@ -13,8 +13,8 @@ from typing import Literal, TypeAlias
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult
 from paligemma_edge.runtime.run.console import Console
-from paligemma_edge.runtime.run.loop import InOrder, QueryResult, Result
 from paligemma_edge.runtime.run.progress import Progress
+from paligemma_edge.runtime.run.queries import InOrder, QueryResult, Result
 
 CUT = " [cut by --max-new-tokens]"
 
