@@ -27,7 +27,7 @@ from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_over
 from paligemma_edge.runtime.run.progress import Progress
 from paligemma_edge.runtime.run.queries import AnswerQueries, QueryResult, answer_sources
 from paligemma_edge.runtime.run.report import Report, Style
-from paligemma_edge.runtime.run.single import run_single
+from paligemma_edge.runtime.run.single import check_single, run_single
 from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
 from paligemma_edge.runtime.run.writers import check_out, finish
 from paligemma_edge.runtime.timing import Stopwatch
@@ -58,7 +58,8 @@ def run(options: RunOptions, *, console: Console | None = None, stdin: TextIO | 
         target = check_out(Path(options.out), overwrite=options.overwrite)
     sources = find_sources(options.paths, stdin or sys.stdin, options.every)
     if options.stream or options.together:
-        return run_single(options, sources, console)
+        check_single(options, sources)
+        return run_single(open_model(options), options, sources, console)
     with contextlib.ExitStack() as stack:
         journal = None
         if options.out is not None:
@@ -68,6 +69,11 @@ def run(options: RunOptions, *, console: Console | None = None, stdin: TextIO | 
         job = _Job(options, sources, console, journal, target, overlays)
         with _saying_what_is_kept(journal):
             return job.run()
+
+
+def open_model(options: RunOptions) -> PaliGemma:
+    """Open the bundle as the options say; errors as `PaliGemma`."""
+    return PaliGemma(options.bundle, options.device, options.variant, **options.load)
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class _Job:
         if self._is_done():
             self.names.extend(self.sources.names)
         else:
-            failures = self._answer(self.options.open_model())
+            failures = self._answer(open_model(self.options))
         if self.journal is not None and self.target is not None:
             failures = self._finish(self.journal, self.target)
         return 1 if failures else 0

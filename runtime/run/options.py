@@ -1,12 +1,13 @@
 """What a run is to do: images, prompts, how to answer, where answers go. Checked when it is made.
 
-Knows which options go together. Opens nothing.
+Knows which options go together. Opens nothing, and needs no ONNX Runtime.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.sampling import Sampling, TopSampling
@@ -14,11 +15,12 @@ from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
 from paligemma_edge.runtime.grammar.regex import Regex
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
-from paligemma_edge.runtime.loading.options import LoadOptions
-from paligemma_edge.runtime.loading.variants import DeviceName
-from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.text.tasks import Task
 from paligemma_edge.runtime.validation import check_count
+
+if TYPE_CHECKING:  # they import ONNX Runtime, and a wrong option is reported without it
+    from paligemma_edge.runtime.loading.options import LoadOptions
+    from paligemma_edge.runtime.loading.variants import DeviceName
 
 # Options that do not go together, as the command line writes them.
 _EXCLUDED: Sequence[tuple[str, Sequence[str]]] = (
@@ -28,6 +30,10 @@ _EXCLUDED: Sequence[tuple[str, Sequence[str]]] = (
     ("--regex", ("--no-grammar", "--any-label")),
     ("--any-label", ("--no-grammar",)),
 )
+
+
+def _default_load() -> LoadOptions:
+    return {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,7 @@ class RunOptions:
     stream: bool = False
     device: DeviceName = "auto"
     variant: str | None = None
-    load: LoadOptions = field(default_factory=LoadOptions)
+    load: LoadOptions = field(default_factory=_default_load)
 
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "slots"):
@@ -123,10 +129,6 @@ class RunOptions:
         if self.regex is not None or self.no_grammar or image_count > 1:
             return self.regex_grammar()
         return task_grammar(Task.of(self.prompt), any_label=self.any_label)
-
-    def open_model(self) -> PaliGemma:
-        """Open the bundle as the options say."""
-        return PaliGemma(self.bundle, self.device, self.variant, **self.load)
 
     def _exclude(self, name: str, others: Sequence[str]) -> None:
         given = [other for other in others if self._is_given(other)]
