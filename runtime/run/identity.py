@@ -42,7 +42,7 @@ def run_identity(options: RunOptions) -> dict[str, Any]:
         "bundle": digest.hexdigest()[:16],
         "variant": name,
         "prompts": options.prompts,
-        "paths": list(options.paths),
+        "paths": [os.fspath(path) for path in options.paths],
         "draw": None if options.draw is None else os.path.abspath(options.draw),  # noqa: PTH100
         "choices": None if options.choices is None else list(options.choices),
         **{option: getattr(options, option) for option in (*_SAMPLING, *_MORE)},

@@ -5,9 +5,10 @@ Knows which options go together. Opens nothing, and needs no ONNX Runtime.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.sampling import Sampling, TopSampling
@@ -41,7 +42,7 @@ class RunOptions:
     """Images, prompts about each, and what becomes of the answers.
 
     Each field is an option of `paligemma-edge run` of that name. OptionError, in its words, where
-    values cannot be used or do not go together.
+    values cannot be used or do not go together. A path may be a text or any `os.PathLike`.
 
     Args:
         bundle: folder that export wrote.
@@ -69,9 +70,9 @@ class RunOptions:
         >>> run(RunOptions(bundle="mix.bundle", prompt="detect cat", paths=["photos"]))
     """
 
-    bundle: str
+    bundle: str | os.PathLike[str]
     prompt: str
-    paths: Sequence[str]
+    paths: Sequence[str | os.PathLike[str]]
     also: Sequence[str] = ()
     together: bool = False
     every: float | None = None
@@ -86,8 +87,8 @@ class RunOptions:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
-    out: str | None = None
-    draw: str | None = None
+    out: str | os.PathLike[str] | None = None
+    draw: str | os.PathLike[str] | None = None
     overwrite: bool = False
     json: bool = False
     stream: bool = False
@@ -96,6 +97,8 @@ class RunOptions:
     load: LoadOptions = field(default_factory=_default_load)
 
     def __post_init__(self) -> None:
+        self._check_paths()
+        self._check_lists()
         for name in ("max_new_tokens", "slots"):
             if (value := getattr(self, name)) is not None:
                 check_count(_flag(name), value)
@@ -130,6 +133,21 @@ class RunOptions:
             return self.regex_grammar()
         return task_grammar(Task.of(self.prompt), any_label=self.any_label)
 
+    def _check_paths(self) -> None:
+        for name in ("bundle", "out", "draw"):
+            value = getattr(self, name)
+            if not isinstance(value, str | os.PathLike) and (value is not None or name == "bundle"):
+                raise OptionError(f"{name} is {value!r}, wanted a path; give a str or a Path")
+
+    def _check_lists(self) -> None:
+        """A single text would be taken for the list of its letters."""
+        _check_list("paths", self.paths, (str, os.PathLike), "photo.jpg")
+        _check_list("also", self.also, (str,), "caption en")
+        if self.choices is not None:
+            _check_list("choices", self.choices, (str,), "yes")
+        if not self.paths:
+            raise OptionError("paths is empty, wanted at least one; name an image or a folder")
+
     def _exclude(self, name: str, others: Sequence[str]) -> None:
         given = [other for other in others if self._is_given(other)]
         if self._is_given(name) and given:
@@ -150,13 +168,20 @@ class RunOptions:
         self.regex_grammar()
         if self.choices is None:
             return
-        Choices(tuple(self.choices))
+        Choices.of(self.choices)
         for task in tasks:
             if task.labels is not None:
                 raise OptionError(
                     f"--choices does not go with {task.prompt!r}, whose answers are boxes; "
                     "ask for words"
                 )
+
+
+def _check_list(name: str, value: object, kinds: tuple[type, ...], example: str) -> None:
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    if not listed or not all(isinstance(entry, kinds) for entry in cast(Sequence[object], value)):
+        what = "paths" if os.PathLike in kinds else "texts"
+        raise OptionError(f"{name} is {value!r}, wanted a list of {what} such as [{example!r}]")
 
 
 def _flag(name: str) -> str:

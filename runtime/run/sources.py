@@ -77,7 +77,9 @@ class Sources:
                     yield source
 
 
-def find_sources(paths: Sequence[str], stdin: TextIO, every: float | None = None) -> Sources:
+def find_sources(
+    paths: Sequence[str | os.PathLike[str]], stdin: TextIO, every: float | None = None
+) -> Sources:
     """List what PATHS name: files, folders, globs, `-`, videos, `camera:0`.
 
     A folder is searched with all below it, links to folders and hidden files left out. `-` is a
@@ -89,7 +91,7 @@ def find_sources(paths: Sequence[str], stdin: TextIO, every: float | None = None
         raise OptionError(f"--every is {every}, wanted seconds above 0")
     entries: dict[str, str | Opens] = {}
     for path in paths:
-        for name in _names(path):
+        for name in _names(os.fspath(path)):
             entries[name] = _entry(name, stdin, every)
     live = any(_camera(name) is not None for name in entries)
     return Sources(tuple(entries.values()), live, paced=live or STDIN in entries)
