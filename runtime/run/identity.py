@@ -1,4 +1,4 @@
-"""Which run a journal belongs to: all that decides what is answered."""
+"""Which run a journal belongs to: the files and options that decide its answers."""
 
 from __future__ import annotations
 

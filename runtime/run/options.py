@@ -39,7 +39,7 @@ def _default_load() -> LoadOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Images, prompts about each, and what becomes of the answers.
+    """Images, prompts about each, and where the answers go.
 
     Each field is an option of `paligemma-edge run` of that name. OptionError, in its words, where
     values cannot be used or do not go together. A path may be a text or any `os.PathLike`.
@@ -50,11 +50,11 @@ class RunOptions:
         paths: image files, folders, globs, videos, "-" for a list on standard input, "camera:0".
         also: more prompts about each image.
         together: one answer about all images, not one for each.
-        every: seconds between images of a video; None is 1, and as fast as it goes for a camera.
+        every: seconds between frames of a video or camera; None is 1, and for a camera 0.
         slots: answers at a time; None is 4, or 1 where images come one by one.
         adapter: LoRA adapter of the bundle that answers.
         max_new_tokens: tokens of an answer at most.
-        choices: closed set that an answer is one of.
+        choices: closed set of answers.
         regex: pattern that an answer matches.
         any_label: let objects have labels that the prompt does not name.
         no_grammar: let `detect` and `segment` answer any text.
@@ -128,7 +128,7 @@ class RunOptions:
         return None if self.regex is None else Regex(self.regex)
 
     def grammar(self, image_count: int) -> Grammar | None:
-        """What the one answer about so many images may be; a box is in one image."""
+        """The grammar of one answer about `image_count` images; objects need a single image."""
         if self.regex is not None or self.no_grammar or image_count > 1:
             return self.regex_grammar()
         return task_grammar(Task.of(self.prompt), any_label=self.any_label)
@@ -151,7 +151,7 @@ class RunOptions:
     def _exclude(self, name: str, others: Sequence[str]) -> None:
         given = [other for other in others if self._is_given(other)]
         if self._is_given(name) and given:
-            raise OptionError(f"{name} does not go with {' and '.join(given)}; leave out the one")
+            raise OptionError(f"{name} does not go with {' and '.join(given)}; leave one out")
 
     def _is_given(self, flag: str) -> bool:
         value = getattr(self, flag.removeprefix("--").replace("-", "_"))

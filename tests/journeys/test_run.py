@@ -253,7 +253,7 @@ def test_wrong_usage_is_reported_where_onnxruntime_is_not_installed(
     code += "from paligemma_edge.runtime.cli.main import main\nsys.exit(main())\n"
     ask = [sys.executable, "-c", code, "run", str(tmp_path / "no.bundle"), "caption en", str(image)]
     for more, status, message in (
-        (("--stream", "--json"), 2, "--stream does not go with --json; leave out the one"),
+        (("--stream", "--json"), 2, "--stream does not go with --json; leave one out"),
         (("--max-new-tokens", "0"), 2, "--max-new-tokens is 0"),
         (("--temperature", "-1"), 2, "temperature is -1.0"),
         ((), 1, "the package onnxruntime is not installed"),

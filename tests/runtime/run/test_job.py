@@ -81,7 +81,7 @@ def test_a_streamed_answer_is_that_of_the_model(
 def test_images_together_have_one_answer(
     captured: Captured, folder: Path, shapes_model: PaliGemma
 ) -> None:
-    images = [folder / "a.png", folder / "c.png"]
+    images = folder / "a.png", folder / "c.png"
     answer = shapes_model.generate(images, "caption en", max_new_tokens=4).text
     code, text, messages = captured.run(*images, together=True, json=True)
     record = json.loads(text)
@@ -122,7 +122,7 @@ def test_a_journal_is_continued_with_any_list_of_the_same_choices(
             raise KeyboardInterrupt
         append(journal, record)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="keeps 1 answers"):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="keeps 1 answer,"):
         patch.setattr(Journal, "append", once)
         captured.run(folder, out=out, choices=("day", "night"), **ask)
     identity = json.loads(journal_of(out).read_text().splitlines()[0])["paligemma_edge_run"]
