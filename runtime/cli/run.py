@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from dataclasses import replace
 from typing import TextIO
 
 from paligemma_edge.runtime.cli.device_options import add_device_options, load_options
@@ -78,15 +79,17 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from paligemma_edge.runtime.run.job import run
     from paligemma_edge.runtime.run.options import RunOptions
 
     given = vars(arguments)
     options = RunOptions(
         **{name: given[name] for name in RunOptions.__dataclass_fields__ if name in given}
-        | {"choices": _split(arguments.choices), "load": load_options(arguments)}
+        | {"choices": _split(arguments.choices)}
     )
-    return run(options, stdin=_stdin())
+    # Only now: these import ONNX Runtime, and a wrong option is reported without it.
+    from paligemma_edge.runtime.run.job import run
+
+    return run(replace(options, load=load_options(arguments)), stdin=_stdin())
 
 
 def _split(choices: str | None) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
-from paligemma_edge.runtime.run.loop import AnswerQueries, Query, Result
+from paligemma_edge.runtime.run.queries import AnswerQueries, Query, Result
 
 
 def in_slots(
@@ -28,7 +28,7 @@ def in_slots(
     grammar: Grammar | bool,
     any_label: bool = False,
 ) -> AnswerQueries:
-    """Words or objects, as each prompt asks. PromptError for a prompt that cannot be answered."""
+    """Texts or objects, as each prompt asks. PromptError for a prompt that cannot be answered."""
     requests = {
         prompt: task_request(
             pipeline,
@@ -52,7 +52,7 @@ def in_slots(
 def among_choices(
     pipeline: Pipeline, prompts: Sequence[str], choices: Sequence[str]
 ) -> AnswerQueries:
-    """One of `choices` with the share of each; errors as `EncodedImage.classify`."""
+    """One of `choices` with the probability of each; errors as `EncodedImage.classify`."""
     longest = Choices.of(choices).longest(pipeline.encoder)
     for prompt in prompts:
         pipeline.request(prompt, 1, GenerationOptions(max_new_tokens=longest))

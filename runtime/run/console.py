@@ -1,4 +1,4 @@
-"""Where a run writes what people and pipes read: answers, messages, progress."""
+"""Where a run writes answers, messages and progress."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Console:
 
     @classmethod
     def standard(cls) -> Console:
-        """That of this process."""
+        """The streams of this process."""
         return cls(sys.stdout, sys.stderr)
 
     def write(self, text: str) -> None:

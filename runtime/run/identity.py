@@ -1,4 +1,4 @@
-"""Which run a journal belongs to: all that decides what is answered."""
+"""Which run a journal belongs to: the files and options that decide its answers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def run_identity(options: RunOptions) -> dict[str, Any]:
         "bundle": digest.hexdigest()[:16],
         "variant": name,
         "prompts": options.prompts,
-        "paths": list(options.paths),
+        "paths": [os.fspath(path) for path in options.paths],
         "draw": None if options.draw is None else os.path.abspath(options.draw),  # noqa: PTH100
         "choices": None if options.choices is None else list(options.choices),
         **{option: getattr(options, option) for option in (*_SAMPLING, *_MORE)},

@@ -1,6 +1,6 @@
 """A run from its options to its end: find images, answer prompts about them, write the answers.
 
-Reads in the order of the data. What can be found wrong is found before the model is opened.
+Reads in the order of the data. Errors that need no model are found before it is opened.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from paligemma_edge.runtime.run.answer import among_choices, in_slots
 from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.identity import run_identity
 from paligemma_edge.runtime.run.journal import Journal
-from paligemma_edge.runtime.run.loop import AnswerQueries, QueryResult, answer_sources
 from paligemma_edge.runtime.run.options import RunOptions
 from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays
 from paligemma_edge.runtime.run.progress import Progress
+from paligemma_edge.runtime.run.queries import AnswerQueries, QueryResult, answer_sources
 from paligemma_edge.runtime.run.report import Report, Style
-from paligemma_edge.runtime.run.single import run_single
+from paligemma_edge.runtime.run.single import check_single, run_single
 from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
 from paligemma_edge.runtime.run.writers import check_out, finish
 from paligemma_edge.runtime.timing import Stopwatch
@@ -38,13 +38,13 @@ _READ_AHEAD = 2  # images for each slot
 def run(options: RunOptions, *, console: Console | None = None, stdin: TextIO | None = None) -> int:
     """Answer each prompt about each image, as `paligemma-edge run` does.
 
-    A run with `out` that is interrupted leaves a journal, and its KeyboardInterrupt says so;
-    a camera's run ends that way, and is finished.
+    A run with `out` that is interrupted leaves a journal, and its KeyboardInterrupt names it.
+    A camera's run has no other end: interrupted, it writes its file and returns.
 
     Args:
-        options: what to do; see `RunOptions`.
-        console: where answers and messages go; by default those of the process.
-        stdin: list of files for the path "-"; by default standard input.
+        options: images, prompts and outputs; see `RunOptions`.
+        console: where answers and messages go; by default those of this process.
+        stdin: list of files for the path "-"; by default that of this process.
 
     Returns:
         0, or 1 where one of the images could not be read.
@@ -58,7 +58,8 @@ def run(options: RunOptions, *, console: Console | None = None, stdin: TextIO | 
         target = check_out(Path(options.out), overwrite=options.overwrite)
     sources = find_sources(options.paths, stdin or sys.stdin, options.every)
     if options.stream or options.together:
-        return run_single(options, sources, console)
+        check_single(options, sources)
+        return run_single(open_model(options), options, sources, console)
     with contextlib.ExitStack() as stack:
         journal = None
         if options.out is not None:
@@ -66,8 +67,13 @@ def run(options: RunOptions, *, console: Console | None = None, stdin: TextIO | 
             stack.enter_context(journal)
         overlays = _overlays(options, sources, journal)
         job = _Job(options, sources, console, journal, target, overlays)
-        with _saying_what_is_kept(journal):
+        with _journal_in_interrupt(journal):
             return job.run()
+
+
+def open_model(options: RunOptions) -> PaliGemma:
+    """Open the bundle as the options say; errors as `PaliGemma`."""
+    return PaliGemma(options.bundle, options.device, options.variant, **options.load)
 
 
 @dataclass(frozen=True)
@@ -88,7 +94,7 @@ class _Job:
         if self._is_done():
             self.names.extend(self.sources.names)
         else:
-            failures = self._answer(self.options.open_model())
+            failures = self._answer(open_model(self.options))
         if self.journal is not None and self.target is not None:
             failures = self._finish(self.journal, self.target)
         return 1 if failures else 0
@@ -108,8 +114,8 @@ class _Job:
                 answer=answer,
                 on_result=lambda result: self._take(result, report, decode_masks),
                 done=frozenset() if self.journal is None else self.journal,
-                # What a camera shows is not to be old when it is answered, and a name of a slow
-                # list is answered before the next one is waited for.
+                # A camera's frame must be recent when it is answered, and an image of a slow
+                # list is answered before the next name is waited for.
                 depth=0 if self._is_paced else _READ_AHEAD * slots,
                 adapter=self.options.adapter,
             )
@@ -119,7 +125,7 @@ class _Job:
         """Write the file; how many of its answers failed."""
         prompts = self.options.prompts
         order = [(name, prompt) for name in tuple(self.names) for prompt in prompts]
-        if self.sources.live:  # what an earlier run saw is not seen again
+        if self.sources.live:  # frames of an earlier run cannot be read again
             order = list(dict.fromkeys((*journal.keys, *order)))
         elif self.sources.count is None:  # a list or a video may have ended early this time
             order = list(dict.fromkeys((*order, *journal.keys)))
@@ -128,7 +134,7 @@ class _Job:
         finish(journal, order, target)
         if not self.options.json:
             failed = f", {failures:,} failed" if failures else ""
-            self.console.print(f"{self.options.out}: {count:,} answers{failed}")
+            self.console.print(f"{self.options.out}: {_counted(count)}{failed}")
         return failures
 
     @property
@@ -145,7 +151,7 @@ class _Job:
             yield source
 
     def _take(self, result: QueryResult, report: Report, decode_masks: DecodeMasks) -> None:
-        """Draw, keep, show: what is kept is not answered again, so its drawing must be there."""
+        """Draw, record, print: what is recorded is not drawn again, so its overlay comes first."""
         try:
             self._draw(result, report, decode_masks)
             record = result.record
@@ -198,6 +204,10 @@ def _slots(options: RunOptions, sources: Sources, model: PaliGemma) -> int:
     return slots if queries is None else min(slots, queries)
 
 
+def _counted(answers: int) -> str:
+    return f"{answers:,} answer{'' if answers == 1 else 's'}"
+
+
 def _overlays(options: RunOptions, sources: Sources, journal: Journal | None) -> Overlays | None:
     if options.draw is None:
         return None
@@ -222,7 +232,7 @@ def _report(
 
 
 def _count_done(options: RunOptions, sources: Sources, journal: Journal) -> int:
-    """Images about which every prompt was answered already."""
+    """How many images have an answer to every prompt already."""
     prompts = options.prompts
     if sources.count is None:
         return journal.answers // len(prompts)
@@ -230,21 +240,21 @@ def _count_done(options: RunOptions, sources: Sources, journal: Journal) -> int:
 
 
 @contextlib.contextmanager
-def _saying_what_is_kept(journal: Journal | None) -> Iterator[None]:
-    """Let an interrupt say that the answers so far are kept."""
+def _journal_in_interrupt(journal: Journal | None) -> Iterator[None]:
+    """Add to an interrupt how many answers the journal keeps."""
     try:
         yield
     except KeyboardInterrupt:
         if journal is None or not journal.answers:
             raise
         raise KeyboardInterrupt(
-            f"{journal.path} keeps {journal.answers:,} answers, and the same command goes on"
+            f"{journal.path} keeps {_counted(journal.answers)}, and the same command goes on"
         ) from None
 
 
 @contextlib.contextmanager
 def _ended_by_interrupt(live: bool) -> Iterator[None]:
-    """An interrupt is how a run ends that would go on for ever."""
+    """Let an interrupt end a run of a camera, which has no other end."""
     try:
         yield
     except KeyboardInterrupt:

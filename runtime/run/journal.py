@@ -1,7 +1,7 @@
-"""What a run has answered so far, on the disk, so that a run that was killed goes on.
+"""The answers of a run so far, on the disk, so that a run that was killed can continue.
 
-The journal of FILE is FILE.partial: JSON Lines, the first identifies the run, each other is one
-record. Knows records by their image and prompt. Knows nothing of what else they hold.
+The journal of FILE is FILE.partial: JSON Lines, the first identifies the run, each other line is
+one record. Knows records by their image and prompt. Knows nothing of their other fields.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Journal:
         """Go on with the journal of `target`, or begin one.
 
         OptionError, naming what differs, where the journal is that of another run; OutputError
-        where another process writes it, where it is no journal, or where the disk refuses.
+        where another process writes it, where it is not a journal, or where the disk refuses.
         """
         check_file_target(target, _OPTION)
         journal = cls(target, _open_locked(journal_of(target)), clock)
@@ -92,7 +92,7 @@ class Journal:
         self._failed &= kept
 
     def append(self, record: Record) -> None:
-        """Add a record, in one write. OutputError where the disk refuses: the rest is kept."""
+        """Add a record, in one write. OutputError where the disk refuses; the others stay."""
         line = _line(record)
         self._write(line)
         self._keep(record, self._end, len(line))
@@ -102,13 +102,13 @@ class Journal:
             self._synced = self._clock()
 
     def records(self, order: Iterable[Key]) -> Iterator[Record]:
-        """The records of these keys that there are, each once, read from the disk one by one."""
+        """The records of those of these keys that have one, each once, read one by one."""
         for key in dict.fromkeys(key for key in order if key in self._places):
             offset, length = self._places[key]
             yield json.loads(os.pread(self._descriptor, length, offset))
 
     def close(self) -> None:
-        """Let another run have it; without a record it is removed."""
+        """Unlock the file for other runs; a journal without a record is removed."""
         if self._descriptor < 0:
             return
         if not self._places:
@@ -117,7 +117,7 @@ class Journal:
         self._descriptor = -1
 
     def remove(self) -> None:
-        """Close it and remove it, the answers being elsewhere now."""
+        """Close and remove the file, whose answers are in the output now."""
         self._places.clear()
         self.close()
 
@@ -130,7 +130,7 @@ class Journal:
                 self._end = len(first)
                 self._read(file)
             elif first and not _line({_RUN: identity}).startswith(first):
-                raise self._stranger()
+                raise self._not_a_journal()
         os.ftruncate(self._descriptor, self._end)  # a line that was cut short
         if not self._end:
             line = _line({_RUN: identity})
@@ -138,7 +138,7 @@ class Journal:
             self._end = len(line)
 
     def _read(self, lines: Iterable[bytes]) -> None:
-        """Learn the records of all whole lines; what a damaged one held is answered again."""
+        """Index the records of all whole lines; the query of a damaged one is answered again."""
         for line in lines:
             if not line.endswith(b"\n"):
                 return
@@ -156,7 +156,7 @@ class Journal:
             self._failed.discard(key)
 
     def _write(self, line: bytes) -> None:
-        """Write after the last whole line; take back what a full disk took only half of."""
+        """Write after the last whole line; remove a part that is all a full disk had room for."""
         written = 0
         try:
             while written < len(line):
@@ -170,7 +170,7 @@ class Journal:
             recorded = json.loads(line)[_RUN]
             differing = [name for name in recorded | identity if _differs(recorded, identity, name)]
         except (ValueError, TypeError, KeyError):
-            raise self._stranger() from None
+            raise self._not_a_journal() from None
         if differing:
             was = ", ".join(f"{name} {_short(recorded.get(name))}" for name in differing)
             now = ", ".join(f"{name} {_short(identity.get(name))}" for name in differing)
@@ -179,10 +179,10 @@ class Journal:
                 f"FILE to {_OPTION}, or delete {self.path}"
             )
 
-    def _stranger(self) -> OutputError:
+    def _not_a_journal(self) -> OutputError:
         return OutputError(
             errno.EEXIST,
-            f"{self.path} is there and was not written by a run; give another FILE to {_OPTION}",
+            f"{self.path} exists and is not the journal of a run; give another FILE to {_OPTION}",
         )
 
 
@@ -212,7 +212,7 @@ def _read_record(line: bytes) -> Record | None:
 
 
 def _line(record: Record) -> bytes:
-    """In ASCII, which any name of a file survives."""
+    """In ASCII, which can hold any file name."""
     return json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
 
 

@@ -24,7 +24,7 @@ from paligemma_edge.runtime.results.draw import draw
 from paligemma_edge.runtime.results.mask import paste_mask
 from paligemma_edge.runtime.results.result import ObjectResult
 from paligemma_edge.runtime.run.journal import Key
-from paligemma_edge.runtime.run.loop import Result
+from paligemma_edge.runtime.run.queries import Result
 from paligemma_edge.runtime.run.sources import Source, Sources
 from paligemma_edge.runtime.system.atomic_file import (
     check_file_target,
@@ -53,11 +53,11 @@ class Overlays:
     prompts: Sequence[str]
     is_file: bool
     sources: frozenset[str]  # absolute paths that must stay as they are
-    _places: dict[Key, Path] = field(default_factory=dict)  # of what is not yet written
+    _places: dict[Key, Path] = field(default_factory=dict)  # of overlays that are not written yet
     _taken: set[Path] = field(default_factory=set)
 
     def claim(self, sources: Iterable[Source]) -> Iterator[Source]:
-        """Pass sources on, giving each its places in their order: so a run that resumes agrees."""
+        """Pass sources on, giving each its places in order, so that a resumed run has the same."""
         for source in sources:
             for number, prompt in enumerate(self.prompts, 1):
                 self._places[source.name, prompt] = self._claimed(source.name, number)
@@ -113,7 +113,7 @@ class Overlays:
 def open_overlays(
     target: Path, prompts: Sequence[str], sources: Sources, *, reuse: bool
 ) -> Overlays:
-    """Find before the model is opened what would fail after its answers.
+    """Check, before the model is opened, that overlays can be written after its answers.
 
     A target with an image's suffix is a file, for one image and prompt; any other is a
     folder. Either is new, and a folder may be empty, unless `reuse`.
@@ -160,7 +160,7 @@ def _check_folder(target: Path, reuse: bool) -> None:
     try:
         there = target if target.exists() else target.parent
         if not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{there} is no folder")
+            raise NotADirectoryError(errno.ENOTDIR, f"{there} is not a folder")
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         filled = target.exists() and any(target.iterdir())

@@ -26,7 +26,7 @@ def ahead(
     The items are read in that thread too. An ImageError of the work stands in the place of its
     result; any other error is raised where its result would have come. With a depth of 0 there
     is no thread: each item is read when it is asked for. The thread ends with the items, or soon
-    after this iterator is closed; while it waits for an item it holds nobody up.
+    after this iterator is closed; nothing waits for it while it waits for an item.
     """
     if not depth:
         for item in items:
@@ -52,7 +52,7 @@ class _Failed:
 
 @dataclass
 class _Worker(Generic[T, R]):
-    """What the thread does, and what it shares with the one who reads."""
+    """What the thread does, and what it shares with the reader."""
 
     items: Iterable[T]
     work: Callable[[T], R]
@@ -63,7 +63,7 @@ class _Worker(Generic[T, R]):
     def run(self) -> None:
         try:
             self._run()
-        except BaseException as error:  # raised again by the one who reads
+        except BaseException as error:  # raised again by the reader
             self.done.put(_Failed(error))
         else:
             self.done.put(None)

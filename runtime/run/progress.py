@@ -1,6 +1,6 @@
 """How far a long run has come: one line, redrawn on a terminal, now and then elsewhere.
 
-Knows counts and a clock. Knows nothing of what is counted but its name.
+Knows counts and a clock. Knows nothing of the images that it counts.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _CLEAR = "\r\x1b[K"
 
 
 class Progress:
-    """Tells `stream` how many of `total` images are done, how fast, and how long it may take.
+    """Writes to `stream` how many of `total` images are done, how fast, and how much time is left.
 
-    `total` is None where nobody knows. `resumed` of them were done by an earlier run.
+    `total` is None where it is not known. `resumed` of them were done by an earlier run.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Progress:
         self._stream, self._total, self._clock = stream, total, clock
         self._resumed, self._done, self._failed = resumed, resumed, 0
         self._redraws = stream.isatty()
-        self._start = self._said = clock()
+        self._start = self._written = clock()
         self._recent = deque([self._start], _WINDOW)
         self._shown = False
 
@@ -45,8 +45,8 @@ class Progress:
         self._failed += failed
         now = self._clock()
         self._recent.append(now)
-        if now - self._said >= (_REDRAWN if self._redraws else _REPEATED):
-            self._say(now)
+        if now - self._written >= (_REDRAWN if self._redraws else _REPEATED):
+            self._write(now)
 
     def clear(self) -> None:
         """Take the line off the terminal, so that something else can be printed there."""
@@ -56,17 +56,17 @@ class Progress:
             self._shown = False
 
     def close(self) -> None:
-        """Show how it ended, unless it was quick and no line was shown."""
+        """Write the last line, except to the log of a quick run."""
         now = self._clock()
         if self._redraws or now - self._start >= _QUICK:
-            self._say(now)
+            self._write(now)
             if self._redraws:
                 self._stream.write("\n")
                 self._stream.flush()
         self._shown = False
 
-    def _say(self, now: float) -> None:
-        self._said, line = now, self._line(now)
+    def _write(self, now: float) -> None:
+        self._written, line = now, self._line(now)
         if self._redraws:
             columns = shutil.get_terminal_size().columns
             self._stream.write(_CLEAR + line[: columns - 1])

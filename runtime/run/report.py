@@ -13,8 +13,8 @@ from typing import Literal, TypeAlias
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult
 from paligemma_edge.runtime.run.console import Console
-from paligemma_edge.runtime.run.loop import InOrder, QueryResult, Result
 from paligemma_edge.runtime.run.progress import Progress
+from paligemma_edge.runtime.run.queries import InOrder, QueryResult, Result
 
 CUT = " [cut by --max-new-tokens]"
 
@@ -23,22 +23,22 @@ Style: TypeAlias = Literal["text", "json", "none"]  # what standard output gets
 
 @dataclass
 class Report:
-    """Prints what was result, in the order of the images, and counts it."""
+    """Prints the results in the order of their queries, and counts those that failed."""
 
     style: Style
     names: bool  # whether a line of text names the image
-    prompts: bool  # and the prompt
+    prompts: bool  # whether it names the prompt
     progress: Progress | None
     console: Console = field(default_factory=Console.standard)
     failures: int = 0
-    _noted: set[str] = field(default_factory=set)  # notes, each of which is shown once
-    _left: dict[str, int] = field(default_factory=dict)  # queries of an image to come
+    _noted: set[str] = field(default_factory=set)  # notes that were printed
+    _left: dict[str, int] = field(default_factory=dict)  # of an image, queries without a result
 
     def __post_init__(self) -> None:
         self._in_order = InOrder(self._show)
 
     def __call__(self, result: QueryResult) -> None:
-        """Take an answer, in any order."""
+        """Take a result, in any order."""
         self._in_order(result)
         failed = isinstance(result.outcome, ImageError)
         self.failures += failed
@@ -49,13 +49,13 @@ class Report:
             self.progress.advance(failed=failed)
 
     def note(self, message: str) -> None:
-        """Show what a user should know, once."""
+        """Print a note for the user, unless it was printed already."""
         if message not in self._noted:
             self._noted.add(message)
             self._message(message)
 
     def close(self) -> None:
-        """Print what still waited for its turn, and how far it came."""
+        """Print the results that still wait for earlier ones, and the last line of progress."""
         self._in_order.flush()
         if self.progress is not None:
             self.progress.close()
@@ -93,12 +93,12 @@ class Report:
 
 
 def _remark(result: Result) -> str:
-    """What follows a text: the share of a choice, or that it was cut."""
+    """What follows a text: the probability of a choice, or that it was cut."""
     if isinstance(result, ChoiceResult):
         return f" ({100 * math.exp(result.score):.0f} %)"
     return CUT if result.truncated else ""
 
 
 def _printable(text: str) -> str:
-    """A text without control characters for a terminal: names and answers come from anywhere."""
+    """The text with control characters escaped: names and answers may hold any of them."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

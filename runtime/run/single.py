@@ -16,13 +16,16 @@ from paligemma_edge.runtime.run.report import CUT
 from paligemma_edge.runtime.run.sources import Source, Sources
 
 
-def run_single(options: RunOptions, sources: Sources, console: Console) -> int:
-    """Print the one answer about all images → 1 where one of them could not be read, else 0."""
+def check_single(options: RunOptions, sources: Sources) -> None:
+    """OptionError where the images would have more than one answer, or never end."""
     if sources.live or (options.stream and not options.together and sources.count != 1):
         raise OptionError("--stream prints the answer about one image; name one, or --together")
-    model = options.open_model()
+
+
+def run_single(model: PaliGemma, options: RunOptions, sources: Sources, console: Console) -> int:
+    """Print the one answer about all images → 1 where one of them could not be read, else 0."""
     config = model.engine.config
-    # One more than the model could hold is too many already, however many a video has.
+    # One image more than the model can hold is an error already, however long a video is.
     shown = list(islice(sources, config.max_length // config.image_tokens + 1))
     try:
         images = [source.load() for source in shown]

@@ -22,13 +22,13 @@ VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 STDIN = "-"
 DEFAULT_EVERY = 1.0  # seconds between two frames of a video
 
-_SHOWN = 100  # characters of a line that is no name
+_SHOWN = 100  # characters of a line that is not a name
 _CAMERA = re.compile(r"camera:([0-9]{1,3})")
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An image and the name that records give it; where there is none, the error says why."""
+    """An image and its name in records; an image that cannot be read is the error that says why."""
 
     name: str
     image: ImageInput | ImageError
@@ -48,8 +48,8 @@ class Sources:
     """Images in their order, each name once. Iterate over it once: a list may be a pipe.
 
     `count` is None where it is not known beforehand, `live` is whether a camera takes part, which
-    ends when it is interrupted, and `paced` that the next image may be long in coming: from a
-    camera, or a list that is still written.
+    ends when it is interrupted, and `paced` whether the next image may come late: from a camera,
+    or from a list that is still written.
     """
 
     entries: tuple[str | Opens, ...]  # an image's file, or what opens into several images
@@ -77,7 +77,9 @@ class Sources:
                     yield source
 
 
-def find_sources(paths: Sequence[str], stdin: TextIO, every: float | None = None) -> Sources:
+def find_sources(
+    paths: Sequence[str | os.PathLike[str]], stdin: TextIO, every: float | None = None
+) -> Sources:
     """List what PATHS name: files, folders, globs, `-`, videos, `camera:0`.
 
     A folder is searched with all below it, links to folders and hidden files left out. `-` is a
@@ -89,7 +91,7 @@ def find_sources(paths: Sequence[str], stdin: TextIO, every: float | None = None
         raise OptionError(f"--every is {every}, wanted seconds above 0")
     entries: dict[str, str | Opens] = {}
     for path in paths:
-        for name in _names(path):
+        for name in _names(os.fspath(path)):
             entries[name] = _entry(name, stdin, every)
     live = any(_camera(name) is not None for name in entries)
     return Sources(tuple(entries.values()), live, paced=live or STDIN in entries)
@@ -157,7 +159,7 @@ def _listed(stdin: TextIO, every: float | None) -> Iterator[Source]:
     for line in stdin:
         name = line.removesuffix("\n").removesuffix("\r")
         if "\0" in name:
-            yield _without_breaks(name)
+            yield _with_nul_bytes(name)
         elif name.lower().endswith(VIDEOS):
             frames.check_installed(name)
             yield from _video(name, every)()
@@ -165,8 +167,8 @@ def _listed(stdin: TextIO, every: float | None) -> Iterator[Source]:
             yield Source(name, name)
 
 
-def _without_breaks(line: str) -> Source:
-    """What stands for a line of names that NUL bytes part."""
+def _with_nul_bytes(line: str) -> Source:
+    """The source for a line in which NUL bytes separate names."""
     name = line.replace("\0", "\\0")[:_SHOWN]
     return Source(
         name,
@@ -181,7 +183,7 @@ def _video(name: str, every: float | None) -> Opens:
 
 
 def _from_frames(name: str, opened: Callable[[], Iterator[frames.Frame]]) -> Iterator[Source]:
-    """A source for each frame; what cannot be read is a source of its own, the last."""
+    """A source for each frame; where one cannot be read, the last source is that error."""
     try:
         for seconds, pixels in opened():
             yield Source(f"{name}@{seconds:.3f}s", pixels)

@@ -95,7 +95,7 @@ def newest(
 
 @dataclass
 class _Latest:
-    """One frame, that a thread writes over and again, and whether it is new."""
+    """The latest frame, which a thread replaces until the reader takes it."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
     frame: Frame | None = None
@@ -111,7 +111,7 @@ class _Latest:
                 with self.changed:
                     self.frame = frame
                     self.changed.notify_all()
-        except BaseException as caught:  # handed to the one who reads
+        except BaseException as caught:  # handed to the reader
             error = caught
         with self.changed:
             self.error, self.ended = error, True

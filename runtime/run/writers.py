@@ -31,7 +31,7 @@ _OPTION = "--out"
 
 
 def check_out(target: Path, *, overwrite: bool) -> Path:
-    """Find before the model is opened what would fail after its answers.
+    """Check, before the model is opened, that the file can be written after its answers.
 
     Returns the file that will be written, which is elsewhere where `target` is a link.
     OptionError for a suffix that stands for no format, OutputError for a file that exists
@@ -47,7 +47,7 @@ def check_out(target: Path, *, overwrite: bool) -> Path:
 
 
 def finish(journal: Journal, order: Iterable[Key], place: Path) -> None:
-    """Write these records of a journal, in this order, whole or not at all; then remove it.
+    """Write these records of a journal in this order, whole or not at all; then remove it.
 
     `place` is what `check_out` returned for the journal's target, whose suffix names the format.
     """

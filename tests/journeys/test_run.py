@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -21,8 +22,11 @@ from PIL import Image
 
 from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.cli import main as cli
+from paligemma_edge.runtime.cli.run import add_run
+from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.run import video as frames
 from paligemma_edge.runtime.run.journal import journal_of
+from paligemma_edge.runtime.run.options import RunOptions
 from tests.helpers.journey import call, refused
 
 IMAGES = Path("samples/images")
@@ -240,6 +244,32 @@ def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
     named = ("run", shapes_bundle, *ask[2:], "--variant", "cpu-int3")
     assert "variant is 'cpu-int3'" in refused(*named, code=2)
     assert {path.name for path in tmp_path.iterdir()} == {"noise.png", "empty"}
+
+
+def test_wrong_usage_is_reported_where_onnxruntime_is_not_installed(
+    image: Path, tmp_path: Path
+) -> None:
+    code = "import sys; sys.modules['onnxruntime'] = None\n"  # as if it were not there
+    code += "from paligemma_edge.runtime.cli.main import main\nsys.exit(main())\n"
+    ask = [sys.executable, "-c", code, "run", str(tmp_path / "no.bundle"), "caption en", str(image)]
+    for more, status, message in (
+        (("--stream", "--json"), 2, "--stream does not go with --json; leave one out"),
+        (("--max-new-tokens", "0"), 2, "--max-new-tokens is 0"),
+        (("--temperature", "-1"), 2, "temperature is -1.0"),
+        ((), 1, "the package onnxruntime is not installed"),
+    ):
+        done = subprocess.run([*ask, *more], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (status, ""), done.stderr
+        (line,) = done.stderr.splitlines()
+        assert line.startswith(f"paligemma-edge: {message}")
+
+
+def test_every_option_of_the_parser_reaches_the_run() -> None:
+    parser = argparse.ArgumentParser()
+    add_run(parser)
+    parsed = vars(parser.parse_args(["mix.bundle", "caption en", "photo.jpg"]))
+    fields = set(RunOptions.__dataclass_fields__) - {"load"}
+    assert set(parsed) == fields | set(LoadOptions.__annotations__) | {"command"}
 
 
 def test_drawing_never_harms_what_is_there(
@@ -511,7 +541,7 @@ def test_a_run_whose_answers_are_all_there_is_finished_without_the_model(
         "run_command.finish = stop\n"
         "assert main(sys.argv[1:]) == 130\n"
         "run_command.finish = keep\n"
-        "run_command.RunOptions.open_model = None\n"
+        "run_command.open_model = None\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     out.unlink()

@@ -172,6 +172,12 @@ def test_sets_that_are_none_are_refused(answers: Any, message: str) -> None:  # 
     assert "\n" not in str(caught.value)
 
 
+def test_one_text_is_no_set_of_its_letters() -> None:
+    with pytest.raises(OptionError, match=r"^the choices are 'yes', wanted answers such as"):
+        Choices.of("yes")
+    assert Choices.of(answer for answer in ["yes", "no"]).answers == ("yes", "no")
+
+
 def test_an_answer_that_the_tokenizer_cannot_write_is_refused() -> None:
     choices = Choices(("a▁b",))
     with pytest.raises(PromptError, match="'a▁b' cannot be an answer"):

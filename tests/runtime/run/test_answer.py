@@ -11,7 +11,7 @@ from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.run.answer import among_choices, in_slots
-from paligemma_edge.runtime.run.loop import AnswerQueries, Query
+from paligemma_edge.runtime.run.queries import AnswerQueries, Query
 from paligemma_edge.runtime.run.sources import Source
 from paligemma_edge.runtime.timing import Stopwatch
 

@@ -136,7 +136,7 @@ def test_long_values_are_shortened_where_they_are_reported(target: Path) -> None
 @pytest.mark.parametrize("text", ["mine\n", "no line", '{"a": 1}\n', '{"paligemma_edge_run": 3}\n'])
 def test_a_file_of_somebody_else_is_left_alone(target: Path, text: str) -> None:
     journal_of(target).write_text(text)
-    with pytest.raises(OutputError, match="was not written by a run"):
+    with pytest.raises(OutputError, match="is not the journal of a run"):
         Journal.open(target, RUN)
     assert journal_of(target).read_text() == text
 

@@ -200,7 +200,7 @@ def test_a_target_that_cannot_be_used_is_reported(photos: Path) -> None:
         opened(Path("drawn.png"), ["photos"])
     with pytest.raises(OptionError, match="names one image"):
         opened(Path("drawn.png"), ["photos/a.png"], ("p", "q"))
-    with pytest.raises(OutputError, match="is no folder"):
+    with pytest.raises(OutputError, match="is not a folder"):
         opened(Path("notes.txt/drawn"), ["photos/a.png"])
     with pytest.raises(OutputError, match="Is a directory"):
         Path("folder.png").mkdir()

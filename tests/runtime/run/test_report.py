@@ -7,8 +7,8 @@ import pytest
 
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
-from paligemma_edge.runtime.run.loop import QueryResult, Result
 from paligemma_edge.runtime.run.progress import Progress
+from paligemma_edge.runtime.run.queries import QueryResult, Result
 from paligemma_edge.runtime.run.report import Report
 from paligemma_edge.runtime.run.sources import Source
 

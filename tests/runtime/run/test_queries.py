@@ -11,7 +11,7 @@ from paligemma_edge.runtime.errors import DeviceError, ImageError
 from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
-from paligemma_edge.runtime.run.loop import InOrder, Query, QueryResult, Result, answer_sources
+from paligemma_edge.runtime.run.queries import InOrder, Query, QueryResult, Result, answer_sources
 from paligemma_edge.runtime.run.sources import Source
 from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 

@@ -1,7 +1,7 @@
-"""Many images, each with some prompts: read ahead, answered as slots are free, handed on.
+"""Many images, each with some prompts: read ahead, answered as slots become free, passed on.
 
-Knows order, what was done before, and that an image may be broken. Knows nothing of a model: it
-is given what answers.
+Knows order, which queries were answered before, and that an image may be broken. Knows nothing of
+a model: the function that answers is an argument.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class QueryResult:
-    """What came of a prompt about an image: a result, or why there is none."""
+    """The outcome of a query: a result, or the error of its image."""
 
     number: int
     source: Source
@@ -44,11 +44,11 @@ class QueryResult:
     siblings: int
     outcome: Outcome[Result]
     size: tuple[int, int] | None  # width and height
-    adapter: str | None = None  # that answered
+    adapter: str | None = None  # the one that answered
 
     @cached_property
     def record(self) -> dict[str, Any]:
-        """It as plain JSON, under the prompt as it was given.
+        """The outcome as plain JSON, with the prompt as it was given.
 
         ImageError where the masks of this image hold NaN or Inf.
         """
@@ -79,10 +79,10 @@ def answer_sources(
     depth: int,
     adapter: str | None = None,
 ) -> None:
-    """Answer every prompt about every image but those that are done, through `on_result`.
+    """Answer every prompt about every image, except those in `done`, and call `on_result`.
 
     Images are read in a thread, at most `depth` of them early. An image for which `read`
-    raises an ImageError is taken with that error, once for each prompt, and holds up no other.
+    raises an ImageError has that error as its result, once for each prompt; the others go on.
     Each result has the name of the `adapter` that answers.
     """
 
@@ -112,20 +112,20 @@ def answer_sources(
 
 @dataclass
 class InOrder:
-    """Hands on what was answered in the order of the queries, as soon as that is possible."""
+    """Passes results on in the order of their queries, as soon as that is possible."""
 
     take: Callable[[QueryResult], None]
     _next: int = 0
     _held: dict[int, QueryResult] = field(default_factory=dict)
 
     def __call__(self, answered: QueryResult) -> None:
-        """Take one, in any order."""
+        """Take a result, in any order."""
         self._held[answered.number] = answered
         while (result := self._held.pop(self._next, None)) is not None:
             self._next += 1
             self.take(result)
 
     def flush(self) -> None:
-        """Hand on all that is left, where some in between never came."""
+        """Pass on all that are left, where some in between never came."""
         for number in sorted(self._held):
             self.take(self._held.pop(number))
