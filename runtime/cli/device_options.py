@@ -40,13 +40,11 @@ def add_plan_options(parser: argparse.ArgumentParser) -> None:
 
 def load_options(arguments: argparse.Namespace) -> LoadOptions:
     """What the command line says of them."""
-    from paligemma_edge.runtime.loading.options import LoadOptions
-
     limit = arguments.memory_limit
-    return LoadOptions(
-        threads=arguments.threads,
-        max_batch=arguments.max_batch,
-        max_length=arguments.max_length,
-        memory_limit=None if limit is None else check_gigabytes("--memory-limit", limit),
-        cuda_graph=arguments.cuda_graph,
-    )
+    return {
+        "threads": arguments.threads,
+        "max_batch": arguments.max_batch,
+        "max_length": arguments.max_length,
+        "memory_limit": None if limit is None else check_gigabytes("--memory-limit", limit),
+        "cuda_graph": arguments.cuda_graph,
+    }

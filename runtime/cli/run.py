@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import io
 import sys
-from dataclasses import replace
 from typing import TextIO
 
 from paligemma_edge.runtime.cli.device_options import add_device_options, load_options
@@ -84,12 +83,12 @@ def _run(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
     options = RunOptions(
         **{name: given[name] for name in RunOptions.__dataclass_fields__ if name in given}
-        | {"choices": _split(arguments.choices)}
+        | {"choices": _split(arguments.choices), "load": load_options(arguments)}
     )
-    # Only now: these import ONNX Runtime, and a wrong option is reported without it.
+    # Only now: it imports ONNX Runtime, and a wrong option is reported without it.
     from paligemma_edge.runtime.run.job import run
 
-    return run(replace(options, load=load_options(arguments)), stdin=_stdin())
+    return run(options, stdin=_stdin())
 
 
 def _split(choices: str | None) -> tuple[str, ...] | None:

@@ -15,7 +15,7 @@ from typing import TextIO
 
 from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.images.batch import ImageBatch, read_images
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.build import WITHOUT_MASKS, DecodeMasks
 from paligemma_edge.runtime.run.answer import among_choices, in_slots
@@ -30,7 +30,6 @@ from paligemma_edge.runtime.run.report import Report, Style
 from paligemma_edge.runtime.run.single import check_single, run_single
 from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
 from paligemma_edge.runtime.run.writers import check_out, finish
-from paligemma_edge.runtime.timing import Stopwatch
 
 _READ_AHEAD = 2  # images for each slot
 
@@ -193,7 +192,7 @@ def _answer_queries(model: PaliGemma, options: RunOptions, slots: int) -> Answer
 
 
 def _read(model: PaliGemma, source: Source) -> ImageBatch:
-    return read_images([source.load()], model.bundle.manifest.image, Stopwatch())
+    return model.pipeline.read_images([source.load()])
 
 
 def _slots(options: RunOptions, sources: Sources, model: PaliGemma) -> int:
