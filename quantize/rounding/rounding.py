@@ -100,7 +100,7 @@ def _nearest(values: Float, scales: Float | np.float32, grid: Grid) -> NDArray[n
 def _importance(width: int, block: int, moments: Moments | None) -> Float:
     """How much an error of each input counts: its mean square. [blocks, block]"""
     squares = np.ones(width, np.float32) if moments is None else moments.squares
-    # An input that calibration never saw may still come.
+    # An input that was zero in calibration may not be elsewhere.
     everywhere = np.float32(1e-3 * float(squares.mean()) + 1e-12)
     counted: Float = _blocks((squares + everywhere)[None], block)[0]
     return counted

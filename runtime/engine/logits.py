@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.device.ort import ort
-from paligemma_edge.runtime.errors import DeviceError
+from paligemma_edge.runtime.errors import NonFiniteLogitsError
 
 _BLOCK = 1 << 15  # logits that stay in the CPU's cache from one operation to the next
 
@@ -163,9 +163,9 @@ def log_sum_exp(logits: NDArray[np.float32]) -> float:
 
 
 def require_number(value: float) -> float:
-    """The value; DeviceError where it is NaN or infinite."""
+    """The value; NonFiniteLogitsError where it is NaN or infinite."""
     if not math.isfinite(value):
-        raise DeviceError(
+        raise NonFiniteLogitsError(
             f"the variant produced {value} where logits were wanted; "
             "use a variant that computes in float32 or bfloat16"
         )

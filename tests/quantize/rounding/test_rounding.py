@@ -144,7 +144,7 @@ def test_rounding_leaves_the_weight_as_it_is() -> None:
 
 
 def correlated(width: int, seed: int = 1) -> Float:
-    """Inputs [512, width] that are mixtures of a few things, as a model's are."""
+    """Inputs [512, width] that are mixtures of a few directions, as a model's are."""
     rng = np.random.default_rng(seed)
     few = rng.normal(size=(512, max(2, width // 8))) @ rng.normal(size=(max(2, width // 8), width))
     noise = rng.normal(size=(512, width))
