@@ -41,7 +41,7 @@ def prepack(
         )
     if name in bundle.manifest.lora_graphs:
         raise OptionError(
-            f"variant {name} has adapters, and its adapted graphs are opened in place of prepacked "
+            f"variant {name} has adapters, and its LoRA graphs are opened in place of prepacked "
             "ones; remove the adapters, or prepack another variant"
         )
     sources = bundle.variant_files(chosen)

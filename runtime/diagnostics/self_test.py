@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.golden import Golden, required_agreement
@@ -15,9 +15,6 @@ from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.loading.variants import DeviceName
 from paligemma_edge.runtime.model import PaliGemma
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +51,7 @@ def self_test(
     bundle_path: str | os.PathLike[str],
     device: DeviceName = "auto",
     variant: str | None = None,
-    **opening: Unpack[LoadOptions],
+    **load: Unpack[LoadOptions],
 ) -> SelfTest:
     """Check the digest of every file of a bundle and ask the golden question.
 
@@ -62,7 +59,7 @@ def self_test(
     device is not.
     """
     bundle = Bundle.open(bundle_path)
-    model = PaliGemma(bundle_path, device, variant, **opening)
+    model = PaliGemma(bundle_path, device, variant, **load)
     bundle.verify(set(bundle.manifest.files) - set(model.verified_files))
     golden = Golden.read(bundle)
     answer = model.generate(
