@@ -43,7 +43,7 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
-    """What is read, and the bundle that is written."""
+    """Add what is read, and the bundle to create."""
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="directory, npz, or name on the Hub (org/name)"
     )
@@ -69,7 +69,7 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_variants(parser: argparse.ArgumentParser) -> None:
-    """What is made of it."""
+    """Add which variants are made, and how."""
     parser.add_argument(
         "--variant",
         metavar="RECIPE",

@@ -129,8 +129,8 @@ class _Rewrite:
 class Halved(ir.LazyTensor):
     """Another tensor in half precision, converted when it is written, some values at a time.
 
-    OptionError where a value is beyond float16. One too small for it becomes zero, a scale too:
-    its weights are then at most 128 * 2**-25.
+    OptionError where a value is beyond float16. Below 2**-14 its values are 2**-24 apart: a scale
+    there is off by up to 2**-25 (it may become zero), and a weight of 8 bits so by up to 2**-18.
     """
 
     def __init__(self, source: ir.TensorProtocol, dtype: ir.DataType) -> None:

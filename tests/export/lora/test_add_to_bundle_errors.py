@@ -58,7 +58,7 @@ def add_error(
         ),
         (
             {"target_modules": ["patch_embedding", "position_embedding", "q_proj"]},
-            "changes vision.patch_embedding, vision.position_embedding, wanted linear layers",
+            "changes vision.patch_embedding, vision.position_embedding, wanted only linear layers",
         ),
         (
             {
