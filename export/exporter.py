@@ -16,12 +16,12 @@ from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.origin import SLIDING_WINDOW, describe_origin
 from paligemma_edge.export.source import ExportSource, read_source
-from paligemma_edge.export.variant_names import LOSSLESS
+from paligemma_edge.export.variant_names import LOSSLESS_VARIANT
 from paligemma_edge.quantize.calibration.samples import Calibration, without_answers
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.graph_file import Written, disk_bytes, write_graph
 from paligemma_edge.quantize.progress import Progress, no_progress
-from paligemma_edge.quantize.recipes.recipe import Recipe
+from paligemma_edge.quantize.recipes.recipe import LOSSLESS_RECIPE, Recipe
 from paligemma_edge.quantize.variant.build import ModelSource, build_variant
 from paligemma_edge.quantize.variant.files import write_variant
 from paligemma_edge.quantize.variant.prepare import require_distinct, require_layers
@@ -90,7 +90,7 @@ def export(
         >>> list(manifest.variants)
         ['cpu-fp32']
     """
-    require_distinct(LOSSLESS if recipe is None else recipe.name for recipe in variants)
+    require_distinct(LOSSLESS_VARIANT if recipe is None else recipe.name for recipe in variants)
     source = read_source(Path(checkpoint), adapters, tokenizer, mask_decoder, sliding_window)
     for recipe in variants:
         if recipe is not None:
@@ -101,7 +101,7 @@ def export(
         made: dict[str, Variant] = {}
         for recipe in variants:
             if recipe is None:
-                made[LOSSLESS] = _write_lossless(writer, source, progress)
+                made[LOSSLESS_VARIANT] = _write_lossless(writer, source, progress)
             else:
                 calibration = _calibration(writer, manifest, recipe, questions)
                 made[recipe.name] = _write_recipe(writer, source, recipe, calibration, progress)
@@ -183,17 +183,17 @@ def _lossless(source: ExportSource, files: Sequence[str]) -> Variant:
         parameters += sum(sizes[name] for name in sizes if name.startswith("decoder."))
     return Variant(
         device="cpu",
-        recipe="fp32",
+        recipe=LOSSLESS_RECIPE,
         graphs={name: _graph_file(name) for name in source.graphs},
         weight_dtype=_WEIGHT_DTYPES[source.checkpoint.dtype],
         compute_dtype="float32",
         memory_bytes=parameters * np.dtype(np.float32).itemsize,
-        files=tuple(name for name in files if name.startswith(f"{LOSSLESS}/")),
+        files=tuple(name for name in files if name.startswith(f"{LOSSLESS_VARIANT}/")),
     )
 
 
 def _graph_file(name: str) -> str:
-    return f"{LOSSLESS}/{name}.onnx"
+    return f"{LOSSLESS_VARIANT}/{name}.onnx"
 
 
 class _Meter:

@@ -2,4 +2,6 @@
 
 from __future__ import annotations
 
-LOSSLESS = "cpu-fp32"  # the checkpoint's own weights, computed with in float32
+from paligemma_edge.quantize.recipes.recipe import LOSSLESS_RECIPE
+
+LOSSLESS_VARIANT = f"cpu-{LOSSLESS_RECIPE}"

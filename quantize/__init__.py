@@ -1,1 +1,1 @@
-"""Graphs in memory: how they are stored, and the passes that make them smaller."""
+"""From a lossless bundle to smaller variants."""

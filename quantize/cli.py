@@ -80,7 +80,7 @@ def _quantize(options: argparse.Namespace) -> int:
     if options.calibrate is None:
         questions = sample_questions()
     else:
-        questions = read_questions(options.calibrate, tell=note)
+        questions = read_questions(options.calibrate, note=note)
     settings = QuantizeOptions(
         questions=tuple(questions),
         calibrate=not options.no_calibration,
@@ -96,7 +96,7 @@ def _quantize(options: argparse.Namespace) -> int:
         if report.layers:
             print(f"errors by layer: {Path(options.bundle) / plot_name(report.variant)}")
     names = ", ".join(recipe.name for recipe in recipes)
-    print(f"{options.bundle}: added {names}; `paligemma-edge inspect` shows them")
+    print(f"{options.bundle}: added {names}; `paligemma-edge inspect` lists its variants")
     return 0
 
 

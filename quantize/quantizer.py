@@ -18,9 +18,8 @@ from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.graphs.prefill import PREFIX
 from paligemma_edge.quantize.graphs.stored import read_weights
 from paligemma_edge.quantize.progress import Progress, no_progress
-from paligemma_edge.quantize.recipes.recipe import LOSSLESS, Recipe
+from paligemma_edge.quantize.recipes.recipe import LOSSLESS_RECIPE, Recipe
 from paligemma_edge.quantize.variant.build import (
-    Choices,
     ModelSource,
     Search,
     VariantGraphs,
@@ -30,13 +29,13 @@ from paligemma_edge.quantize.variant.files import write_variant
 from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs
 from paligemma_edge.quantize.variant.prepare import require_distinct, require_layers
 from paligemma_edge.quantize.variant.search import smallest_that_keeps
-from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoice, SchemeChoices
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
+from paligemma_edge.runtime.errors import BundleError, NonFiniteLogitsError, OptionError
 from paligemma_edge.runtime.manifest import Manifest
 
 
@@ -45,8 +44,8 @@ class QuantizeOptions:
     """How recipes are carried out.
 
     Args:
-        questions: What calibrates, and what the report is about; by default those of the sample
-            images.
+        questions: The prompts that calibrate, and that the report compares; by default those of the
+            sample images.
         calibrate: Run the lossless variant on the questions first. Without it weights are rounded
             to the nearest code, in the memory of a few layers.
         report: Run both variants and report how their answers differ.
@@ -78,8 +77,8 @@ def quantize(
         recipes: What the variants are built by, from `load_recipe`.
         options: What calibrates, whether to report, and what may be replaced.
         progress: Called with the stage, how much of it is done, and how much there is.
-        note: Called with each line about what the recipes did not say, such as layers that took
-            a safer scheme or stay in float32.
+        note: Called with a line for each deviation from a recipe, such as layers that took a
+            safer scheme or stay in float32.
 
     Returns:
         The reports, if `options.report` is set; variants for CUDA have none.
@@ -148,7 +147,9 @@ class _Job:
         if share is None or answers is None:
             return None
 
-        def search(recipe: Recipe, transformed: TransformedGraphs, choices: Choices) -> Choices:
+        def search(
+            recipe: Recipe, transformed: TransformedGraphs, choices: SchemeChoices
+        ) -> SchemeChoices:
             return smallest_that_keeps(
                 self.bundle,
                 recipe,
@@ -203,8 +204,8 @@ def _lossless_answers(
         return with_answers(
             bundle.path, lossless, options.questions, options.max_new_tokens, progress
         )
-    except DeviceError:
-        read_weights(graphs.values())
+    except NonFiniteLogitsError:
+        read_weights(graphs.values())  # names a weight with NaN or Inf, if that is the cause
         raise
 
 
@@ -222,7 +223,7 @@ def layer_error(choice: SchemeChoice) -> LayerError:
 
 def _lossless(manifest: Manifest) -> str:
     for name, variant in manifest.variants.items():
-        if variant.recipe == LOSSLESS:
+        if variant.recipe == LOSSLESS_RECIPE:
             return name
     raise BundleError(
         f"the bundle has only {', '.join(manifest.variants)}, which are quantized already; "
@@ -240,8 +241,8 @@ def _require_new(bundle: Bundle, recipe: Recipe, options: QuantizeOptions) -> No
 def _require_search(recipe: Recipe, options: QuantizeOptions) -> None:
     if options.min_agreement is not None and recipe.device == "cuda":
         raise OptionError(
-            f"min_agreement runs the variants that it searches, and those of {recipe.name} run on "
-            "a GPU alone; leave it out"
+            f"min_agreement runs the variants that it searches, and those of {recipe.name} run "
+            "only on a GPU; leave it out"
         )
 
 

@@ -8,6 +8,7 @@
     ├── PromptError          a prompt cannot be used
     ├── OptionError          an option has a value that is not accepted
     ├── DeviceError          a device is missing, or failed
+    │   └── NonFiniteLogitsError   a variant computed NaN or Inf
     ├── OutputError          a file or folder cannot be written
     └── MissingExtraError    a package that is needed is not installed
 
@@ -52,6 +53,10 @@ class OptionError(PaliGemmaError, ValueError):
 
 class DeviceError(PaliGemmaError, RuntimeError):
     """A device is missing, has too little memory, or failed. Also a RuntimeError."""
+
+
+class NonFiniteLogitsError(DeviceError):
+    """A variant produced logits that are NaN or infinite."""
 
 
 class OutputError(PaliGemmaError, OSError):

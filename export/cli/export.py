@@ -16,7 +16,7 @@ from paligemma_edge.export.cli.hub_options import (
     checkpoint_path,
     tokenizer_path,
 )
-from paligemma_edge.export.variant_names import LOSSLESS
+from paligemma_edge.export.variant_names import LOSSLESS_VARIANT
 from paligemma_edge.quantize.cli import progress_bars
 from paligemma_edge.quantize.recipes.recipe import load_recipe
 
@@ -35,6 +35,15 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         "  %(prog)s paligemma-3b-pt-224 parts.bundle --adapter parts-lora\n"
         "  %(prog)s pt_224.f16.npz pt.bundle --tokenizer paligemma_tokenizer.model"
     )
+    _add_inputs(parser)
+    _add_variants(parser)
+    add_hub_options(parser, of="CHECKPOINT")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    parser.set_defaults(command=_export)
+
+
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Add what is read, and the bundle to create."""
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="directory, npz, or name on the Hub (org/name)"
     )
@@ -57,12 +66,16 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         help="a tokenizer.model, a tokenizer.json, their directory or its name on the Hub; "
         "default: the checkpoint's own, or the one beside the npz",
     )
+
+
+def _add_variants(parser: argparse.ArgumentParser) -> None:
+    """Add which variants are made, and how."""
     parser.add_argument(
         "--variant",
         metavar="RECIPE",
         action="append",
         help="a variant to make: a recipe's name or file, as for `quantize`; may be repeated; "
-        f"default: {LOSSLESS}, the lossless one",
+        f"default: {LOSSLESS_VARIANT}, the lossless one",
     )
     parser.add_argument(
         "--calibrate",
@@ -84,17 +97,14 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
         "everything, as in training; hf only to the last 4096 in every other layer, as in "
         "transformers",
     )
-    add_hub_options(parser, of="CHECKPOINT")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
-    parser.set_defaults(command=_export)
 
 
 def _export(options: argparse.Namespace) -> int:
     from paligemma_edge.export.exporter import export
     from paligemma_edge.quantize.fidelity.questions import read_questions, sample_questions
 
-    named = options.variant or [LOSSLESS]
-    variants = [None if name == LOSSLESS else load_recipe(name) for name in named]
+    named = options.variant or [LOSSLESS_VARIANT]
+    variants = [None if name == LOSSLESS_VARIANT else load_recipe(name) for name in named]
     folder = options.calibrate
     questions = sample_questions() if folder is None else read_questions(folder)
     # The large download last, so that a wrong name of a small one fails at once.

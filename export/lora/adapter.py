@@ -154,7 +154,7 @@ class _StoredLayer:
         """The layer's tensors; an error unless they are exactly those of `wanted`."""
         if self.config.dora and "lora_magnitude_vector" not in wanted:
             raise CheckpointError(
-                f"{self.directory} has DoRA on {self.module}, wanted it on linear layers alone; "
+                f"{self.directory} has DoRA on {self.module}, wanted it only on linear layers; "
                 "merge the adapter with peft and export what that gives"
             )
         parts = {part: self.stored[key] for part, key in self.keys.parts.items()}

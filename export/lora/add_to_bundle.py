@@ -57,7 +57,7 @@ def add_adapter(
         overwrite: Replace an adapter of that name, in every variant that has it.
 
     Returns:
-        What the manifest says about the adapter: source, rank, graphs, and its file for each
+        The adapter's entry of the manifest: source, rank, graphs, and its file for each
         variant.
 
     Raises:

@@ -32,7 +32,7 @@ _DTYPES: Mapping[ComputeDtype, np.dtype[Any]] = {
 def branches_of(adapter: PeftAdapter, base: Base) -> dict[str, Branch]:
     """What an adapter adds to each layer of the graphs, by name; B includes the scale.
 
-    CheckpointError where it changes more than linear layers, or holds NaN or Inf.
+    CheckpointError where it changes more than linear layers, or holds NaN or Inf once scaled.
     """
     _check_switchable(adapter, base)
     return {
@@ -67,7 +67,7 @@ def _check_switchable(adapter: PeftAdapter, base: Base) -> None:
     if adapter.tensors:
         _reject(adapter, f"replaces whole tensors, which are {join_tensor_names(adapter.tensors)}")
     if others:
-        _reject(adapter, f"changes {join_tensor_names(others)}, wanted linear layers alone")
+        _reject(adapter, f"changes {join_tensor_names(others)}, wanted only linear layers")
     if dora:
         _reject(adapter, f"has DoRA on {join_tensor_names(dora)}, which needs the weight itself")
 
@@ -93,8 +93,14 @@ def _join(layer: BaseLayer, changed: list[str], adapter: PeftAdapter) -> Branch:
 
 
 def _scaled(change: LowRank, adapter: PeftAdapter) -> Float:
-    with np.errstate(over="ignore"):  # checked when the branch follows the layer's changes
-        return read_values(change.b, adapter.directory) * np.float32(change.scale)
+    with np.errstate(over="ignore"):  # checked below
+        scaled = read_values(change.b, adapter.directory) * np.float32(change.scale)
+    if not all_finite(scaled):
+        raise CheckpointError(
+            f"{adapter.directory} scales {change.b.name} by {change.scale:g}, beyond float32; the "
+            "adapter is damaged: train or download it again"
+        )
+    return scaled
 
 
 def _stored(name: str, array: Float, dtype: ComputeDtype) -> NDArray[Any]:

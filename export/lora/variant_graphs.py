@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from paligemma_edge.quantize.recipes.recipe import LOSSLESS
+from paligemma_edge.quantize.recipes.recipe import LOSSLESS_RECIPE
 from paligemma_edge.quantize.schemes.lora_branches import add_branches, layer_of
 from paligemma_edge.quantize.schemes.products import products
 from paligemma_edge.quantize.transforms.changes import Changes, has_shift
@@ -94,7 +94,7 @@ def _layers(model: ir.Model) -> set[str]:
 
 
 def _read_changes(bundle: Bundle, name: str, variant: Variant) -> Changes:
-    if variant.recipe == LOSSLESS:
+    if variant.recipe == LOSSLESS_RECIPE:
         return {}
     file = next((file for file in variant.files if file.endswith(f"/{CHANGES_FILE}")), None)
     if file is None:

@@ -21,10 +21,10 @@ from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 @dataclass(frozen=True)
 class Calibration:
-    """Pixel values [3, R, R] of each image, and the questions about them."""
+    """Pixel values [3, R, R] of each image, and the samples that refer to them by number."""
 
     images: tuple[Float, ...]
-    asked: tuple[CalibrationSample, ...]
+    samples: tuple[CalibrationSample, ...]
 
 
 def with_answers(
@@ -34,7 +34,7 @@ def with_answers(
     max_new_tokens: int,
     progress: Progress,
 ) -> Calibration:
-    """Ask the lossless variant first; it is gone from memory when this returns."""
+    """The questions with the lossless variant's answers; it is out of memory when this returns."""
     model = PaliGemma(bundle, variant=lossless)
     answers = []
     for number, question in enumerate(questions):

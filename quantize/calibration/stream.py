@@ -122,7 +122,7 @@ def _run_piece(
 
 
 def _feeds(session: ort.InferenceSession, run: Run) -> dict[str, Array]:
-    """Inputs of a piece; what a run takes from an earlier one is gone from there."""
+    """Inputs of a piece; what a run takes from an earlier one is removed there."""
     feeds = {}
     for value in session.get_inputs():
         if value.name in run.takes and run.after is not None:
@@ -158,7 +158,7 @@ def _proto(nodes: Sequence[ir.Node], run: Run, outputs: Sequence[str]) -> bytes:
 
 
 def _node(node: ir.Node, causal: bool) -> onnx.NodeProto:
-    """A prompt sees itself whole; of an answer every token sees those before it and goes on."""
+    """A prompt attends to all of itself; each token of an answer to those before it."""
     proto = ir.to_proto(node)
     for attribute in proto.attribute:
         if attribute.name == "causal":
@@ -167,7 +167,7 @@ def _node(node: ir.Node, causal: bool) -> onnx.NodeProto:
             attribute.i = -1
     if not causal:
         return proto
-    if proto.op_type == "Slice":  # of a prompt the last token alone goes on
+    if proto.op_type == "Slice":  # of a prompt only the last token is passed on
         proto.op_type = "Identity"
         del proto.input[1:]
     if proto.op_type == "Squeeze":  # which makes the tokens those of a batch

@@ -15,7 +15,7 @@ from paligemma_edge.quantize.fidelity.overlap import EvalObject
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, greedy, replay
-from paligemma_edge.runtime.errors import DeviceError, PromptError
+from paligemma_edge.runtime.errors import NonFiniteLogitsError, PromptError
 from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.results.mask import inside, paste_mask
 from paligemma_edge.runtime.text.parse_answer import ParsedObject, parse_answer
@@ -33,7 +33,7 @@ class EvalAnswer:
     masks: NDArray[np.float32] | None  # None where the variant has no mask decoder
 
     def objects(self, *, masked: bool = False) -> list[EvalObject]:
-        """The detected objects, in pixels; `masked` for those alone that have a mask."""
+        """The detected objects, in pixels; `masked` for only those that have a mask."""
         decoded = iter(self.masks if self.masks is not None else ())
         objects = []
         for detection in self.detections:
@@ -75,7 +75,7 @@ class EvalRequest:
     def answer(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The greedy answer: each token with the logits that it was chosen from.
 
-        They are float32 [answer tokens], valid until the next ones are asked for.
+        They are float32 [answer tokens], valid until the next ones are computed.
         """
         eos_id = self.model.bundle.manifest.tokenizer.eos_id
         tokens = greedy(
@@ -107,10 +107,10 @@ class EvalRequest:
         return self.model.engine.decode_masks(np.asarray(codes, np.int64))
 
     def _finite(self, row: Row) -> NDArray[np.float32]:
-        """The logits that may be an answer; DeviceError where one is NaN or infinite."""
+        """The logits of answer tokens; NonFiniteLogitsError where one is NaN or infinite."""
         logits = row.answer_logits
         if not np.isfinite(logits).all():
-            raise DeviceError(
+            raise NonFiniteLogitsError(
                 f"variant {self.model.variant} produced logits that are NaN or infinite "
                 f"for {self.question.prompt[:40]!r} about {self.question.image.name}, wanted "
                 "finite ones; use a recipe that computes in float32"

@@ -104,7 +104,7 @@ class _Comparison:
     report: Callable[[str], None]
 
     def run(self, reference: str, variant: str) -> list[_Compared]:
-        """Each model is gone before the next thing comes that takes memory."""
+        """Each model is released before the next one is opened or memory is measured."""
         with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as spill:
             known = self._answer_reference(reference, Path(spill))
             gc.collect()

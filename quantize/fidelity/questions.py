@@ -41,10 +41,10 @@ class Question:
 
     Args:
         image: The path of the image.
-        prompt: What is asked about it, such as "detect cat".
+        prompt: A prompt about it, such as "detect cat".
         task: What scores are grouped by; the prompt's first word where the folder names none.
         text: The true answer in words, if it is known.
-        things: The true objects, with boxes in pixels, if they are known.
+        objects: The true objects, with boxes in pixels, if they are known.
         masks: The path of an image as large as the other, uint8 in one channel, in which the
             pixels of each object have its `GroundTruth.mask` as their value.
     """
@@ -81,16 +81,16 @@ def read_questions(
     directory: Path,
     *,
     prompts: Iterable[str] = DEFAULT_PROMPTS,
-    tell: Callable[[str], None] | None = None,
+    note: Callable[[str], None] | None = None,
 ) -> list[Question]:
-    """Read the questions of a folder's `prompts.json`, or ask `prompts` about each image in it.
+    """Read the questions of a folder's `prompts.json`, or pair `prompts` with each image in it.
 
     Every image is opened. The form of `prompts.json` is that of `parse_prompts`.
 
     Args:
         directory: A folder of images.
-        prompts: What to ask about each image where there is no `prompts.json`.
-        tell: Called with a line for each file that was skipped because it is not an image. With
+        prompts: The prompts about each image where there is no `prompts.json`.
+        note: Called with a line for each file that was skipped because it is not an image. With
             a `prompts.json` such a file is an error.
 
     Returns:
@@ -107,7 +107,7 @@ def read_questions(
         problem = "is not a folder" if directory.exists() else "does not exist"
         raise OptionError(f"{directory} {problem}, wanted a folder of images")
     if not (directory / PROMPTS_FILE).exists():
-        images, entries = _readable_images(directory, tell), list(map(_PromptEntry, prompts))
+        images, entries = _readable_images(directory, note), list(map(_PromptEntry, prompts))
         return [_question(image, entry, None) for image in images for entry in entries]
     questions = parse_prompts(directory)
     sizes = {image: load_image(image).size for image in {q.image for q in questions}}
@@ -176,15 +176,15 @@ def _question(image: Path, entry: _PromptEntry, masks: Path | None) -> Question:
     )
 
 
-def _readable_images(directory: Path, tell: Callable[[str], None] | None) -> list[Path]:
+def _readable_images(directory: Path, note: Callable[[str], None] | None) -> list[Path]:
     images = []
     for path in _visible_files(directory):
         try:
             load_image(path)
             images.append(path)
         except ImageError as error:
-            if tell:
-                tell(f"skipped {error}")
+            if note:
+                note(f"skipped {error}")
     if not images:
         raise OptionError(
             f"{directory} holds no readable image, wanted JPEG, PNG, WebP or BMP files"

@@ -82,7 +82,7 @@ def tensor_of(value: ir.Value) -> ir.TensorProtocol:
 
 
 def set_float(value: ir.Value, tensor: ir.TensorProtocol) -> None:
-    """Give an initializer a float32 tensor; a `Cast` that read it to float32 goes away."""
+    """Give an initializer a float32 tensor; a `Cast` of it to float32 is removed."""
     value.const_value = tensor
     value.type = ir.TensorType(ir.DataType.FLOAT)
     for user in [use.node for use in value.uses()]:
@@ -137,5 +137,5 @@ def _read_instead(model: ir.Model, node: ir.Node, weight: ir.Value) -> None:
     node.replace_input_with(1, operand)
     cast_before = before.producer() if before is not None else None
     if cast_before is not None and not cast_before.outputs[0].uses():
-        # Left alone it would cast the whole table in every step.
+        # Left as it is, it would cast the whole table in every step.
         model.graph.remove(cast_before, safe=True)

@@ -47,5 +47,5 @@ def whole_prompt(decoder: ir.Model) -> ir.Model:
 
 
 def has_windows(decoder: ir.Model) -> bool:
-    """Whether some layers of a decoder see the last keys alone."""
+    """Whether some layers of a decoder attend to the last keys only."""
     return any(WINDOW in node.attributes for node in decoder.graph)

@@ -22,7 +22,7 @@ from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.schema import MismatchError, parse_value
 
 SUFFIX = ".toml"
-LOSSLESS = "fp32"  # what the exporter calls its own recipe
+LOSSLESS_RECIPE = "fp32"  # of a variant with the checkpoint's own weights, computed in float32
 _NAME = re.compile(r"(cpu|cuda)-[a-z0-9][a-z0-9_.-]*")
 _SCHEME_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_BYTES = 1 << 15  # tomllib takes a time that grows with the square of a dotted key
@@ -188,7 +188,7 @@ def _shipped_names() -> list[str]:
 def _read(name: str, data: bytes) -> Recipe:
     if not _NAME.fullmatch(name):
         _refuse(name, "has this name", "one such as cpu-mine or cuda-mine, in small letters")
-    if name.endswith(f"-{LOSSLESS}"):
+    if name.endswith(f"-{LOSSLESS_RECIPE}"):
         _refuse(name, "has the name of the lossless variant", "another one, such as cpu-mine")
     try:
         table: dict[str, Any] = tomllib.loads(data.decode())

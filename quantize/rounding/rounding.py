@@ -22,6 +22,7 @@ Method: TypeAlias = Literal["nearest", "search", "gptq"]
 _FACTORS = np.linspace(0.75, 1.1, 15, dtype=np.float32)  # of the scale that clips nothing
 _COLUMNS = 64  # that GPTQ rounds before it carries their error to all the others
 _DAMPING = 0.01  # of the mean of the diagonal, as in the paper
+_SMALLEST = np.finfo(np.float32).tiny  # normal number; below it float32 and bfloat16 lose digits
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,23 @@ def _blocks(rows: Float, block: int) -> Float:
 def _widest(blocks: Float, grid: Grid) -> Float:
     """Scales [rows, blocks] with which the largest value of each block takes the lowest code.
 
-    There is one code more on that side; so a scale may be negative.
+    There is one code more on that side; so a scale may be negative. A block of zeros has scale 1.
     """
     low, high = blocks.min(axis=2), blocks.max(axis=2)
     largest = np.where(-low > high, low, high)
-    scales: Float = (largest / grid.lowest).astype(np.float32)
-    scales[scales == 0] = 1
+    scales: Float = _normal((largest / grid.lowest).astype(np.float32))
+    scales[largest == 0] = 1
     return scales
 
 
-def _nearest(values: Float, scales: Float, grid: Grid) -> NDArray[np.int8]:
+def _normal(scales: Float) -> Float:
+    """The scales, none of them subnormal: such a scale is off by whole percents, so codes would
+    be clipped, and kernels may take it for zero.
+    """
+    return np.copysign(np.maximum(np.abs(scales), _SMALLEST), scales)
+
+
+def _nearest(values: Float, scales: Float | np.float32, grid: Grid) -> NDArray[np.int8]:
     codes: Float = np.rint(values / scales)
     np.clip(codes, grid.lowest, -grid.lowest - 1, out=codes)
     return codes.astype(np.int8)
@@ -92,7 +100,7 @@ def _nearest(values: Float, scales: Float, grid: Grid) -> NDArray[np.int8]:
 def _importance(width: int, block: int, moments: Moments | None) -> Float:
     """How much an error of each input counts: its mean square. [blocks, block]"""
     squares = np.ones(width, np.float32) if moments is None else moments.squares
-    # An input that calibration never saw may still come.
+    # An input that was zero in calibration may not be elsewhere.
     everywhere = np.float32(1e-3 * float(squares.mean()) + 1e-12)
     counted: Float = _blocks((squares + everywhere)[None], block)[0]
     return counted
@@ -101,14 +109,14 @@ def _importance(width: int, block: int, moments: Moments | None) -> Float:
 def _best(blocks: Float, widest: Float, grid: Grid, importance: Float) -> Float:
     """The scales with the least weighted square error, of some below and above the widest."""
     best, chosen = np.full(widest.shape, np.inf, np.float32), widest.copy()
+    steps = blocks / widest[..., None]  # squares of tiny weights would be zero, of huge ones Inf
     for factor in _FACTORS:
-        scales = widest * factor
-        errors = blocks - _nearest(blocks, scales[..., None], grid) * scales[..., None]
+        errors = steps - _nearest(steps, factor, grid) * factor
         np.square(errors, out=errors)
         loss = np.einsum("rbk,bk->rb", errors, importance)
         better = loss < best
-        best[better], chosen[better] = loss[better], scales[better]
-    return chosen
+        best[better], chosen[better] = loss[better], widest[better] * factor
+    return _normal(chosen)
 
 
 def _gptq(rows: Float, scales: Float, grid: Grid, block: int, moments: Moments) -> NDArray[np.int8]:

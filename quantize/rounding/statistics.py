@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:  # help on the commands reads recipes, and has no onnx_ir
     from paligemma_edge.quantize.graphs.derived import Float
 
-# The second moments of a wider input are kept for neighbours alone: 16384² would be 1 GB.
+# Of a wider input only the second moments of neighbours are kept: 16384² would be 1 GB.
 WIDEST = 1024
 PEAK_BLOCK = 32
 

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from paligemma_edge.quantize.graphs.constants import add_initializer
 from paligemma_edge.quantize.graphs.derived import Float, lazy_array, row_chunks
-from paligemma_edge.quantize.graphs.finite import require_finite
 from paligemma_edge.quantize.graphs.linear import Linear
 from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.rounding.rounding import Rounded
@@ -30,7 +29,6 @@ class RoundedWeight:
     """Codes and scales of one layer: computed when either is read, kept until both were."""
 
     def __init__(self, layer: Linear, round_rows: Round, pack: Callable[[Rounded], Parts]) -> None:
-        self.name = layer.name
         self.tensor, self.columns_first = layer.tensor, layer.columns_first
         self.round_rows, self.pack = round_rows, pack
         self.lock = threading.Lock()
@@ -48,14 +46,13 @@ class RoundedWeight:
         cores = usable_cores()
         with ThreadPoolExecutor(cores) as pool:
             for _, rows in row_chunks(self.tensor, self.columns_first):
-                require_finite(self.name, rows)
                 shares = [share for share in np.array_split(rows, cores) if len(share)]
                 parts += pool.map(lambda share: self.pack(self.round_rows(share)), shares)
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def replace(layer: Linear, nodes: Nodes) -> None:
-    """Let the last of `nodes` stand in for a layer's product; its weight goes if none reads it."""
+    """Replace a layer's product by the last of `nodes`; a weight that none reads is removed."""
     old, new = layer.node.outputs[0], nodes.tape.nodes[-1].outputs[0]
     new.name, new.type, new.shape = old.name, old.type, old.shape
     operand = layer.node.inputs[1]

@@ -20,7 +20,11 @@ from paligemma_edge.quantize.schemes.half import to_half
 from paligemma_edge.quantize.transforms.changes import Changes, changes_of
 from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, round_graphs
 from paligemma_edge.quantize.variant.prepare import transform_and_calibrate, without_calibration
-from paligemma_edge.quantize.variant.sensitivity import SchemeChoice, choose_schemes, first_schemes
+from paligemma_edge.quantize.variant.sensitivity import (
+    SchemeChoices,
+    choose_schemes,
+    first_schemes,
+)
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import ModelConfig
@@ -37,8 +41,7 @@ class ModelSource:
     image_id: int  # of the first token that is never part of an answer
 
 
-Choices: TypeAlias = dict[str, SchemeChoice]  # by layer
-Search: TypeAlias = Callable[[Recipe, TransformedGraphs, Choices], Choices]
+Search: TypeAlias = Callable[[Recipe, TransformedGraphs, SchemeChoices], SchemeChoices]
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class VariantGraphs:
     """The graphs of a variant, and what to report about them."""
 
     graphs: Mapping[str, ir.Model]
-    choices: Mapping[str, SchemeChoice]
+    choices: SchemeChoices
     notes: tuple[str, ...]
     changes: Changes  # by the transforms, of the layers that have any
 
@@ -61,7 +64,7 @@ def build_variant(
     """The graphs of a variant: transform, calibrate, choose schemes, round and convert.
 
     Without `calibration` every weight is rounded to its nearest code. `search` may choose safer
-    schemes than those that the measured errors ask for. Weights are read when the graphs are
+    schemes than those that the measured errors require. Weights are read when the graphs are
     written. OptionError where the recipe does not fit the model, or a weight holds NaN or Inf.
     """
     if calibration is None:
@@ -81,7 +84,7 @@ def build_variant(
 
 def scheme_choices(
     transformed: TransformedGraphs, recipe: Recipe, *, measure: bool
-) -> dict[str, SchemeChoice]:
+) -> SchemeChoices:
     """A scheme for each layer: by its error, or the recipe's first one where none is measured."""
     layers = transformed.layers()
     if not measure:
@@ -92,7 +95,7 @@ def scheme_choices(
 def round_and_convert(
     transformed: TransformedGraphs,
     recipe: Recipe,
-    choices: Mapping[str, SchemeChoice],
+    choices: SchemeChoices,
     *,
     source: ModelSource,
     calibration: Calibration | None,
@@ -124,7 +127,7 @@ def layer_changes(transformed: TransformedGraphs) -> Changes:
     }
 
 
-def _fallbacks(choices: Mapping[str, SchemeChoice]) -> tuple[str, ...]:
+def _fallbacks(choices: SchemeChoices) -> tuple[str, ...]:
     """Which layers did not get the scheme that the recipe has first for them."""
     moved: dict[str, list[str]] = {}
     for name, choice in choices.items():
@@ -150,7 +153,7 @@ def _kept_float(
         transformed.graphs,
         config,
         calibration.images,
-        calibration.asked,
+        calibration.samples,
         progress=lambda stage, done, of: progress(f"scanning ranges of {stage}", done, of),
     )
     return overflowing(ranges)
@@ -163,7 +166,7 @@ def _halve(graphs: Mapping[str, ir.Model], recipe: Recipe, kept: Mapping[str, fl
 
 
 def _choosing(graphs: Mapping[str, ir.Model], vocab: int, image_id: int) -> dict[str, ir.Model]:
-    """Let what makes logits choose from them; the graphs that look at those that stay there."""
+    """Let graphs with logits choose a token; the graphs that read logits on the device."""
     for model in graphs.values():
         if any(value.name == contract.LOGITS for value in model.graph.outputs):
             add_argmax_head(model, image_id)

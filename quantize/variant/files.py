@@ -25,7 +25,7 @@ def write_variant(
 ) -> Variant:
     """Write every graph and the changes file into the folder with the recipe's name.
 
-    Returns what the manifest says of the variant.
+    Returns the variant's entry of the manifest.
     """
     total, done = disk_bytes(graphs.values()), 0
     writer.require_space(total)

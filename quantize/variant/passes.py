@@ -29,7 +29,7 @@ from paligemma_edge.quantize.schemes.refine import HeadInput, refine_head
 from paligemma_edge.quantize.transforms.fold import float_of, fold_gains
 from paligemma_edge.quantize.transforms.rotate import rotate_decoder
 from paligemma_edge.quantize.transforms.smooth import smooth
-from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoices
 from paligemma_edge.runtime import contract
 
 Graphs = Mapping[str, ir.Model]
@@ -97,7 +97,7 @@ def prepare(
 
 
 def round_graphs(
-    transformed: TransformedGraphs, recipe: Recipe, choices: Mapping[str, SchemeChoice]
+    transformed: TransformedGraphs, recipe: Recipe, choices: SchemeChoices
 ) -> dict[str, ir.Model]:
     """Copies of the graphs with each layer by its scheme; what no choice names stays float.
 

@@ -44,7 +44,7 @@ def transform_and_calibrate(
             transformed.graphs,
             config,
             calibration.images,
-            calibration.asked,
+            calibration.samples,
             second=second,
             progress=lambda stage, done, of: progress(f"calibrating {stage}", done, of),
         )

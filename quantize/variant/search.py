@@ -16,26 +16,24 @@ from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import Recipe, Scheme
 from paligemma_edge.quantize.variant.files import write_variant
 from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, round_graphs
-from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoice, SchemeChoices
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import new_bundle
 from paligemma_edge.runtime.engine.replay import encode_prompt, greedy
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.model import PaliGemma
 
-Choices = Mapping[str, SchemeChoice]
-
 
 def smallest_that_keeps(
     bundle: Bundle,
     recipe: Recipe,
     transformed: TransformedGraphs,
-    choices: Choices,
+    choices: SchemeChoices,
     known: Calibration,
     *,
     min_agreement: float,
     progress: Progress,
-) -> dict[str, SchemeChoice]:
+) -> SchemeChoices:
     """The choices with the fewest safer schemes that keep `min_agreement` of the answers.
 
     OptionError where even the safest do not.
@@ -76,7 +74,7 @@ def _first(keeps: Callable[[int], bool], last: int) -> int:
     return high
 
 
-def _steps(choices: Choices, recipe: Recipe, sizes: Mapping[str, int]) -> list[SchemeChoice]:
+def _steps(choices: SchemeChoices, recipe: Recipe, sizes: Mapping[str, int]) -> list[SchemeChoice]:
     """All moves to safer schemes: rank by rank, in each the largest gain for a byte first."""
     steps: list[SchemeChoice] = []
     current = [choice for choice in choices.values() if choice.safer() is not None]
@@ -89,7 +87,7 @@ def _steps(choices: Choices, recipe: Recipe, sizes: Mapping[str, int]) -> list[S
 
 
 def _gain(before: SchemeChoice, after: SchemeChoice, recipe: Recipe, size: int) -> float:
-    """How much of the squared error goes, for each byte that is added."""
+    """The reduction of the squared error, for each byte that is added."""
     schemes = recipe.schemes
     added = size * (_bytes(schemes[after.scheme]) - _bytes(schemes[before.scheme]))
     return (before.error**2 - after.error**2) / max(added, 1.0)
@@ -125,9 +123,9 @@ def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
 
 def _same(model: PaliGemma, known: Calibration) -> float:
     eos_id, same = model.bundle.manifest.tokenizer.eos_id, 0
-    for sample in known.asked:
+    for sample in known.samples:
         pixels = known.images[sample.image][None]
         prompt = encode_prompt(model.engine, pixels, sample.ids)
         answer = greedy(model.engine, prompt, len(sample.answer), eos_id)
         same += tuple(token for token, _ in answer) == sample.answer
-    return same / len(known.asked)
+    return same / len(known.samples)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -46,7 +47,10 @@ class SchemeChoice:
         return SchemeChoice(self.layer, names[place], self.errors) if place < len(names) else None
 
 
-def first_schemes(layers: Mapping[str, Linear], recipe: Recipe) -> dict[str, SchemeChoice]:
+SchemeChoices: TypeAlias = Mapping[str, SchemeChoice]  # by layer
+
+
+def first_schemes(layers: Mapping[str, Linear], recipe: Recipe) -> SchemeChoices:
     """The recipe's own scheme for every layer that it names; nothing is measured."""
     entries = {name: recipe.assignment(name) for name in layers}
     return {
@@ -60,7 +64,7 @@ def first_schemes(layers: Mapping[str, Linear], recipe: Recipe) -> dict[str, Sch
 
 def choose_schemes(
     layers: Mapping[str, Linear], recipe: Recipe, moments: Mapping[str, Moments]
-) -> dict[str, SchemeChoice]:
+) -> SchemeChoices:
     """A scheme for every layer that the recipe names, by the error of each scheme."""
     entries = {name: recipe.assignment(name) for name in layers}
     assigned = {name: entry for name, entry in entries.items() if entry is not None}

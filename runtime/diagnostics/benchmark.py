@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 from PIL import Image
@@ -92,7 +92,7 @@ def benchmark(
     runs: int = DEFAULT_RUNS,
     batches: Sequence[int] = (1,),
     adapter: str | None = None,
-    **opening: Unpack[LoadOptions],
+    **load: Unpack[LoadOptions],
 ) -> Benchmark:
     """Open a variant, answer `runs` times after a warm-up, and step in each of `batches` slots.
 
@@ -103,45 +103,62 @@ def benchmark(
     batches = [check_count("batch", slots, _MOST_SLOTS) for slots in dict.fromkeys(batches)]
     if not batches:
         raise OptionError("batch names no number of slots, wanted at least one")
-    _plan_for(batches, opening)
+    _plan_for(batches, load)
     with _image_file(image) as path:
         load_image(path)  # an error comes before the model is loaded
         gpu = _gpu(bundle, device, variant)
         start = time.perf_counter()
-        model = PaliGemma(bundle, device, variant, **opening)
-        load = time.perf_counter() - start
+        model = PaliGemma(bundle, device, variant, **load)
+        seconds = time.perf_counter() - start
         question = RepeatedPrompt(model.with_adapter(adapter), path, prompt, steps)
         read, reading = measure_reading(question, runs)
         stepping = measure_stepping(question, read, runs, batches)
     return Benchmark(
         bundle=os.fspath(bundle),
-        variant=model.variant,
         adapter=adapter,
-        device=model.bundle.manifest.variants[model.variant].device,
-        threads=model.engine.threads,
-        processor=processor_name(),
-        onnxruntime=ort.__version__,
         image="drawn" if image is None else os.fspath(image),
         prompt=prompt,
         prompt_tokens=len(read.ids),
-        image_tokens=model.engine.config.image_tokens,
         steps=steps,
         runs=runs,
-        load=load,
+        load=seconds,
         reading=reading,
         stepping=stepping,
         memory=_memory(gpu),
         gpu=gpu.name if gpu else None,
+        **_about(model),
     )
 
 
-def _plan_for(batches: Sequence[int], opening: LoadOptions) -> None:
+class _About(TypedDict):
+    """The fields of a benchmark about an open model and what it runs on."""
+
+    variant: str
+    device: str
+    threads: int
+    processor: str
+    onnxruntime: str
+    image_tokens: int
+
+
+def _about(model: PaliGemma) -> _About:
+    return {
+        "variant": model.variant,
+        "device": model.bundle.manifest.variants[model.variant].device,
+        "threads": model.engine.threads,
+        "processor": processor_name(),
+        "onnxruntime": ort.__version__,
+        "image_tokens": model.engine.config.image_tokens,
+    }
+
+
+def _plan_for(batches: Sequence[int], load: LoadOptions) -> None:
     """Where anything is planned, plan for the largest batch; OptionError for less."""
-    most, planned = max(batches), opening.get("max_batch")
+    most, planned = max(batches), load.get("max_batch")
     if planned is not None and most > planned:
         raise OptionError(f"batch is {most} and max_batch {planned}, wanted it at least as large")
-    if opening.get("cuda_graph") or opening.get("max_length") is not None:
-        opening["max_batch"] = planned or most
+    if load.get("cuda_graph") or load.get("max_length") is not None:
+        load["max_batch"] = planned or most
 
 
 def draw_image(path: Path) -> None:

@@ -51,7 +51,7 @@ def self_test(
     bundle_path: str | os.PathLike[str],
     device: DeviceName = "auto",
     variant: str | None = None,
-    **opening: Unpack[LoadOptions],
+    **load: Unpack[LoadOptions],
 ) -> SelfTest:
     """Check the digest of every file of a bundle and ask the golden question.
 
@@ -59,7 +59,7 @@ def self_test(
     device is not.
     """
     bundle = Bundle.open(bundle_path)
-    model = PaliGemma(bundle_path, device, variant, **opening)
+    model = PaliGemma(bundle_path, device, variant, **load)
     bundle.verify(set(bundle.manifest.files) - set(model.verified_files))
     golden = Golden.read(bundle)
     answer = model.generate(

@@ -10,13 +10,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime.errors import DeviceError
+from paligemma_edge.runtime.errors import NonFiniteLogitsError
 
 _BLOCK = 1 << 15  # logits that stay in the CPU's cache from one operation to the next
 
 
 def log_sum_exp(logits: NDArray[np.float32]) -> float:
-    """A logit minus its log-probability; DeviceError where logits are NaN or infinite."""
+    """A logit minus its log-probability; NonFiniteLogitsError where logits are NaN or infinite."""
     peak = require_number(float(logits.max()))  # NaN, if there is one
     blocks = range(0, len(logits), _BLOCK)
     total = sum(float(np.exp(logits[start : start + _BLOCK] - peak).sum()) for start in blocks)
@@ -24,9 +24,9 @@ def log_sum_exp(logits: NDArray[np.float32]) -> float:
 
 
 def require_number(value: float) -> float:
-    """The value; DeviceError where it is NaN or infinite."""
+    """The value; NonFiniteLogitsError where it is NaN or infinite."""
     if not math.isfinite(value):
-        raise DeviceError(
+        raise NonFiniteLogitsError(
             f"the variant produced {value} where logits were wanted; "
             "use a variant that computes in float32 or bfloat16"
         )

@@ -11,7 +11,7 @@ import pytest
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.quantize.recipes.recipe import Recipe
 from tests.conftest import MakeCheckpoint
-from tests.helpers.adapted_models import CURED, EVERYTHING, GEMMA2, SIZES, Model
+from tests.helpers.lora_models import EVERYTHING, GEMMA2, SIZES, TRANSFORMED, Model
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def model(make_checkpoint: MakeCheckpoint, tmp_path_factory: pytest.TempPathFact
     """All shipped recipes, calibrated, with the adapter "one"; tests must not change it."""
     from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 
-    recipes = [None, CURED, *map(load_recipe, shipped())]
+    recipes = [None, TRANSFORMED, *map(load_recipe, shipped())]
     return make(tmp_path_factory.mktemp("gemma"), make_checkpoint(text=SIZES), recipes)
 
 
@@ -32,7 +32,11 @@ def second(
     """A PaliGemma 2 with the adapter "one"; answers attend to everything, or to 8 tokens."""
     window = GEMMA2 if request.param == "hf" else {**GEMMA2, "sliding_window": 4096}
     base, folder = make_checkpoint(text={**SIZES, **window}), tmp_path_factory.mktemp("gemma2")
-    recipes = [None, CURED, dataclasses.replace(CURED, prefill=False, name="cpu-cured2")]
+    recipes = [
+        None,
+        TRANSFORMED,
+        dataclasses.replace(TRANSFORMED, prefill=False, name="cpu-transformed2"),
+    ]
     return make(folder, base, recipes, sliding_window=request.param)
 
 

@@ -49,10 +49,10 @@ def images(requests: Requests) -> list[Path]:
 
 def test_grammars(fp16: PaliGemma, requests: Requests, compared: list[int]) -> None:
     for image in images(requests)[:4]:
-        with fp16.encode(image) as view:
-            view.detect("square ; circle ; star")
-            view.detect("square ; circle", any_label=True)
-            assert all(actual.decoded is not None for actual in view.segment("star ; ring"))
+        with fp16.encode(image) as encoded:
+            encoded.detect("square ; circle ; star")
+            encoded.detect("square ; circle", any_label=True)
+            assert all(actual.decoded is not None for actual in encoded.segment("star ; ring"))
     assert len(compared) > 100
 
 

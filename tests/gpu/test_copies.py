@@ -13,10 +13,10 @@ SLOTS = 3
 def test_a_step_copies_what_it_says_and_no_logits(where: Where, requests: Requests) -> None:
     model, copies = where.counted(NARROW, "cuda-fp16")
     engine, (image, prompt) = model.engine, requests[0]
-    view = model.encode(image)
+    encoded = model.encode(image)
     ids = model.encoder.encode(prompt, 1)
     copies.take()
-    features, pixels = view._features, 3 * 224 * 224 * 4
+    features, pixels = encoded._features, 3 * 224 * 224 * 4
     assert copies.take() == (pixels, 0)  # what is seen of an image stays where it is
     cache = engine.cache(SLOTS, 400)
     tokens = [engine.prefill(cache, slot, features, ids).best for slot in range(SLOTS)]

@@ -64,11 +64,11 @@ def open_on_host(
     bundle: Path,
     variant: str,
     monkeypatch: pytest.MonkeyPatch,
-    **opening: Any,  # noqa: ANN401 - those of PaliGemma
+    **load: Any,  # noqa: ANN401 - those of PaliGemma
 ) -> tuple[PaliGemma, Copies]:
     """Open a variant for CUDA on the CPU."""
-    gpu = GpuOnHost(name="cpu", threads=2, cuda_graph=opening.get("cuda_graph", False))
+    gpu = GpuOnHost(name="cpu", threads=2, cuda_graph=load.get("cuda_graph", False))
     with monkeypatch.context() as patched:
         patched.setattr(models, "device_for", lambda *_, **__: gpu)
-        model = PaliGemma(bundle, variant=variant, **opening)
+        model = PaliGemma(bundle, variant=variant, **load)
     return model, gpu.counted.copies

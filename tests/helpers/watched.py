@@ -99,7 +99,7 @@ def assert_same_moments(found: Moments, expected: Moments, name: str) -> None:
 
 @dataclass(frozen=True)
 class Whole:
-    """Graphs that tell what all their layers read."""
+    """Graphs that also output what all their layers read."""
 
     config: ModelConfig
     sessions: Mapping[str, ort.InferenceSession]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from paligemma_edge.export.exporter import export
+from paligemma_edge.quantize import quantizer
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.finite import all_finite
 from paligemma_edge.quantize.graphs.graph_file import disk_bytes
@@ -23,7 +25,7 @@ from paligemma_edge.quantize.graphs.stored import FiniteTensor, check_weights
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.errors import DeviceError, NonFiniteLogitsError, OptionError
 from tests.conftest import MakeCheckpoint
 
 TEXT = {"hidden_size": 64, "intermediate_size": 64, "num_attention_heads": 4}
@@ -132,6 +134,25 @@ def test_a_lossless_bundle_keeps_them_and_is_not_quantized(
     with pytest.raises(OptionError, match=refused(name)):
         quantize(tmp_path / "x.bundle", [load_recipe("cpu-int4")], options)
     assert list(Bundle.open(tmp_path / "x.bundle").manifest.variants) == ["cpu-fp32"]
+
+
+def test_weights_are_read_for_nan_only_where_logits_are_not_finite(
+    checkpoint: Path, shapes_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, reads, errors = tmp_path / "x.bundle", [], [DeviceError("x"), NonFiniteLogitsError("x")]
+    export(checkpoint, bundle)
+    question = Question(image=shapes_images / "00.png", prompt="caption en", task="caption")
+
+    def fail(*_: object) -> NoReturn:
+        raise errors[0]
+
+    monkeypatch.setattr(quantizer, "with_answers", fail)
+    monkeypatch.setattr(quantizer, "read_weights", lambda _: reads.append(type(errors[0])))
+    while errors:
+        with pytest.raises(DeviceError) as caught:
+            quantize(bundle, [load_recipe("cpu-int4")], QuantizeOptions(questions=(question,)))
+        assert caught.value is errors.pop(0)
+    assert reads == [NonFiniteLogitsError]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

@@ -63,7 +63,9 @@ class Kept:
     logit_error: float  # the largest, of the largest logit
 
 
-Answers = list[tuple[tuple[int, ...], Array]]  # tokens, and the logits [tokens, spoken] before each
+Answers = list[
+    tuple[tuple[int, ...], Array]
+]  # tokens, and the logits [tokens, image_id] before each
 
 
 @pytest.fixture(scope="module")

@@ -428,5 +428,5 @@ def test_exporting_a_variant_twice_is_refused(shapes_checkpoint: Path, tmp_path:
 
 
 def test_what_runs_on_a_gpu_alone_is_not_searched(shapes_copy: Path) -> None:
-    with pytest.raises(OptionError, match="those of cuda-fp16 run on a GPU alone; leave it out"):
+    with pytest.raises(OptionError, match="those of cuda-fp16 run only on a GPU; leave it out"):
         quantize(shapes_copy, [load_recipe("cuda-fp16")], QuantizeOptions(min_agreement=0.9))

@@ -23,7 +23,7 @@ def image(shapes_images: Path) -> Path:
 
 
 @pytest.fixture
-def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many images each run of the vision encoder was given."""
     counts: list[int] = []
     encode = Engine.encode
@@ -37,18 +37,18 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_an_image_is_encoded_once_for_all_its_questions(
-    shapes_model: PaliGemma, image: Path, encoded: list[int]
+    shapes_model: PaliGemma, image: Path, counts: list[int]
 ) -> None:
-    with shapes_model.encode(image) as view:
+    with shapes_model.encode(image) as encoded:
         answers = [
-            view.caption().text,
-            view.ask("how many shapes are there?").text,
-            view.detect("star ; circle").text,
-            view.generate("caption en").text,
-            "".join(view.stream("caption en")),
-            view.classify("answer en is there a circle?", ["yes", "no"]).text,
+            encoded.caption().text,
+            encoded.ask("how many shapes are there?").text,
+            encoded.detect("star ; circle").text,
+            encoded.generate("caption en").text,
+            "".join(encoded.stream("caption en")),
+            encoded.classify("answer en is there a circle?", ["yes", "no"]).text,
         ]
-    assert encoded == [1]
+    assert counts == [1]
     alone = [
         shapes_model.caption(image).text,
         shapes_model.ask(image, "how many shapes are there?").text,
@@ -58,25 +58,26 @@ def test_an_image_is_encoded_once_for_all_its_questions(
         shapes_model.classify(image, "answer en is there a circle?", ["yes", "no"]).text,
     ]
     assert answers == alone
-    assert len(encoded) == 7
+    assert len(counts) == 7
 
 
 def test_a_batch_encodes_an_image_once_whatever_its_name(
-    shapes_model: PaliGemma, image: Path, tmp_path: Path, encoded: list[int]
+    shapes_model: PaliGemma, image: Path, tmp_path: Path, counts: list[int]
 ) -> None:
     copy = tmp_path / "copy.bmp"
     load_image(image).save(copy)
     prompts = [(image, "caption en"), (copy, "caption en"), (image, "ocr")]
     batch = shapes_model.generate_batch(prompts, max_new_tokens=4)
-    assert encoded == [1]
+    assert counts == [1]
     assert batch[0] == batch[1]
 
 
 def test_the_words_are_those_of_the_whole_prompt(shapes_model: PaliGemma, image: Path) -> None:
     question = "what shape is yellow?"
     whole = shapes_model.generate(image, f"answer en {question}")
-    asked = shapes_model.ask(image, question)
-    assert (asked.prompt, asked.text, asked.score) == (whole.prompt, whole.text, whole.score)
+    answered = shapes_model.ask(image, question)
+    for name in ("prompt", "text", "score"):
+        assert getattr(answered, name) == getattr(whole, name)
     assert shapes_model.read(image).prompt == "ocr"
     assert str(shapes_model.caption(image)) == shapes_model.generate(image, "caption en").text
 
@@ -122,10 +123,10 @@ def test_the_most_likely_choice_is_taken_and_each_has_the_score_of_its_own_answe
     shapes_model: PaliGemma, image: Path
 ) -> None:
     prompt, choices = "answer en what shape is yellow?", ["circle", "square ring", "square", "star"]
-    with shapes_model.encode(image) as view:
-        result = view.classify(prompt, choices)
-        alone = [view.classify(prompt, [choice]).log_probs[choice] for choice in choices]
-        said = view.generate(prompt, grammar=Choices(("star",)))
+    with shapes_model.encode(image) as encoded:
+        result = encoded.classify(prompt, choices)
+        alone = [encoded.classify(prompt, [choice]).log_probs[choice] for choice in choices]
+        said = encoded.generate(prompt, grammar=Choices(("star",)))
     assert list(result.log_probs) == choices
     assert list(result.log_probs.values()) == pytest.approx(alone, abs=1e-6)
     assert result.text == "star" == max(choices, key=lambda choice: result.log_probs[choice])
@@ -138,10 +139,10 @@ def test_without_a_mask_decoder_boxes_are_given_and_the_reason(
     pipeline = shapes_model.pipeline
     sessions = {k: v for k, v in pipeline.engine.sessions.items() if k != "mask_decoder"}
     blind = replace(pipeline, engine=replace(pipeline.engine, sessions=sessions))
-    view = shapes_model.encode(image)
-    assert view.segment("star").notes == ()
-    view._pipeline = blind
-    result = view.segment("star")
+    encoded = shapes_model.encode(image)
+    assert encoded.segment("star").notes == ()
+    encoded._pipeline = blind
+    result = encoded.segment("star")
     assert len(result) and all(found.mask is None for found in result)
     assert all(found.parsed.codes is not None for found in result)
     (note,) = result.notes
@@ -159,8 +160,8 @@ def test_a_whole_prompt_is_answered_as_its_task(
 
 def test_a_grammar_is_on_unless_it_is_not_wanted(shapes_model: PaliGemma, image: Path) -> None:
     odd = "zebra crossing"
-    asked = shapes_model.detect(image, odd)
-    assert {found.label for found in asked} <= {odd}
+    answered = shapes_model.detect(image, odd)
+    assert {found.label for found in answered} <= {odd}
     free = shapes_model.detect(image, odd, grammar=False)
     assert free.text == shapes_model.generate(image, f"detect {odd}").text
 
@@ -173,10 +174,10 @@ def test_several_images_have_no_box(shapes_model: PaliGemma, image: Path) -> Non
 
 
 def test_an_encoded_image_that_was_closed_says_so(shapes_model: PaliGemma, image: Path) -> None:
-    with shapes_model.encode(image) as view:
+    with shapes_model.encode(image) as encoded:
         pass
     with pytest.raises(OptionError, match="encoded image was closed"):
-        view.caption()
+        encoded.caption()
 
 
 @pytest.mark.parametrize(

@@ -97,9 +97,9 @@ def test_transformers_loads_it_whole(
 def test_tokenizer_and_images_are_read(tmp_path: Path, only_json: bool) -> None:
     checkpoint = write(tmp_path, *["--only-tokenizer-json"] * only_json)
     assert (tmp_path / "tokenizer.model").exists() != only_json
-    facts = read_tokenizer(tmp_path, checkpoint.config).config
-    assert facts.newline_id == 108
-    assert facts.image_id == checkpoint.config.image_token_id == facts.first_seg_id + 128
+    config = read_tokenizer(tmp_path, checkpoint.config).config
+    assert config.newline_id == 108
+    assert config.image_id == checkpoint.config.image_token_id == config.first_seg_id + 128
     assert read_image_config(tmp_path, checkpoint.config).size == 224
 
 

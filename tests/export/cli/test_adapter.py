@@ -6,7 +6,7 @@ import pytest
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.cli import main as cli
-from tests.helpers.adapted_models import Model, contents
+from tests.helpers.lora_models import Model, contents
 
 Captured = pytest.CaptureFixture[str]
 

@@ -137,8 +137,8 @@ def test_files_that_are_not_an_npz(tmp_path: Path) -> None:
 def test_a_header_is_read_before_its_array(arrays: Arrays, tmp_path: Path) -> None:
     path = save(tmp_path / "vae.npz", {k: v for k, v in arrays.items() if k != "decoder.0.bias"})
     header = io.BytesIO()
-    facts = {"descr": "<f4", "fortran_order": False, "shape": (10**13,)}
-    np.lib.format.write_array_header_1_0(header, facts)
+    fields = {"descr": "<f4", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(header, fields)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("decoder.0.bias.npy", header.getvalue())
     with pytest.raises(CheckpointError, match=r"decoder.0.bias is \[10000000000000\], wanted"):

@@ -23,15 +23,15 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import SCHEMA_VERSION
 from tests.helpers import adapters as peft
-from tests.helpers.adapted import distance, inputs, logits, open_adapted, original
-from tests.helpers.adapted_models import DECODER, Model, check_whole, contents
+from tests.helpers.lora_graphs import distance, inputs, logits, open_lora_graph, original
+from tests.helpers.lora_models import DECODER, Model, check_whole, contents
 
 CLOSE = 1e-5  # of the largest logit
 
 
 def graphs_of(path: Path, variant: str = "cpu-fp32") -> list[str]:
-    adapted = Bundle.open(path).manifest.lora_graphs.get(variant)
-    return [] if adapted is None else list(adapted.graphs)
+    lora = Bundle.open(path).manifest.lora_graphs.get(variant)
+    return [] if lora is None else list(lora.graphs)
 
 
 def test_the_manifest_of_a_bundle_with_an_adapter(model: Model) -> None:
@@ -92,7 +92,7 @@ def test_half_precision_arrays_hold_the_same_values(model: Model) -> None:
 
 
 @pytest.mark.parametrize("variant", ["cuda-fp16", "cuda-bf16", "cuda-int4", "cuda-int8"])
-def test_adapted_graphs_run_on_cuda_alone(variant: str, model: Model) -> None:
+def test_lora_graphs_run_on_cuda_only(variant: str, model: Model) -> None:
     manifest = Bundle.open(model.bundle).manifest
     dtype = ir.DataType.BFLOAT16 if variant == "cuda-bf16" else ir.DataType.FLOAT16
     for graph, file in manifest.lora_graphs[variant].graphs.items():
@@ -101,8 +101,8 @@ def test_adapted_graphs_run_on_cuda_alone(variant: str, model: Model) -> None:
 
 def test_no_weight_is_copied(model: Model) -> None:
     manifest = Bundle.open(model.bundle).manifest
-    for name, adapted in manifest.lora_graphs.items():
-        for graph, file in adapted.graphs.items():
+    for name, lora in manifest.lora_graphs.items():
+        for graph, file in lora.graphs.items():
             ours, theirs = (
                 onnx.load(model.bundle / path, load_external_data=False).graph.initializer
                 for path in (file, manifest.variants[name].graphs[graph])
@@ -110,7 +110,7 @@ def test_no_weight_is_copied(model: Model) -> None:
             assert list(ours) == list(theirs)
             assert manifest.files[file].bytes < 250_000
     file = manifest.lora_graphs["cpu-fp32"].graphs["decoder"]
-    open_adapted(model.bundle / file, model.bundle / "cpu-fp32")
+    open_lora_graph(model.bundle / file, model.bundle / "cpu-fp32")
 
 
 def test_only_graphs_that_an_adapter_changes_are_made(small: Model, tmp_path: Path) -> None:

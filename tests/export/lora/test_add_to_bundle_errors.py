@@ -26,9 +26,9 @@ from paligemma_edge.runtime.errors import BundleError, CheckpointError, OptionEr
 from paligemma_edge.runtime.manifest import SCHEMA_VERSION
 from tests.conftest import MakeCheckpoint
 from tests.helpers import adapters as peft
-from tests.helpers.adapted import logits
-from tests.helpers.adapted_models import SIZES, Model, check_whole, contents
 from tests.helpers.adapters import CONFIG, WEIGHTS, edit
+from tests.helpers.lora_graphs import logits
+from tests.helpers.lora_models import SIZES, Model, check_whole, contents
 
 
 def add_error(
@@ -58,7 +58,7 @@ def add_error(
         ),
         (
             {"target_modules": ["patch_embedding", "position_embedding", "q_proj"]},
-            "changes vision.patch_embedding, vision.position_embedding, wanted linear layers",
+            "changes vision.patch_embedding, vision.position_embedding, wanted only linear layers",
         ),
         (
             {
@@ -156,6 +156,15 @@ def test_nan_values(small: Model, tmp_path: Path) -> None:
     save_file(tensors, adapter / WEIGHTS)
     message = add_error(small, adapter)
     assert f"holds NaN or Inf in {name}; the adapter is damaged" in message
+
+
+def test_values_that_only_the_scale_makes_infinite(small: Model, tmp_path: Path) -> None:
+    adapter = edit(Path(shutil.copytree(small.adapter, tmp_path / "lora")), lora_alpha=4e6)
+    tensors = load_file(adapter / WEIGHTS)
+    name = next(name for name in sorted(tensors) if "lora_B" in name and "v_proj" not in name)
+    tensors[name][0, 0] = 1e37
+    save_file(tensors, adapter / WEIGHTS)
+    assert f"lora scales {name} by " in add_error(small, adapter)
 
 
 def test_values_beyond_float16(model: Model, tmp_path: Path) -> None:

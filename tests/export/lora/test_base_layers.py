@@ -11,7 +11,7 @@ from paligemma_edge.export.lora.base_layers import Base, read_base
 from paligemma_edge.export.lora.graph_inputs import branches_of
 from paligemma_edge.export.lora.variant_graphs import LoraVariant
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from tests.helpers.adapted_models import Model
+from tests.helpers.lora_models import Model
 
 
 def bases(model: Model) -> dict[str, Base]:

@@ -30,7 +30,7 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError, plot_name, report_name
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.engine.replay import replay
-from paligemma_edge.runtime.errors import DeviceError, ImageError, OptionError, PromptError
+from paligemma_edge.runtime.errors import ImageError, NonFiniteLogitsError, OptionError, PromptError
 from paligemma_edge.runtime.manifest import Manifest
 from samples.shapes import mask_decoder, scoring
 from samples.shapes.scenes import Scene, draw
@@ -281,8 +281,8 @@ def test_two_variants_are_never_open_at_once(bundle: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("variant", "reference"), [("cpu-nan", "cpu-fp32"), ("cpu-fp32", "cpu-nan")]
 )
-def test_logits_that_are_no_numbers_are_told(variant: str, reference: str, bundle: Path) -> None:
-    with pytest.raises(DeviceError, match=r"cpu-nan produced.*'caption en' about 00\.png"):
+def test_logits_with_nan_or_inf_are_an_error(variant: str, reference: str, bundle: Path) -> None:
+    with pytest.raises(NonFiniteLogitsError, match=r"cpu-nan produced.*'caption en' about 00\.png"):
         measure_fidelity(bundle, variant, reference, QUESTIONS[:1])
 
 

@@ -80,7 +80,7 @@ def test_images_alone_take_the_prompts_that_are_given(tmp_path: Path) -> None:
     (tmp_path / ".hidden.png").write_bytes(b"")
     (tmp_path / "folder").mkdir()
     skipped: list[str] = []
-    questions = read_questions(tmp_path, prompts=iter(["one", "two x"]), tell=skipped.append)
+    questions = read_questions(tmp_path, prompts=iter(["one", "two x"]), note=skipped.append)
     assert [(q.image.name, q.prompt, q.task) for q in questions] == [
         (name, prompt, task)
         for name in ("a.png", "b.jpg", "c.webp", "d.bmp")

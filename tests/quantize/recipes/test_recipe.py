@@ -208,7 +208,7 @@ def test_a_recipe_that_cuda_has_no_kernels_for(
     assert words in refused(written(tmp_path, CUDA.replace(old, new, 1), "cuda-test"))
 
 
-def test_layers_that_the_model_has_not_are_told(shapes_bundle: Path, tmp_path: Path) -> None:
+def test_layers_that_the_model_lacks_are_refused(shapes_bundle: Path, tmp_path: Path) -> None:
     graphs = load(shapes_bundle)
 
     def misfit(text: str) -> str:

@@ -45,17 +45,17 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return found
 
 
-@pytest.mark.parametrize(("vocab", "spoken"), [(257216, 257152), (2176, 2152), (101, 97), (5, 1)])
+@pytest.mark.parametrize(("vocab", "answers"), [(257216, 257152), (2176, 2152), (101, 97), (5, 1)])
 @pytest.mark.parametrize("batch", [1, 3])
-def test_the_choice_is_the_largest_of_what_may_be_spoken(
-    vocab: int, spoken: int, batch: int
+def test_the_choice_is_the_largest_of_the_answer_tokens(
+    vocab: int, answers: int, batch: int
 ) -> None:
     logits = np.random.default_rng(vocab).normal(0, 4, (batch, 1, vocab)).astype(np.float32)
-    logits[..., spoken:] = 99
-    session = opened(chooser(vocab, spoken))
+    logits[..., answers:] = 99
+    session = opened(chooser(vocab, answers))
     names = [contract.NEXT_TOKEN, contract.NEXT_LOG_PROB]
     token, log_prob = session.run(names, {"given": logits})
-    expected = log_softmax(logits[:, 0, :spoken])
+    expected = log_softmax(logits[:, 0, :answers])
     assert token.tolist() == expected.argmax(-1)[:, None].tolist()
     np.testing.assert_allclose(log_prob, expected.max(-1)[:, None], atol=2e-6)
 
@@ -83,7 +83,7 @@ def test_tokens_that_cannot_be_take_no_part() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_logits_that_are_no_numbers_have_a_likelihood_that_is_none(value: float) -> None:
+def test_logits_with_nan_or_inf_have_a_log_prob_of_nan(value: float) -> None:
     logits = np.zeros((1, 1, 64), np.float32)
     logits[0, 0, 31] = value
     (log_prob,) = opened(chooser(64, 60)).run([contract.NEXT_LOG_PROB], {"given": logits})
@@ -103,7 +103,7 @@ def test_rows_are_looked_at_where_they_are() -> None:
     assert np.array_equal(values, logits[0, 0, top])
 
 
-def test_a_shortlist_is_no_longer_than_what_may_be_spoken() -> None:
+def test_a_shortlist_is_no_longer_than_the_answer_tokens() -> None:
     session = opened(logit_graphs(40, 30)[contract.SHORTLIST])
     (values,) = session.run([contract.TOP_LOGITS], {contract.LOGITS: np.zeros((1, 1, 40), "f4")})
     assert values.shape == (30,)

@@ -97,7 +97,7 @@ def test_kernels_by_operator_version_and_dtype(model: ir.Model, problem: str | N
     assert (found == []) if problem is None else (f"g: {problem}" in found[0])
 
 
-def test_two_float_dtypes_at_one_node_are_told() -> None:
+def test_two_float_dtypes_at_one_node_are_reported() -> None:
     model = node_graph("Add", HALF, inputs=2)
     model.graph.inputs[1].type = ir.TensorType(BRAIN)
     assert "g: Add y mixes bfloat16 and float16" in missing_kernels("g", model, HALF)

@@ -78,7 +78,7 @@ def replayed(weight: Float, changes: Sequence[Change]) -> Float:
 
 @pytest.mark.parametrize("calibrated", [False, True], ids=["weights alone", "calibrated"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_cured_branch_is_the_difference_that_it_makes_to_the_cured_weight(
+def test_a_changed_branch_is_the_difference_that_it_makes_to_the_changed_weight(
     recipe: str, calibrated: bool, case: Case
 ) -> None:
     """They do `transform(W + B A) - transform(W)`, replayed on both, and leave nothing else."""
@@ -95,8 +95,8 @@ def test_a_cured_branch_is_the_difference_that_it_makes_to_the_cured_weight(
 
 
 @pytest.mark.parametrize("recipe", ["folded", "rotated"])
-def test_a_model_with_other_weights_is_cured_to_the_branch(recipe: str, case: Case) -> None:
-    """Nothing replayed here: the passes run again, and biases tell the shift."""
+def test_a_model_with_other_weights_is_transformed_to_the_branch(recipe: str, case: Case) -> None:
+    """Nothing replayed here: the passes run again, and biases give the shift."""
     plain, other = case.graphs(), case.graphs()
     branches = {}
     for name, layer in by_name(other).items():
@@ -169,7 +169,7 @@ def test_a_change_that_mixes_rows_asks_for_all_of_them() -> None:
         turn(values.copy(), 2)
 
 
-def test_what_no_adapter_can_follow_is_told_at_once(case: Case) -> None:
+def test_what_no_adapter_can_follow_is_refused_at_once(case: Case) -> None:
     graphs = case.graphs()
     layer = by_name(graphs)["projector"]
     layer.change(Added(np.zeros((layer.out_features, layer.in_features), np.float32)))

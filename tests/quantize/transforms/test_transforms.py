@@ -195,7 +195,7 @@ def test_all_transforms_together_keep_the_logits(case: Case, assert_same: Assert
     assert_same(prepare(transformed, ALL, case.moments(transformed.graphs)).graphs)
 
 
-def test_graphs_that_are_cured_are_left_as_they_are(
+def test_graphs_that_are_prepared_are_left_as_they_are(
     case: Case, exact: Array, tmp_path: Path
 ) -> None:
     graphs = case.graphs()

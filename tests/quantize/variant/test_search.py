@@ -18,7 +18,7 @@ from paligemma_edge.quantize.variant import search
 from paligemma_edge.quantize.variant.passes import TransformedGraphs
 from paligemma_edge.quantize.variant.prepare import transform_and_calibrate
 from paligemma_edge.quantize.variant.search import smallest_that_keeps
-from paligemma_edge.quantize.variant.sensitivity import SchemeChoice, choose_schemes
+from paligemma_edge.quantize.variant.sensitivity import SchemeChoice, SchemeChoices, choose_schemes
 from paligemma_edge.runtime.bundle.bundle import Bundle, sha256
 from paligemma_edge.runtime.bundle.fidelity import Fidelity
 from paligemma_edge.runtime.errors import OptionError
@@ -49,7 +49,7 @@ OPTIONS = QuantizeOptions(questions=QUESTIONS)
 @pytest.fixture(scope="module")
 def transformed_choices(
     shapes_bundle: Path,
-) -> tuple[Bundle, TransformedGraphs, dict[str, SchemeChoice]]:
+) -> tuple[Bundle, TransformedGraphs, SchemeChoices]:
     bundle, calibration = Bundle.open(shapes_bundle), calibrated(shapes_bundle)
     config = bundle.manifest.model
     transformed = transform_and_calibrate(
@@ -72,7 +72,7 @@ def share_of_8_bits(graphs: Mapping[str, ir.Model]) -> float:
 @pytest.mark.parametrize("share", [0.01, 0.4, 0.41, 0.99, 1.0])
 def test_the_fewest_layers_take_a_safer_scheme_and_those_that_gain_most(
     share: float,
-    transformed_choices: tuple[Bundle, TransformedGraphs, dict[str, SchemeChoice]],
+    transformed_choices: tuple[Bundle, TransformedGraphs, SchemeChoices],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Here a variant keeps as many answers as layers have 8 bits."""

@@ -153,7 +153,7 @@ REPORT_DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("damage", REPORT_DAMAGES)
-def test_a_damaged_report_is_told_and_the_model_is_usable(path: Path, damage: str) -> None:
+def test_a_damaged_report_is_reported_and_the_model_is_usable(path: Path, damage: str) -> None:
     amend_bundle(Bundle.open(path), {REPORT: b"{}"}, lambda m: m)
     harm, message = REPORT_DAMAGES[damage]
     harm(path / REPORT)

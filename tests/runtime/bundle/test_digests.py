@@ -94,7 +94,7 @@ def test_too_few_pieces_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         Bundle.open(bundle.path)
 
 
-def test_a_missing_file_is_told_before_any_is_read(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_before_any_is_read(tmp_path: Path) -> None:
     bundle = write(tmp_path / "a.bundle", b"graph")
     (bundle.path / OTHER).unlink()
     with pytest.raises(BundleError, match=f"{OTHER} is missing"), comparing(bundle, NAMES):

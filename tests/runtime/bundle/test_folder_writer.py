@@ -24,7 +24,7 @@ from tests.helpers.small_bundle import GRAPH, REPORT, WEIGHTS, write
 FOLDER = "cpu-int4"
 SMALL = "cpu-int4/decoder.onnx"
 EXTRA = "fidelity/cpu-int4.json"
-PRIMED = "prepacked/cpu-int4/decoder.onnx"
+PREPACKED = "prepacked/cpu-int4/decoder.onnx"
 
 # Extends a bundle in a child that kills itself at a step, once for each step, until one finishes.
 KILLER = """
@@ -86,7 +86,7 @@ def variant(name: str) -> Callable[[Manifest], Manifest]:
 
 
 def prepack(manifest: Manifest) -> Manifest:
-    prepacked = Prepacked(device="here", graphs={"decoder": PRIMED}, files=(PRIMED,))
+    prepacked = Prepacked(device="here", graphs={"decoder": PREPACKED}, files=(PREPACKED,))
     return dataclasses.replace(manifest, prepacked={FOLDER: prepacked})
 
 
@@ -98,7 +98,7 @@ def extend(path: Path, data: bytes = b"small", *, overwrite: bool = False) -> Ma
 
 def extend_prepacked(path: Path) -> Manifest:
     with extend_bundle(Bundle.open(path), "prepacked/cpu-int4", overwrite=True) as writer:
-        writer.write(PRIMED, b"prepacked")
+        writer.write(PREPACKED, b"prepacked")
         return writer.finish(prepack)
 
 
@@ -173,7 +173,7 @@ def test_a_folder_is_replaced_when_asked_and_what_was_made_from_it_goes(path: Pa
     bundle = check_whole(path)
     assert bundle.file(SMALL).read_bytes() == b"other"
     assert bundle.manifest.prepacked == {}
-    assert PRIMED not in bundle.manifest.files
+    assert PREPACKED not in bundle.manifest.files
     assert not (path / "prepacked").exists()
 
 

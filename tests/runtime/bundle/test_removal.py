@@ -35,13 +35,13 @@ def add(path: Path, folder: str, files: list[str], change: Manifest) -> None:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Two variants, both prepacked and adapted, and two adapters, one of them for one variant."""
+    """Two variants, prepacked and with LoRA graphs; two adapters, one of them for one variant."""
     path = tmp_path / "a.bundle"
     write(path)
     none = dataclasses.replace(Bundle.open(path).manifest, variants={})
     add(path, "cpu-int4", ["cpu-int4/decoder.onnx"], variant("cpu-int4")(none))
     for name in VARIANTS:
-        prepacked, adapted = f"prepacked/{name}/decoder.onnx", f"lora_graphs/{name}/decoder.onnx"
+        prepacked, lora = f"prepacked/{name}/decoder.onnx", f"lora_graphs/{name}/decoder.onnx"
         made = Prepacked(device="here", graphs={"decoder": prepacked}, files=(prepacked,))
         add(
             path,
@@ -49,11 +49,11 @@ def path(tmp_path: Path) -> Path:
             [prepacked],
             dataclasses.replace(none, prepacked={name: made}),
         )
-        graphs = LoraGraphs(graphs={"decoder": adapted}, files=(adapted,))
+        graphs = LoraGraphs(graphs={"decoder": lora}, files=(lora,))
         add(
             path,
             f"lora_graphs/{name}",
-            [adapted],
+            [lora],
             dataclasses.replace(none, lora_graphs={name: graphs}),
         )
     for name, variants in (("both", VARIANTS), ("small", VARIANTS[1:])):
@@ -88,7 +88,7 @@ def test_an_adapter_goes_alone(path: Path) -> None:
     assert gone == {f"adapters/both/{name}.npz" for name in VARIANTS}
 
 
-def test_adapted_graphs_go_alone(path: Path) -> None:
+def test_lora_graphs_are_removed_alone(path: Path) -> None:
     without = remove_folder(Bundle.open(path), "lora_graphs/cpu-fp32")
     assert list(without.lora_graphs) == ["cpu-int4"]
     assert list(without.adapters) == ["both", "small"]

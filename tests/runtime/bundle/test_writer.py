@@ -342,7 +342,7 @@ def test_a_full_disk_stops_an_amendment_before_it_changes_anything(small_disk: P
     assert not list(bundle.path.glob(".*"))
 
 
-def test_an_error_without_a_number_is_told_too(tmp_path: Path) -> None:
+def test_an_error_without_a_number_is_reported_too(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="Input/output error"), new_bundle(tmp_path / "a"):
         raise OSError("4096 requested and 12 written")
 
@@ -375,5 +375,5 @@ def test_folders_that_a_failed_export_made_go_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("size", "text"), [(5e9, "5.0 GB"), (12.34e6, "12.3 MB"), (65e3, "65.0 kB"), (0, "0.0 kB")]
 )
-def test_sizes_are_told_in_a_unit_that_shows_them(size: float, text: str) -> None:
+def test_sizes_are_given_in_a_unit_that_shows_them(size: float, text: str) -> None:
     assert staging._readable(size) == text

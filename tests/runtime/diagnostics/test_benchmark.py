@@ -28,9 +28,9 @@ def measured(shapes_bundle: Path) -> Benchmark:
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int) -> str:
     assert cli.main(["bench", *arguments]) == code
-    told = capsys.readouterr()
-    assert not told.out
-    (line,) = told.err.splitlines()
+    printed = capsys.readouterr()
+    assert not printed.out
+    (line,) = printed.err.splitlines()
     return line
 
 
@@ -152,7 +152,7 @@ def test_the_command_has_the_defaults_of_the_library() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (("--runs", "0"), "runs is 0"),
         (("--steps", "-1"), "steps is -1"),
@@ -164,11 +164,11 @@ def test_the_command_has_the_defaults_of_the_library() -> None:
 )
 def test_a_wrong_option_is_one_line(
     options: tuple[str, ...],
-    told: str,
+    message: str,
     shapes_bundle: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert told in refused(capsys, str(shapes_bundle), *options, code=2)
+    assert message in refused(capsys, str(shapes_bundle), *options, code=2)
 
 
 def test_the_longest_answer_fits(shapes_bundle: Path) -> None:

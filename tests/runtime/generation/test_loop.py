@@ -162,11 +162,11 @@ class Multiples:
 
 def test_a_grammar_lets_only_its_tokens_pass_and_scores_stay_those_of_the_model() -> None:
     (request,) = _requests([9], 99)
-    spoken = list(_run(Countdown(), [replace(request, state=Multiples())], _cache(1)))
+    answer = list(_run(Countdown(), [replace(request, state=Multiples())], _cache(1)))
     # The model wants 9, 8, 7 ...; what is not allowed all have a logit of 0, the first is taken.
-    assert [generated.token for generated in spoken] == [9, 8, EOS]
+    assert [generated.token for generated in answer] == [9, 8, EOS]
     last = _row(7)[:IMAGE].astype(np.float64)
-    assert spoken[-1].log_prob == pytest.approx(-np.log(np.exp(last).sum()))
+    assert answer[-1].log_prob == pytest.approx(-np.log(np.exp(last).sum()))
 
 
 def test_requests_of_one_batch_have_grammars_of_their_own() -> None:

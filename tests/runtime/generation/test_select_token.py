@@ -32,9 +32,9 @@ class FarRow(HostRow):
 
     @property
     def shortlist(self) -> Shortlist:  # type: ignore[override]
-        spoken = self.whole[: self.image_id]
-        top = np.argsort(-spoken, kind="stable")[:4]
-        return Shortlist(top, spoken[top])
+        answer_logits = self.whole[: self.image_id]
+        top = np.argsort(-answer_logits, kind="stable")[:4]
+        return Shortlist(top, answer_logits[top])
 
 
 @dataclass(frozen=True, eq=False)

@@ -113,9 +113,9 @@ def test_every_call_can_be_asked_of_an_adapter(model: PaliGemma, requests: list[
     image, prompt = requests[0]
     expected = model.generate(image, prompt, max_new_tokens=8, adapter="seeing").text
     assert "".join(model.stream(image, prompt, max_new_tokens=8, adapter="seeing")) == expected
-    view = model.encode(image, adapter="seeing")
-    assert view.generate(prompt, max_new_tokens=8).text == expected
-    assert not np.array_equal(view._features.numpy(), model.encode(image)._features.numpy())
+    encoded = model.encode(image, adapter="seeing")
+    assert encoded.generate(prompt, max_new_tokens=8).text == expected
+    assert not np.array_equal(encoded._features.numpy(), model.encode(image)._features.numpy())
     arguments = ("answer en which?", ["red", "blue"])
     base, other = (model.classify(image, *arguments, adapter=a).log_probs for a in (None, "saying"))
     assert base != other

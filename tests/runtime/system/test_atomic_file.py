@@ -65,7 +65,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert (target.read_bytes(), target.is_symlink()) == (b"new", False)
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     check_file_target(tmp_path / "x.png", "--draw")
     with pytest.raises(OutputError, match="Is a directory; give another name to --draw"):
         check_file_target(tmp_path, "--draw")

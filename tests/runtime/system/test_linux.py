@@ -33,7 +33,7 @@ def test_memory_is_read_in_bytes(tmp_path: Path) -> None:
     assert available_memory(tmp_path) == 8 << 10
 
 
-def test_what_is_not_told_is_left_out(tmp_path: Path) -> None:
+def test_what_the_system_does_not_list_is_left_out(tmp_path: Path) -> None:
     assert process_memory(tmp_path) == {}
     assert available_memory(tmp_path) is None
     assert processor_name(tmp_path) == platform.machine()

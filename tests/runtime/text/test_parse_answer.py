@@ -246,7 +246,7 @@ def test_the_two_rules_of_masks_agree_but_for_the_edge() -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_masks_of_no_numbers_are_an_error(value: float) -> None:
+def test_masks_with_nan_or_inf_are_an_error(value: float) -> None:
     mask = random_mask(0)
     mask[3, 4] = value
     for rule in (paste_mask, evaluation_mask):

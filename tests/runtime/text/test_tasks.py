@@ -53,7 +53,7 @@ def test_any_prompt_has_a_task_or_a_reason(prompt: str) -> None:
 
 
 @pytest.mark.parametrize("prompt", ["detect", "detect ", "segment ;", "detect  ; \n;"])
-def test_a_prompt_that_asks_for_nothing_is_told(prompt: str) -> None:
+def test_a_prompt_that_asks_for_nothing_is_refused(prompt: str) -> None:
     with pytest.raises(PromptError, match="asks for nothing, wanted what to"):
         Task.of(prompt)
 

@@ -84,7 +84,7 @@ class _Graphs:
         return contract.PREFILL if contract.PREFILL in self.files else contract.DECODER
 
     def run(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        session = open_adapted(self.bundle / self.files[graph], self.folder)
+        session = open_lora_graph(self.bundle / self.files[graph], self.folder)
         wanted: dict[str, Array] = {}
         for value in session.get_inputs():
             dtype = _DTYPES.get(value.type)
@@ -97,7 +97,7 @@ class _Graphs:
         return dict(zip(names, session.run(names, wanted), strict=True))
 
 
-def open_adapted(graph: Path, folder: Path) -> ort.InferenceSession:
+def open_lora_graph(graph: Path, folder: Path) -> ort.InferenceSession:
     """A session of a graph whose weights are in another folder."""
     options = ort.SessionOptions()
     options.log_severity_level = 3

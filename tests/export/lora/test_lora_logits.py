@@ -10,8 +10,8 @@ import pytest
 
 from paligemma_edge.export.lora.add_to_bundle import add_adapter
 from tests.helpers import adapters as peft
-from tests.helpers.adapted import distance, inputs, logits, original
-from tests.helpers.adapted_models import DECODER, EVERYTHING, Model, check_whole
+from tests.helpers.lora_graphs import distance, inputs, logits, original
+from tests.helpers.lora_models import DECODER, EVERYTHING, Model, check_whole
 
 CLOSE = 1e-5  # of the largest logit
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -24,7 +24,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("config", CONFIGS)
-def test_an_adapted_bundle_has_the_logits_of_peft(config: str, small: Model) -> None:
+def test_a_bundle_with_an_adapter_has_the_logits_of_peft(config: str, small: Model) -> None:
     adapter = peft.train(small.base, small.bundle.parent / "lora", **CONFIGS[config])
     add_adapter(small.bundle, adapter, "mine")
     wanted = original(small.base, small.seen, adapter)
@@ -37,16 +37,18 @@ def test_an_adapted_bundle_has_the_logits_of_peft(config: str, small: Model) -> 
 def test_transformed_weights_with_an_adapter_have_the_logits_of_peft(model: Model) -> None:
     """Gains folded, stream and values rotated, inputs smoothed, and a graph for prompts."""
     wanted = original(model.base, model.seen, model.adapter)
-    arrays = inputs(model.bundle, "cpu-cured", "one")
+    arrays = inputs(model.bundle, "cpu-transformed", "one")
     plain = inputs(model.bundle, "cpu-fp32", "one")
     assert any(name.endswith("shift") for name in arrays)
     changed = [name for name in plain if distance(arrays[name], plain[name]) > 1e-3]
     assert len(changed) > 0.6 * len(plain)
-    assert distance(logits(model.bundle, "cpu-cured", model.seen, arrays), wanted) < 10 * CLOSE
-    assert distance(logits(model.bundle, "cpu-cured", model.seen, {}), wanted) > 0.1
+    assert (
+        distance(logits(model.bundle, "cpu-transformed", model.seen, arrays), wanted) < 10 * CLOSE
+    )
+    assert distance(logits(model.bundle, "cpu-transformed", model.seen, {}), wanted) > 0.1
 
 
-@pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-cured", "cpu-cured2"])
+@pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-transformed", "cpu-transformed2"])
 def test_a_paligemma2_with_an_adapter_has_the_logits_of_peft(variant: str, second: Model) -> None:
     wanted = original(second.base, second.seen, second.adapter)
     given = inputs(second.bundle, variant, "one")
@@ -63,7 +65,9 @@ def test_quantized_weights_with_an_adapter(variant: str, close: float, model: Mo
     assert distance(logits(model.bundle, variant, model.seen, {}), wanted) > 2 * close
 
 
-@pytest.mark.parametrize("variant", ["cpu-fp32", "cpu-cured", "cpu-int4", "cpu-int8", "cpu-fast"])
+@pytest.mark.parametrize(
+    "variant", ["cpu-fp32", "cpu-transformed", "cpu-int4", "cpu-int8", "cpu-fast"]
+)
 def test_without_an_adapter_the_base_answers_to_the_last_bit(variant: str, model: Model) -> None:
     plain = logits(model.bundle, variant, model.seen)
     np.testing.assert_array_equal(logits(model.bundle, variant, model.seen, {}), plain)

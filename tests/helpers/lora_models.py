@@ -8,7 +8,7 @@ from typing import Any
 
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from tests.helpers.adapted import Array, pixels
+from tests.helpers.lora_graphs import Array, pixels
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96}  # multiples of 32, for CUDA's blocks
 GEMMA2: dict[str, Any] = {
@@ -19,7 +19,7 @@ GEMMA2: dict[str, Any] = {
     "sliding_window": 8,
 }
 # Every transform, and weights that are not rounded: any error left is the adapter's.
-CURED = Recipe(
+TRANSFORMED = Recipe(
     about="a test",
     weights="float32",
     rotate=True,
@@ -27,7 +27,7 @@ CURED = Recipe(
     prefill=True,
     schemes={"float": Scheme(kind="float")},
     layers=(Assignment(match="*", scheme="float"),),
-    name="cpu-cured",
+    name="cpu-transformed",
 )
 DECODER = r".*language_model.*\.(q_proj|v_proj|down_proj)"
 EVERYTHING: dict[str, Any] = {
