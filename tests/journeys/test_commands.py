@@ -125,7 +125,7 @@ def test_what_is_wrong_with_quantizing_is_reported_in_one_line(
     share = ("quantize", shapes_bundle, "cpu-int4", "--min-agreement", "1.5")
     assert "min_agreement is 1.5" in refused(*share, code=2)
     twice = ("quantize", shapes_bundle, "cpu-int4", "cpu-int4")
-    assert "asked for 2 times" in refused(*twice, code=2)
+    assert "requested 2 times" in refused(*twice, code=2)
     line = refused("quantize", shapes_bundle, "cpu-int4", light=True)
     assert "pip install 'paligemma-edge[export]'" in line
     assert contents(shapes_bundle) == before
