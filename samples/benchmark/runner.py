@@ -60,7 +60,7 @@ def commands(options: argparse.Namespace, image: Path) -> Iterator[tuple[str, li
     common += ["--batch", ",".join(map(str, options.batch))]
     yield from _transformers_commands(options, common)
     for variant in options.variant:
-        bench = ["paligemma_edge.runtime.cli.main", "bench", str(options.bundle)]
+        bench = ["paligemma_edge.runtime.cli", "bench", str(options.bundle)]
         command = ["-m", *bench, "--variant", variant, *common, *_memory_plan(options)]
         yield variant, command
         if options.cuda_graph:
