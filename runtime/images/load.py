@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 from paligemma_edge.runtime.errors import ImageError
 
@@ -183,6 +183,8 @@ def _upright(image: Image.Image) -> Image.Image:
     orientation = _orientation(image)
     if orientation == _UPRIGHT:
         return image
+    from PIL import ImageOps  # with all of Pillow's palettes, and most images are upright
+
     # Pillow writes all EXIF back, and fails where a field is damaged: it gets this one alone.
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
