@@ -16,7 +16,7 @@ from paligemma_edge.quantize.fidelity.plot import report_files
 from paligemma_edge.quantize.fidelity.questions import Question, sample_questions
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.graphs.prefill import PREFIX
-from paligemma_edge.quantize.graphs.stored import read_weights
+from paligemma_edge.quantize.graphs.stored_weights import read_weights
 from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.recipes.recipe import LOSSLESS_RECIPE, Recipe
 from paligemma_edge.quantize.variant.build import (

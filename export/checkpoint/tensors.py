@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.joined_file import JoinedFile
-from paligemma_edge.quantize.graphs.finite import all_finite
+from paligemma_edge.quantize.graphs.check_finite import all_finite
 from paligemma_edge.runtime.errors import CheckpointError
 
 CHUNK_BYTES = 16 << 20

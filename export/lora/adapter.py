@@ -26,7 +26,7 @@ from paligemma_edge.export.checkpoint.tensors import (
 )
 from paligemma_edge.export.lora.config import LoraConfig, read_lora_config
 from paligemma_edge.export.lora.keys import LayerKeys, Part, sort_keys
-from paligemma_edge.quantize.graphs.finite import all_finite
+from paligemma_edge.quantize.graphs.check_finite import all_finite
 from paligemma_edge.runtime.errors import CheckpointError
 
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from paligemma_edge.export.checkpoint.name_list import join_tensor_names
 from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter, read_values
 from paligemma_edge.export.lora.base_layers import Base, BaseLayer
-from paligemma_edge.quantize.graphs.derived import Float
-from paligemma_edge.quantize.graphs.finite import all_finite
+from paligemma_edge.quantize.graphs.check_finite import all_finite
+from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.transforms.changes import Branch, Changes
 from paligemma_edge.runtime.contract import ComputeDtype, adapter_inputs
 from paligemma_edge.runtime.errors import CheckpointError, OptionError

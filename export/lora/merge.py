@@ -20,7 +20,7 @@ from paligemma_edge.export.checkpoint.tensors import (
     ComputedTensor,
 )
 from paligemma_edge.export.lora.adapter import LowRank, PeftAdapter, read_values
-from paligemma_edge.quantize.graphs.finite import all_finite
+from paligemma_edge.quantize.graphs.check_finite import all_finite
 from paligemma_edge.runtime.errors import CheckpointError
 
 

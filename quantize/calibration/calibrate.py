@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 
 from paligemma_edge.quantize.calibration.stream import Array, Run, stream
-from paligemma_edge.quantize.graphs.derived import Float
-from paligemma_edge.quantize.graphs.finite import all_finite
+from paligemma_edge.quantize.graphs.check_finite import all_finite
+from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.rounding.statistics import Accumulator, Moments

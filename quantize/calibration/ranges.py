@@ -17,7 +17,7 @@ from paligemma_edge.quantize.calibration.calibrate import (
     require_finite_values,
 )
 from paligemma_edge.quantize.calibration.stream import Array, Run
-from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.graphs.linear import initializer
 from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.progress import Progress

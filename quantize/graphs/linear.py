@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from paligemma_edge.quantize.graphs.derived import DerivedMatrix, RowChange
+from paligemma_edge.quantize.graphs.derived_weights import DerivedMatrix, RowChange
 
 WEIGHT = ".weight"
 HEAD = "decoder.lm_head"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from paligemma_edge.quantize.rounding.statistics import Moments
 
 if TYPE_CHECKING:  # help on the commands reads recipes, and has no onnx_ir
-    from paligemma_edge.quantize.graphs.derived import Float
+    from paligemma_edge.quantize.graphs.derived_weights import Float
 
 Method: TypeAlias = Literal["nearest", "search", "gptq"]
 

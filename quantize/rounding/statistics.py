@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:  # help on the commands reads recipes, and has no onnx_ir
-    from paligemma_edge.quantize.graphs.derived import Float
+    from paligemma_edge.quantize.graphs.derived_weights import Float
 
 # Of a wider input only the second moments of neighbours are kept: 16384² would be 1 GB.
 WIDEST = 1024

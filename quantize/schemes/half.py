@@ -5,7 +5,7 @@ one for all readers of a value, and weights are stored in the dtype that their r
 
 The logits are float32 for the runtime, but the head's product rounds them to half precision, as
 the original does in that dtype: ONNX Runtime has no product from half precision to float32. For
-bfloat16 that is 1/8 between 16 and 32; `refine` makes the best of them exact again.
+bfloat16 that is 1/8 between 16 and 32; `refine_logits` makes the best of them exact again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from paligemma_edge.quantize.graphs.derived import DerivedMatrix, row_chunks
-from paligemma_edge.quantize.graphs.finite import all_finite
+from paligemma_edge.quantize.graphs.check_finite import all_finite
+from paligemma_edge.quantize.graphs.derived_weights import DerivedMatrix, row_chunks
 from paligemma_edge.quantize.graphs.linear import initializer, tensor_of
-from paligemma_edge.quantize.graphs.stored import read_chunks
+from paligemma_edge.quantize.graphs.stored_weights import read_chunks
 from paligemma_edge.quantize.schemes.half_plan import (
     ALWAYS_FLOAT,
     FLOAT,

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from paligemma_edge.quantize.graphs.constants import add_initializer
-from paligemma_edge.quantize.graphs.derived import Float, lazy_array, row_chunks
+from paligemma_edge.quantize.graphs.derived_weights import Float, lazy_array, row_chunks
 from paligemma_edge.quantize.graphs.linear import Linear
 from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.rounding.rounding import Rounded

@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, TypeAlias
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.graphs.derived import DerivedMatrix, Float
+from paligemma_edge.quantize.graphs.derived_weights import DerivedMatrix, Float
 from paligemma_edge.quantize.transforms.rotation import Rotation, rotate_columns
 
 _Side: TypeAlias = Literal["inputs", "outputs"]

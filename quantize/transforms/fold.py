@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.graphs.derived import Float, lazy_array, row_chunks
-from paligemma_edge.quantize.graphs.finite import compute_finite
+from paligemma_edge.quantize.graphs.check_finite import compute_finite
+from paligemma_edge.quantize.graphs.derived_weights import Float, lazy_array, row_chunks
 from paligemma_edge.quantize.graphs.linear import Linear, initializer, linears, set_float, tensor_of
 from paligemma_edge.quantize.transforms.changes import ScaledInputs
 

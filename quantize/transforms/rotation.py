@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.derived_weights import Float
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.graphs.derived import Float, row_chunks
-from paligemma_edge.quantize.graphs.finite import compute_finite
+from paligemma_edge.quantize.graphs.check_finite import compute_finite
+from paligemma_edge.quantize.graphs.derived_weights import Float, row_chunks
 from paligemma_edge.quantize.graphs.linear import Linear, initializer, linears
 from paligemma_edge.quantize.rounding.statistics import Moments
 from paligemma_edge.quantize.transforms.changes import DividedOutputs, ScaledInputs

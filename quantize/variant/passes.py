@@ -19,13 +19,13 @@ import onnx_ir as ir
 
 from paligemma_edge.quantize.graphs.linear import HEAD, Linear, linears, untie_head
 from paligemma_edge.quantize.graphs.prefill import PREFIX, has_windows, prefill_of, whole_prompt
-from paligemma_edge.quantize.graphs.stored import check_weights
+from paligemma_edge.quantize.graphs.stored_weights import check_weights
 from paligemma_edge.quantize.recipes.recipe import Recipe, Scheme
 from paligemma_edge.quantize.rounding.rounding import round_rows
 from paligemma_edge.quantize.rounding.statistics import Moments
 from paligemma_edge.quantize.schemes.blockwise import to_blockwise
 from paligemma_edge.quantize.schemes.integer import to_integer
-from paligemma_edge.quantize.schemes.refine import HeadInput, refine_head
+from paligemma_edge.quantize.schemes.refine_logits import HeadInput, refine_head
 from paligemma_edge.quantize.transforms.fold import float_of, fold_gains
 from paligemma_edge.quantize.transforms.rotate import rotate_decoder
 from paligemma_edge.quantize.transforms.smooth import smooth

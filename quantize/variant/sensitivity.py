@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from paligemma_edge.quantize.graphs.derived import Float, matrix_rows
+from paligemma_edge.quantize.graphs.derived_weights import Float, matrix_rows
 from paligemma_edge.quantize.graphs.linear import Linear
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme
 from paligemma_edge.quantize.rounding.rounding import round_rows

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from paligemma_edge.quantize.calibration.calibrate import CalibrationSample, calibrate
-from paligemma_edge.quantize.graphs.derived import Float, matrix_rows
+from paligemma_edge.quantize.graphs.derived_weights import Float, matrix_rows
 from paligemma_edge.quantize.graphs.graph_file import write_graph
 from paligemma_edge.quantize.graphs.linear import Linear, linears
 from paligemma_edge.quantize.graphs.prefill import whole_prompt

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from paligemma_edge.export.exporter import export
 from paligemma_edge.quantize import quantizer
 from paligemma_edge.quantize.fidelity.questions import Question
-from paligemma_edge.quantize.graphs.finite import all_finite
+from paligemma_edge.quantize.graphs.check_finite import all_finite
 from paligemma_edge.quantize.graphs.graph_file import disk_bytes
-from paligemma_edge.quantize.graphs.stored import FiniteTensor, check_weights
+from paligemma_edge.quantize.graphs.stored_weights import FiniteTensor, check_weights
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 from paligemma_edge.runtime.bundle.bundle import Bundle

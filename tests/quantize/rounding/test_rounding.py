@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.rounding.rounding import Grid, Method, Rounded, round_rows
 from paligemma_edge.quantize.rounding.statistics import Accumulator, Moments
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from paligemma_edge.quantize.graphs import stored
+from paligemma_edge.quantize.graphs import stored_weights
 from paligemma_edge.quantize.graphs.constants import add_constant
 from paligemma_edge.quantize.graphs.linear import linears, set_float, tensor_of
 from paligemma_edge.quantize.rounding.rounding import Grid, round_rows
@@ -256,7 +256,7 @@ def test_integers_keep_their_dtype(shapes_bundle: Path) -> None:
 
 def test_a_converted_weight_is_written_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     values = np.random.default_rng(0).standard_normal((7, 11)).astype(np.float32)
-    monkeypatch.setattr(stored, "_CHUNK", 10)
+    monkeypatch.setattr(stored_weights, "_CHUNK", 10)
     for dtype in (HALF, BRAIN):
         converted = Halved(ir.tensor(values, name="w"), dtype)
         file = io.BytesIO()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from paligemma_edge.export.graphs.builder import FLOAT, Graph
-from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.rounding.rounding import Grid, round_rows
 from paligemma_edge.quantize.schemes.blockwise import to_blockwise

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from paligemma_edge.quantize.graphs.derived import DerivedMatrix, Float
+from paligemma_edge.quantize.graphs.derived_weights import DerivedMatrix, Float
 from paligemma_edge.quantize.graphs.linear import HEAD, Linear
 from paligemma_edge.quantize.graphs.prefill import PREFIX
 from paligemma_edge.quantize.recipes.recipe import Recipe

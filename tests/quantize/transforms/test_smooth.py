@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.graphs.linear import Linear, untie_head
 from paligemma_edge.quantize.rounding.statistics import Moments
 from paligemma_edge.quantize.transforms.changes import DividedOutputs, ScaledInputs

@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from paligemma_edge.quantize.graphs.finite import compute_finite
-from paligemma_edge.quantize.graphs.stored import read_all, read_flat
+from paligemma_edge.quantize.graphs.check_finite import compute_finite
+from paligemma_edge.quantize.graphs.stored_weights import read_all, read_flat
 
 Float: TypeAlias = NDArray[np.float32]
 

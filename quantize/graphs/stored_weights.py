@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from paligemma_edge.quantize.graphs.finite import require_finite
+from paligemma_edge.quantize.graphs.check_finite import require_finite
 from paligemma_edge.runtime.errors import BundleError
 
 _CHUNK = 16 << 20  # values that are read at a time

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from paligemma_edge.quantize.graphs.derived import Float
+from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.graphs.linear import EMBEDDING, WEIGHT, tensor_of
 from paligemma_edge.quantize.graphs.nodes import Nodes
 from paligemma_edge.quantize.transforms.rotate import add_rotation
