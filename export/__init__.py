@@ -1,4 +1,7 @@
-"""Exports a PaliGemma checkpoint to a bundle. Needs the extra `export`; PyTorch only to verify."""
+"""Exports a PaliGemma checkpoint to a bundle. Needs the extra `export`.
+
+PyTorch is imported only to merge adapters and to verify.
+"""
 
 from __future__ import annotations
 

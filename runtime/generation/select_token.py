@@ -19,8 +19,8 @@ from paligemma_edge.runtime.grammar.base import Allowed
 def select_token(sampling: Sampling, row: Row, allowed: Allowed | None, position: int) -> int:
     """The token that a policy picks where all that is not allowed has the logit minus infinity.
 
-    `allowed` None allows all that may be spoken; `position` is the token's place in the text.
-    DeviceError where the logits that it picks from are NaN or infinite.
+    `allowed` None allows every token that an answer may hold; `position` is the token's place in
+    the text. DeviceError where the logits that it picks from are NaN or infinite.
     """
     if allowed is None:
         return row.best if isinstance(sampling, Greedy) else _drawn(sampling, row, position)

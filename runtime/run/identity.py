@@ -7,12 +7,13 @@ import os
 from typing import Any
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.generation.sampling import TopSampling
 from paligemma_edge.runtime.loading.options import cache_plan_for
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.run.options import RunOptions
 
-_SAMPLING = ("max_new_tokens", "temperature", "top_k", "top_p", "seed")
-_MORE = ("regex", "no_grammar", "any_label", "every")
+_SAMPLING = tuple(TopSampling.__dataclass_fields__)
+_MORE = ("max_new_tokens", "regex", "no_grammar", "any_label", "every")
 
 
 def run_identity(options: RunOptions) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from tests.house.house import (
+    DIAGRAM,
     PAGE,
-    PICTURE,
     TABLE,
     House,
     arrows,
@@ -65,7 +65,7 @@ class Panel:
 
 
 def main() -> None:
-    """Write the picture, its source table, and the table of rooms in the page."""
+    """Write the diagram, its source table, and the table of rooms in the page."""
     house = read_house()
     TABLE.write_text(as_json(house), encoding="utf-8")
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), house), encoding="utf-8")
@@ -78,7 +78,7 @@ def save(figure: Figure, source: str) -> None:
     figure.savefig(buffer, dpi=96)
     note.add_text("Source", source)
     image = Image.open(buffer).convert("RGB").quantize(96, dither=Image.Dither.NONE)
-    image.save(PICTURE, pnginfo=note, optimize=True)
+    image.save(DIAGRAM, pnginfo=note, optimize=True)
 
 
 def draw(house: House) -> Figure:

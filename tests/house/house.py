@@ -1,4 +1,4 @@
-"""The rooms of the package and what each imports, as the picture and its source table have it."""
+"""The rooms of the package and what each imports, as the diagram and its source table have it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from tests.house.imports import ROOT, imports, read_rooms
 
 TABLE = ROOT / "docs/house.json"
-PICTURE = ROOT / "docs/house.png"
+DIAGRAM = ROOT / "docs/house.png"
 PAGE = ROOT / "docs/architecture.md"
 START, END = "<!-- rooms -->", "<!-- /rooms -->"
 GROUND = "What every other room of its folder may import."
@@ -19,7 +19,7 @@ GROUND = "What every other room of its folder may import."
 
 @dataclass(frozen=True)
 class Room:
-    """One box of the picture."""
+    """One box of the diagram."""
 
     about: str
     imports: tuple[str, ...]  # other rooms, of other folders too
@@ -43,7 +43,7 @@ def read_house() -> House:
 
 
 def as_json(house: House) -> str:
-    """The source table of the picture."""
+    """The source table of the diagram."""
     return json.dumps({name: asdict(room) for name, room in house.items()}, indent=1) + "\n"
 
 
@@ -66,7 +66,7 @@ def with_table(page: str, house: House) -> str:
 
 
 def digest(house: House) -> str:
-    """What the picture carries, so that another table's picture is known."""
+    """What the diagram carries, so that another table's diagram is known."""
     return hashlib.sha256(as_json(house).encode()).hexdigest()
 
 

@@ -96,7 +96,7 @@ def test_json_is_one_object_an_image_in_their_order(
     result = shapes_model.detect(folder / "a.png", "star")
     assert len(result) > 1
     assert first["text"] == result.text
-    assert [found["box"] for found in first["objects"]] == [list(found.xyxy) for found in result]
+    assert [one["box"] for one in first["objects"]] == [list(one.xyxy) for one in result]
     # In a batch, sums of floats may come in another order.
     assert first["score"] == pytest.approx(result.score, abs=1e-3)
     assert (first["image"], first["width"], first["height"]) == (
@@ -137,7 +137,7 @@ def test_a_file_in_each_format(shapes_bundle: Path, folder: Path, tmp_path: Path
     coco = json.loads((tmp_path / "out.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == [names[0], names[2]]
     assert [category["name"] for category in coco["categories"]] == ["star", "triangle"]
-    assert all("segmentation" in found for found in coco["annotations"])
+    assert all("segmentation" in one for one in coco["annotations"])
     assert coco["annotations"]
     assert [error["file_name"] for error in coco["errors"]] == [names[1]]
     assert {path.name for path in tmp_path.iterdir()} == {"photos", *(f"out{s}" for s in FORMATS)}
@@ -151,8 +151,8 @@ def test_a_list_on_standard_input_and_globs(
     names = [json.loads(line)["image"] for line in listed.stdout.splitlines()]
     assert names == [f"{folder}/more/c.png", f"{folder}/a.png", f"{folder}/gone.png"]
     assert "no such file" in json.loads(listed.stdout.splitlines()[-1])["error"]
-    found = call(*ask, f"{folder}/**/[ac].png")
-    names = [json.loads(line)["image"] for line in found.stdout.splitlines()]
+    done = call(*ask, f"{folder}/**/[ac].png")
+    names = [json.loads(line)["image"] for line in done.stdout.splitlines()]
     assert names == [f"{folder}/a.png", f"{folder}/more/c.png"]
 
 
@@ -361,7 +361,7 @@ def test_masks_that_cannot_be_decoded_are_reported_once(
     assert "--mask-decoder" in note
     for line in done.stdout.splitlines():
         record = json.loads(line)
-        assert all("mask" not in found for found in record["objects"])
+        assert all("mask" not in one for one in record["objects"])
     assert len(list(target.rglob("*.png"))) == 2
 
 
@@ -389,7 +389,7 @@ def test_without_a_grammar_any_text_is_possible(shapes_bundle: Path, folder: Pat
     ask = ("run", shapes_bundle, "detect zebra", folder / "a.png", "--json")
     free = json.loads(call(*ask, "--no-grammar").stdout)
     kept = json.loads(call(*ask).stdout)
-    assert all(found["label"] in ("zebra", "") for found in kept["objects"])
+    assert all(one["label"] in ("zebra", "") for one in kept["objects"])
     assert free["text"] != kept["text"]
 
 

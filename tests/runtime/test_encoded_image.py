@@ -1,4 +1,4 @@
-"""The typed calls on the sample model: one look, many questions."""
+"""The typed calls on the sample model: encoded once, many questions."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_what_cannot_be_answered_is_reported_in_one_line(
     assert "\n" not in str(caught.value)
 
 
-def test_an_image_is_read_when_it_is_looked_at(shapes_model: PaliGemma) -> None:
+def test_an_image_is_read_when_it_is_encoded(shapes_model: PaliGemma) -> None:
     with pytest.raises(ImageError, match="the given bytes"):
         shapes_model.encode(b"none")
     with pytest.raises(PromptError, match="no image"):

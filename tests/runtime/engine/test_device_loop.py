@@ -105,9 +105,9 @@ def test_nothing_of_an_image_comes_back_to_the_host(
     gpu: tuple[PaliGemma, Copies], requests: list[Any]
 ) -> None:
     model, copies = gpu
-    view = model.encode(requests[0][0])
+    encoded = model.encode(requests[0][0])
     copies.take()
-    assert view._features.shape() == [1, 64, 192]
+    assert encoded._features.shape() == [1, 64, 192]
     assert copies.take() == (3 * 112 * 112 * 4, 0)
 
 
@@ -115,10 +115,10 @@ def test_a_grammar_brings_back_no_more_than_it_allows(
     gpu: tuple[PaliGemma, Copies], requests: list[Any], steps: list[DeviceLogits]
 ) -> None:
     model, copies = gpu
-    view = model.encode(requests[0][0])
-    view.caption()
+    encoded = model.encode(requests[0][0])
+    encoded.caption()
     copies.take()
-    actual = view.detect("star ; circle")
+    actual = encoded.detect("star ; circle")
     assert len(actual)
     row = 2176 * 4
     assert copies.take()[1] < (len(steps) + 1) * row

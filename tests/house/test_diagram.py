@@ -1,10 +1,10 @@
-"""The picture of the house shows the imports of today."""
+"""The diagram of the house shows the imports of today."""
 
 from __future__ import annotations
 
 from PIL import Image
 
-from tests.house.house import PICTURE, TABLE, Room, arrows, as_json, digest, read_house
+from tests.house.house import DIAGRAM, TABLE, Room, arrows, as_json, digest, read_house
 from tests.house.layout import lay_out
 
 STALE = "docs/house.json is not what the imports and docstrings of today say: `make house` mends it"
@@ -14,8 +14,8 @@ def test_the_source_table_is_that_of_today() -> None:
     assert TABLE.read_text(encoding="utf-8") == as_json(read_house()), STALE
 
 
-def test_the_picture_was_drawn_from_that_table() -> None:
-    with Image.open(PICTURE) as image:
+def test_the_diagram_was_drawn_from_that_table() -> None:
+    with Image.open(DIAGRAM) as image:
         assert image.info["Source"] == digest(read_house()), STALE
 
 
