@@ -7,7 +7,6 @@ prompt sees itself whole, image included, so another prompt changes them all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import cached_property
 from typing import Self
 
 from PIL import Image
@@ -57,7 +56,6 @@ class EncodedImage:
         """Give the features back; no prompt is answered any more."""
         self._images = None
         self._cache = ImageFeatureCache(self._pipeline.engine)
-        self.__dict__.pop("_features", None)
 
     def generate(
         self,
@@ -204,7 +202,7 @@ class EncodedImage:
     def _size(self) -> tuple[int, int]:
         return self._open.width, self._open.height
 
-    @cached_property
+    @property
     def _features(self) -> Tensor:
         return self._cache.features(self._open, self._watch)
 
