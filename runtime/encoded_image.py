@@ -173,7 +173,7 @@ class EncodedImage:
         rules = task_grammar(task, any_label=any_label) if grammar else None
         options = GenerationOptions(max_new_tokens=max_new_tokens, grammar=rules)
         generation = self._answer(task.prompt, options)
-        return object_result(task, generation, self._size, self._decode_masks, self._image)
+        return object_result(task, generation, self._size, self._decode_masks, image=self._image)
 
     def _answer(self, prompt: str, options: GenerationOptions) -> Generation:
         request = self._request(prompt, options)

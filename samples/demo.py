@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +79,8 @@ def describe(result: TextResult | ObjectResult, question: dict[str, Any]) -> lis
         return [*lines, f"    {result.text}  ({verdict})"]
     lines += [
         f"    {detection.label} {detection.xyxy}"
-        f"{' and a mask' if detection.decoded is not None else ''}, "
-        f"probability {math.exp(detection.score):.2f}"
+        f"{' and a mask' if detection.decoded_mask is not None else ''}, "
+        f"confidence {detection.confidence:.2f}"
         for detection in result
     ]
     for truth in question["objects"]:

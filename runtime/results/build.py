@@ -44,8 +44,8 @@ def text_result(generation: Generation, image: Image.Image | None = None) -> Tex
     return TextResult(
         prompt=generation.prompt,
         text=generation.text,
-        score=generation.score,
-        truncated=generation.finish_reason == "length",
+        log_prob=generation.log_prob,
+        finish_reason=generation.finish_reason,
         image=image,
     )
 
@@ -55,9 +55,15 @@ def object_result(
     generation: Generation,
     size: tuple[int, int],
     decode_masks: DecodeMasks,
+    *,
     image: Image.Image | None = None,
+    classes: Sequence[str] | None = None,
 ) -> ObjectResult:
-    """The objects of an answer, masks decoded; one that the token limit cut is left out."""
+    """The objects of an answer, masks decoded; one that the token limit cut is left out.
+
+    `classes` are what class ids count, by default the labels that the prompt asks for.
+    """
+    names = task.classes if classes is None else tuple(classes)
     answer = generation.answer
     cut = generation.finish_reason == "length" and _last_is_cut(task, answer)
     whole = len(answer.objects) - cut
@@ -65,21 +71,24 @@ def object_result(
     decoded = decoded_masks(parsed, decode_masks)
     objects = tuple(
         Detection(
-            parsed=one,
-            score=generation.score_of(span),
+            label=one.label,
+            class_id=names.index(one.label) if one.label in names else -1,
+            log_prob=generation.log_prob_of(span),
+            xyxy_normalized=one.xyxy_normalized,
             width=size[0],
             height=size[1],
-            decoded=mask,
+            decoded_mask=mask,
         )
         for one, span, mask in zip(parsed, spans, decoded, strict=True)
     )
-    lacking = any(d.parsed.codes is not None and d.decoded is None for d in objects)
+    lacking = decode_masks is None and any(one.codes is not None for one in parsed)
     return ObjectResult(
         prompt=generation.prompt,
         text=generation.text,
         objects=objects,
-        score=generation.score,
-        truncated=generation.finish_reason == "length",
+        classes=names,
+        log_prob=generation.log_prob,
+        finish_reason=generation.finish_reason,
         width=size[0],
         height=size[1],
         notes=(WITHOUT_MASKS,) if lacking else (),

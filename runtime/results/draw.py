@@ -12,7 +12,7 @@ import unicodedata
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeAlias
+from typing import Protocol, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.results.mask import inside
-from paligemma_edge.runtime.text.parse_answer import ParsedObject
+from paligemma_edge.runtime.text.parse_answer import Box
 
 Mask: TypeAlias = NDArray[np.float32]  # [height, width], 0..1
 Colour: TypeAlias = tuple[int, int, int]
@@ -49,6 +49,20 @@ _STEPS = 6  # positions for a label, one under the other, that are tried in a cr
 _HALO = 130  # opacity, of 255, of the contrasting edge of a box
 
 
+class LabelledBox(Protocol):
+    """What is drawn: a `Detection`, or an object of an answer's text."""
+
+    @property
+    def label(self) -> str:
+        """Its name, in any script; may be empty."""
+        ...
+
+    @property
+    def xyxy_normalized(self) -> tuple[float, float, float, float]:
+        """Corners x0, y0, x1, y1 as shares of the image's width and height, 0..1."""
+        ...
+
+
 @dataclass(frozen=True)
 class _Style:
     """Sizes in pixels that suit an image."""
@@ -67,7 +81,7 @@ class _Style:
 
 def draw(
     image: Image.Image,
-    objects: Sequence[ParsedObject],
+    objects: Sequence[LabelledBox],
     masks: Iterable[Mask | None] | None = None,
     *,
     font: str | os.PathLike[str] | None = None,
@@ -78,7 +92,7 @@ def draw(
 
     Args:
         image: an image of any mode.
-        objects: labels and boxes; a label has the same colour in every image.
+        objects: detections; a label has the same colour in every image.
         masks: for each object a soft mask, float32 [height, width] in 0..1, or None. It may be
             a generator: masks are large, and one is used at a time.
         font: a TrueType file. Pillow's own font, used by default, has only ASCII: accents are
@@ -91,7 +105,7 @@ def draw(
         OptionError: the number or size of the masks is not right, or the font cannot be read.
 
     Example:
-        >>> draw(Image.open("street.jpg"), [ParsedObject("car", Box(0.2, 0.1, 0.8, 0.9), None)])
+        >>> draw(Image.open("street.jpg"), model.detect("street.jpg", "car").objects)
     """
     canvas = image.convert("RGB")
     style = _Style.for_image(*canvas.size, font)
@@ -142,9 +156,8 @@ def _font(path: str | os.PathLike[str] | None, size: int) -> Font:
         raise OptionError(f"{os.fspath(path or '')}: not a font, wanted a TrueType file") from None
 
 
-def _corners(detection: ParsedObject, image: Image.Image) -> Corners:
-    y0, x0, y1, x1 = detection.box.pixels(*image.size)
-    return x0, y0, x1, y1
+def _corners(detection: LabelledBox, image: Image.Image) -> Corners:
+    return Box.from_xyxy(detection.xyxy_normalized).xyxy_pixels(*image.size)
 
 
 def _has_pixels(corners: Corners) -> bool:

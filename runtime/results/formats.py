@@ -1,12 +1,10 @@
-"""Detections in the forms that other programs read: JSON, COCO, supervision, a NumPy array.
+"""Detections in the forms that other programs read: JSON, rows, COCO, supervision, NumPy.
 
 Knows those forms. Knows nothing of a model, of files, or of how an answer was read.
 """
 
 from __future__ import annotations
 
-import math
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError
 from paligemma_edge.runtime.results import rle
+from paligemma_edge.runtime.results.confidence import finite
 from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.mask import inside, paste_mask
 from paligemma_edge.runtime.results.rle import Rle
@@ -27,21 +26,37 @@ _WHOLE = Box(0, 0, 1, 1)
 _CLASS_NAME = "class_name"  # supervision.config.CLASS_NAME_DATA_FIELD
 
 
-def to_json(detection: Detection) -> dict[str, Any]:
+def to_dict(detection: Detection) -> dict[str, Any]:
     """A detection as JSON that every reader takes: no NaN, no infinity.
 
-    `box` is x0, y0, x1, y1 in pixels, `box_normalised` the same as shares of the sides, and
-    `mask`, where there is one, is as pycocotools writes it.
+    `xyxy` is in pixels, `xyxy_normalized` the same as shares of the sides, and `mask`, where there
+    is one, is as pycocotools writes it.
     """
-    y0, x0, y1, x1 = _corners(detection.box)
     fields = {
         "label": detection.label,
-        "score": finite(detection.score),
-        "box": list(detection.xyxy),
-        "box_normalised": [x0, y0, x1, y1],
+        "class_id": detection.class_id,
+        "confidence": detection.confidence,
+        "log_prob": finite(detection.log_prob),
+        "xyxy": list(detection.xyxy),
+        "xyxy_normalized": list(detection.xyxy_normalized),
     }
     runs = mask_runs(detection)
-    return fields if runs is None else fields | {"mask": runs.to_json()}
+    return fields if runs is None else fields | {"mask": runs.to_dict()}
+
+
+def to_row(detection: Detection) -> dict[str, Any]:
+    """A detection as a row of a table: no lists, no mask; corners in pixels."""
+    x0, y0, x1, y1 = detection.xyxy
+    return {
+        "label": detection.label,
+        "class_id": detection.class_id,
+        "confidence": detection.confidence,
+        "log_prob": finite(detection.log_prob),
+        "x0": x0,
+        "y0": y0,
+        "x1": x1,
+        "y1": y1,
+    }
 
 
 def to_coco(
@@ -55,7 +70,7 @@ def to_coco(
 
     A box without pixels is left out, for COCO cannot hold one. `bbox` is the answer's box,
     x, y, width, height in pixels; `area` is the mask's, the box's where there is none; `score`
-    is exp(score), 0..1. OptionError for a label that `categories` lacks.
+    is the confidence, by COCO's name. OptionError for a label that `categories` lacks.
     """
     if not isinstance(first_id, int) or first_id < 1:
         raise OptionError(
@@ -65,7 +80,7 @@ def to_coco(
         raise OptionError(f"categories is {categories!r:.80}, wanted the id of each label")
     annotations = (
         coco_annotation(
-            to_json(detection),
+            to_dict(detection),
             image_id=image_id,
             category_id=_category(detection.label, categories),
         )
@@ -83,15 +98,15 @@ def number_labels(labels: Iterable[str]) -> dict[str, int]:
 def coco_annotation(
     detection: Mapping[str, Any], *, image_id: int, category_id: int
 ) -> dict[str, Any]:
-    """A COCO annotation, all but its id, of a detection as `to_json` gives it."""
-    x0, y0, x1, y1 = detection["box"]
+    """A COCO annotation, all but its id, of a detection as `to_dict` gives it."""
+    x0, y0, x1, y1 = detection["xyxy"]
     fields = {
         "image_id": image_id,
         "category_id": category_id,
         "bbox": [x0, y0, x1 - x0, y1 - y0],
         "area": (x1 - x0) * (y1 - y0),
         "iscrowd": 0,
-        "score": share(detection["score"]),
+        "score": detection["confidence"],
     }
     if "mask" not in detection:
         return fields
@@ -100,13 +115,14 @@ def coco_annotation(
 
 
 def to_supervision(
-    detections: Sequence[Detection], width: int, height: int
+    detections: Sequence[Detection], width: int, height: int, classes: Sequence[str]
 ) -> supervision.Detections:
     """`supervision.Detections` of all detections, in order; boxes without pixels included.
 
     Float32 `xyxy` in pixels; `mask` bool [objects, height, width], None where no detection has
-    one; `confidence` is exp(score); `class_id` numbers labels from 0 as they first appear, and
-    `data["class_name"]` holds them. MissingExtraError without that package.
+    one; `class_id` is the place in `classes`, after which labels that are not among them are
+    numbered as they first appear; `data["class_name"]` holds the labels. MissingExtraError without
+    that package.
     """
     try:
         import supervision
@@ -118,35 +134,39 @@ def to_supervision(
             "run: pip install supervision"
         ) from None
     labels = [detection.label for detection in detections]
-    names = list(dict.fromkeys(labels))
+    names = list(dict.fromkeys((*classes, *labels)))
     return supervision.Detections(
         xyxy=np.array([one.xyxy for one in detections], np.float32).reshape(-1, 4),
         mask=_stacked_masks(detections, width, height),
-        confidence=np.array([share(one.score) for one in detections], np.float32),
+        confidence=np.array([one.confidence for one in detections], np.float32),
         class_id=np.array([names.index(label) for label in labels], int),
         data={_CLASS_NAME: np.array(labels, str)},
     )
 
 
 def to_numpy(detections: Sequence[Detection]) -> NDArray[np.void]:
-    """Structured array [objects]: label, score, xyxy in pixels, box as shares y0, x0, y1, x1."""
+    """Structured array [objects] of what `Detection` has, but for masks."""
     longest = max((len(detection.label) for detection in detections), default=0)
     kinds = [
         ("label", f"U{max(longest, 1)}"),
-        ("score", "f4"),
+        ("class_id", "i4"),
+        ("confidence", "f4"),
         ("xyxy", "i4", 4),
-        ("box", "f4", 4),
+        ("xyxy_normalized", "f4", 4),
     ]
-    rows = [(one.label, one.score, one.xyxy, _corners(one.box)) for one in detections]
+    rows = [
+        (one.label, one.class_id, one.confidence, one.xyxy, one.xyxy_normalized)
+        for one in detections
+    ]
     return np.array(rows, kinds)
 
 
 def mask_runs(detection: Detection) -> Rle | None:
     """Runs of a detection's mask; None where there is no mask. Costs no more than its box."""
-    if detection.decoded is None:
+    if detection.decoded_mask is None:
         return None
     x0, y0, _, _ = detection.xyxy
-    part = _mask_in_box(detection, detection.decoded)
+    part = _mask_in_box(detection, detection.decoded_mask)
     return rle.encode(part, at=(y0, x0), size=(detection.height, detection.width))
 
 
@@ -163,7 +183,7 @@ def _stacked_masks(
     detections: Sequence[Detection], width: int, height: int
 ) -> NDArray[np.bool_] | None:
     """Masks, bool [objects, height, width]; a missing one is empty, None if all are missing."""
-    decoded = [detection.decoded for detection in detections]
+    decoded = [detection.decoded_mask for detection in detections]
     if all(values is None for values in decoded):
         return None
     masks = np.zeros((len(detections), height, width), np.bool_)
@@ -183,17 +203,3 @@ def _mask_in_box(detection: Detection, decoded: NDArray[np.float32]) -> NDArray[
 def _has_pixels(detection: Detection) -> bool:
     x0, y0, x1, y1 = detection.xyxy
     return x1 > x0 and y1 > y0
-
-
-def _corners(box: Box) -> tuple[float, float, float, float]:
-    return box.y0, box.x0, box.y1, box.x1
-
-
-def share(score: float) -> float:
-    """A mean log-probability as a share, 0..1."""
-    return min(math.exp(score), 1.0)
-
-
-def finite(score: float) -> float:
-    """The score, or the most negative float for minus infinity, which JSON does not have."""
-    return max(float(score), -sys.float_info.max)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from paligemma_edge.runtime.results.confidence import confidence_of, mean
 from paligemma_edge.runtime.text.parse_answer import ParsedAnswer, parse_answer
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
 from paligemma_edge.runtime.timing import Stage
@@ -40,22 +41,30 @@ class Generation:
         return parse_answer(self.text)
 
     @property
-    def score(self) -> float:
-        """Mean log-probability of the tokens, the one that ends the answer included."""
-        return sum(self.log_probs) / len(self.log_probs)
+    def confidence(self) -> float:
+        """exp(log_prob), 0..1: the geometric mean of the tokens' probabilities."""
+        return confidence_of(self.log_prob)
 
-    def score_of(self, span: tuple[int, int]) -> float:
+    @property
+    def log_prob(self) -> float:
+        """Mean log-probability of the tokens, the one that ends the answer included."""
+        return mean(self.log_probs)
+
+    def log_prob_of(self, span: tuple[int, int]) -> float:
         """Mean log-probability of the tokens that wrote a part of the text.
 
         `span` is the part's first character and the one after its last; it is not empty.
         """
         starts = (0, *self.char_offsets)
-        scores = [
-            log_prob
-            for start, end, log_prob in zip(starts, self.char_offsets, self.log_probs, strict=False)
-            if start < span[1] and end > span[0]
-        ]
-        return sum(scores) / len(scores)
+        return mean(
+            [
+                log_prob
+                for start, end, log_prob in zip(
+                    starts, self.char_offsets, self.log_probs, strict=False
+                )
+                if start < span[1] and end > span[0]
+            ]
+        )
 
 
 def decode_with_offsets(encoder: PromptEncoder, ids: Sequence[int]) -> tuple[str, tuple[int, ...]]:

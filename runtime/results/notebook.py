@@ -16,6 +16,7 @@ from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.draw import draw
 from paligemma_edge.runtime.results.mask import paste_mask
+from paligemma_edge.runtime.text.parse_answer import Box
 
 _LONGEST = 1200  # pixels of a side that a notebook is sent
 _SMALL = 240  # pixels of a side below which an image is shown larger, in whole steps
@@ -58,10 +59,10 @@ def detections_html(
 def _drawn(detections: Sequence[Detection], image: Image.Image) -> Image.Image:
     """Detections over an image of any size, one mask in memory at a time."""
     masks = (
-        None if one.decoded is None else paste_mask(one.decoded, one.box, *image.size)
-        for one in detections
+        None if mask is None else paste_mask(mask, Box.from_xyxy(corners), *image.size)
+        for mask, corners in ((one.decoded_mask, one.xyxy_normalized) for one in detections)
     )
-    return draw(image, [one.parsed for one in detections], masks)
+    return draw(image, detections, masks)
 
 
 def _shrunk(image: Image.Image) -> Image.Image:

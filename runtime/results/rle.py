@@ -56,7 +56,7 @@ class Rle:
         top, bottom = int((starts % height).min()), int((lasts % height).max())
         return left, top, right - left + 1, bottom - top + 1
 
-    def to_json(self) -> dict[str, list[int] | str]:
+    def to_dict(self) -> dict[str, list[int] | str]:
         """`{"size": [height, width], "counts": "..."}`, which pycocotools decodes."""
         return {"size": list(self.size), "counts": self.compressed}
 

@@ -12,6 +12,7 @@ from paligemma_edge.runtime.loading.options import cache_plan_for
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.run.options import RunOptions
 
+_RECORDS = 2  # raised where the fields of records change, so that no file mixes two forms
 _SAMPLING = tuple(TopSampling.__dataclass_fields__)
 _MORE = ("max_new_tokens", "regex", "no_grammar", "any_label", "every")
 
@@ -39,6 +40,7 @@ def run_identity(options: RunOptions) -> dict[str, Any]:
         cuda_graph=options.load.get("cuda_graph", False),
     )
     return {
+        "records": _RECORDS,
         "max_length": plan and plan.max_length,
         "bundle": digest.hexdigest()[:16],
         "variant": name,

@@ -59,7 +59,7 @@ class QueryResult:
             return named | {"error": str(self.outcome)}
         sizes = {} if self.size is None else dict(zip(("width", "height"), self.size, strict=True))
         try:
-            return {**named, **sizes, **self.outcome.to_json(), "prompt": self.prompt}
+            return {**named, **sizes, **self.outcome.to_dict(), "prompt": self.prompt}
         except DeviceError as error:
             raise ImageError(f"{image_label(self.source.name)}: {error}") from None
 

@@ -6,7 +6,6 @@ Knows the terminal. Knows nothing of files or of a model.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -95,8 +94,8 @@ class Report:
 def _remark(result: Result) -> str:
     """What follows a text: the probability of a choice, or that it was cut."""
     if isinstance(result, ChoiceResult):
-        return f" ({100 * math.exp(result.score):.0f} %)"
-    return CUT if result.truncated else ""
+        return f" ({100 * result.confidence:.0f} %)"
+    return CUT if result.finish_reason == "length" else ""
 
 
 def _printable(text: str) -> str:

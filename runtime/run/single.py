@@ -67,7 +67,7 @@ def _answer(model: PaliGemma, images: list[ImageInput], options: RunOptions) -> 
         grammar=options.grammar(len(images)),
         adapter=options.adapter,
     )
-    return text_result(generation).to_json()
+    return text_result(generation).to_dict()
 
 
 def _print(
@@ -79,4 +79,5 @@ def _print(
         console.print(json.dumps({"image": names, **adapter, **record}))
     else:
         prefix = f"{', '.join(names)}: " if len(names) > 1 else ""
-        console.print(f"{prefix}{record['text']}{CUT if record['truncated'] else ''}")
+        cut = CUT if record["finish_reason"] == "length" else ""
+        console.print(f"{prefix}{record['text']}{cut}")

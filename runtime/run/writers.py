@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.results.formats import coco_annotation, share
+from paligemma_edge.runtime.results.formats import coco_annotation
 from paligemma_edge.runtime.run.journal import Journal, Key, Record
 from paligemma_edge.runtime.system.atomic_file import check_file_target, check_new, drafted
 from paligemma_edge.runtime.text.tasks import Task
@@ -25,7 +25,8 @@ Records: TypeAlias = Callable[[], Iterator[Record]]
 Write: TypeAlias = Callable[[Records, TextIO], None]
 
 COLUMNS = (
-    *("image", "prompt", "text", "label", "score", "x0", "y0", "x1", "y1", "truncated", "error"),
+    *("image", "prompt", "text", "label", "class_id", "confidence", "log_prob"),
+    *("x0", "y0", "x1", "y1", "finish_reason", "error"),
 )
 _OPTION = "--out"
 
@@ -76,11 +77,11 @@ def write_csv(records: Records, file: TextIO) -> None:
     rows.writeheader()
     for record in records():
         for detection in record.get("objects") or [{}]:
-            rows.writerow(_printable(_row(record, detection)))
+            rows.writerow(_row(record, detection))
 
 
 def write_coco(records: Records, file: TextIO) -> None:
-    """COCO: objects as `annotations`, with boxes, RLE masks and scores.
+    """COCO: objects as `annotations`, with boxes, RLE masks and confidences (`score`).
 
     Captions and other texts are `annotations` where no answer has objects, as in COCO's caption
     files, and else `captions`. Images without an answer are `errors`. A category is a label
@@ -114,17 +115,8 @@ def _writer(target: Path) -> Write:
 
 
 def _row(record: Record, detection: Mapping[str, Any]) -> dict[str, Any]:
-    corners = dict(zip(("x0", "y0", "x1", "y1"), detection.get("box", ()), strict=False))
-    whole = {} if "error" in record else {"truncated": False}  # a choice is never cut
-    return {**whole, **record, **detection, **corners}
-
-
-def _printable(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _cell(value) for name, value in row.items() if name in COLUMNS}
-
-
-def _cell(value: object) -> object:
-    return str(value).lower() if isinstance(value, bool) else value
+    corners = dict(zip(("x0", "y0", "x1", "y1"), detection.get("xyxy", ()), strict=False))
+    return {**record, **detection, **corners}
 
 
 def _surveyed(
@@ -141,7 +133,7 @@ def _surveyed(
             images[record["image"]] = len(images) + 1, kept
         if "objects" in record:
             categories = {} if categories is None else categories
-            labels = Task.of(record["prompt"]).labels or ()
+            labels = Task.of(record["prompt"]).classes
             for label in (*labels, *(detection["label"] for detection in record["objects"])):
                 categories.setdefault(label, len(categories) + 1)
     return images, categories
@@ -159,7 +151,7 @@ def _annotations(
     number = 0
     for record in records:
         for detection in record.get("objects", ()):
-            x0, y0, x1, y1 = detection["box"]
+            x0, y0, x1, y1 = detection["xyxy"]
             if x1 > x0 and y1 > y0:
                 number += 1
                 image_id, category_id = images[record["image"]], categories[detection["label"]]
@@ -175,7 +167,7 @@ def _captions(records: Iterable[Record], images: Mapping[str, int]) -> Iterator[
             "image_id": images[record["image"]],
             "caption": record["text"],
             "prompt": record["prompt"],
-            "score": share(record["score"]),
+            "score": record["confidence"],
         }
 
 

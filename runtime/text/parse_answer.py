@@ -52,6 +52,17 @@ class Box:
         """Box of four `<loc>` numbers 0..1023; a share is number / 1024."""
         return cls(y0 / LOC_COUNT, x0 / LOC_COUNT, y1 / LOC_COUNT, x1 / LOC_COUNT)
 
+    @classmethod
+    def from_xyxy(cls, corners: tuple[float, float, float, float]) -> Self:
+        """Box of corners x0, y0, x1, y1 as shares, such as `Detection.xyxy_normalized`."""
+        x0, y0, x1, y1 = corners
+        return cls(y0, x0, y1, x1)
+
+    @property
+    def xyxy(self) -> tuple[float, float, float, float]:
+        """Corners x0, y0, x1, y1 as shares of width and height, 0..1."""
+        return self.x0, self.y0, self.x1, self.y1
+
     @property
     def locations(self) -> tuple[int, int, int, int]:
         """The nearest `<loc>` numbers 0..1023, y0, x0, y1, x1: those that the box was made of."""
@@ -70,6 +81,11 @@ class Box:
             round(self.x1 * width),
         )
 
+    def xyxy_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """`pixels` in the order x0, y0, x1, y1."""
+        y0, x0, y1, x1 = self.pixels(width, height)
+        return x0, y0, x1, y1
+
     def evaluation_pixels(self, width: int, height: int) -> tuple[int, int, int, int]:
         """Corners y0, x0, y1, x1 as PaliGemma's published scores use them: cut number / 1023."""
         y0, x0, y1, x1 = (number / (LOC_COUNT - 1) for number in self.locations)
@@ -83,6 +99,11 @@ class ParsedObject:
     label: str
     box: Box
     codes: tuple[int, ...] | None  # 16 of 0..127, for the mask decoder
+
+    @property
+    def xyxy_normalized(self) -> tuple[float, float, float, float]:
+        """Corners x0, y0, x1, y1 as shares of width and height, 0..1."""
+        return self.box.xyxy
 
 
 @dataclass(frozen=True)

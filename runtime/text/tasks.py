@@ -31,6 +31,11 @@ class Task:
     labels: tuple[str, ...] | None = None
     masks: bool = False
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels that class ids count; none where any label was requested."""
+        return () if self.labels in (None, EVERYTHING) else self.labels
+
     @classmethod
     def of(cls, prompt: str) -> Self:
         """The task of a whole prompt, by its first word.

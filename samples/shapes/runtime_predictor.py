@@ -8,7 +8,6 @@ from PIL import Image
 
 from paligemma_edge.runtime import ObjectResult, PaliGemma
 from paligemma_edge.runtime.encoded_image import EncodedImage
-from paligemma_edge.runtime.text.parse_answer import Box
 from samples.shapes.scenes import SIDE
 from samples.shapes.scoring import FloatBox, ParsedAnswer, PredictedObject, Predictor
 from samples.shapes.tasks import ShapesQuestion
@@ -39,8 +38,9 @@ def _answer(image: EncodedImage, question: ShapesQuestion, max_new_tokens: int) 
 
 
 def _predicted_objects(result: ObjectResult) -> list[PredictedObject]:
-    return [PredictedObject(d.label, _pixels(d.box), d.mask) for d in result]
+    return [PredictedObject(d.label, _pixels(d.xyxy_normalized), d.mask) for d in result]
 
 
-def _pixels(box: Box) -> FloatBox:
-    return box.y0 * SIDE, box.x0 * SIDE, box.y1 * SIDE, box.x1 * SIDE
+def _pixels(corners: FloatBox) -> FloatBox:
+    x0, y0, x1, y1 = (corner * SIDE for corner in corners)
+    return y0, x0, y1, x1

@@ -52,7 +52,7 @@ def test_grammars(fp16: PaliGemma, requests: Requests, compared: list[int]) -> N
         with fp16.encode(image) as encoded:
             encoded.detect("square ; circle ; star")
             encoded.detect("square ; circle", any_label=True)
-            assert all(actual.decoded is not None for actual in encoded.segment("star ; ring"))
+            assert all(actual.decoded_mask is not None for actual in encoded.segment("star ; ring"))
     assert len(compared) > 100
 
 

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.result import ObjectResult
-from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
+from paligemma_edge.runtime.text.parse_answer import Box
 
 WIDTH, HEIGHT = 60, 40
 BOX = Box(0.25, 0.1, 0.75, 0.6)  # rows 10..30, columns 6..36
+CLASSES = ("cat", "dog")
 NO_PIXELS = Box(0.5, 0.9, 0.2, 0.1)
 
 
@@ -27,18 +28,26 @@ def detection(
     label: str = "cat",
     box: Box = BOX,
     decoded: NDArray[np.float32] | None = None,
-    score: float = -0.5,
+    log_prob: float = -0.5,
 ) -> Detection:
-    parsed = ParsedObject(label, box, None if decoded is None else (0,) * 16)
-    return Detection(parsed=parsed, score=score, width=WIDTH, height=HEIGHT, decoded=decoded)
+    return Detection(
+        label=label,
+        class_id=CLASSES.index(label) if label in CLASSES else -1,
+        log_prob=log_prob,
+        xyxy_normalized=box.xyxy,
+        width=WIDTH,
+        height=HEIGHT,
+        decoded_mask=decoded,
+    )
 
 
 def result(objects: Sequence[Detection] = (), **fields: Any) -> ObjectResult:  # noqa: ANN401
     whole: dict[str, Any] = {
         "prompt": "detect cat ; dog",
         "text": "<loc0256> cat",
-        "score": -0.25,
-        "truncated": False,
+        "classes": CLASSES,
+        "log_prob": -0.25,
+        "finish_reason": "stop",
         "width": WIDTH,
         "height": HEIGHT,
         **fields,

@@ -96,9 +96,9 @@ def test_json_is_one_object_an_image_in_their_order(
     result = shapes_model.detect(folder / "a.png", "star")
     assert len(result) > 1
     assert first["text"] == result.text
-    assert [one["box"] for one in first["objects"]] == [list(one.xyxy) for one in result]
+    assert [one["xyxy"] for one in first["objects"]] == [list(one.xyxy) for one in result]
     # In a batch, sums of floats may come in another order.
-    assert first["score"] == pytest.approx(result.score, abs=1e-3)
+    assert first["log_prob"] == pytest.approx(result.log_prob, abs=1e-3)
     assert (first["image"], first["width"], first["height"]) == (
         str(folder / "a.png"),
         result.width,

@@ -25,12 +25,17 @@ with warnings.catch_warnings():
     import supervision as sv
 
 CATEGORIES = {"cat": 3, "dog": 7, "": 8, "日本": 9}
-TWO = result([detection("cat", decoded=disc()), detection("dog", Box(0, 0.5, 1, 1), score=-1.5)])
+TWO = result([detection("cat", decoded=disc()), detection("dog", Box(0, 0.5, 1, 1), log_prob=-1.5)])
 
 
 def mask_of(one: Detection) -> NDArray[np.bool_]:
     assert one.mask is not None
     return one.mask
+
+
+def has_pixels(one: Detection) -> bool:
+    x0, y0, x1, y1 = one.xyxy
+    return x1 > x0 and y1 > y0
 
 
 def class_names(detections: sv.Detections) -> NDArray[Any]:
@@ -41,7 +46,7 @@ def class_names(detections: sv.Detections) -> NDArray[Any]:
 
 def read_json(answer: ObjectResult) -> dict[str, Any]:
     """What a reader gets that knows nothing of NaN."""
-    read: dict[str, Any] = json.loads(json.dumps(answer.to_json(), allow_nan=False))
+    read: dict[str, Any] = json.loads(answer.to_json())
     return read
 
 
@@ -51,22 +56,28 @@ def test_json_holds_all_that_was_found() -> None:
     assert read == {
         "prompt": "detect cat ; dog",
         "text": "<loc0256> cat",
-        "score": -0.25,
-        "truncated": False,
+        "confidence": math.exp(-0.25),
+        "log_prob": -0.25,
+        "finish_reason": "stop",
         "width": 60,
         "height": 40,
+        "classes": ["cat", "dog"],
         "objects": [
             {
                 "label": "cat",
-                "score": -0.5,
-                "box": [6, 10, 36, 30],
-                "box_normalised": [0.1, 0.25, 0.6, 0.75],
+                "class_id": 0,
+                "confidence": math.exp(-0.5),
+                "log_prob": -0.5,
+                "xyxy": [6, 10, 36, 30],
+                "xyxy_normalized": [0.1, 0.25, 0.6, 0.75],
             },
             {
                 "label": "dog",
-                "score": -1.5,
-                "box": [30, 0, 60, 40],
-                "box_normalised": [0.5, 0.0, 1.0, 1.0],
+                "class_id": 1,
+                "confidence": math.exp(-1.5),
+                "log_prob": -1.5,
+                "xyxy": [30, 0, 60, 40],
+                "xyxy_normalized": [0.5, 0.0, 1.0, 1.0],
             },
         ],
     }
@@ -74,14 +85,15 @@ def test_json_holds_all_that_was_found() -> None:
 
 
 def test_notes_are_in_json_where_there_are_some() -> None:
-    assert read_json(result(notes=("boxes alone",), truncated=True))["notes"] == ["boxes alone"]
+    assert read_json(result(notes=("boxes alone",)))["notes"] == ["boxes alone"]
     assert "notes" not in read_json(result())
 
 
-def test_what_is_impossible_has_a_score_in_json() -> None:
-    read = read_json(result([detection(score=-math.inf)], score=-math.inf))
-    for score in (read["score"], read["objects"][0]["score"]):
-        assert math.isfinite(score) and math.exp(score) == 0
+def test_what_is_impossible_has_a_log_prob_in_json() -> None:
+    read = read_json(result([detection(log_prob=-math.inf)], log_prob=-math.inf))
+    for one in (read, read["objects"][0]):
+        assert math.isfinite(one["log_prob"]) and math.exp(one["log_prob"]) == 0
+        assert one["confidence"] == 0
 
 
 @settings(max_examples=60)
@@ -149,9 +161,39 @@ def test_a_mask_without_pixels_in_its_box_has_no_area() -> None:
 
 
 @given(results())
-def test_a_score_in_coco_is_a_share(answer: ObjectResult) -> None:
-    annotations = answer.to_coco(categories=CATEGORIES)
-    assert all(0 <= annotation["score"] <= 1 for annotation in annotations)
+def test_a_confidence_is_the_same_number_in_every_format(answer: ObjectResult) -> None:
+    wanted = [one.confidence for one in answer]
+    assert all(0 <= confidence <= 1 for confidence in wanted)
+    assert wanted == [math.exp(one.log_prob) for one in answer]
+    assert [one["confidence"] for one in read_json(answer)["objects"]] == wanted
+    assert [row["confidence"] for row in answer.to_rows()] == wanted
+    scores = [annotation["score"] for annotation in answer.to_coco(categories=CATEGORIES)]
+    assert scores == [one.confidence for one in answer if has_pixels(one)]
+    rounded = np.array(wanted, np.float32).tolist()
+    assert answer.to_numpy()["confidence"].tolist() == rounded
+    confidence = answer.to_supervision().confidence
+    assert confidence is not None and confidence.tolist() == rounded
+
+
+def test_rows_are_what_pandas_takes() -> None:
+    assert TWO.to_rows() == [
+        {
+            "prompt": "detect cat ; dog",
+            "label": label,
+            "class_id": class_id,
+            "confidence": math.exp(log_prob),
+            "log_prob": log_prob,
+            "x0": x0,
+            "y0": y0,
+            "x1": x1,
+            "y1": y1,
+        }
+        for label, class_id, log_prob, (x0, y0, x1, y1) in (
+            ("cat", 0, -0.5, (6, 10, 36, 30)),
+            ("dog", 1, -1.5, (30, 0, 60, 40)),
+        )
+    ]
+    assert result().to_rows() == []
 
 
 def test_a_label_that_is_no_category_is_named() -> None:
@@ -176,7 +218,7 @@ def test_supervision_has_the_same_objects() -> None:
     assert detections.xyxy.tolist() == [[6, 10, 36, 30], [6, 10, 36, 30], [54, 20, 6, 8]]
     assert detections.confidence == pytest.approx([math.exp(-0.5)] * 3)
     assert detections.class_id is not None and isinstance(detections.mask, np.ndarray)
-    assert detections.class_id.tolist() == [0, 1, 0]
+    assert detections.class_id.tolist() == [1, 0, 1]
     assert class_names(detections).tolist() == ["dog", "cat", "dog"]
     assert detections.mask.dtype == bool
     assert detections.mask.shape == (3, HEIGHT, WIDTH)
@@ -224,12 +266,14 @@ def test_supervision_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPa
 
 def test_an_array_has_a_row_for_each_object() -> None:
     array = result([*TWO.objects, detection("a long label", NO_PIXELS)]).to_numpy()
-    assert array.dtype.names == ("label", "score", "xyxy", "box")
+    assert array.dtype.names == ("label", "class_id", "confidence", "xyxy", "xyxy_normalized")
     assert array["label"].tolist() == ["cat", "dog", "a long label"]
-    assert array["score"].tolist() == [-0.5, -1.5, -0.5]
+    assert array["class_id"].tolist() == [0, 1, -1]
+    assert array["confidence"] == pytest.approx(np.exp([-0.5, -1.5, -0.5]))
     assert array["xyxy"].tolist() == [[6, 10, 36, 30], [30, 0, 60, 40], [54, 20, 6, 8]]
-    assert array["box"][0] == pytest.approx([BOX.y0, BOX.x0, BOX.y1, BOX.x1])
-    assert [array[name].dtype.str for name in ("score", "xyxy", "box")] == ["<f4", "<i4", "<f4"]
+    assert array["xyxy_normalized"][0] == pytest.approx([BOX.x0, BOX.y0, BOX.x1, BOX.y1])
+    kinds = [array[name].dtype.str for name in array.dtype.names[1:]]
+    assert kinds == ["<i4", "<f4", "<i4", "<f4"]
 
 
 def test_an_array_of_nothing_has_the_same_fields() -> None:
@@ -240,12 +284,16 @@ def test_an_array_of_nothing_has_the_same_fields() -> None:
 
 
 def test_without_categories_the_requested_labels_are_numbered_first() -> None:
-    answer = dataclasses.replace(TWO, prompt="detect zebra ; dog")
-    numbers = [annotation["category_id"] for annotation in answer.to_coco()]
-    labels = [one.label for one in answer if one.xyxy[2] > one.xyxy[0]]
-    known = {"zebra": 1, "dog": 2}
-    assert numbers == [known.setdefault(label, len(known) + 1) for label in labels]
-    assert 2 in numbers
+    answer = dataclasses.replace(TWO, classes=("zebra", "dog"))
+    assert [annotation["category_id"] for annotation in answer.to_coco()] == [3, 2]
+
+
+def test_labels_that_are_no_class_are_numbered_after_those_in_supervision() -> None:
+    answer = result([detection(label) for label in ("owl", "dog", "bee", "owl")])
+    assert [one.class_id for one in answer] == [-1, 1, -1, -1]
+    detections = answer.to_supervision()
+    assert detections.class_id is not None
+    assert detections.class_id.tolist() == [2, 1, 3, 2]
 
 
 def test_categories_are_a_mapping() -> None:

@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import re
 from html.parser import HTMLParser
 from io import BytesIO
@@ -11,11 +12,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
-from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.draw import colour_of, draw
 from paligemma_edge.runtime.results.notebook import html
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
-from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
+from paligemma_edge.runtime.text.parse_answer import Box
 from tests.helpers.detections import HEIGHT, WIDTH, detection, disc, result
 
 GREY = (128, 128, 128)
@@ -54,15 +54,16 @@ def canvas(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
 
 def large(width: int, height: int) -> ObjectResult:
     """A disc in the left half of an image of any size."""
-    parsed = ParsedObject("cat", Box(0, 0, 1, 0.5), (0,) * 16)
-    one = Detection(parsed=parsed, score=-0.1, width=width, height=height, decoded=disc())
+    one = dataclasses.replace(
+        detection("cat", Box(0, 0, 1, 0.5), disc()), width=width, height=height
+    )
     return result([one], width=width, height=height, image=canvas(width, height))
 
 
 def test_the_overlay_has_every_box_and_mask() -> None:
     answer = result([detection(decoded=disc()), detection("dog", Box(0, 0.5, 1, 1))])
     image = canvas()
-    wanted = draw(image, [f.parsed for f in answer], [answer[0].soft_mask, None])
+    wanted = draw(image, answer.objects, [answer[0].soft_mask, None])
     drawn = answer.draw(image)
     assert np.array_equal(np.asarray(drawn), np.asarray(wanted))
     assert np.array_equal(np.asarray(image), np.asarray(canvas()))
@@ -158,8 +159,8 @@ def test_any_kind_of_image_is_shown() -> None:
 
 
 def test_the_caption_tells_what_was_found() -> None:
-    objects = [detection(score=-0.105), detection("", score=-2.303)]
-    answer = result(objects, image=canvas(), truncated=True, notes=("a note",))
+    objects = [detection(log_prob=-0.105), detection("", log_prob=-2.303)]
+    answer = result(objects, image=canvas(), finish_reason="length", notes=("a note",))
     assert Shown(answer._repr_html_()).text == (
         "cat 90%, 10%\nthe answer was cut by the token limit\na note"
     )
@@ -168,11 +169,13 @@ def test_the_caption_tells_what_was_found() -> None:
 
 
 def test_words_and_choices_are_shown_with_their_image() -> None:
-    words = TextResult(prompt="caption", text="a cat", score=-1, truncated=False, image=canvas())
+    words = TextResult(
+        prompt="caption", text="a cat", log_prob=-1, finish_reason="stop", image=canvas()
+    )
     choice = ChoiceResult(
         prompt="cat?", text="yes", log_probs={"yes": -1.0, "no": -1.0}, image=canvas()
     )
     assert Shown(words._repr_html_()).text == "a cat"
     assert Shown(choice._repr_html_()).text == "yes 50.0%, no 50.0%"
-    words = TextResult(prompt="caption", text="a cat", score=-1, truncated=False)
+    words = TextResult(prompt="caption", text="a cat", log_prob=-1, finish_reason="stop")
     assert words._repr_html_() is None

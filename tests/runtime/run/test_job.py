@@ -131,3 +131,13 @@ def test_a_journal_is_continued_with_any_list_of_the_same_choices(
         captured.run(folder, out=out, choices=["night", "day"], **ask)
     code, text, _ = captured.run(str(folder), out=out, choices=["day", "night"], **ask)
     assert (code, text) == (0, f"{out}: 2 answers\n")
+
+
+def test_a_journal_whose_records_have_other_fields_is_not_continued(
+    captured: Captured, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    with Journal.open(out, {"variant": "an earlier build's"}) as journal:
+        journal.append({"image": "a.png", "prompt": "caption en", "text": "", "score": -1.0})
+    with pytest.raises(OptionError, match=r"of another run, with .*records null"):
+        captured.run(folder, out=out)

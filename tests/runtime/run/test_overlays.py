@@ -16,20 +16,21 @@ from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
 from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays, safe_name
 from paligemma_edge.runtime.run.sources import Source, find_sources
-from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
-WORDS = TextResult(prompt="caption en", text="a cat", score=-1.0, truncated=False)
+WORDS = TextResult(prompt="caption en", text="a cat", log_prob=-1.0, finish_reason="stop")
 SIZE = 40, 30
 
 
 def boxed() -> ObjectResult:
-    detection = ParsedObject("cat", Box(0.2, 0.2, 0.8, 0.8), None)
+    corners = (0.2, 0.2, 0.8, 0.8)
+    one = Detection(label="cat", log_prob=-1.0, xyxy_normalized=corners, width=40, height=30)
     return ObjectResult(
         prompt="detect cat",
         text="",
-        objects=(Detection(parsed=detection, score=-1.0, width=40, height=30),),
-        score=-1.0,
-        truncated=False,
+        objects=(one,),
+        classes=("cat",),
+        log_prob=-1.0,
+        finish_reason="stop",
         width=40,
         height=30,
     )
@@ -72,7 +73,7 @@ def test_a_text_may_hold_boxes() -> None:
     overlays = opened(Path("drawn.png"), ["photos/a.png"])
     (source,) = claimed(overlays, "photos/a.png")
     text = "<loc0100><loc0100><loc0900><loc0900> cat"
-    boxes = TextResult(prompt="p", text=text, score=-1.0, truncated=False)
+    boxes = TextResult(prompt="p", text=text, log_prob=-1.0, finish_reason="stop")
     with Image.open(overlays.write(source, "p", boxes)) as drawn:
         assert np.asarray(drawn).std() > 5
     overlays = opened(Path("drawn.png"), ["photos/a.png"], reuse=True)
@@ -84,7 +85,7 @@ def test_a_text_may_hold_boxes() -> None:
 def test_a_text_may_hold_masks() -> None:
     codes = "".join(f"<seg{number:03}>" for number in range(16))
     text = f"<loc0000><loc0000><loc1023><loc1023> {codes} cat"
-    masked = TextResult(prompt="p", text=text, score=-1.0, truncated=False)
+    masked = TextResult(prompt="p", text=text, log_prob=-1.0, finish_reason="stop")
     assert lacks_masks(masked, None)
     assert not lacks_masks(WORDS, None)
 

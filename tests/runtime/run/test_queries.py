@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,6 @@ from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
 from paligemma_edge.runtime.run.queries import InOrder, Query, QueryResult, Result, answer_sources
 from paligemma_edge.runtime.run.sources import Source
-from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
 PROMPTS = ("caption en", "caption de")
 
@@ -30,7 +30,7 @@ def read(source: Source) -> ImageBatch:
 
 def result(query: Query) -> TextResult:
     text = f"{query.source.name}, {query.prompt}"
-    return TextResult(prompt=query.prompt, text=text, score=-0.5, truncated=False)
+    return TextResult(prompt=query.prompt, text=text, log_prob=-0.5, finish_reason="stop")
 
 
 def in_pairs(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
@@ -75,8 +75,9 @@ def test_a_record_holds_the_image_and_the_answer_or_the_error() -> None:
         "width": 30,
         "height": 20,
         "text": "0.png, caption en",
-        "score": -0.5,
-        "truncated": False,
+        "confidence": math.exp(-0.5),
+        "log_prob": -0.5,
+        "finish_reason": "stop",
     }
     assert broken == {"image": "1.png", "prompt": "caption en", "error": "1.png: damaged"}
 
@@ -92,18 +93,20 @@ def test_a_record_has_the_prompt_that_was_given() -> None:
 
 def test_masks_that_are_nan_or_infinite_are_one_image_s_failure() -> None:
     found = Detection(
-        parsed=ParsedObject("cat", Box(0.2, 0.2, 0.8, 0.8), (0,) * 16),
-        score=-1.0,
+        label="cat",
+        log_prob=-1.0,
+        xyxy_normalized=(0.2, 0.2, 0.8, 0.8),
         width=30,
         height=20,
-        decoded=np.full((64, 64), np.nan, np.float32),
+        decoded_mask=np.full((64, 64), np.nan, np.float32),
     )
     outcome = ObjectResult(
         prompt="segment cat",
         text="",
         objects=(found,),
-        score=-1.0,
-        truncated=False,
+        classes=("cat",),
+        log_prob=-1.0,
+        finish_reason="stop",
         width=30,
         height=20,
     )

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.results.generation import FinishReason
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.run.progress import Progress
 from paligemma_edge.runtime.run.queries import QueryResult, Result
@@ -20,8 +21,8 @@ def answered(number: int, outcome: Result | ImageError, siblings: int = 1) -> Qu
     return QueryResult(number, source, "caption en", siblings, outcome, (30, 20))
 
 
-def words(text: str, *, truncated: bool = False) -> TextResult:
-    return TextResult(prompt="caption en", text=text, score=-1.0, truncated=truncated)
+def words(text: str, finish_reason: FinishReason = "stop") -> TextResult:
+    return TextResult(prompt="caption en", text=text, log_prob=-1.0, finish_reason=finish_reason)
 
 
 def noted() -> ObjectResult:
@@ -29,8 +30,9 @@ def noted() -> ObjectResult:
         prompt="segment cat",
         text="",
         objects=(),
-        score=-1.0,
-        truncated=False,
+        classes=("cat",),
+        log_prob=-1.0,
+        finish_reason="stop",
         width=30,
         height=20,
         notes=(NOTE,),
@@ -39,7 +41,7 @@ def noted() -> ObjectResult:
 
 def test_text_comes_in_order_and_says_what_was_cut(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report("text", names=True, prompts=False, progress=None)
-    report(answered(1, words("b", truncated=True)))
+    report(answered(1, words("b", "length")))
     assert capsys.readouterr().out == ""
     report(answered(0, words("a")))
     assert capsys.readouterr().out == "0.png: a\n1.png: b [cut by --max-new-tokens]\n"

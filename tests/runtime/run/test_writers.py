@@ -4,7 +4,6 @@ import csv
 import errno
 import io
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,13 +31,14 @@ BOXED = {
     "image": "a.jpg",
     "prompt": "detect dog ; cat",
     "text": "…",
-    "score": -0.25,
-    "truncated": True,
+    "confidence": 0.75,
+    "log_prob": -0.25,
+    "finish_reason": "length",
     "width": 100,
     "height": 80,
     "objects": [
-        {"label": "cat", "score": -0.5, "box": [1, 2, 31, 22], "box_normalised": [0, 0, 0, 0]},
-        {"label": "cat", "score": -1.0, "box": [5, 6, 5, 9], "box_normalised": [0, 0, 0, 0]},
+        {"label": "cat", "class_id": 1, "confidence": 0.5, "xyxy": [1, 2, 31, 22]},
+        {"label": "cat", "class_id": 1, "confidence": 0.25, "xyxy": [5, 6, 5, 9]},
     ],
 }
 MASKED = {
@@ -48,20 +48,21 @@ MASKED = {
     "objects": [
         {
             "label": "sheep",
-            "score": 0.0,
-            "box": [10, 20, 30, 40],
-            "mask": rle.encode(MASK).to_json(),
+            "confidence": 1.0,
+            "xyxy": [10, 20, 30, 40],
+            "mask": rle.encode(MASK).to_dict(),
         }
     ],
 }
-NOTHING = {**BOXED, "image": "c.jpg", "truncated": False, "objects": []}
+NOTHING = {**BOXED, "image": "c.jpg", "finish_reason": "stop", "objects": []}
 BROKEN = {"image": 'd, "e"\n.jpg', "prompt": "detect dog ; cat", "error": "d: empty"}
 CAPTION = {
     "image": "a.jpg",
     "prompt": "caption en",
     "text": '=1+1, "x"\nand y',
-    "score": -0.125,
-    "truncated": False,
+    "confidence": 0.875,
+    "log_prob": -0.125,
+    "finish_reason": "stop",
     "width": 100,
     "height": 80,
 }
@@ -101,10 +102,12 @@ def test_csv_has_a_row_for_each_object_and_one_for_what_has_none() -> None:
     ]
     first, _, caption, _, nothing, broken = rows
     assert [first[name] for name in ("x0", "y0", "x1", "y1")] == ["1", "2", "31", "22"]
-    assert (first["score"], first["truncated"]) == ("-0.5", "true")
+    assert (first["class_id"], first["confidence"]) == ("1", "0.5")
+    assert first["finish_reason"] == "length"
     assert caption["text"] == CAPTION["text"]
-    assert (caption["score"], caption["x0"], caption["error"]) == ("-0.125", "", "")
-    assert (nothing["x0"], nothing["truncated"]) == ("", "false")
+    assert (caption["confidence"], caption["log_prob"]) == ("0.875", "-0.125")
+    assert (caption["x0"], caption["error"]) == ("", "")
+    assert (nothing["x0"], nothing["finish_reason"]) == ("", "stop")
     assert (broken["error"], broken["text"]) == ("d: empty", "")
 
 
@@ -114,13 +117,6 @@ def test_csv_keeps_every_character(text: str) -> None:
     write_csv(lambda: iter([{**CAPTION, "text": text}]), file)
     (row,) = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
     assert row["text"] == text
-
-
-def test_csv_says_that_a_choice_is_whole() -> None:
-    file = io.StringIO(newline="")
-    write_csv(lambda: iter([{"image": "a.jpg", "prompt": "x", "text": "yes", "score": 0.0}]), file)
-    (row,) = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
-    assert (row["truncated"], row["error"]) == ("false", "")
 
 
 def test_coco_holds_images_labels_boxes_and_masks() -> None:
@@ -139,7 +135,7 @@ def test_coco_holds_images_labels_boxes_and_masks() -> None:
         "bbox": [1, 2, 30, 20],
         "area": 600,
         "iscrowd": 0,
-        "score": math.exp(-0.5),
+        "score": 0.5,
     }
     assert (mask["id"], mask["image_id"], mask["category_id"], mask["score"]) == (2, 2, 3, 1.0)
     assert mask["area"] == MASK.sum()
@@ -161,7 +157,7 @@ def test_coco_of_captions_alone_is_a_caption_file() -> None:
         "image_id": 1,
         "caption": CAPTION["text"],
         "prompt": "caption en",
-        "score": math.exp(-0.125),
+        "score": 0.875,
     }
 
 
