@@ -54,16 +54,16 @@ test: wheel ## run the whole test suite against the built wheel, a worker for ea
 lint: $(VENV)/ready types ## ruff, mypy, and the contracts between rooms
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	MYPYPATH=build/types $(VENV)/bin/mypy \
-	    -p paligemma_edge.export -p paligemma_edge.quantize -p paligemma_edge.runtime
+	MYPYPATH=build/types $(VENV)/bin/mypy -p paligemma_edge
 	MYPYPATH=build/types $(VENV)/bin/mypy --explicit-package-bases tests samples
 	PYTHONPATH=build/types $(VENV)/bin/lint-imports --no-cache --no-logo
 
-# mypy does not see that the folders are one namespace: it reads them by links.
+# The package as it is once installed, by links: for mypy, and for whoever runs the working tree.
 types:
 	mkdir -p build/types/paligemma_edge
-	for folder in export quantize runtime; do \
-	    ln -sfn ../../../$$folder build/types/paligemma_edge/$$folder; done
+	for path in package/* export quantize runtime; do \
+	    ln -sfn ../../../$$path build/types/paligemma_edge/; done
+	ln -sfn ../../../samples/images build/types/paligemma_edge/sample_images
 
 house: $(VENV)/ready types ## draw docs/house.png and its tables from the imports
 	PYTHONPATH=build/types $(VENV)/bin/python -m tests.house.draw

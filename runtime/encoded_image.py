@@ -86,7 +86,7 @@ class EncodedImage:
         request = self._request(prompt, options)
         return self._pipeline.stream(request, self._cache)
 
-    def answer(
+    def run(
         self,
         prompt: str,
         *,
@@ -114,7 +114,7 @@ class EncodedImage:
         """The answer to a question about the image."""
         return self._words(Task.ask(question, language), max_new_tokens)
 
-    def read(self, *, max_new_tokens: int | None = None) -> TextResult:
+    def ocr(self, *, max_new_tokens: int | None = None) -> TextResult:
         """What is written in the image."""
         return self._words(Task.read(), max_new_tokens)
 
@@ -176,11 +176,7 @@ class EncodedImage:
         return object_result(task, generation, self._size, self._decode_masks, image=self._image)
 
     def _answer(self, prompt: str, options: GenerationOptions) -> Generation:
-        request = self._request(prompt, options)
-        ((_, generation),) = self._pipeline.answer(
-            [request], slots=1, capacity=request.capacity, features=self._cache
-        )
-        return generation
+        return self._pipeline.answer_one(self._request(prompt, options), self._cache)
 
     def _request(self, prompt: str, options: GenerationOptions) -> Request:
         return self._pipeline.request(prompt, self._open.count, options).about(self._read)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from numbers import Integral
 
 from paligemma_edge.runtime.errors import OptionError
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT])(i?)B", re.ASCII | re.IGNORECASE)
 
 
 def check_count(name: str, value: object, most: int | None = None) -> int:
@@ -17,8 +20,25 @@ def check_count(name: str, value: object, most: int | None = None) -> int:
     return whole
 
 
-def check_gigabytes(name: str, value: float) -> int:
-    """Gigabytes above 0, as bytes; OptionError that names the option for anything else."""
-    if not 0 < value < math.inf:
-        raise OptionError(f"{name} is {value!r}, wanted gigabytes, a number above 0")
-    return int(value * 1e9)
+def check_bytes(name: str, value: object) -> int:
+    """Bytes, as a whole number or as a text with a unit; OptionError for anything else."""
+    if isinstance(value, str):
+        size = _with_unit(value)
+    else:
+        size = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
+    if size < 1:
+        shown = value if not isinstance(value, str) or len(value) < 40 else f"{value[:40]}..."
+        raise OptionError(
+            f"{name} is {shown!r}, wanted a size above 0 with its unit, such as '6GB', '512MB' or "
+            "'4GiB'; in Python a whole number is bytes"
+        )
+    return size
+
+
+def _with_unit(text: str) -> int:
+    """Bytes of "6GB" or "4 GiB"; 0 where it is no such text."""
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        return 0
+    power = 1 + "KMGT".index(match[2].upper())
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)

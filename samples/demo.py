@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from paligemma_edge.runtime import ObjectResult, PaliGemma, TextResult
+from paligemma_edge import ObjectResult, PaliGemma, TextResult
 
 FORBIDDEN = ("torch", "transformers", "onnx")
 
@@ -37,7 +37,7 @@ def main() -> None:
 def compare(model: PaliGemma, answers: dict[tuple[str, str], str], images: Path) -> None:
     """Give a smaller variant the same prompts, and print where its answers differ."""
     print(f"\n{model.variant}, {size(model) / 1e6:.1f} MB:", end=" ")
-    texts = {key: model.answer(images / key[0], key[1]).text for key in answers}
+    texts = {key: model.run(images / key[0], key[1]).text for key in answers}
     different = [key for key in answers if texts[key] != answers[key]]
     same = len(answers) - len(different)
     print(f"{same} of {len(answers)} answers equal those of the lossless variant")
@@ -62,7 +62,7 @@ def answer_all(model: PaliGemma, images: Path, output: Path) -> dict[tuple[str, 
         print(f"\n{entry['image']}")
         with model.encode(images / entry["image"]) as image:
             for question in entry["questions"]:
-                result = image.answer(question["prompt"])
+                result = image.run(question["prompt"])
                 answers[entry["image"], result.prompt] = result.text
                 print("\n".join(describe(result, question)))
                 if isinstance(result, ObjectResult) and len(result):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from paligemma_edge.runtime import ObjectResult, PaliGemma
+from paligemma_edge import ObjectResult, PaliGemma
 
 IMAGES = Path(__file__).with_name("images")
 NAMES = ("00.png", "01.png", "02.png", "04.png")
@@ -45,7 +45,7 @@ def _overlay(model: PaliGemma, name: str, task: str) -> Image.Image:
     entries = json.loads((IMAGES / "prompts.json").read_text())
     (questions,) = (entry["questions"] for entry in entries if entry["image"] == name)
     (prompt,) = (question["prompt"] for question in questions if question["task"] == task)
-    result = model.answer(IMAGES / name, prompt)
+    result = model.run(IMAGES / name, prompt)
     assert isinstance(result, ObjectResult) and result.image is not None
     return result.draw(result.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import PaliGemmaForConditionalGeneration
 
-    from paligemma_edge.runtime import PaliGemma
+    from paligemma_edge import PaliGemma
+    from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 
 # No clock decides a test: a busy machine is not a failure.
 settings.register_profile("no clock", deadline=None)
@@ -124,9 +125,15 @@ def shapes_copy(shapes_bundle: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def shapes_model(shapes_bundle: Path) -> PaliGemma:
-    from paligemma_edge.runtime import PaliGemma
+    from paligemma_edge import PaliGemma
 
     return PaliGemma(shapes_bundle, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def shapes_loaded(shapes_model: PaliGemma) -> LoadedModel:
+    """The same without the facade: its engine and its pipeline."""
+    return shapes_model._loaded
 
 
 @pytest.fixture(scope="session")

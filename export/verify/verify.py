@@ -40,9 +40,10 @@ from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, replay
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
+from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.loading.variants import choose_variant
-from paligemma_edge.runtime.model import PaliGemma
 
 _Difference: TypeAlias = tuple[float, float]  # absolute and relative, see StageParity
 _Measured: TypeAlias = list[tuple[ParityStage, _Difference]]  # of one sample; steps one by one
@@ -107,7 +108,7 @@ def verify(
             sliding_window=_sliding_window(bundle),
             adapters=folders,
         )
-        model = PaliGemma(bundle_path, variant=variant)
+        model = load_model(bundle_path, variant=variant)
         measured = []
         for number, (sample, trace) in enumerate(zip(compared, traces, strict=True)):
             report_progress(f"bundle: {number} of {len(compared)}")
@@ -162,7 +163,7 @@ def _sliding_window(bundle: Bundle) -> SlidingWindow:
 
 
 def _compare(
-    model: PaliGemma, sample: Sample, trace: ReferenceTrace
+    model: LoadedModel, sample: Sample, trace: ReferenceTrace
 ) -> Iterator[tuple[ParityStage, _Difference]]:
     config = model.bundle.manifest
     pixels = model.pipeline.read_images(sample.images).pixel_values
@@ -204,18 +205,20 @@ def _choose(logits: NDArray[np.float32]) -> int:
 
 
 def _answer_disagreement(
-    model: PaliGemma, sample: Sample, trace: ReferenceTrace, chosen: Sequence[int]
+    model: LoadedModel, sample: Sample, trace: ReferenceTrace, chosen: Sequence[int]
 ) -> _Difference:
     """Tokens that differ when fed with the original's; if none, those of the free answer."""
     if -1 in chosen:
         return _disagreement(chosen, trace.tokens)
-    answer = model.generate(sample.images, sample.prompt, max_new_tokens=len(trace.tokens))
+    options = GenerationOptions(max_new_tokens=len(trace.tokens))
+    request = model.pipeline.request_about(sample.images, sample.prompt, options)
+    answer = model.pipeline.answer_one(request)
     forced = _disagreement(chosen, trace.tokens)
     return forced if forced[0] else _disagreement(answer.token_ids, trace.tokens)
 
 
 def _report(
-    model: PaliGemma,
+    model: LoadedModel,
     samples: Sequence[Sample],
     traces: Sequence[ReferenceTrace],
     measured: Sequence[_Measured],
@@ -230,7 +233,7 @@ def _report(
 
 
 def _stage(
-    stage: ParityStage, model: PaliGemma, samples: Sequence[Sample], measured: Sequence[_Measured]
+    stage: ParityStage, model: LoadedModel, samples: Sequence[Sample], measured: Sequence[_Measured]
 ) -> StageParity:
     """The largest errors of a stage over all samples; zero if none has it."""
     errors = [

@@ -14,8 +14,8 @@ from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
+from paligemma_edge.runtime.loading.loaded_model import load_model
 from paligemma_edge.runtime.manifest import Manifest
-from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 
@@ -35,7 +35,7 @@ def with_answers(
     progress: Progress,
 ) -> Calibration:
     """The questions with the lossless variant's answers; it is out of memory when this returns."""
-    model = PaliGemma(bundle, variant=lossless)
+    model = load_model(bundle, variant=lossless)
     answers = []
     for number, question in enumerate(questions):
         progress("answering", number, len(questions))

@@ -16,7 +16,7 @@ from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, greedy, replay
 from paligemma_edge.runtime.errors import NonFiniteLogitsError, PromptError
-from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.results.mask import inside, paste_mask
 from paligemma_edge.runtime.text.parse_answer import ParsedObject, parse_answer
 
@@ -53,14 +53,14 @@ class EvalAnswer:
 class EvalRequest:
     """A question as one open model sees it."""
 
-    model: PaliGemma
+    model: LoadedModel
     question: Question
     size: tuple[int, int]  # width and height of the image
     prompt: EncodedPrompt
     limit: int  # tokens of an answer
 
     @classmethod
-    def encode(cls, model: PaliGemma, question: Question, max_new_tokens: int) -> EvalRequest:
+    def encode(cls, model: LoadedModel, question: Question, max_new_tokens: int) -> EvalRequest:
         """Read the image and encode it. ImageError or PromptError where that cannot be done."""
         config = model.bundle.manifest
         image = model.pipeline.read_images([question.image])

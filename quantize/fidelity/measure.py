@@ -26,8 +26,8 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
 from paligemma_edge.runtime.diagnostics.memory_use import measure_memory
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.loading.loaded_model import load_model
 from paligemma_edge.runtime.loading.variants import choose_variant
-from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.validation import check_count
 
 DEFAULT_MAX_NEW_TOKENS = 96  # three objects with masks
@@ -113,7 +113,7 @@ class _Comparison:
         return compared
 
     def _answer_reference(self, name: str, spill: Path) -> list[_Reference]:
-        model, known = PaliGemma(self.bundle, variant=name), []
+        model, known = load_model(self.bundle, variant=name), []
         for number, question in enumerate(self.questions):
             self.report(f"{name}: {number} of {len(self.questions)}")
             request = EvalRequest.encode(model, question, self.max_new_tokens)
@@ -124,7 +124,7 @@ class _Comparison:
         return known
 
     def _answer_variant(self, name: str, known: Sequence[_Reference]) -> list[_Compared]:
-        model, compared = PaliGemma(self.bundle, variant=name), []
+        model, compared = load_model(self.bundle, variant=name), []
         for number, question in enumerate(self.questions):
             self.report(f"{name}: {number} of {len(self.questions)}")
             request = EvalRequest.encode(model, question, self.max_new_tokens)

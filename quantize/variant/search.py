@@ -21,7 +21,7 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import new_bundle
 from paligemma_edge.runtime.engine.replay import encode_prompt, greedy
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 
 
 def smallest_that_keeps(
@@ -102,7 +102,7 @@ def _agreement(bundle: Bundle, recipe: Recipe, graphs: Graphs, known: Calibratio
     with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as folder:
         path = Path(folder) / "candidate.bundle"
         _write(bundle, recipe, graphs, path)
-        return _same(PaliGemma(path), known)
+        return _same(load_model(path), known)
 
 
 def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
@@ -121,7 +121,7 @@ def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
         writer.finish(manifest)
 
 
-def _same(model: PaliGemma, known: Calibration) -> float:
+def _same(model: LoadedModel, known: Calibration) -> float:
     eos_id, same = model.bundle.manifest.tokenizer.eos_id, 0
     for sample in known.samples:
         pixels = known.images[sample.image][None]

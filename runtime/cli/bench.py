@@ -54,7 +54,7 @@ def _bench(options: argparse.Namespace) -> int:
         prompt=options.prompt,
         steps=options.steps,
         runs=options.runs,
-        batches=_batches(options.batch),
+        batch_sizes=_batches(options.batch),
         adapter=options.adapter,
         **load_options(options),
     )

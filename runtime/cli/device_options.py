@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from paligemma_edge.runtime.validation import check_gigabytes
+from paligemma_edge.runtime.validation import check_bytes
 
 if TYPE_CHECKING:
     from paligemma_edge.runtime.loading.options import LoadOptions
@@ -18,7 +18,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, metavar="N", help="default: the usable cores")
     add_plan_options(parser)
     parser.add_argument(
-        "--memory-limit", type=float, metavar="GB", help="of a GPU; default: what is free"
+        "--memory-limit", metavar="SIZE", help="of a GPU, such as 6GB; default: what is free"
     )
     parser.add_argument(
         "--cuda-graph", action="store_true", help="record the steps on a GPU, and replay them"
@@ -43,8 +43,8 @@ def load_options(arguments: argparse.Namespace) -> LoadOptions:
     limit = arguments.memory_limit
     return {
         "threads": arguments.threads,
-        "max_batch": arguments.max_batch,
+        "max_batch_size": arguments.max_batch,
         "max_length": arguments.max_length,
-        "memory_limit": None if limit is None else check_gigabytes("--memory-limit", limit),
+        "memory_limit": None if limit is None else check_bytes("--memory-limit", limit),
         "cuda_graph": arguments.cuda_graph,
     }

@@ -49,7 +49,8 @@ def _describe(bundle: Bundle, plan: CachePlan) -> list[str]:
         f"image       {image.size}x{image.size}, {model.image_tokens} tokens",
         f"decoder     {model.num_layers} layers of width {model.hidden_size}, "
         f"{model.vocab_size} tokens, at most {model.max_length} in a sequence",
-        f"memory      estimated for {plan.max_batch} answers at once of {plan.max_length} tokens",
+        f"memory      estimated for {plan.max_batch_size} answers at once "
+        f"of {plan.max_length} tokens",
     ]
     for name, variant in manifest.variants.items():
         stored = sum(manifest.files[file].bytes for file in variant.files)

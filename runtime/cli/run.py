@@ -86,9 +86,9 @@ def _run(arguments: argparse.Namespace) -> int:
         | {"choices": _split(arguments.choices), "load": load_options(arguments)}
     )
     # Only now: it imports ONNX Runtime, and a wrong option is reported without it.
-    from paligemma_edge.runtime.run.job import run
+    from paligemma_edge.runtime.run.job import run_images
 
-    return run(options, stdin=_stdin())
+    return run_images(options, stdin=_stdin())
 
 
 def _split(choices: str | None) -> tuple[str, ...] | None:

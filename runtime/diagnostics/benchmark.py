@@ -29,9 +29,9 @@ from paligemma_edge.runtime.diagnostics.measure import (
 from paligemma_edge.runtime.diagnostics.timings import StepTimings, Timings
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.loading.variants import DeviceName, choose_variant
-from paligemma_edge.runtime.model import PaliGemma
 from paligemma_edge.runtime.system.linux import process_memory, processor_name
 from paligemma_edge.runtime.validation import check_count
 
@@ -90,29 +90,30 @@ def benchmark(
     prompt: str = DEFAULT_PROMPT,
     steps: int = DEFAULT_STEPS,
     runs: int = DEFAULT_RUNS,
-    batches: Sequence[int] = (1,),
+    batch_sizes: Sequence[int] = (1,),
     adapter: str | None = None,
     **load: Unpack[LoadOptions],
 ) -> Benchmark:
-    """Open a variant, answer `runs` times after a warm-up, and step in each of `batches` slots.
+    """Open a variant, answer `runs` times after a warm-up, and step in each of
+    `batch_sizes` slots.
 
     Without an `image` one is drawn. Call it in a fresh process where load time and peak memory
     matter. OptionError, ImageError or PromptError say what cannot be measured.
     """
     steps, runs = check_count("steps", steps), check_count("runs", runs)
-    batches = [check_count("batch", slots, _MOST_SLOTS) for slots in dict.fromkeys(batches)]
-    if not batches:
-        raise OptionError("batch names no number of slots, wanted at least one")
-    _plan_for(batches, load)
+    sizes = [check_count("batch size", size, _MOST_SLOTS) for size in dict.fromkeys(batch_sizes)]
+    if not sizes:
+        raise OptionError("batch_sizes is empty, wanted at least one number of slots")
+    _plan_for(sizes, load)
     with _image_file(image) as path:
         load_image(path)  # an error comes before the model is loaded
         gpu = _gpu(bundle, device, variant)
         start = time.perf_counter()
-        model = PaliGemma(bundle, device, variant, **load)
+        model = load_model(bundle, device, variant, **load)
         seconds = time.perf_counter() - start
         question = RepeatedPrompt(model.with_adapter(adapter), path, prompt, steps)
         read, reading = measure_reading(question, runs)
-        stepping = measure_stepping(question, read, runs, batches)
+        stepping = measure_stepping(question, read, runs, sizes)
     return Benchmark(
         bundle=os.fspath(bundle),
         adapter=adapter,
@@ -141,10 +142,10 @@ class _About(TypedDict):
     image_tokens: int
 
 
-def _about(model: PaliGemma) -> _About:
+def _about(model: LoadedModel) -> _About:
     return {
         "variant": model.variant,
-        "device": model.bundle.manifest.variants[model.variant].device,
+        "device": model.device,
         "threads": model.engine.threads,
         "processor": processor_name(),
         "onnxruntime": ort.__version__,
@@ -152,13 +153,15 @@ def _about(model: PaliGemma) -> _About:
     }
 
 
-def _plan_for(batches: Sequence[int], load: LoadOptions) -> None:
+def _plan_for(batch_sizes: Sequence[int], load: LoadOptions) -> None:
     """Where anything is planned, plan for the largest batch; OptionError for less."""
-    most, planned = max(batches), load.get("max_batch")
+    most, planned = max(batch_sizes), load.get("max_batch_size")
     if planned is not None and most > planned:
-        raise OptionError(f"batch is {most} and max_batch {planned}, wanted it at least as large")
+        raise OptionError(
+            f"batch size is {most} and max_batch_size {planned}, wanted it at least as large"
+        )
     if load.get("cuda_graph") or load.get("max_length") is not None:
-        load["max_batch"] = planned or most
+        load["max_batch_size"] = planned or most
 
 
 def draw_image(path: Path) -> None:

@@ -56,27 +56,27 @@ def _read(repeated: RepeatedPrompt, watch: Stopwatch) -> EncodedPrompt:
 
 
 def measure_stepping(
-    repeated: RepeatedPrompt, encoded: EncodedPrompt, runs: int, batches: Sequence[int]
+    repeated: RepeatedPrompt, encoded: EncodedPrompt, runs: int, batch_sizes: Sequence[int]
 ) -> tuple[StepTimings, ...]:
     """Fill the slots of the largest batch once; then all batches step from there.
 
-    One warm-up and `runs` runs a batch. OptionError where the cache does not fit into memory, or
-    the model was opened for fewer slots.
+    One warm-up and `runs` runs a batch size. OptionError where the cache does not fit into memory,
+    or the model was opened for fewer slots.
     """
-    engine, pool = repeated.pipeline.engine, repeated.pipeline.cache_pool
-    slots, capacity = pool.slots(max(batches), max(batches)), encoded.length + repeated.steps
+    engine, pool, most = repeated.pipeline.engine, repeated.pipeline.cache_pool, max(batch_sizes)
+    slots, capacity = pool.slots(most, most), encoded.length + repeated.steps
     _check_memory(engine, slots, capacity)
     with pool.acquire(slots, capacity) as cache:
         prompt = (encoded.image_features, encoded.ids)
         first = [engine.prefill(cache, slot, *prompt).best for slot in range(slots)]
 
-        def seconds(batch: int) -> float:
+        def seconds(size: int) -> float:
             cache.lengths[:] = encoded.length
-            return _step_seconds(repeated, cache, first[:batch])
+            return _step_seconds(repeated, cache, first[:size])
 
         return tuple(
-            StepTimings(batch, Timings(tuple(seconds(batch) for _ in range(runs + 1))[1:]))
-            for batch in batches
+            StepTimings(size, Timings(tuple(seconds(size) for _ in range(runs + 1))[1:]))
+            for size in batch_sizes
         )
 
 

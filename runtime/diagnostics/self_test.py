@@ -12,9 +12,11 @@ from typing import Unpack
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.golden import Golden, required_agreement
 from paligemma_edge.runtime.engine.replay import replay
+from paligemma_edge.runtime.generation.request import GenerationOptions
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.loading.variants import DeviceName
-from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.results.generation import Generation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +61,10 @@ def self_test(
     device is not.
     """
     bundle = Bundle.open(bundle_path)
-    model = PaliGemma(bundle_path, device, variant, **load)
+    model = load_model(bundle_path, device, variant, **load)
     bundle.verify(set(bundle.manifest.files) - set(model.verified_files))
     golden = Golden.read(bundle)
-    answer = model.generate(
-        bundle.file(golden.image), golden.prompt, max_new_tokens=len(golden.token_ids)
-    )
+    answer = _answer(model, golden)
     same = answer.token_ids == golden.token_ids
     return SelfTest(
         variant=model.variant,
@@ -77,7 +77,15 @@ def self_test(
     )
 
 
-def _agreement(model: PaliGemma, golden: Golden) -> float:
+def _answer(model: LoadedModel, golden: Golden) -> Generation:
+    """What the model answers by itself, in as many tokens as the original at most."""
+    options = GenerationOptions(max_new_tokens=len(golden.token_ids))
+    image = model.bundle.file(golden.image)
+    request = model.pipeline.request_about([image], golden.prompt, options)
+    return model.pipeline.answer_one(request)
+
+
+def _agreement(model: LoadedModel, golden: Golden) -> float:
     """Share of the golden tokens that follow the golden ones before them; never 1 here."""
     image = model.pipeline.read_images([model.bundle.file(golden.image)])
     encoded = model.pipeline.encode(image, golden.prompt)

@@ -22,7 +22,7 @@ class KVCachePool:
         self._planned: KVCache | None = None
         if plan is not None:
             self._planned = engine.cache(
-                plan.max_batch, plan.max_length, cuda_graph=engine.cuda_graph
+                plan.max_batch_size, plan.max_length, cuda_graph=engine.cuda_graph
             )
         self._free = threading.Lock()
 
@@ -37,12 +37,12 @@ class KVCachePool:
         OptionError for more than were planned.
         """
         if wanted is None:
-            return self.plan.max_batch if self.plan else default
-        slots = check_count("slots", wanted)
-        if self.plan and slots > self.plan.max_batch:
+            return self.plan.max_batch_size if self.plan else default
+        slots = check_count("max_batch_size", wanted)
+        if self.plan and slots > self.plan.max_batch_size:
             raise OptionError(
-                f"slots is {slots}, the model was opened with max_batch {self.plan.max_batch}; "
-                "open it with more, or request fewer"
+                f"max_batch_size is {slots}, the model was opened with max_batch_size "
+                f"{self.plan.max_batch_size}; open it with more, or request fewer"
             )
         return slots
 
@@ -59,8 +59,8 @@ class KVCachePool:
         if not self._free.acquire(blocking=False):
             raise DeviceError(
                 "the slots that were planned are in use by an answer that is not complete; "
-                "read its stream to the end or close it, or open the model without max_batch and "
-                "max_length"
+                "read its stream to the end or close it, or open the model without max_batch_size "
+                "and max_length"
             )
         try:
             self._planned.lengths[:] = 0

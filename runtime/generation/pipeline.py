@@ -50,6 +50,13 @@ class Pipeline:
         state = None if options.grammar is None else options.grammar.start(self.encoder)
         return Request(prompt, ids, length, max_new_tokens, options.sampling or Greedy(), state)
 
+    def request_about(
+        self, images: Sequence[ImageInput], prompt: str, options: GenerationOptions
+    ) -> Request:
+        """The same about some images, which are read when a slot is free."""
+        request = self.request(prompt, len(images), options)
+        return request.about(lambda watch: self.read_images(images, watch))
+
     def answer(
         self,
         requests: Iterable[Request],
@@ -66,6 +73,13 @@ class Pipeline:
         for generated in self._generate(requests, slots, capacity, features):
             if generated.finish_reason is not None:
                 yield generated.sequence.number, self._generation(generated.sequence)
+
+    def answer_one(self, request: Request, features: ImageFeatureCache | None = None) -> Generation:
+        """Answer one request."""
+        ((_, generation),) = self.answer(
+            [request], slots=1, capacity=request.capacity, features=features
+        )
+        return generation
 
     def stream(self, request: Request, features: ImageFeatureCache | None = None) -> Iterator[str]:
         """The text of one answer, piece by piece; a character is never cut in two."""

@@ -24,6 +24,16 @@ def as_tuple(image: Images) -> tuple[ImageInput, ...]:
     return tuple(image) if isinstance(image, list | tuple) else (image,)
 
 
+def refuse_list(image: object) -> None:
+    """OptionError for a list of images in the place of one: it may be meant in two ways."""
+    if isinstance(image, list | tuple):
+        raise OptionError(
+            f"image is a {type(image).__name__} of {len(image)}, wanted one image; for an answer "
+            "about each call model.batch(images).detect(...), for one answer about all of them "
+            "model.encode(first, second).ask(...)"
+        )
+
+
 def validate_requests(
     pipeline: Pipeline, pairs: Iterable[tuple[Images, str]], options: GenerationOptions
 ) -> list[Request]:

@@ -1,1 +1,1 @@
-"""From a manifest to an open engine: which variant, what memory, which options, which graphs."""
+"""From a bundle to an open model: which variant, what memory, which options, which graphs."""

@@ -59,11 +59,11 @@ def _adapters(manifest: Manifest, variant: Variant) -> int:
 def estimate_memory(manifest: Manifest, variant: Variant, plan: CachePlan) -> MemoryEstimate:
     """The memory that a variant takes when it is opened for a plan."""
     config = manifest.model
-    cache = plan.max_batch * config.cache_bytes(plan.max_length, variant.compute_dtype)
+    cache = plan.max_batch_size * config.cache_bytes(plan.max_length, variant.compute_dtype)
     if variant.device == "cuda":  # ONNX Runtime allocates by powers of two there
         cache = 1 << (cache - 1).bit_length()
     width = config.hidden_size * itemsize(variant.compute_dtype)
-    logits = plan.max_batch * config.vocab_size * itemsize("float32")
+    logits = plan.max_batch_size * config.vocab_size * itemsize("float32")
     return MemoryEstimate(
         weights=int(variant.memory_bytes * _PACKED[variant.device]) + _adapters(manifest, variant),
         cache=cache,

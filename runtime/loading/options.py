@@ -9,64 +9,54 @@ from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.errors import DeviceError, OptionError
 from paligemma_edge.runtime.loading.memory_estimate import MemoryEstimate, estimate_memory
 from paligemma_edge.runtime.manifest import Manifest, Variant
-from paligemma_edge.runtime.validation import check_count
+from paligemma_edge.runtime.validation import check_bytes
 
 
 class LoadOptions(TypedDict, total=False):
     """Options of `PaliGemma` in addition to device and variant."""
 
     threads: int | None
-    max_batch: int | None
+    max_batch_size: int | None
     max_length: int | None
-    memory_limit: int | None  # bytes
+    memory_limit: int | str | None  # bytes, or a text with a unit
     cuda_graph: bool
 
 
-def cache_plan_for(
-    manifest: Manifest,
-    variant: Variant,
-    max_batch: int | None,
-    max_length: int | None,
-    *,
-    cuda_graph: bool,
-) -> CachePlan | None:
+def cache_plan_for(manifest: Manifest, variant: Variant, options: LoadOptions) -> CachePlan | None:
     """The slots to allocate at load; None for none. OptionError for unusable values.
 
     CUDA graphs need fixed addresses, so with `cuda_graph` there is always a plan.
     """
-    if not cuda_graph:
-        return CachePlan.of(manifest.model, max_batch, max_length)
+    sizes = options.get("max_batch_size"), options.get("max_length")
+    if not options.get("cuda_graph"):
+        return CachePlan.of(manifest.model, *sizes)
     if variant.device != "cuda":
         raise OptionError(
             f"cuda_graph records steps on a GPU, variant {variant.device}-{variant.recipe} is "
             "made for a CPU; leave it out or choose a variant for cuda"
         )
-    return CachePlan.complete(manifest.model, max_batch, max_length)
+    return CachePlan.complete(manifest.model, *sizes)
 
 
 def device_for(
-    manifest: Manifest,
-    variant: Variant,
-    plan: CachePlan | None,
-    threads: int | None,
-    memory_limit: int | None,
-    *,
-    cuda_graph: bool,
+    manifest: Manifest, variant: Variant, plan: CachePlan | None, options: LoadOptions
 ) -> Device:
     """The device of a variant, with enough memory for it.
 
     DeviceError where there is no device or too little memory, OptionError for an unusable limit.
     """
+    threads, memory_limit = options.get("threads"), options.get("memory_limit")
+    limit = None if memory_limit is None else check_bytes("memory_limit", memory_limit)
     if variant.device == "cpu":
-        if memory_limit is not None:
+        if limit is not None:
             raise OptionError("memory_limit is about a GPU's memory; leave it out on a CPU")
         return open_device("cpu", threads)
     needed = estimate_memory(manifest, variant, plan or CachePlan.complete(manifest.model, 1, None))
     workspace = None
-    if memory_limit is not None:
-        limit = check_count("memory_limit", memory_limit)
+    if limit is not None:
         _require(needed, needed.total, limit, "the memory limit", "raise the limit")
         workspace = limit - needed.weights - needed.cache - needed.device
+    cuda_graph = options.get("cuda_graph", False)
     device = open_device("cuda", threads, memory_limit=workspace, cuda_graph=cuda_graph)
     if (gpu := device.gpu) is not None:
         free = f"what is free of the {gpu.total_bytes / 1e9:.1f} GB of {gpu.name}"
@@ -80,5 +70,5 @@ def _require(needed: MemoryEstimate, least: int, actual: int, what: str, else_: 
     if least > actual:
         raise DeviceError(
             f"the variant needs {needed.describe()}; {what} is {actual / 1e9:.2f} GB; take a "
-            f"smaller variant, lower max_batch or max_length, or {else_}"
+            f"smaller variant, lower max_batch_size or max_length, or {else_}"
         )

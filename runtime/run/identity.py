@@ -32,13 +32,7 @@ def run_identity(options: RunOptions) -> dict[str, Any]:
     if adapter is not None and name in adapter.files:
         taking_part.append(adapter.files[name])
     digest = hashlib.sha256("".join(files[file].sha256 for file in taking_part).encode())
-    plan = cache_plan_for(
-        bundle.manifest,
-        variant,
-        options.load.get("max_batch"),
-        options.load.get("max_length"),
-        cuda_graph=options.load.get("cuda_graph", False),
-    )
+    plan = cache_plan_for(bundle.manifest, variant, options.load)
     return {
         "records": _RECORDS,
         "max_length": plan and plan.max_length,

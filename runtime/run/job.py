@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH
+from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH_SIZE
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.batch import ImageBatch
-from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.results.build import WITHOUT_MASKS, DecodeMasks
 from paligemma_edge.runtime.run.answer import among_choices, in_slots
 from paligemma_edge.runtime.run.console import Console
@@ -34,7 +34,9 @@ from paligemma_edge.runtime.run.writers import check_out, finish
 _READ_AHEAD = 2  # images for each slot
 
 
-def run(options: RunOptions, *, console: Console | None = None, stdin: TextIO | None = None) -> int:
+def run_images(
+    options: RunOptions, *, console: Console | None = None, stdin: TextIO | None = None
+) -> int:
     """Answer each prompt about each image, as `paligemma-edge run` does.
 
     A run with `out` that is interrupted leaves a journal, and its KeyboardInterrupt names it.
@@ -70,9 +72,9 @@ def run(options: RunOptions, *, console: Console | None = None, stdin: TextIO | 
             return job.run()
 
 
-def open_model(options: RunOptions) -> PaliGemma:
+def open_model(options: RunOptions) -> LoadedModel:
     """Open the bundle as the options say; errors as `PaliGemma`."""
-    return PaliGemma(options.bundle, options.device, options.variant, **options.load)
+    return load_model(options.bundle, options.device, options.variant, **options.load)
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class _Job:
             failures = self._finish(self.journal, self.target)
         return 1 if failures else 0
 
-    def _answer(self, model: PaliGemma) -> int:
+    def _answer(self, model: LoadedModel) -> int:
         """How many of the answers failed."""
         slots = _slots(self.options, self.sources, model)
         answer = _answer_queries(model, self.options, slots)
@@ -176,7 +178,7 @@ class _Job:
         )
 
 
-def _answer_queries(model: PaliGemma, options: RunOptions, slots: int) -> AnswerQueries:
+def _answer_queries(model: LoadedModel, options: RunOptions, slots: int) -> AnswerQueries:
     pipeline = model.with_adapter(options.adapter)
     if options.choices is not None:
         return among_choices(pipeline, options.prompts, options.choices)
@@ -191,14 +193,14 @@ def _answer_queries(model: PaliGemma, options: RunOptions, slots: int) -> Answer
     )
 
 
-def _read(model: PaliGemma, source: Source) -> ImageBatch:
+def _read(model: LoadedModel, source: Source) -> ImageBatch:
     return model.pipeline.read_images([source.load()])
 
 
-def _slots(options: RunOptions, sources: Sources, model: PaliGemma) -> int:
+def _slots(options: RunOptions, sources: Sources, model: LoadedModel) -> int:
     """As many as were requested and can be used; one where images come one by one."""
     requested = 1 if sources.paced and options.slots is None else options.slots
-    slots = model.cache_pool.slots(requested, DEFAULT_MAX_BATCH)
+    slots = model.pipeline.cache_pool.slots(requested, DEFAULT_MAX_BATCH_SIZE)
     queries = None if sources.count is None else sources.count * len(options.prompts)
     return slots if queries is None else min(slots, queries)
 

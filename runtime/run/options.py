@@ -67,7 +67,7 @@ class RunOptions:
         device, variant, load: as in `PaliGemma`.
 
     Example:
-        >>> run(RunOptions(bundle="mix.bundle", prompt="detect cat", paths=["photos"]))
+        >>> run_images(RunOptions(bundle="mix.bundle", prompt="detect cat", paths=["photos"]))
     """
 
     bundle: str | os.PathLike[str]

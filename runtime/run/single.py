@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from itertools import islice
 
+from paligemma_edge.runtime.encoded_image import EncodedImage
 from paligemma_edge.runtime.errors import ImageError, OptionError
-from paligemma_edge.runtime.images.load import ImageInput
-from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.results.build import text_result
 from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.options import RunOptions
@@ -22,17 +22,19 @@ def check_single(options: RunOptions, sources: Sources) -> None:
         raise OptionError("--stream prints the answer about one image; name one, or --together")
 
 
-def run_single(model: PaliGemma, options: RunOptions, sources: Sources, console: Console) -> int:
+def run_single(model: LoadedModel, options: RunOptions, sources: Sources, console: Console) -> int:
     """Print the one answer about all images → 1 where one of them could not be read, else 0."""
     config = model.engine.config
     # One image more than the model can hold is an error already, however long a video is.
     shown = list(islice(sources, config.max_length // config.image_tokens + 1))
     try:
-        images = [source.load() for source in shown]
-        if options.stream:
-            _stream(model, images, options, console)
-        else:
-            _print(_answer(model, images, options), shown, options, console)
+        pipeline = model.with_adapter(options.adapter)
+        images = pipeline.read_images([source.load() for source in shown])
+        with EncodedImage(pipeline, images) as encoded:
+            if options.stream:
+                _stream(encoded, images.count, options, console)
+            else:
+                _print(_answer(encoded, images.count, options), shown, options, console)
     except ImageError as error:
         if options.json:
             _print({"prompt": options.prompt, "error": str(error)}, shown, options, console)
@@ -42,30 +44,24 @@ def run_single(model: PaliGemma, options: RunOptions, sources: Sources, console:
     return 0
 
 
-def _stream(
-    model: PaliGemma, images: list[ImageInput], options: RunOptions, console: Console
-) -> None:
-    pieces = model.stream(
-        images,
+def _stream(encoded: EncodedImage, count: int, options: RunOptions, console: Console) -> None:
+    pieces = encoded.stream(
         options.prompt,
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling(),
-        grammar=options.grammar(len(images)),
-        adapter=options.adapter,
+        grammar=options.grammar(count),
     )
     for piece in pieces:
         console.write(piece)
     console.print("")
 
 
-def _answer(model: PaliGemma, images: list[ImageInput], options: RunOptions) -> dict[str, object]:
-    generation = model.generate(
-        images,
+def _answer(encoded: EncodedImage, count: int, options: RunOptions) -> dict[str, object]:
+    generation = encoded.generate(
         options.prompt,
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling(),
-        grammar=options.grammar(len(images)),
-        adapter=options.adapter,
+        grammar=options.grammar(count),
     )
     return text_result(generation).to_dict()
 

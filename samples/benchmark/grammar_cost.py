@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.engine.logits import HostRow
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.generation.select_token import select_token
@@ -43,10 +43,10 @@ def main() -> None:
     model = PaliGemma(options.bundle, variant=options.variant)
     rows, seconds = run_steps(model, options.steps)
     step = statistics.median(seconds)
-    report = {"step_ms": step * 1e3, "vocabulary": model.engine.config.vocab_size}
+    report = {"step_ms": step * 1e3, "vocabulary": model._loaded.engine.config.vocab_size}
     print(f"a step at a vocabulary of {report['vocabulary']:,}: {report['step_ms']:.1f} ms")
     for name, grammar in GRAMMARS.items():
-        cost = grammar_seconds(rows, grammar.start(model.encoder))
+        cost = grammar_seconds(rows, grammar.start(model._loaded.encoder))
         report[name] = cost / step
         print(f"{name}: {cost * 1e6:+.0f} us per token, {cost / step:+.2%} of a step")
     print(json.dumps(report))
@@ -55,7 +55,7 @@ def main() -> None:
 def run_steps(model: PaliGemma, count: int) -> tuple[list[HostRow], list[float]]:
     """The logits of greedy steps after a grey image and a prompt, and the seconds of each step."""
     size, answer_ids = model.bundle.manifest.image.size, model.bundle.manifest.tokenizer.image_id
-    engine, ids = model.engine, model.encoder.encode("detect cat ; dog", 1)
+    engine, ids = model._loaded.engine, model._loaded.encoder.encode("detect cat ; dog", 1)
     features = engine.project(engine.encode(np.zeros((1, 3, size, size), np.float32)))
     cache = engine.cache(1, engine.config.image_tokens + len(ids) + count)
     rows = [HostRow(engine.prefill(cache, 0, features, ids).whole.copy(), answer_ids)]

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.cli.main import main as paligemma_edge
 from samples.finetune.train import (
     PROMPT,

@@ -88,7 +88,7 @@ def _checkpoint_predictor(args: argparse.Namespace) -> Predictor:
 
 
 def _bundle_predictor(args: argparse.Namespace) -> Predictor:
-    from paligemma_edge.runtime import PaliGemma
+    from paligemma_edge import PaliGemma
     from samples.shapes.runtime_predictor import make_predictor
 
     return make_predictor(PaliGemma(args.bundle, variant=args.variant))

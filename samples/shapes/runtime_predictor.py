@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from paligemma_edge.runtime import ObjectResult, PaliGemma
+from paligemma_edge import ObjectResult, PaliGemma
 from paligemma_edge.runtime.encoded_image import EncodedImage
 from samples.shapes.scenes import SIDE
 from samples.shapes.scoring import FloatBox, ParsedAnswer, PredictedObject, Predictor
@@ -34,7 +34,7 @@ def _answer(image: EncodedImage, question: ShapesQuestion, max_new_tokens: int) 
         return image.ask(text, language, max_new_tokens=max_new_tokens).text
     if verb == "caption":
         return image.caption(rest, max_new_tokens=max_new_tokens).text
-    return image.read().text
+    return image.ocr().text
 
 
 def _predicted_objects(result: ObjectResult) -> list[PredictedObject]:

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from onnxruntime import OrtValue
 from transformers import DynamicCache
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.export.exporter import export
 from paligemma_edge.export.verify.parity import ParityReport
 from paligemma_edge.export.verify.reference import Reference
 from paligemma_edge.export.verify.samples import Sample, default_samples, read_samples
 from paligemma_edge.export.verify.verify import verify
-from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.request_list import Images
@@ -234,8 +234,8 @@ def test_a_batch_gives_the_answers_of_single_runs(shapes_model: PaliGemma) -> No
     images = [sample.images[0] for sample in default_samples()[::3]]
     requests: list[tuple[Images, str]] = [(images[i % 3], p) for i, p in enumerate(PROMPTS)]
     requests[2] = (images[:2], PROMPTS[2])
-    batch = shapes_model.generate_batch(requests, slots=2, max_new_tokens=7)
-    single = [shapes_model.generate(*request, max_new_tokens=7) for request in requests]
+    batch = shapes_model.generate_batch(requests, max_batch_size=2, max_new_tokens=7)
+    single = [shapes_model.generate_batch([one], max_new_tokens=7)[0] for one in requests]
     assert [g.token_ids for g in batch] == [g.token_ids for g in single]
     assert [g.text for g in batch] == [g.text for g in single]
 
@@ -268,10 +268,10 @@ def run(
     for prompt, recorder in zip(prompts, recorders, strict=True):
         options = GenerationOptions(max_new_tokens=3 + len(prompt) % 5, sampling=recorder)
         images = batch_of(model, default_samples()[len(prompt) % 9])
-        requests.append(model.pipeline.request(prompt, 1, options).about(images))
+        requests.append(model._loaded.pipeline.request(prompt, 1, options).about(images))
     capacity = max(request.capacity for request in requests)
     tokens: list[tuple[int, ...]] = [()] * len(prompts)
-    for number, answer in model.pipeline.answer(requests, slots=slots, capacity=capacity):
+    for number, answer in model._loaded.pipeline.answer(requests, slots=slots, capacity=capacity):
         tokens[number] = answer.token_ids
     return [(list(t), np.stack(r.rows)) for t, r in zip(tokens, recorders, strict=True)]
 
@@ -286,14 +286,14 @@ def pixels_of(model: PaliGemma, sample: Sample) -> NDArray[np.float32]:
 
 
 def features_of(model: PaliGemma, sample: Sample) -> OrtValue:
-    return model.engine.project(model.engine.encode(pixels_of(model, sample)))
+    return model._loaded.engine.project(model._loaded.engine.encode(pixels_of(model, sample)))
 
 
 def replayed(model: PaliGemma, sample: Sample, answer: Sequence[int]) -> NDArray[np.float32]:
     """Logits [answer + 1, vocab] of a prefill and a step for each token."""
-    images = model.pipeline.read_images(sample.images)
-    prompt = model.pipeline.encode(images, sample.prompt)
-    rows = replay(model.engine, prompt, [*answer, 0])
+    images = model._loaded.pipeline.read_images(sample.images)
+    prompt = model._loaded.pipeline.encode(images, sample.prompt)
+    rows = replay(model._loaded.engine, prompt, [*answer, 0])
     return np.stack([row.whole.copy() for row in rows])
 
 
@@ -302,9 +302,9 @@ def first_position(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Key and value [kv_heads, head_dim] of the second layer at the first position."""
     features = features_of(model, sample)
-    ids = model.encoder.encode(sample.prompt, 1)
-    cache = model.engine.cache(1, features.shape()[1] + len(ids))
-    model.engine.prefill(cache, 0, features, ids)
+    ids = model._loaded.encoder.encode(sample.prompt, 1)
+    cache = model._loaded.engine.cache(1, features.shape()[1] + len(ids))
+    model._loaded.engine.prefill(cache, 0, features, ids)
     values = cache.memory.read(cache.values).view(np.float32)
     key, value = values.reshape(-1, *cache.row_shape)[2:4, :, 0]
     return key, value

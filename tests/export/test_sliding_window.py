@@ -12,13 +12,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.cli.main import main
 from paligemma_edge.export.exporter import export
 from paligemma_edge.export.verify.reference import Reference
 from paligemma_edge.export.verify.samples import default_samples
 from paligemma_edge.export.verify.verify import verify
-from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import OptionError
 from tests.export.test_parity import assert_close, replayed
@@ -125,7 +125,7 @@ def test_slots_equal_single_runs(model: Exported) -> None:
     window = PaliGemma(model.bundles["hf"], device="cpu")
     image = SAMPLE.images[0]
     requests = [(image, "caption en"), (image, "detect red circle ; blue square"), (image, "x")]
-    together = window.generate_batch(requests, slots=2, max_new_tokens=11)
+    together = window.generate_batch(requests, max_batch_size=2, max_new_tokens=11)
     alone = [window.generate(*request, max_new_tokens=11) for request in requests]
     assert [answer.token_ids for answer in together] == [answer.token_ids for answer in alone]
 

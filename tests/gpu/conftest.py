@@ -15,7 +15,7 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.device.cuda.check import find_gpu
 from paligemma_edge.runtime.device.device import Device, open_device
 from paligemma_edge.runtime.errors import DeviceError

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime import model as models
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.device.device import Device
+from paligemma_edge.runtime.loading import loaded_model
 from paligemma_edge.runtime.loading.options import device_for
 from paligemma_edge.runtime.results.generation import Generation
 from tests.helpers.gpu_on_host import Copies, CountedMemory, GpuOnHost
@@ -73,7 +73,7 @@ class Where:
         path = self.bundle(name).path
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                models,
+                loaded_model,
                 "device_for",
                 lambda *a, **k: dataclasses.replace(device_for(*a, **k), memory_limit=bytes_),
             )
@@ -89,7 +89,7 @@ class Where:
 
 def _opened_by(device: Device, path: Path, variant: str, given: Given) -> PaliGemma:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "device_for", lambda *_, **__: device)
+        patch.setattr(loaded_model, "device_for", lambda *_, **__: device)
         return PaliGemma(path, variant=variant, **given)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from tests.gpu.conftest import Record
 from tests.gpu.on_gpu import (
     BUNDLES,
@@ -31,8 +31,8 @@ HALF_ERROR = 2e-2
 def test_answers_are_those_of_the_lossless_variant(
     variant: str, where: Where, lossless: PaliGemma, requests: Requests, record: Record
 ) -> None:
-    expected = lossless.generate_batch(requests, slots=8)
-    actual = where.model(SHAPES, variant).generate_batch(requests, slots=8)
+    expected = lossless.generate_batch(requests, max_batch_size=8)
+    actual = where.model(SHAPES, variant).generate_batch(requests, max_batch_size=8)
     pairs = list(zip(actual, expected, strict=True))
     same = share([one.token_ids == other.token_ids for one, other in pairs])
     near = share([agree(one, other) for one, other in pairs])
@@ -60,7 +60,7 @@ def test_first_logits_are_those_of_the_lossless_variant(
 
 
 def first_logits(model: PaliGemma, image: Path, prompt: str) -> NDArray[np.float32]:
-    engine, ids = model.engine, model.encoder.encode(prompt, 1)
+    engine, ids = model._loaded.engine, model._loaded.encoder.encode(prompt, 1)
     features = model.encode(image)._features
     cache = engine.cache(1, engine.config.image_tokens + len(ids))
     row = engine.prefill(cache, 0, features, ids)  # kept: on a CPU `whole` is its own memory

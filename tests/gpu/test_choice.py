@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime import PaliGemma, contract
+from paligemma_edge import PaliGemma
+from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.device.device import Device
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.decode_step import Stepper
@@ -143,7 +144,7 @@ def test_a_decoder_says_what_its_own_logits_say(
         return logits
 
     patched.setattr(Stepper, "step", compared)
-    model.generate_batch(requests[:12], slots=3, max_new_tokens=24)
+    model.generate_batch(requests[:12], max_batch_size=3, max_new_tokens=24)
     assert steps > 20
 
 

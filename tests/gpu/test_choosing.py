@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paligemma_edge.runtime import Choices, PaliGemma, TopSampling
+from paligemma_edge import Choices, PaliGemma, TopSampling
 from paligemma_edge.runtime.engine.device_logits import DeviceRow
 from paligemma_edge.runtime.engine.logits import HostRow, Row
 from paligemma_edge.runtime.generation import loop
@@ -60,7 +60,7 @@ def test_grammars(fp16: PaliGemma, requests: Requests, compared: list[int]) -> N
 def test_policies(
     sampling: Sampling, fp16: PaliGemma, requests: Requests, compared: list[int]
 ) -> None:
-    fp16.generate_batch(requests[:4], slots=2, sampling=sampling, max_new_tokens=16)
+    fp16.generate_batch(requests[:4], max_batch_size=2, sampling=sampling, max_new_tokens=16)
     assert len(compared) > 16
 
 

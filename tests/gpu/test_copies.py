@@ -12,9 +12,9 @@ SLOTS = 3
 
 def test_a_step_copies_what_it_says_and_no_logits(where: Where, requests: Requests) -> None:
     model, copies = where.counted(NARROW, "cuda-fp16")
-    engine, (image, prompt) = model.engine, requests[0]
+    engine, (image, prompt) = model._loaded.engine, requests[0]
     encoded = model.encode(image)
-    ids = model.encoder.encode(prompt, 1)
+    ids = model._loaded.encoder.encode(prompt, 1)
     copies.take()
     features, pixels = encoded._features, 3 * 224 * 224 * 4
     assert copies.take() == (pixels, 0)  # what is seen of an image stays where it is

@@ -26,7 +26,7 @@ def test_the_kernels_of_attention(
     image, prompt = requests[0]
     ask = ("run", str(where.bundle(name).path), prompt, str(image), "--variant", "cuda-fp16")
     done = subprocess.run(
-        [sys.executable, "-m", "paligemma_edge.runtime.cli", *ask],
+        [sys.executable, "-m", "paligemma_edge", *ask],
         env={**os.environ, **PRINTS, "ORT_ENABLE_XQA": xqa},
         capture_output=True,
         text=True,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.device.cuda.check import find_gpu
 from paligemma_edge.runtime.errors import DeviceError
 from tests.gpu.conftest import Record
@@ -55,7 +55,7 @@ def test_a_limit_that_is_too_small_is_an_error_before_anything_is_opened(where: 
 
 def test_more_slots_than_the_gpu_holds_are_an_error_before_anything_is_opened(where: Where) -> None:
     with pytest.raises(DeviceError, match=r"the variant needs about .* what is free") as error:
-        where.open(SHAPES, VARIANT, max_batch=10_000_000)
+        where.open(SHAPES, VARIANT, max_batch_size=10_000_000)
     one_line(error)
 
 
@@ -63,13 +63,13 @@ def test_slots_that_do_not_fit_leave_the_model_usable(
     fp16: PaliGemma, requests: Requests, record: Record
 ) -> None:
     expected = fp16.generate(*requests[0]).token_ids
-    slots = 2048 * MB // fp16.engine.config.cache_bytes(512, fp16.engine.dtype)
+    slots = 2048 * MB // fp16._loaded.engine.config.cache_bytes(512, fp16._loaded.engine.dtype)
     with full_gpu(leave=1024 * MB):
         with pytest.raises(DeviceError, match="keys and values of") as error:
-            fp16.engine.cache(slots, 512)
+            fp16._loaded.engine.cache(slots, 512)
         assert fp16.generate(*requests[0]).token_ids == expected
     record("slots that do not fit", one_line(error))
-    fp16.engine.cache(slots, 512)
+    fp16._loaded.engine.cache(slots, 512)
 
 
 def test_a_model_does_not_open_on_a_full_gpu_and_does_on_a_free_one(
@@ -90,19 +90,19 @@ def test_a_run_that_does_not_fit_leaves_the_model_usable(
     expected = fp16.generate(*requests[0]).token_ids
     assert model.generate(*requests[0]).token_ids == expected
     with pytest.raises(DeviceError, match="ONNX Runtime failed while it ran a graph") as error:
-        model.engine.encode(np.zeros((8192, 3, side, side), np.float32))
+        model._loaded.engine.encode(np.zeros((8192, 3, side, side), np.float32))
     record("a run that does not fit", one_line(error))
     assert "memory" in str(error.value)
     assert model.generate(*requests[0]).token_ids == expected
 
 
 def test_a_recorded_model_lives_through_a_full_gpu(where: Where, requests: Requests) -> None:
-    model = where.open(SHAPES, VARIANT, cuda_graph=True, max_batch=2)
+    model = where.open(SHAPES, VARIANT, cuda_graph=True, max_batch_size=2)
     expected = [answer.token_ids for answer in model.generate_batch(requests[:4])]
-    slots = 2048 * MB // model.engine.config.cache_bytes(512, model.engine.dtype)
+    slots = 2048 * MB // model._loaded.engine.config.cache_bytes(512, model._loaded.engine.dtype)
     with full_gpu(leave=1024 * MB):
         with pytest.raises(DeviceError, match="keys and values of"):
-            model.engine.cache(slots, 512)
+            model._loaded.engine.cache(slots, 512)
         assert [answer.token_ids for answer in model.generate_batch(requests[:4])] == expected
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.engine.kv_cache import KVCache
 from tests.gpu.conftest import Record
 from tests.gpu.on_gpu import (
@@ -33,13 +33,13 @@ def test_answers_are_the_same_in_any_number_of_slots(
     variant: str, where: Where, requests: Requests, record: Record
 ) -> None:
     plain = where.model(SHAPES, variant)
-    recorded = where.open(SHAPES, variant, cuda_graph=True, max_batch=SLOTS)
+    recorded = where.open(SHAPES, variant, cuda_graph=True, max_batch_size=SLOTS)
     chosen = requests[::2]
-    alone = plain.generate_batch(chosen, slots=1)
+    alone = plain.generate_batch(chosen, max_batch_size=1)
     for slots in range(1, SLOTS + 1):
         ways = {"plain": plain, "recorded": recorded}
         for way, model in ways.items():
-            actual = model.generate_batch(chosen, slots=slots)
+            actual = model.generate_batch(chosen, max_batch_size=slots)
             pairs = list(zip(actual, alone, strict=True))
             same = share([one.token_ids == other.token_ids for one, other in pairs])
             near = share([agree(one, other) for one, other in pairs])
@@ -54,7 +54,10 @@ def test_answers_are_the_same_in_any_number_of_slots(
 )
 def ways(request: pytest.FixtureRequest, where: Where) -> Iterator[tuple[PaliGemma, PaliGemma]]:
     name, variant = request.param
-    yield where.model(name, variant), where.open(name, variant, cuda_graph=True, max_batch=SLOTS)
+    yield (
+        where.model(name, variant),
+        where.open(name, variant, cuda_graph=True, max_batch_size=SLOTS),
+    )
 
 
 @pytest.mark.parametrize("slots", range(1, SLOTS + 1))
@@ -67,10 +70,10 @@ def test_step_by_step_while_slots_leave_and_join(
 ) -> None:
     """Both are fed the same tokens, so that what differs once is not hidden by what it led to."""
     plain, recorded = ways
-    errors, order = [0.0], ORDER[plain.engine.dtype]
+    errors, order = [0.0], ORDER[plain._loaded.engine.dtype]
     with (
-        plain.cache_pool.acquire(slots, 512) as cache,
-        recorded.cache_pool.acquire(slots, 512) as planned,
+        plain._loaded.pipeline.cache_pool.acquire(slots, 512) as cache,
+        recorded._loaded.pipeline.cache_pool.acquire(slots, 512) as planned,
     ):
         sides = ((plain, cache), (recorded, planned))
         tokens = [fill(sides, slot, requests[slot]) for slot in range(slots)]
@@ -80,7 +83,7 @@ def test_step_by_step_while_slots_leave_and_join(
                     side.lengths[0] = 0  # what a free slot computes is not used
             if step == JOINS:
                 tokens[0] = fill(sides, 0, requests[slots])
-            rows = [m.engine.stepper(c, slots).step(tokens) for m, c in sides]
+            rows = [m._loaded.engine.stepper(c, slots).step(tokens) for m, c in sides]
             for slot in range(slots):
                 if cache.lengths[slot]:
                     one, other = (logits[slot] for logits in rows)
@@ -98,6 +101,6 @@ def fill(sides: tuple[tuple[PaliGemma, KVCache], ...], slot: int, request: tuple
     image, prompt = request
     best = []
     for model, cache in sides:
-        ids, features = model.encoder.encode(prompt, 1), model.encode(image)._features
-        best.append(model.engine.prefill(cache, slot, features, ids).best)
+        ids, features = model._loaded.encoder.encode(prompt, 1), model.encode(image)._features
+        best.append(model._loaded.engine.prefill(cache, slot, features, ids).best)
     return best[0]

@@ -13,10 +13,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime import PaliGemma
-from paligemma_edge.runtime import model as models
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.device.device import Device
 from paligemma_edge.runtime.device.memory import DeviceMemory
+from paligemma_edge.runtime.loading import loaded_model
 
 
 @dataclass
@@ -69,6 +69,6 @@ def open_on_host(
     """Open a variant for CUDA on the CPU."""
     gpu = GpuOnHost(name="cpu", threads=2, cuda_graph=load.get("cuda_graph", False))
     with monkeypatch.context() as patched:
-        patched.setattr(models, "device_for", lambda *_, **__: gpu)
+        patched.setattr(loaded_model, "device_for", lambda *_, **__: gpu)
         model = PaliGemma(bundle, variant=variant, **load)
     return model, gpu.counted.copies

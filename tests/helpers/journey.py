@@ -28,7 +28,7 @@ def call(
     *arguments: str | Path, light: bool = False, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    command = ["-c", LIGHT] if light else ["-m", "paligemma_edge.runtime.cli"]
+    command = ["-c", LIGHT] if light else ["-m", "paligemma_edge"]
     return subprocess.run(
         [sys.executable, *command, *map(str, arguments)],
         capture_output=True,

@@ -13,13 +13,14 @@ import grimp
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = "paligemma_edge"
-FOLDERS = ("runtime", "quantize", "export")  # lowest first
+FRONT_DOOR = "package"  # the folder of the package's own files
+FOLDERS = ("runtime", "quantize", "export", FRONT_DOOR)  # lowest first
 ALL, FACADE_AND_BELOW = "all lower", "facade and lower"
 
 
 @dataclass(frozen=True)
 class Import:
-    """One line of a module that imports another; names without `paligemma_edge.`."""
+    """One line of a module that imports another; modules by their paths in the tree."""
 
     importer: str
     imported: str
@@ -91,12 +92,13 @@ def _above(rooms: Mapping[str, str | Sequence[str]], room: str) -> Sequence[str]
 @cache
 def graph() -> grimp.ImportGraph:
     """All imports, also those inside functions and under TYPE_CHECKING."""
-    return grimp.build_graph(*(f"{PACKAGE}.{folder}" for folder in FOLDERS), cache_dir=None)
+    return grimp.build_graph(PACKAGE, cache_dir=None)
 
 
 def modules() -> list[str]:
-    """All modules, without `paligemma_edge.`."""
-    return sorted(_short(name) for name in graph().modules)
+    """All modules by their paths in the tree; the sample images have no code."""
+    names = sorted(_short(name) for name in graph().modules)
+    return [name for name in names if name.partition(".")[0] in FOLDERS]
 
 
 def imports() -> Iterator[Import]:
@@ -120,4 +122,6 @@ def imports_of_file(path: Path) -> set[str]:
 
 
 def _short(module: str) -> str:
-    return module.removeprefix(f"{PACKAGE}.")
+    """The module by its path in the tree: `runtime.model`, `package.__main__`."""
+    inner = module.removeprefix(PACKAGE).removeprefix(".")
+    return f"{FRONT_DOOR}.{inner}".rstrip(".") if inner in ("", "__main__") else inner

@@ -30,6 +30,8 @@ def test_a_room_imports_only_what_the_table_allows(room: str) -> None:
         ("runtime.engine", "runtime.bundle", False),
         ("runtime.ground", "runtime.system", False),
         ("runtime.run", "runtime.model", False),  # no room has this name
+        ("package.front_door", "runtime.facade", True),
+        ("runtime.facade", "package.front_door", False),
         ("runtime.run", "runtime.facade", True),
         ("runtime.run", "runtime.diagnostics", False),
         ("runtime.cli", "runtime.run", True),
@@ -56,5 +58,5 @@ def test_the_command_of_optimum_imports_the_command_lines_alone() -> None:
 
 
 def test_imports_inside_functions_and_for_types_alone_count() -> None:
-    lines = [line for line in imports() if line.importer == "runtime"]
+    lines = [line for line in imports() if line.importer == "package"]
     assert any(line.text.startswith("from") and line.imported == "runtime.model" for line in lines)

@@ -12,6 +12,7 @@ from tests.house.imports import ROOT
 
 # Folders of the tree and their names in the wheel; the first that holds a file names it.
 NAMES = {
+    "package": "paligemma_edge",
     "export/optimum_register": "optimum/commands/register",
     "export": "paligemma_edge/export",
     "quantize": "paligemma_edge/quantize",

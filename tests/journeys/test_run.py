@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.cli import main as cli
 from paligemma_edge.runtime.cli.run import add_run
 from paligemma_edge.runtime.loading.options import LoadOptions
@@ -64,7 +64,7 @@ def images(path: Path) -> list[str]:
 @contextmanager
 def started(*arguments: str | Path, **options: Any) -> Iterator[subprocess.Popen[str]]:  # noqa: ANN401
     """The command, while it runs; killed where the test ends first."""
-    command = [sys.executable, "-m", "paligemma_edge.runtime.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "paligemma_edge", *map(str, arguments)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
@@ -320,7 +320,7 @@ def test_several_images_have_one_answer_together(shapes_bundle: Path, folder: Pa
 def test_any_name_can_be_printed_anywhere(shapes_bundle: Path, image: Path, tmp_path: Path) -> None:
     name = os.fsencode(image.parent) + b"/\xe9\xff.png"
     shutil.copy(os.fsencode(image), name)
-    command: list[str | bytes | Path] = [sys.executable, "-m", "paligemma_edge.runtime.cli"]
+    command: list[str | bytes | Path] = [sys.executable, "-m", "paligemma_edge"]
     command += ["run", shapes_bundle]
     options: list[list[str | Path]] = [[], ["--json"], ["--draw", tmp_path / "drawn"]]
     options += [["--out", tmp_path / f"out{suffix}"] for suffix in FORMATS]
@@ -534,7 +534,6 @@ def test_a_run_whose_answers_are_all_there_is_finished_without_the_model(
     # As if the machine had failed before the file took its name.
     code = (
         "import sys\n"
-        "from paligemma_edge.runtime import model\n"
         "from paligemma_edge.runtime.run import job as run_command\n"
         "from paligemma_edge.runtime.cli.main import main\n"
         "keep = run_command.finish\n"
@@ -593,7 +592,7 @@ def test_output_that_cannot_be_written_is_reported_in_one_line(
     shapes_bundle: Path, image: Path, more: tuple[str, ...]
 ) -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    command = [sys.executable, "-m", "paligemma_edge.runtime.cli", "run", str(shapes_bundle)]
+    command = [sys.executable, "-m", "paligemma_edge", "run", str(shapes_bundle)]
     command += ["caption en", str(image), *SHORT, *more]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(

@@ -21,7 +21,7 @@ from paligemma_edge.quantize.fidelity.measure import DEFAULT_MAX_NEW_TOKENS
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Recipe, load_recipe
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime.loading.loaded_model import load_model
 from tests.helpers.half_graphs import Array
 from tests.helpers.hostile import Planted, plant
 from tests.helpers.shared import build_once
@@ -71,7 +71,7 @@ Answers = list[
 @pytest.fixture(scope="module")
 def known(shapes_bundle: Path) -> Answers:
     """What the plain model answers."""
-    model, found = PaliGemma(shapes_bundle), []
+    model, found = load_model(shapes_bundle), []
     for question in QUESTIONS:
         steps = EvalRequest.encode(model, question, DEFAULT_MAX_NEW_TOKENS).answer()
         tokens, rows = zip(*((token, row.copy()) for token, row in steps), strict=True)
@@ -81,7 +81,7 @@ def known(shapes_bundle: Path) -> Answers:
 
 def measure(bundle: Path, variant: str, known: Answers, some: slice = slice(None)) -> Kept:
     """After the plain model's tokens; where all of those are chosen the answer is the same."""
-    model, same, forced, errors, far = PaliGemma(bundle, variant=variant), [], [], [], []
+    model, same, forced, errors, far = load_model(bundle, variant=variant), [], [], [], []
     for question, (tokens, expected) in zip(QUESTIONS[some], known[some], strict=True):
         request = EvalRequest.encode(model, question, DEFAULT_MAX_NEW_TOKENS)
         chosen = []

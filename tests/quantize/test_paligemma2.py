@@ -11,13 +11,14 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.export.exporter import export
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 from paligemma_edge.quantize.schemes.cuda_check import check_cuda_graph
 from paligemma_edge.quantize.schemes.half import to_half
-from paligemma_edge.runtime import PaliGemma, contract
+from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity
 from tests.conftest import MakeCheckpoint

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.export.exporter import export
 from paligemma_edge.quantize import quantizer
 from paligemma_edge.quantize.fidelity.questions import sample_questions
@@ -21,7 +22,6 @@ from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme, load_recipe, shipped
 from paligemma_edge.quantize.variant import files as variant
-from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, plot_name, report_name
 from paligemma_edge.runtime.errors import BundleError, OptionError, OutputError

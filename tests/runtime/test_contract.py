@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import BundleError
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,12 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_edge.runtime import PaliGemma, TopSampling
+from paligemma_edge import PaliGemma, TopSampling
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
 from paligemma_edge.runtime.generation.loop import generate
 from paligemma_edge.runtime.generation.request_list import Images
 from paligemma_edge.runtime.images.load import ImageInput, load_image
-from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject
 
 FEW = 12  # tokens of an answer: enough for the lengths to differ
 
@@ -35,22 +36,20 @@ def test_a_batch_keeps_the_order_and_equals_single_answers(
         (images[1], "answer en how many shapes are there?"),
         (images[2], "detect circle ; square"),
     ]
-    batch = shapes_model.generate_batch(requests, slots=2, max_new_tokens=FEW)
-    alone = [shapes_model.generate(*request, max_new_tokens=FEW) for request in requests]
+    batch = shapes_model.generate_batch(requests, max_batch_size=2, max_new_tokens=FEW)
+    alone = [shapes_model.generate_batch([one], max_new_tokens=FEW)[0] for one in requests]
     assert batch == alone
     assert [g.prompt for g in batch] == [prompt for _, prompt in requests]
 
 
 def test_the_kinds_of_images_give_one_answer(shapes_model: PaliGemma, images: list[Path]) -> None:
     image = Image.open(images[0]).convert("RGB")
-    kinds: list[Images] = [
+    kinds: list[ImageInput] = [
         str(images[0]),
         images[0],
         images[0].read_bytes(),
         image,
         np.asarray(image),
-        [image],
-        (image,),
     ]
     answers = {
         shapes_model.generate(kind, "caption en", max_new_tokens=FEW).token_ids for kind in kinds
@@ -106,8 +105,8 @@ def test_requests_are_pairs(shapes_model: PaliGemma, requests: Any) -> None:  # 
         {"max_new_tokens": "2"},
         {"max_new_tokens": 2.5},
         {"max_new_tokens": True},
-        {"slots": 1.5},
-        {"slots": 0},
+        {"max_batch_size": 1.5},
+        {"max_batch_size": 0},
         {"sampling": "greedy"},
         {"sampling": TopSampling},
     ],
@@ -126,11 +125,6 @@ def test_a_bundle_and_its_threads_have_a_type(shapes_bundle: Path) -> None:
         PaliGemma(nothing)
     with pytest.raises(OptionError, match="threads is '2'"):
         PaliGemma(shapes_bundle, "cpu", "cpu-fp32", threads=text)
-
-
-def test_masks_have_a_size(shapes_model: PaliGemma) -> None:
-    with pytest.raises(OptionError, match="width is -1"):
-        shapes_model.masks([], width=-1, height=4)
 
 
 def test_a_limit_cuts_and_says_so(shapes_model: PaliGemma, images: list[Path]) -> None:
@@ -152,26 +146,6 @@ def test_a_seed_repeats_itself_and_another_does_not(
     assert sample(1) != sample(2)
 
 
-def test_masks_belong_to_their_detections(shapes_model: PaliGemma) -> None:
-    box = Box(0.25, 0.5, 0.75, 1.0)
-    rng = np.random.default_rng(0)
-    codes = [tuple(map(int, rng.integers(0, 128, 16))) for _ in range(2)]
-    detections = [
-        ParsedObject("a", box, codes[0]),
-        ParsedObject("b", box, None),
-        ParsedObject("c", box, codes[1]),
-    ]
-    first, none, last = shapes_model.masks(detections, width=40, height=20)
-    assert none is None
-    assert first is not None and last is not None
-    assert first.shape == (20, 40)
-    assert not first[:5].any() and not first[:, :20].any()
-    assert not np.array_equal(first, last)
-    (alone,) = shapes_model.masks(detections[2:], width=40, height=20)
-    assert alone is not None and np.array_equal(alone, last)
-    assert shapes_model.masks([], width=40, height=20) == []
-
-
 def test_images_are_read_one_after_another(
     shapes_model: PaliGemma, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,7 +159,9 @@ def test_images_are_read_one_after_another(
     monkeypatch.setattr(
         "paligemma_edge.runtime.generation.pipeline.generate", _watched(generate, events)
     )
-    shapes_model.generate_batch([(p, "caption en") for p in images], slots=1, max_new_tokens=2)
+    shapes_model.generate_batch(
+        [(p, "caption en") for p in images], max_batch_size=1, max_new_tokens=2
+    )
     assert events == ["read", "token", "token"] * 3
 
 
@@ -205,7 +181,7 @@ def test_no_requests_need_no_run(shapes_model: PaliGemma) -> None:
 @pytest.mark.parametrize(
     ("image", "prompt", "options", "error", "message"),
     [
-        ([], "caption en", {}, PromptError, "no image was given"),
+        ([], "caption en", {}, OptionError, "image is a list of 0, wanted one image"),
         ("absent.png", "caption en", {}, ImageError, "absent.png"),
         (b"", "caption en", {}, ImageError, "the given bytes"),
         (np.zeros((4, 4, 3)), "caption en", {}, ImageError, "float64"),
@@ -213,7 +189,6 @@ def test_no_requests_need_no_run(shapes_model: PaliGemma) -> None:
         (b"x", "", {}, PromptError, "empty"),
         (b"x", "caption en", {"max_new_tokens": 0}, OptionError, "max_new_tokens is 0"),
         (b"x", "caption en", {"max_new_tokens": 9999}, PromptError, "lower max_new_tokens"),
-        ([b"x"] * 99, "caption en", {}, PromptError, "fewer images"),
     ],
 )
 def test_what_cannot_be_answered_is_reported_in_one_line(
@@ -227,3 +202,43 @@ def test_what_cannot_be_answered_is_reported_in_one_line(
     with pytest.raises(error, match=message) as caught:
         shapes_model.generate(image, prompt, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_images_says_both_ways(shapes_model: PaliGemma) -> None:
+    several: Any = [b"x", b"y"]
+    calls: list[Any] = [
+        lambda: shapes_model.encode(several),
+        lambda: shapes_model.detect(several, "star"),
+        lambda: shapes_model.caption(several),
+        lambda: shapes_model.generate(several, "ocr"),
+        lambda: shapes_model.stream(several, "ocr"),
+    ]
+    for call in calls:
+        with pytest.raises(OptionError, match="image is a list of 2, wanted one") as caught:
+            call()
+        assert "model.batch(images).detect(...)" in str(caught.value)
+        assert "model.encode(first, second).ask(...)" in str(caught.value)
+
+
+def test_a_closed_model_gives_its_memory_back_and_says_so(
+    shapes_bundle: Path, images: list[Path]
+) -> None:
+    with PaliGemma(shapes_bundle, "cpu") as model:
+        assert repr(model) == f"PaliGemma({str(shapes_bundle)!r}, variant='cpu-fp32', device='cpu')"
+        engine = weakref.ref(model._loaded.engine)
+        model.caption(images[0], max_new_tokens=2)
+    gc.collect()
+    assert engine() is None
+    assert repr(model).endswith("device='cpu', closed)")
+    assert (model.variant, model.device) == ("cpu-fp32", "cpu")
+    with pytest.raises(OptionError, match="was closed; open the bundle again"):
+        model.caption(images[0])
+    model.close()
+
+
+def test_an_encoded_image_outlives_its_model(shapes_bundle: Path, images: list[Path]) -> None:
+    model = PaliGemma(shapes_bundle, "cpu")
+    with model.encode(images[0]) as encoded:
+        before = encoded.caption(max_new_tokens=3)
+        model.close()
+        assert encoded.caption(max_new_tokens=3) == before

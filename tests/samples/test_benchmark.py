@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.diagnostics.benchmark import draw_image
 from samples.benchmark import runner, table, transformers_model
 from samples.benchmark.transformers_model import TransformersModel
@@ -85,7 +85,7 @@ def test_transformers_and_the_runtime_get_the_same_tokens(
     assert watch == {"vision": 1, "projector": 1, "prefill": 3}  # of 5 for the whole call
     answer = shapes_model.generate(image, PROMPT, max_new_tokens=4).token_ids
     assert prompt.token == answer[0]
-    assert prompt.prompt_tokens == len(shapes_model.encoder.encode(PROMPT, 1))
+    assert prompt.prompt_tokens == len(shapes_model._loaded.encoder.encode(PROMPT, 1))
     assert prompt.length == 64 + prompt.prompt_tokens
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.diagnostics.benchmark import draw_image
 from samples.benchmark import runner, table
 from samples.benchmark.transformers_model import MODES, TransformersModel

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from samples.finetune.train import (
     PROMPT,
     FinetunePlan,

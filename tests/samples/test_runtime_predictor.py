@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from samples.shapes.evaluate import CHECKPOINT, evaluate
 from samples.shapes.runtime_predictor import make_predictor
 from samples.shapes.transformers_predictor import load_predictor

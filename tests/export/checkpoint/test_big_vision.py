@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.export.checkpoint.big_vision_config import padded_rows, read_big_vision_config
 from paligemma_edge.export.checkpoint.open import Checkpoint, open_checkpoint
 from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING
 from paligemma_edge.export.checkpoint.tensor_shapes import Shape
 from paligemma_edge.export.exporter import export
-from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.errors import CheckpointError, TokenizerError
 from tests.conftest import IMAGE_ID, ROWS
 from tests.helpers.big_vision_file import Arrays, as_big_vision, save, split

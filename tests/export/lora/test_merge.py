@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.export.checkpoint.open import open_checkpoint
 from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING, source_key
 from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
@@ -20,7 +21,6 @@ from paligemma_edge.export.checkpoint.tensors import Array, CheckpointTensor
 from paligemma_edge.export.exporter import export
 from paligemma_edge.export.lora.adapter import read_adapter
 from paligemma_edge.export.lora.merge import merge_adapters
-from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.errors import CheckpointError
 from tests.helpers import adapters as peft
 from tests.helpers.adapters import WEIGHTS, edit

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from paligemma_edge import Generation, PaliGemma
 from paligemma_edge.quantize.fidelity import measure as fidelity_measure
 from paligemma_edge.quantize.fidelity.figures import divergence, logit_error
 from paligemma_edge.quantize.fidelity.measure import measure_fidelity
@@ -25,13 +26,15 @@ from paligemma_edge.quantize.fidelity.overlap import EvalObject, box_iou, mask_i
 from paligemma_edge.quantize.fidelity.plot import plot_layers, report_files
 from paligemma_edge.quantize.fidelity.questions import Question, sample_questions
 from paligemma_edge.quantize.fidelity.report_table import render_reports
-from paligemma_edge.runtime import Generation, PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError, plot_name, report_name
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import ImageError, NonFiniteLogitsError, OptionError, PromptError
 from paligemma_edge.runtime.manifest import Manifest
+from paligemma_edge.runtime.results.build import decoded_masks
+from paligemma_edge.runtime.results.mask import paste_mask
+from paligemma_edge.runtime.text.parse_answer import ParsedObject
 from samples.shapes import mask_decoder, scoring
 from samples.shapes.scenes import Scene, draw
 from samples.shapes.tasks import ShapesQuestion, make_question, possible_tasks
@@ -118,9 +121,11 @@ def answers(models: tuple[PaliGemma, PaliGemma]) -> list[tuple[Generation, Gener
 
 
 def rows(model: PaliGemma, question: Question, tokens: Sequence[int]) -> Rows:
-    image = model.pipeline.read_images([question.image])
-    prompt = model.pipeline.encode(image, question.prompt)
-    return np.stack([row.answer_logits.copy() for row in replay(model.engine, prompt, tokens)])
+    image = model._loaded.pipeline.read_images([question.image])
+    prompt = model._loaded.pipeline.encode(image, question.prompt)
+    return np.stack(
+        [row.answer_logits.copy() for row in replay(model._loaded.engine, prompt, tokens)]
+    )
 
 
 def exam() -> list[tuple[Scene, ShapesQuestion]]:
@@ -228,13 +233,21 @@ def test_boxes_and_masks_are_compared_with_the_reference(
     assert 0 < noisy.box_iou < 1
 
 
+def _masks(model: PaliGemma, objects: Sequence[ParsedObject], side: int) -> list[Any]:
+    decoded = decoded_masks(objects, model._loaded.engine.decode_masks)
+    return [
+        None if mask is None else paste_mask(mask, one.box, side, side)
+        for one, mask in zip(objects, decoded, strict=True)
+    ]
+
+
 def _by_hand(
     a: Generation, b: Generation, models: tuple[PaliGemma, PaliGemma], *, masked: bool = False
 ) -> float:
     """The best of all ways to pair objects of one label; few objects, so all are tried."""
     side = 112
     found = [generation.answer.objects for generation in (a, b)]
-    soft: Any = [m.masks(d, side, side) for m, d in zip(models, found, strict=True)]
+    soft: Any = [_masks(model, objects, side) for model, objects in zip(models, found, strict=True)]
     pairs = np.zeros((len(found[0]), max(map(len, found))))
     for i, j in itertools.product(range(len(found[0])), range(len(found[1]))):
         one, two = found[0][i], found[1][j]

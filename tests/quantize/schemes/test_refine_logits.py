@@ -12,13 +12,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.graphs.linear import HEAD
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme
 from paligemma_edge.quantize.variant.passes import prepare, round_graphs, transform
 from paligemma_edge.quantize.variant.sensitivity import SchemeChoice
-from paligemma_edge.runtime import PaliGemma
 from tests.helpers.half_graphs import Array, answers
 from tests.helpers.watched import AssertSame, Case
 
@@ -108,7 +108,7 @@ def lossless(bundle: Path) -> list[tuple[int, ...]]:
 
 def answers_of(bundle: Path, variant: str) -> list[tuple[int, ...]]:
     model = PaliGemma(bundle, variant=variant)
-    assert ("prefill" in model.engine.sessions) == (variant == "cpu-prefill")
+    assert ("prefill" in model._loaded.engine.sessions) == (variant == "cpu-prefill")
     requests = [(question.image, question.prompt) for question in sample_questions()[::2]]
     return [found.token_ids for found in model.generate_batch(requests, max_new_tokens=24)]
 

@@ -216,7 +216,7 @@ def test_without_onnxruntime_the_error_says_how_to_get_it() -> None:
         "sys.modules['onnxruntime'] = None\n"
         "from paligemma_edge.runtime.errors import MissingExtraError\n"
         "try:\n"
-        "    from paligemma_edge.runtime import PaliGemma\n"
+        "    from paligemma_edge import PaliGemma\n"
         "except MissingExtraError as error:\n"
         "    print(error)\n"
     )

@@ -23,7 +23,7 @@ STAGES = ("preprocess", "vision", "projector", "prefill")
 
 @pytest.fixture(scope="module")
 def measured(shapes_bundle: Path) -> Benchmark:
-    return benchmark(shapes_bundle, "cpu", threads=1, steps=3, runs=4, batches=(2, 1, 3, 1))
+    return benchmark(shapes_bundle, "cpu", threads=1, steps=3, runs=4, batch_sizes=(2, 1, 3, 1))
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str, code: int) -> str:
@@ -76,7 +76,7 @@ def test_no_token_ends_a_run(shapes_bundle: Path, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(Stepper, "step", watched)
     monkeypatch.setattr(HostRow, "best", property(lambda _: END))
-    measured = benchmark(shapes_bundle, "cpu", steps=5, runs=2, batches=[2])
+    measured = benchmark(shapes_bundle, "cpu", steps=5, runs=2, batch_sizes=[2])
     assert fed == [[END, END]] * 5 * 3
     assert len(measured.stepping[0].seconds.each) == 2
 
@@ -92,7 +92,7 @@ def test_a_step_includes_the_choice_of_its_tokens(
 
     monkeypatch.setattr(HostRow, "best", property(choose))
     monkeypatch.setattr(measure, "time", SimpleNamespace(perf_counter=lambda: now[0]))
-    measured = benchmark(shapes_bundle, "cpu", steps=5, runs=2, batches=[1, 3])
+    measured = benchmark(shapes_bundle, "cpu", steps=5, runs=2, batch_sizes=[1, 3])
     assert [step.seconds.each for step in measured.stepping] == [(1.0, 1.0), (3.0, 3.0)]
 
 
@@ -108,7 +108,7 @@ def test_a_batch_steps_as_its_slots_would_alone(
         return step(self, tokens)
 
     monkeypatch.setattr(Stepper, "step", watched)
-    benchmark(shapes_bundle, "cpu", steps=4, runs=1, batches=[1, 2])
+    benchmark(shapes_bundle, "cpu", steps=4, runs=1, batch_sizes=[1, 2])
     alone, together = fed[:8], fed[8:]
     assert alone[:4] == alone[4:]
     assert together == [tokens * 2 for tokens in alone]
@@ -157,7 +157,7 @@ def test_the_command_has_the_defaults_of_the_library() -> None:
         (("--runs", "0"), "runs is 0"),
         (("--steps", "-1"), "steps is -1"),
         (("--batch", "1,x"), "--batch is '1,x'"),
-        (("--batch", "2,0"), "batch is 0"),
+        (("--batch", "2,0"), "batch size is 0"),
         (("--steps", "441"), "the model holds 512 in all"),
         (("--variant", "cpu-int1"), "variant is 'cpu-int1'"),
     ],
@@ -192,8 +192,8 @@ def test_what_cannot_be_answered_is_refused(
 ) -> None:
     with pytest.raises(PromptError, match="the prompt is empty"):
         benchmark(shapes_bundle, "cpu", prompt=" ")
-    with pytest.raises(OptionError, match="batch names no number"):
-        benchmark(shapes_bundle, "cpu", batches=())
+    with pytest.raises(OptionError, match="batch_sizes is empty"):
+        benchmark(shapes_bundle, "cpu", batch_sizes=())
     monkeypatch.setattr(measure, "available_memory", lambda: 1000)
     with pytest.raises(OptionError, match=r"batch 4 needs 0\.0 GB of keys and values"):
-        benchmark(shapes_bundle, "cpu", runs=1, steps=1, batches=[1, 4])
+        benchmark(shapes_bundle, "cpu", runs=1, steps=1, batch_sizes=[1, 4])

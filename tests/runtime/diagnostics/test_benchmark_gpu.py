@@ -10,12 +10,12 @@ import pytest
 
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
-from paligemma_edge.runtime import model as models
 from paligemma_edge.runtime.cli import main as cli
 from paligemma_edge.runtime.device.cuda.check import Gpu
 from paligemma_edge.runtime.diagnostics import benchmark as bench
 from paligemma_edge.runtime.diagnostics.benchmark import benchmark
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.loading import loaded_model
 from tests.helpers.gpu_on_host import GpuOnHost
 
 GB = 10**9
@@ -39,7 +39,9 @@ def frees(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     monkeypatch.setattr(bench, "find_gpu", find_gpu)
     monkeypatch.setattr(bench, "check_present", lambda _: None)
-    monkeypatch.setattr(models, "device_for", lambda *_, **__: GpuOnHost(name="cpu", threads=1))
+    monkeypatch.setattr(
+        loaded_model, "device_for", lambda *_, **__: GpuOnHost(name="cpu", threads=1)
+    )
     yield free
     assert not free
 
@@ -69,7 +71,7 @@ def test_a_processor_has_no_gpu(shapes_bundle: Path) -> None:
 
 
 def test_more_than_was_planned_is_refused(shapes_bundle: Path) -> None:
-    with pytest.raises(OptionError, match="batch is 3 and max_batch 2"):
-        benchmark(shapes_bundle, "cpu", steps=1, runs=1, batches=[1, 3], max_batch=2)
+    with pytest.raises(OptionError, match="batch size is 3 and max_batch_size 2"):
+        benchmark(shapes_bundle, "cpu", steps=1, runs=1, batch_sizes=[1, 3], max_batch_size=2)
     with pytest.raises(OptionError, match="steps is 40, the model holds 100 in all"):
         benchmark(shapes_bundle, "cpu", steps=40, runs=1, max_length=100)

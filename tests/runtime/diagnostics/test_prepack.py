@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import MANIFEST, Bundle
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.cli import main as cli
@@ -65,11 +65,13 @@ def files(path: Path) -> dict[str, bytes]:
 
 def test_the_answers_are_the_same(shapes_model: PaliGemma, prepacked_bundle: Path) -> None:
     model = PaliGemma(prepacked_bundle)
-    assert model.prepacked is not None
-    assert set(model.prepacked.graphs) == set(model.bundle.manifest.variants[VARIANT].graphs)
+    assert model._loaded.prepacked is not None
+    assert set(model._loaded.prepacked.graphs) == set(
+        model.bundle.manifest.variants[VARIANT].graphs
+    )
     assert answers(model) == answers(shapes_model)
     codes = np.arange(32).reshape(2, 16)
-    here, before = (m.engine.decode_masks(codes) for m in (model, shapes_model))
+    here, before = (m._loaded.engine.decode_masks(codes) for m in (model, shapes_model))
     np.testing.assert_array_equal(here, before)
 
 
@@ -87,7 +89,7 @@ def test_the_prepacked_files_are_read_in_place_of_the_originals(
     damage(prepacked_copy / f"{VARIANT}/decoder.onnx.data")
     model = PaliGemma(prepacked_copy)
     assert opened == [f"prepacked/{VARIANT}"] * len(opened) != []
-    assert not any(name.startswith(f"{VARIANT}/") for name in model.verified_files)
+    assert not any(name.startswith(f"{VARIANT}/") for name in model._loaded.verified_files)
     assert model.generate(IMAGE, "caption en", max_new_tokens=4).token_ids
 
 
@@ -109,7 +111,7 @@ def test_damage_is_reported_with_its_remedy_which_helps(
         PaliGemma(prepacked_copy)
     assert f"run `paligemma-edge prepack {prepacked_copy} --variant {VARIANT}`" in str(error.value)
     prepack(prepacked_copy, VARIANT)
-    assert PaliGemma(prepacked_copy).prepacked is not None
+    assert PaliGemma(prepacked_copy)._loaded.prepacked is not None
 
 
 def test_a_file_that_no_manifest_lists_is_refused(prepacked_copy: Path) -> None:
@@ -148,8 +150,8 @@ def test_on_another_device_the_originals_are_used(
     damage(prepacked_copy / DATA)
     monkeypatch.setattr(prepacked, name, other)
     model = PaliGemma(prepacked_copy)
-    assert model.prepacked is None
-    assert DATA not in model.verified_files
+    assert model._loaded.prepacked is None
+    assert DATA not in model._loaded.verified_files
     assert cli.main(["inspect", str(prepacked_copy)]) == 0
     assert "(not this device, so it is not used)" in capsys.readouterr().out
 
@@ -196,7 +198,7 @@ def test_a_variant_that_is_replaced_takes_its_priming_with_it(prepacked_copy: Pa
         writer.finish(lambda m: type(m)(**{**vars(m), "variants": {VARIANT: variant}}))
     assert Bundle.open(prepacked_copy).manifest.prepacked == {}
     assert not (prepacked_copy / "prepacked").exists()
-    assert PaliGemma(prepacked_copy).prepacked is None
+    assert PaliGemma(prepacked_copy)._loaded.prepacked is None
 
 
 def test_a_graph_is_made_from_verified_files_only(shapes_copy: Path) -> None:

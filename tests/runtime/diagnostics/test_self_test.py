@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.golden import Golden, required_agreement
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.diagnostics.self_test import SelfTest, self_test
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.manifest import Variant
 
 PROMPT = "caption en"
@@ -74,15 +75,15 @@ def test_one_other_token_fails_and_both_answers_are_shown(
 
 
 def test_an_early_difference_does_not_grow_into_others(
-    give_golden: Callable[[Answer], Path], shapes_model: PaliGemma, image: bytes
+    give_golden: Callable[[Answer], Path], shapes_loaded: LoadedModel, image: bytes
 ) -> None:
     def after_another_start(tokens: tuple[int, ...]) -> tuple[int, ...]:
         """An original that starts with another token and goes on as the model then would."""
-        pipeline = shapes_model.pipeline
+        pipeline = shapes_loaded.pipeline
         prompt = pipeline.encode(pipeline.read_images([image]), PROMPT)
         answer = [tokens[0] ^ 1]
         while len(answer) < 6:
-            *_, best = (row.best for row in replay(shapes_model.engine, prompt, [*answer, 0]))
+            *_, best = (row.best for row in replay(shapes_loaded.engine, prompt, [*answer, 0]))
             answer.append(best)
         return tuple(answer)
 
@@ -175,7 +176,7 @@ def test_a_golden_image_must_be_a_file_of_the_bundle(
 
 def test_replay_gives_a_row_for_each_token(shapes_model: PaliGemma, image: bytes) -> None:
     answer = shapes_model.generate(image, PROMPT, max_new_tokens=5)
-    engine, pipeline = shapes_model.engine, shapes_model.pipeline
+    engine, pipeline = shapes_model._loaded.engine, shapes_model._loaded.pipeline
     prompt = pipeline.encode(pipeline.read_images([image]), PROMPT)
     rows = [row.whole.copy() for row in replay(engine, prompt, answer.token_ids)]
     assert len(rows) == len(answer.token_ids)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.cli import main as cli
 from paligemma_edge.runtime.device.cuda.check import Gpu
 from paligemma_edge.runtime.device.device import Device
@@ -27,7 +27,7 @@ BEYOND = f"opened with max_length {LONG} in all; open it with more"
 
 @pytest.fixture(scope="module")
 def planned(shapes_bundle: Path) -> PaliGemma:
-    return PaliGemma(shapes_bundle, device="cpu", max_batch=2, max_length=LONG)
+    return PaliGemma(shapes_bundle, device="cpu", max_batch_size=2, max_length=LONG)
 
 
 @pytest.fixture(scope="module")
@@ -52,26 +52,26 @@ def test_answers_within_a_plan_are_those_without_one(
 
 
 def test_no_memory_is_taken_for_a_second_answer(planned: PaliGemma, image: Path) -> None:
-    with planned.cache_pool.acquire(1, 10) as first:
+    with planned._loaded.pipeline.cache_pool.acquire(1, 10) as first:
         pass
     planned.generate(image, "caption en", max_new_tokens=4)
-    with planned.cache_pool.acquire(2, LONG) as second:
+    with planned._loaded.pipeline.cache_pool.acquire(2, LONG) as second:
         assert second is first
         assert not second.lengths.any()
 
 
 def test_what_is_beyond_a_plan_is_refused_before_an_image_is_read(planned: PaliGemma) -> None:
     nowhere = "no such image.png"
-    with pytest.raises(OptionError, match="slots is 3, the model was opened with max_batch 2"):
-        planned.generate_batch([(nowhere, "caption en")] * 4, slots=3)
+    with pytest.raises(OptionError, match=r"max_batch_size is 3, .* opened with max_batch_size 2"):
+        planned.generate_batch([(nowhere, "caption en")] * 4, max_batch_size=3)
     with pytest.raises(PromptError, match=BEYOND):
         planned.generate(nowhere, "caption en", max_new_tokens=LONG)
     with pytest.raises(PromptError, match=BEYOND):
-        planned.generate([nowhere, nowhere], "caption en")
+        planned.generate_batch([([nowhere, nowhere], "caption en")])
 
 
 def test_an_answer_has_the_room_that_was_planned(planned: PaliGemma, image: Path) -> None:
-    request = planned.pipeline.request("caption en", 1, GenerationOptions())
+    request = planned._loaded.pipeline.request("caption en", 1, GenerationOptions())
     assert request.capacity == LONG
 
 
@@ -87,8 +87,8 @@ def test_planned_slots_are_one_users_at_a_time(planned: PaliGemma, image: Path) 
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"max_batch": 0}, "max_batch is 0, wanted a whole number of at least 1"),
-        ({"max_batch": 2.5}, "max_batch is 2.5"),
+        ({"max_batch_size": 0}, "max_batch_size is 0, wanted a whole number of at least 1"),
+        ({"max_batch_size": 2.5}, "max_batch_size is 2.5"),
         ({"max_length": 66}, "max_length is 66, wanted 67 to 512 tokens"),
         ({"max_length": 513}, "max_length is 513, wanted 67 to 512 tokens"),
         ({"memory_limit": 10**9}, "memory_limit is about a GPU's memory"),
@@ -109,9 +109,9 @@ def test_the_command_line_plans_too(
     assert cli.main([*command, "--max-batch", "1", "--max-length", "90"]) == 0
     assert capsys.readouterr().out.strip()
     assert cli.main([*command, "--max-batch", "1", "--slots", "2"]) == 2
-    assert "opened with max_batch 1" in capsys.readouterr().err
+    assert "opened with max_batch_size 1" in capsys.readouterr().err
     assert cli.main([*command, "--memory-limit", "-3"]) == 2
-    assert "--memory-limit is -3.0, wanted gigabytes" in capsys.readouterr().err
+    assert "--memory-limit is '-3', wanted a size" in capsys.readouterr().err
 
 
 # What it takes, of a variant for a GPU that is not here.
@@ -132,14 +132,14 @@ def gpu_manifest() -> Manifest:
 
 def test_a_forecast_adds_up(gpu_manifest: Manifest) -> None:
     variant = gpu_manifest.variants["cuda-fp16"]
-    estimate = estimate_memory(gpu_manifest, variant, CachePlan(max_batch=3, max_length=32))
+    estimate = estimate_memory(gpu_manifest, variant, CachePlan(max_batch_size=3, max_length=32))
     cache = 3 * 32 * 2 * 4 * 2  # slots, tokens, key and value, head_dim, bytes
     assert estimate.cache == 2048 >= cache > 1024
     assert estimate.weights == 5_000_000_000
     assert (
         estimate.total == estimate.weights + estimate.cache + estimate.workspace + estimate.device
     )
-    larger = estimate_memory(gpu_manifest, variant, CachePlan(max_batch=300, max_length=32))
+    larger = estimate_memory(gpu_manifest, variant, CachePlan(max_batch_size=300, max_length=32))
     assert larger.total > estimate.total
     assert estimate.describe().startswith(f"about {estimate.total / 1e9:.2f} GB: 5.00 weights")
 
@@ -147,7 +147,7 @@ def test_a_forecast_adds_up(gpu_manifest: Manifest) -> None:
 def test_a_processor_takes_what_is_asked_and_no_more() -> None:
     manifest = small_manifest()
     estimate = estimate_memory(
-        manifest, manifest.variants["cpu-fp32"], CachePlan(max_batch=3, max_length=32)
+        manifest, manifest.variants["cpu-fp32"], CachePlan(max_batch_size=3, max_length=32)
     )
     assert estimate.cache == 3 * 32 * 2 * 4 * 4
 
@@ -170,14 +170,14 @@ def test_a_variant_that_fits_is_opened_with_its_limit(
     gpu_manifest: Manifest, limits: list[Any]
 ) -> None:
     variant = gpu_manifest.variants["cuda-fp16"]
-    plan = CachePlan(max_batch=1, max_length=32)
-    device = device_for(gpu_manifest, variant, plan, None, 5_900_000_000, cuda_graph=True)
+    plan = CachePlan(max_batch_size=1, max_length=32)
+    device = device_for(gpu_manifest, variant, plan, {"memory_limit": "5.9GB", "cuda_graph": True})
     estimate = estimate_memory(gpu_manifest, variant, plan)
     assert device.cuda_graph
     assert (
         device.memory_limit == 5_900_000_000 - estimate.weights - estimate.cache - estimate.device
     )
-    assert device_for(gpu_manifest, variant, None, 2, None, cuda_graph=False).memory_limit is None
+    assert device_for(gpu_manifest, variant, None, {"threads": 2}).memory_limit is None
 
 
 @pytest.mark.parametrize(
@@ -192,25 +192,25 @@ def test_a_variant_that_does_not_fit_is_not_tried(
 ) -> None:
     variant = dataclasses.replace(gpu_manifest.variants["cuda-fp16"], memory_bytes=weights)
     with pytest.raises(DeviceError, match=f"needs about .* weights.*{problem}"):
-        device_for(gpu_manifest, variant, None, None, limit, cuda_graph=False)
+        device_for(gpu_manifest, variant, None, {"memory_limit": limit})
 
 
-@pytest.mark.parametrize("limit", ["4GB", -1, 4e9, True])
+@pytest.mark.parametrize("limit", ["4", "GB", "-1GB", "0GB", "4 gigs", -1, 4e9, True])
 def test_a_limit_that_is_none_is_refused(
     gpu_manifest: Manifest,
     limits: list[Any],
     limit: Any,  # noqa: ANN401
 ) -> None:
     variant = gpu_manifest.variants["cuda-fp16"]
-    with pytest.raises(OptionError, match=r"memory_limit is .*wanted a whole number"):
-        device_for(gpu_manifest, variant, None, None, limit, cuda_graph=False)
+    with pytest.raises(OptionError, match=r"memory_limit is .*wanted a size above 0 with its unit"):
+        device_for(gpu_manifest, variant, None, {"memory_limit": limit})
 
 
 def test_steps_that_are_recorded_are_planned_for(gpu_manifest: Manifest) -> None:
     variant = gpu_manifest.variants["cuda-fp16"]
-    assert cache_plan_for(gpu_manifest, variant, None, None, cuda_graph=False) is None
-    plan = cache_plan_for(gpu_manifest, variant, None, None, cuda_graph=True)
-    assert plan == CachePlan(max_batch=4, max_length=32)
+    assert cache_plan_for(gpu_manifest, variant, {}) is None
+    plan = cache_plan_for(gpu_manifest, variant, {"cuda_graph": True})
+    assert plan == CachePlan(max_batch_size=4, max_length=32)
 
 
 def test_inspect_tells_what_each_variant_takes(

@@ -11,10 +11,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
-from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.decode_step import Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceLogits, DeviceRow
 from paligemma_edge.runtime.engine.logits import HostRow
@@ -63,8 +63,8 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[DeviceLogits]:
 def test_answers_are_those_of_the_lossless_variant(
     gpu: tuple[PaliGemma, Copies], shapes_model: PaliGemma, requests: list[Any]
 ) -> None:
-    actual = gpu[0].generate_batch(requests, slots=SLOTS)
-    expected = shapes_model.generate_batch(requests, slots=SLOTS)
+    actual = gpu[0].generate_batch(requests, max_batch_size=SLOTS)
+    expected = shapes_model.generate_batch(requests, max_batch_size=SLOTS)
     same = [a.token_ids == b.token_ids for a, b in zip(actual, expected, strict=True)]
     assert sum(same) >= 0.95 * len(same)
     for one, other, equal in zip(actual, expected, same, strict=True):
@@ -78,17 +78,17 @@ def test_variants_with_rounded_weights_run_by_the_same_loop(
 ) -> None:
     model, _ = open_on_host(bundle, variant, monkeypatch)
     alone = [model.generate(*request).token_ids for request in requests[:4]]
-    assert [g.token_ids for g in model.generate_batch(requests[:4], slots=SLOTS)] == alone
+    assert [g.token_ids for g in model.generate_batch(requests[:4], max_batch_size=SLOTS)] == alone
 
 
 def test_a_greedy_token_costs_ids_and_lengths_to_the_gpu_and_the_choice_back(
     gpu: tuple[PaliGemma, Copies], requests: list[Any]
 ) -> None:
     model, copies = gpu
-    engine = model.engine
+    engine = model._loaded.engine
     cache = engine.cache(SLOTS, 90)
     features = model.encode(requests[0][0])._features
-    ids = model.encoder.encode(requests[0][1], 1)
+    ids = model._loaded.encoder.encode(requests[0][1], 1)
     tokens = [engine.prefill(cache, slot, features, ids).best for slot in range(SLOTS)]
     stepper = engine.stepper(cache, SLOTS)
     stepper.step(tokens)
@@ -153,9 +153,9 @@ def first_rows(model: PaliGemma, requests: list[Any]) -> list[DeviceRow]:
     """The logits after some prompts."""
     rows = []
     for image, prompt in requests:
-        ids = model.encoder.encode(prompt, 1)
-        cache = model.engine.cache(1, 64 + len(ids))
-        rows.append(model.engine.prefill(cache, 0, model.encode(image)._features, ids))
+        ids = model._loaded.encoder.encode(prompt, 1)
+        cache = model._loaded.engine.cache(1, 64 + len(ids))
+        rows.append(model._loaded.engine.prefill(cache, 0, model.encode(image)._features, ids))
     return rows  # type: ignore[return-value]
 
 
@@ -193,13 +193,13 @@ def test_recorded_steps_are_the_same_steps(
     requests: list[Any],
 ) -> None:
     """Memory and lengths as a recorded step needs them; that it is replayed, a GPU alone shows."""
-    model, _ = open_on_host(bundle, "cuda-fp16", monkeypatch, cuda_graph=True, max_batch=SLOTS)
+    model, _ = open_on_host(bundle, "cuda-fp16", monkeypatch, cuda_graph=True, max_batch_size=SLOTS)
     actual = model.generate_batch(requests)
-    expected = gpu[0].generate_batch(requests, slots=SLOTS)
+    expected = gpu[0].generate_batch(requests, max_batch_size=SLOTS)
     assert [(g.token_ids, g.log_probs) for g in actual] == [
         (g.token_ids, g.log_probs) for g in expected
     ]
-    planned = model.cache_pool._planned
+    planned = model._loaded.pipeline.cache_pool._planned
     assert planned is not None
     assert {count for _, count, _ in planned.steppers} <= {1, 2, 3}
     assert len({id(s.binding) for s in planned.steppers.values()}) == len(planned.steppers)
@@ -234,7 +234,7 @@ def test_memory_that_fails_midway_is_one_clear_error(
 def test_logits_that_are_no_numbers_are_an_error(
     gpu: tuple[PaliGemma, Copies], requests: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = gpu[0].engine
+    engine = gpu[0]._loaded.engine
     put = type(engine.memory).read
 
     def spoilt(self: Any, value: Any) -> NDArray[Any]:  # noqa: ANN401

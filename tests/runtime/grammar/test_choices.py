@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.engine.logits import HostRow, Row
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import OptionError, PromptError
@@ -19,6 +18,7 @@ from paligemma_edge.runtime.generation.choice_scoring import score_choices
 from paligemma_edge.runtime.grammar.base import State
 from paligemma_edge.runtime.grammar.choices import MAX_CHOICES, Choices
 from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from tests.helpers.sample_tokenizer import EOS, IMAGE, encoder
 
 VOCAB = 2176
@@ -107,15 +107,15 @@ def test_the_scores_are_those_of_each_answer_alone(answers: tuple[str, ...], see
 
 
 def test_the_scores_are_those_of_the_model_fed_with_each_answer(
-    shapes_model: PaliGemma, shapes_images: Path
+    shapes_loaded: LoadedModel, shapes_images: Path
 ) -> None:
-    engine = shapes_model.engine
+    engine = shapes_loaded.engine
     image = load_image(shapes_images / "00.png")
-    pipeline = shapes_model.pipeline
+    pipeline = shapes_loaded.pipeline
     prompt = pipeline.encode(pipeline.read_images([image]), "answer en which shapes are there?")
     choices = Choices(("red circle", "red square", "red", "blue star", "a red circle"))
 
-    cache = engine.cache(1, prompt.length + choices.longest(shapes_model.encoder))
+    cache = engine.cache(1, prompt.length + choices.longest(shapes_loaded.encoder))
     first = engine.prefill(cache, 0, prompt.image_features, prompt.ids)
     stepper = engine.stepper(cache, 1)
 
@@ -123,9 +123,9 @@ def test_the_scores_are_those_of_the_model_fed_with_each_answer(
         cache.lengths[0] = prompt.length + depth
         return stepper.step([token])[0]
 
-    scores = score_choices(choices, shapes_model.encoder, first, read)
+    scores = score_choices(choices, shapes_loaded.encoder, first, read)
     for answer in choices.answers:
-        tokens = (*shapes_model.encoder.continuation(answer), EOS)
+        tokens = (*shapes_loaded.encoder.continuation(answer), EOS)
         expected = 0.0
         for row, token in zip(replay(engine, prompt, tokens), tokens, strict=True):
             logits = row.answer_logits.astype(np.float64)

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.export.exporter import export
 from paligemma_edge.export.lora.add_to_bundle import add_adapter
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
-from paligemma_edge.runtime import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.cli import main as cli
@@ -106,7 +106,7 @@ def test_a_batch_may_have_an_adapter_for_each_request(
     alone = [
         token_ids(model, [r], adapter=name)[0] for r, name in zip(requests, names, strict=True)
     ]
-    assert token_ids(model, requests, adapter=names, slots=3) == alone
+    assert token_ids(model, requests, adapter=names, max_batch_size=3) == alone
 
 
 def test_every_call_can_be_asked_of_an_adapter(model: PaliGemma, requests: list[Any]) -> None:
@@ -119,12 +119,12 @@ def test_every_call_can_be_asked_of_an_adapter(model: PaliGemma, requests: list[
     arguments = ("answer en which?", ["red", "blue"])
     base, other = (model.classify(image, *arguments, adapter=a).log_probs for a in (None, "saying"))
     assert base != other
-    for call in (model.caption, model.read):
+    for call in (model.caption, model.ocr):
         assert call(image, max_new_tokens=8, adapter="saying").text
     assert model.ask(image, "which?", max_new_tokens=8, adapter="saying").text
     for find in (model.detect, model.segment):
         find(image, "star", max_new_tokens=8, adapter="saying")
-    model.answer(image, "detect star", max_new_tokens=8, adapter="saying")
+    model.run(image, "detect star", max_new_tokens=8, adapter="saying")
 
 
 @pytest.mark.parametrize("variant", ["cpu-int8", "cpu-int4", "cpu-fast"])
@@ -143,7 +143,10 @@ def changed_logits(model: PaliGemma, name: str, requests: list[Any]) -> NDArray[
     rows = []
     for image, prompt in requests:
         for adapter in (name, None):
-            engine, ids = model.with_adapter(adapter).engine, model.encoder.encode(prompt, 1)
+            engine, ids = (
+                model._loaded.with_adapter(adapter).engine,
+                model._loaded.encoder.encode(prompt, 1),
+            )
             features = model.encode(image, adapter=adapter)._features
             cache = engine.cache(1, engine.config.image_tokens + len(ids))
             rows.append(engine.prefill(cache, 0, features, ids).answer_logits.copy())
@@ -153,14 +156,14 @@ def changed_logits(model: PaliGemma, name: str, requests: list[Any]) -> NDArray[
 def test_a_gpu_switches_too_and_records_steps_of_each_adapter_apart(
     bundle: Path, model: PaliGemma, requests: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gpu, _ = open_on_host(bundle, "cuda-fp16", monkeypatch, cuda_graph=True, max_batch=2)
+    gpu, _ = open_on_host(bundle, "cuda-fp16", monkeypatch, cuda_graph=True, max_batch_size=2)
     names = [None, "seeing", "saying"]
     actual = [token_ids(gpu, requests[:2], adapter=name) for name in names]
     assert [token_ids(gpu, requests[:2], adapter=name) for name in names] == actual
     assert actual != [actual[0]] * 3
-    adapters = [gpu.with_adapter(name).engine.adapter for name in ("seeing", "seeing")]
+    adapters = [gpu._loaded.with_adapter(name).engine.adapter for name in ("seeing", "seeing")]
     assert adapters[0] is adapters[1]  # which was not read again
-    planned = gpu.cache_pool._planned
+    planned = gpu._loaded.pipeline.cache_pool._planned
     assert planned is not None
     numbers = [stepper.graph_id for stepper in planned.steppers.values()]
     assert len(set(numbers)) == len(numbers) >= 3

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.run.answer import among_choices, in_slots
@@ -31,10 +31,10 @@ def test_copies_of_an_image_are_encoded_once_for_all_prompts(
 
     monkeypatch.setattr(Engine, "encode", counted)
     answer = (
-        among_choices(shapes_model.pipeline, PROMPTS, ["yes", "no"])
+        among_choices(shapes_model._loaded.pipeline, PROMPTS, ["yes", "no"])
         if kind == "choices"
         else in_slots(
-            shapes_model.pipeline,
+            shapes_model._loaded.pipeline,
             PROMPTS,
             slots=2,
             max_new_tokens=4,

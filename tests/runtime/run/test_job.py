@@ -1,4 +1,4 @@
-"""A run from Python: `run(RunOptions(...))` with a console that is read afterwards."""
+"""A run from Python: `run_images(RunOptions(...))` with a console that is read afterwards."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.errors import OptionError, OutputError
 from paligemma_edge.runtime.run.console import Console
-from paligemma_edge.runtime.run.job import run
+from paligemma_edge.runtime.run.job import run_images
 from paligemma_edge.runtime.run.journal import Journal, journal_of
 from paligemma_edge.runtime.run.options import RunOptions
 
@@ -29,7 +29,7 @@ class Captured:
         console = Console(io.StringIO(), io.StringIO())
         given = {"prompt": "caption en", "max_new_tokens": 4, "device": "cpu", **given}
         options = RunOptions(bundle=self.bundle, paths=paths, **given)
-        code = run(options, console=console, stdin=io.StringIO(stdin))
+        code = run_images(options, console=console, stdin=io.StringIO(stdin))
         assert isinstance(console.out, io.StringIO)
         assert isinstance(console.err, io.StringIO)
         return code, console.out.getvalue(), console.err.getvalue()
@@ -82,7 +82,7 @@ def test_images_together_have_one_answer(
     captured: Captured, folder: Path, shapes_model: PaliGemma
 ) -> None:
     images = folder / "a.png", folder / "c.png"
-    answer = shapes_model.generate(images, "caption en", max_new_tokens=4).text
+    answer = shapes_model.encode(*images).generate("caption en", max_new_tokens=4).text
     code, text, messages = captured.run(*images, together=True, json=True)
     record = json.loads(text)
     assert (code, messages, record["text"]) == (0, "", answer)

@@ -1,4 +1,4 @@
-"""`python -m paligemma_edge.runtime.cli`."""
+"""`python -m paligemma_edge` is the command `paligemma-edge`."""
 
 import sys
 

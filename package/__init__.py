@@ -1,0 +1,106 @@
+"""PaliGemma on a device: images and a prompt in, words, boxes and masks out.
+
+    from paligemma_edge import PaliGemma
+
+    with PaliGemma("mix.bundle") as model:
+        for detection in model.detect("street.jpg", ["car", "person"]):
+            print(detection.label, detection.confidence, detection.xyxy)
+
+These names are the public ones; whatever else lies in the package may change with any release. A
+name is imported when it is first used, so that this import itself is quick. `__version__` is the
+version of the installed package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from paligemma_edge.runtime.encoded_image import EncodedImage
+    from paligemma_edge.runtime.errors import (
+        BundleError,
+        CheckpointError,
+        DeviceError,
+        ImageError,
+        MissingExtraError,
+        NonFiniteLogitsError,
+        OptionError,
+        OutputError,
+        PaliGemmaError,
+        PromptError,
+        TokenizerError,
+    )
+    from paligemma_edge.runtime.generation.sampling import TopSampling
+    from paligemma_edge.runtime.grammar.choices import Choices
+    from paligemma_edge.runtime.grammar.regex import Regex
+    from paligemma_edge.runtime.images.load import ImageInput
+    from paligemma_edge.runtime.model import PaliGemma
+    from paligemma_edge.runtime.results.detection import Detection
+    from paligemma_edge.runtime.results.generation import Generation
+    from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
+    from paligemma_edge.runtime.run.job import run_images
+    from paligemma_edge.runtime.run.options import RunOptions
+
+    __version__: str
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "ChoiceResult",
+    "Choices",
+    "Detection",
+    "DeviceError",
+    "EncodedImage",
+    "Generation",
+    "ImageError",
+    "ImageInput",
+    "MissingExtraError",
+    "NonFiniteLogitsError",
+    "ObjectResult",
+    "OptionError",
+    "OutputError",
+    "PaliGemma",
+    "PaliGemmaError",
+    "PromptError",
+    "Regex",
+    "RunOptions",
+    "TextResult",
+    "TokenizerError",
+    "TopSampling",
+    "__version__",
+    "run_images",
+]
+
+_HOME = {
+    "ChoiceResult": "results.result",
+    "Choices": "grammar.choices",
+    "Detection": "results.detection",
+    "EncodedImage": "encoded_image",
+    "Generation": "results.generation",
+    "ImageInput": "images.load",
+    "ObjectResult": "results.result",
+    "PaliGemma": "model",
+    "Regex": "grammar.regex",
+    "RunOptions": "run.options",
+    "TextResult": "results.result",
+    "TopSampling": "generation.sampling",
+    "run_images": "run.job",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - a module attribute may be anything
+    """Import a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("paligemma-edge")
+    import importlib
+
+    module = importlib.import_module(f"{__name__}.runtime.{_HOME.get(name, 'errors')}")
+    return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

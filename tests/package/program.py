@@ -1,0 +1,80 @@
+"""A program over all public names, as a user writes it. Nothing runs it: mypy --strict reads it."""
+
+from __future__ import annotations
+
+from paligemma_edge import (
+    BundleError,
+    CheckpointError,
+    ChoiceResult,
+    Choices,
+    Detection,
+    DeviceError,
+    EncodedImage,
+    Generation,
+    ImageError,
+    ImageInput,
+    MissingExtraError,
+    NonFiniteLogitsError,
+    ObjectResult,
+    OptionError,
+    OutputError,
+    PaliGemma,
+    PaliGemmaError,
+    PromptError,
+    Regex,
+    RunOptions,
+    TextResult,
+    TokenizerError,
+    TopSampling,
+    __version__,
+    run_images,
+)
+
+VERSION: str = __version__
+
+
+def boxes(bundle: str, image: ImageInput) -> list[tuple[str, tuple[int, int, int, int]]]:
+    with PaliGemma(bundle, "cpu", threads=2, memory_limit="6GB") as model:
+        found: ObjectResult = model.detect(image, ["cat", "dog"])
+        first: Detection = found[0]
+        print(first.label, len(found), model.variant, model.device, model.adapters)
+        return [(one.label, one.xyxy) for one in found]
+
+
+def words(model: PaliGemma, image: ImageInput, second: bytes) -> str:
+    encoded: EncodedImage = model.encode(image, second, adapter="cats")
+    with encoded:
+        caption: TextResult = encoded.caption()
+        choice: ChoiceResult = encoded.classify("is it day?", ("yes", "no"))
+    generation: Generation = model.generate(
+        image, "ocr", sampling=TopSampling(temperature=0.5), grammar=Choices(("a", "b"))
+    )
+    either: TextResult | ObjectResult = model.run(image, "detect cat")
+    pieces: list[str] = list(model.stream(image, "ocr", grammar=Regex("[0-9]+")))
+    several: list[Generation] = model.generate_batch([(image, "ocr")], max_batch_size=2)
+    return caption.text + choice.text + generation.text + either.text + repr([pieces, several])
+
+
+def folder() -> int:
+    return run_images(RunOptions(bundle="mix.bundle", prompt="detect cat", paths=["photos"]))
+
+
+def advice(error: PaliGemmaError) -> str:
+    match error:
+        case BundleError() | CheckpointError() | TokenizerError():
+            return "export it again"
+        case ImageError() | PromptError() | OptionError():
+            return "ask otherwise"
+        case NonFiniteLogitsError() | DeviceError():
+            return "take another variant"
+        case OutputError() | MissingExtraError():
+            return "look at the machine"
+        case _:
+            return str(error)
+
+
+def mistakes(model: PaliGemma) -> None:
+    words: TextResult = model.detect("cat.jpg", "cat")  # type: ignore[assignment]
+    model.caption(["a.jpg", "b.jpg"])  # type: ignore[arg-type]
+    model.detect("cat.jpg", "cat", memory_limit="6GB")  # type: ignore[call-arg]
+    print(words.boxes)  # type: ignore[attr-defined]

@@ -1,0 +1,42 @@
+"""Sizes of memory, as a shell and a program write them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.validation import check_bytes
+
+WRONG = ["6", "GB", "-6GB", "0GB", "0.0001kB", "6 gigabytes", "6GB!", "", "٦GB", 0, 6.5, True, None]
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        (1, 1),
+        (6_000_000_000, 6_000_000_000),
+        ("6GB", 6_000_000_000),
+        (" 6 gb ", 6_000_000_000),
+        ("512MB", 512_000_000),
+        ("1.5GB", 1_500_000_000),
+        ("4GiB", 4 << 30),
+        ("64kB", 64_000),
+        ("2TiB", 2 << 40),
+    ],
+)
+def test_a_size_is_bytes_or_has_a_unit(value: int | str, size: int) -> None:
+    assert check_bytes("memory_limit", value) == size
+
+
+@pytest.mark.parametrize("value", WRONG)
+def test_anything_else_says_what_is_wanted(value: Any) -> None:  # noqa: ANN401
+    with pytest.raises(OptionError, match=r"memory_limit is .*with its unit, such as '6GB'"):
+        check_bytes("memory_limit", value)
+
+
+def test_a_long_text_is_cut() -> None:
+    with pytest.raises(OptionError) as caught:
+        check_bytes("memory_limit", "x" * 10_000)
+    assert len(str(caught.value)) < 250
