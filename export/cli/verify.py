@@ -6,6 +6,7 @@ The packages of the extra are imported within the command, so that help needs no
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 
 from paligemma_edge.export.cli.hub_options import adapter_paths, add_hub_options, checkpoint_path
@@ -62,7 +63,10 @@ def _verify(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from paligemma_edge.export.cli.parity_table import parity_table
-    from paligemma_edge.export.verify.verify import verify
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch and transformers about this machine
+        from paligemma_edge.export.verify.verify import verify
 
     console = Console(stderr=True)
     samples = None if options.samples is None else read_samples(options.samples)

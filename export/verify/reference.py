@@ -68,14 +68,15 @@ def trace_all(
     The arrays, 33 MB of logits for 32 tokens at full size, are kept in the folder `spill` if given.
     `sliding_window` and `adapters` as in Reference.open.
     """
-    reference = Reference.open(checkpoint, sliding_window, adapters)
     traces = []
-    for number, sample in enumerate(samples):
-        if progress is not None:
-            progress(number)
-        trace = reference.trace(sample, max_new_tokens)
-        traces.append(trace if spill is None else _spill(trace, spill / str(number)))
-    del reference
+    with _quiet():
+        reference = Reference.open(checkpoint, sliding_window, adapters)
+        for number, sample in enumerate(samples):
+            if progress is not None:
+                progress(number)
+            trace = reference.trace(sample, max_new_tokens)
+            traces.append(trace if spill is None else _spill(trace, spill / str(number)))
+        del reference
     gc.collect()
     return traces
 
@@ -260,7 +261,15 @@ def _widen_window(model: Any) -> None:  # noqa: ANN401 - as in Reference
 
 
 def _load_processor(directory: Path) -> Any:  # noqa: ANN401 - as in Reference
-    return PaliGemmaProcessor.from_pretrained(directory, backend="pil", local_files_only=True)
+    processor: Any = PaliGemmaProcessor.from_pretrained(
+        directory, backend="pil", local_files_only=True
+    )
+    if None in (processor.tokenizer.bos_token, processor.tokenizer.eos_token):
+        raise CheckpointError(
+            f"transformers finds no <bos> and <eos> in the tokenizer of {directory}; put the "
+            "tokenizer_config.json there that was saved with it"
+        )
+    return processor
 
 
 def _numpy(tensor: torch.Tensor) -> Float:
@@ -270,14 +279,14 @@ def _numpy(tensor: torch.Tensor) -> Float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Hide progress bars and advice of both packages, and restore their settings afterwards."""
+    """Hide bars, log lines and warnings of the original; settings are restored afterwards."""
     logging: Any = transformers_logging  # its functions carry no types
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="transformers|peft")
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.set_verbosity(verbosity)

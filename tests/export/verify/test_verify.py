@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -245,6 +246,15 @@ def test_a_checkpoint_without_its_tokenizer(
     assert "\n" not in str(caught.value)
 
 
+def test_a_checkpoint_without_the_settings_of_its_tokenizer(
+    make_checkpoint: MakeCheckpoint,
+) -> None:
+    folder = make_checkpoint()
+    (folder / "tokenizer_config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"finds no <bos> .*put the tokenizer_config\.json"):
+        Reference.open(folder)
+
+
 def test_several_images_leave_the_golden_question_alone(
     shapes_copy: Path, shapes_checkpoint: Path
 ) -> None:
@@ -275,6 +285,29 @@ def test_the_original_is_dropped_and_transformers_is_left_as_it_was(
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
     assert capsys.readouterr() == ("", "")
     assert trace.logits.shape == (len(trace.tokens), 2176)
+
+
+def test_nothing_of_the_original_is_printed_over_the_table(
+    known: list[ReferenceTrace], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither while it is loaded nor while it answers; ours is heard again afterwards."""
+
+    class Loud:
+        def trace(self, *_: object) -> ReferenceTrace:
+            logging.get_logger("transformers.models.paligemma").warning("bidirectional")
+            warnings.warn("the processor is slow", stacklevel=1)
+            return known[0]
+
+    def load(*_: object) -> Loud:
+        logging.get_logger("transformers.modeling_utils").warning("unused weights")
+        warnings.warn("no CUDA", UserWarning, stacklevel=2)
+        return Loud()
+
+    monkeypatch.setattr(Reference, "open", load)
+    assert trace_all("x", SAMPLES[:1], 2) == known
+    assert capsys.readouterr() == ("", "")
+    with pytest.warns(UserWarning, match="heard"):
+        warnings.warn("heard", stacklevel=1)
 
 
 def test_the_reference_answers_as_transformers_generate(reference: Reference) -> None:
