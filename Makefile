@@ -2,12 +2,22 @@
 
 PYTHON ?= python3
 VENV := build/venv
+EXPORT_VENV := build/export-venv
 DEVICE_VENV := build/device-venv
 DEV_VENV := .venv
 SAMPLE := samples/shapes
 BUNDLE := build/shapes.bundle
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
-EVERYTHING := [cpu,export,samples,grammar,video,dev]
+EVERYTHING := [cpu,verify,samples,grammar,video,dev]
+
+# With the pip of an environment: build the wheel, and install it there.
+define build_wheel
+rm -rf build/lib build/bdist.* dist
+$(1)/bin/python -m pip wheel $(PIP_FLAGS) --no-deps --wheel-dir dist .
+endef
+define install_wheel
+$(1)/bin/python -m pip install $(PIP_FLAGS) --no-deps --force-reinstall dist/*.whl
+endef
 
 .PHONY: help check test lint types wheel demo house dev clean
 
@@ -23,7 +33,14 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install $(PIP_FLAGS) '.$(EVERYTHING)'
 	touch $@
 
-# A second environment that holds the runtime's packages and nothing else, as a device would.
+# What exports and quantizes: without torch and transformers, which only `verify` and tests need.
+$(EXPORT_VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(EXPORT_VENV)
+	@echo "installing packages into $(EXPORT_VENV)"
+	$(EXPORT_VENV)/bin/python -m pip install $(PIP_FLAGS) '.[cpu,export]'
+	touch $@
+
+# An environment that holds the runtime's packages and nothing else, as a device would.
 $(DEVICE_VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(DEVICE_VENV)
 	@echo "installing the runtime alone into $(DEVICE_VENV)"
@@ -35,17 +52,16 @@ dev: ## install the working tree, editable, into .venv
 	$(DEV_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.$(EVERYTHING)'
 
 wheel: $(VENV)/ready ## build the wheel and install it into build/venv
-	rm -rf build/lib build/bdist.* dist
-	$(VENV)/bin/python -m build --wheel --outdir dist . > build/wheel.log 2>&1 \
-	    || { cat build/wheel.log; exit 1; }
-	$(VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --force-reinstall dist/*.whl
+	$(call build_wheel,$(VENV))
+	$(call install_wheel,$(VENV))
 
-demo: wheel $(DEVICE_VENV)/ready ## export the sample model and answer from it, without torch
-	$(DEVICE_VENV)/bin/python -m pip install $(PIP_FLAGS) --no-deps --force-reinstall dist/*.whl
-	$(VENV)/bin/paligemma-edge export $(SAMPLE)/checkpoint $(BUNDLE) \
-	    --mask-decoder $(SAMPLE)/checkpoint/vae-oid.npz --overwrite
-	$(VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int8 --min-agreement 0.99
-	$(VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int4
+demo: $(EXPORT_VENV)/ready $(DEVICE_VENV)/ready ## export the sample model and answer from it, without torch
+	$(call build_wheel,$(EXPORT_VENV))
+	$(call install_wheel,$(EXPORT_VENV))
+	$(call install_wheel,$(DEVICE_VENV))
+	$(EXPORT_VENV)/bin/paligemma-edge export $(SAMPLE)/checkpoint $(BUNDLE) --overwrite
+	$(EXPORT_VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int8 --min-agreement 0.99
+	$(EXPORT_VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int4
 	$(DEVICE_VENV)/bin/python samples/demo.py $(BUNDLE) samples/images build/demo
 
 test: wheel ## run the whole test suite against the built wheel, a worker for each core

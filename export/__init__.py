@@ -1,6 +1,6 @@
-"""Exports a PaliGemma checkpoint to a bundle. Needs the extra `export`.
+"""Exports a PaliGemma checkpoint to a bundle. Needs the extra `export`, without PyTorch.
 
-PyTorch is imported only to merge adapters and to verify.
+Only the room `verify` imports PyTorch and transformers, which the extra `verify` brings.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,23 @@ def main() -> None:
     for variant in model.bundle.manifest.variants:
         if variant != model.variant:
             compare(PaliGemma(options.bundle, variant=variant), answers, options.images)
+    print("\nWhat to try next, with images of your own in place of the sample's:")
+    print("\n".join(next_steps(options.bundle, options.images)))
+
+
+def next_steps(bundle: Path, images: Path) -> list[str]:
+    """Three lines: a command for this shell, the same from Python, and where to read on."""
+    programs = Path(os.path.relpath(Path(sys.executable).parent))
+    image, star = images / "00.png", bundle.with_name("star.png")
+    code = (
+        "from paligemma_edge import PaliGemma; "
+        f"print(PaliGemma('{bundle}').caption('{image}').text)"
+    )
+    return [
+        f'  {programs}/paligemma-edge run {bundle} "detect star" {image} --draw {star}',
+        f'  {programs}/python -c "{code}"',
+        "  README.md: export a PaliGemma of your own, make it smaller, and all that Python can ask",
+    ]
 
 
 def compare(model: PaliGemma, answers: dict[tuple[str, str], str], images: Path) -> None:

@@ -1,6 +1,6 @@
 """The original as transformers loads it, with LoRA adapters as peft merges them, in float32.
 
-peft is imported only if there are adapters: it is not a package of the extra.
+peft is imported only if there are adapters: it is not a package of the extra `verify`.
 """
 
 from __future__ import annotations

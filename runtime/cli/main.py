@@ -57,7 +57,12 @@ _EXTRAS: Mapping[str, str] = {
     "onnxruntime": "cpu",
     **dict.fromkeys(("ml_dtypes", "onnx", "onnx_ir", "onnxscript", "google"), "export"),
     **dict.fromkeys(("huggingface_hub", "matplotlib", "rich", "safetensors"), "export"),
-    **dict.fromkeys(("tokenizers", "torch", "transformers"), "export"),
+    "tokenizers": "export",
+    **dict.fromkeys(("torch", "transformers"), "verify"),
+}
+# What is best run before that: by itself pip takes gigabytes of CUDA along with torch.
+_BEFORE: Mapping[str, str] = {
+    "torch": "pip install torch --index-url https://download.pytorch.org/whl/cpu && ",
 }
 
 _EPILOG = """\
@@ -159,7 +164,7 @@ def _done(name: str, work: Callable[[], int]) -> int:
             raise
         raise MissingExtraError(
             f"`{name}` needs the package {error.name}, which is not installed; "
-            f"run: pip install 'paligemma-edge[{extra}]'"
+            f"run: {_BEFORE.get(error.name or '', '')}pip install 'paligemma-edge[{extra}]'"
         ) from None
     sys.stdout.flush()  # here, where a reader that has gone is not an accident
     return code

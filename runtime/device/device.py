@@ -199,7 +199,7 @@ def open_device(
     if version < _OLDEST_ONNXRUNTIME:
         raise DeviceError(
             f"ONNX Runtime is {ort.__version__}, wanted 1.30 or newer; "
-            f"run: pip install -U 'paligemma-edge[{name}]'"
+            f"run: pip install 'paligemma-edge[{name}]'"
         )
     check_present(name)
     ort.disable_telemetry_events()

@@ -11,12 +11,17 @@ HEAVY = (
     *("llguidance", "av", "supervision", "pycocotools", "peft"),
 )
 
-# Runs the command where none of the packages of the extras can be imported.
-LIGHT = f"""
+# What the extra `verify` brings beside those of `export`.
+VERIFY = ("torch", "transformers")
+
+
+def without(*packages: str) -> str:
+    """A program that runs the command where these packages cannot be imported."""
+    return f"""
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HEAVY!r}:
+        if name.partition(".")[0] in {packages!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Block())
 from paligemma_edge.runtime.cli.main import main
@@ -24,11 +29,18 @@ sys.exit(main())
 """
 
 
+LIGHT = without(*HEAVY)
+
+
 def call(
-    *arguments: str | Path, light: bool = False, stdin: str | None = None
+    *arguments: str | Path,
+    light: bool = False,
+    program: str | None = None,
+    stdin: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end."""
-    command = ["-c", LIGHT] if light else ["-m", "paligemma_edge"]
+    """Run the command to its end: as it is, by a program, or where there are no extras."""
+    program = LIGHT if light else program
+    command = ["-m", "paligemma_edge"] if program is None else ["-c", program]
     return subprocess.run(
         [sys.executable, *command, *map(str, arguments)],
         capture_output=True,
@@ -39,9 +51,11 @@ def call(
     )
 
 
-def refused(*arguments: str | Path, light: bool = False, code: int = 1) -> str:
+def refused(
+    *arguments: str | Path, light: bool = False, program: str | None = None, code: int = 1
+) -> str:
     """The one line that a refused command prints."""
-    done = call(*arguments, light=light)
+    done = call(*arguments, light=light, program=program)
     assert done.returncode == code, done
     (line,) = done.stderr.splitlines()
     assert line.startswith("paligemma-edge: ")

@@ -73,12 +73,15 @@ def merged(base: Path, adapters: Sequence[Path]) -> dict[str, CheckpointTensor]:
     return merge_adapters(checkpoint.tensors, [read_adapter(path, shapes) for path in adapters])
 
 
-def assert_merged(ours: Mapping[str, CheckpointTensor], theirs: Mapping[str, Any]) -> None:
-    """PEFT's own weights, up to one rounding step of their dtype."""
+def assert_merged(
+    ours: Mapping[str, CheckpointTensor], theirs: Mapping[str, Any], sums: int = 0
+) -> None:
+    """PEFT's own weights, up to one rounding step of their dtype and `sums` of float32."""
     for name, tensor in ours.items():
         wanted = theirs[source_key(name, "C")]
         assert tensor.dtype == DTYPES[wanted.dtype], name
-        assert_close(tensor.numpy(), wanted.float().numpy(), torch.finfo(wanted.dtype).eps, name)
+        step = torch.finfo(wanted.dtype).eps + sums * torch.finfo(torch.float32).eps
+        assert_close(tensor.numpy(), wanted.float().numpy(), step, name)
 
 
 def assert_same(
@@ -123,7 +126,9 @@ def test_merged_weights_are_those_of_peft(
     if "bias" in options:  # which nn.Linear ignores
         edit(folder, fan_in_fan_out=True)
     ours, theirs = merged(base, [folder]), peft.merge(base, [folder])
-    assert_merged(ours, theirs)
+    # Of a row's length torch's sum in float32 has lost up to two steps: peft's own weights are that
+    # far from those computed in float64.
+    assert_merged(ours, theirs, sums=2 if "use_dora" in options else 0)
     before = open_checkpoint(base).tensors
     assert any(ours[name].tobytes() != before[name].tobytes() for name in before)
 
