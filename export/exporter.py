@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,9 @@ import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
-from paligemma_edge.export.origin import SLIDING_WINDOW, describe_origin
-from paligemma_edge.export.source import ExportSource, read_source
+from paligemma_edge.export.origin import describe_origin
+from paligemma_edge.export.remarks import remarks
+from paligemma_edge.export.source import ExportSource, MaskDecoder, read_source
 from paligemma_edge.export.variant_names import LOSSLESS_VARIANT
 from paligemma_edge.quantize.calibration.samples import Calibration, without_answers
 from paligemma_edge.quantize.fidelity.questions import Question
@@ -27,7 +28,15 @@ from paligemma_edge.quantize.variant.files import write_variant
 from paligemma_edge.quantize.variant.prepare import require_distinct, require_layers
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.writer import BundleWriter, new_bundle
-from paligemma_edge.runtime.manifest import SCHEMA_VERSION, Manifest, ModelConfig, Variant
+from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.manifest import (
+    LICENSES_FOLDER,
+    SCHEMA_VERSION,
+    Manifest,
+    ModelConfig,
+    Variant,
+    problem_of_note,
+)
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 TOKENIZER_FILE = "tokenizer.model"
@@ -42,13 +51,15 @@ def export(
     checkpoint: str | os.PathLike[str],
     bundle: str | os.PathLike[str],
     *,
-    mask_decoder: str | os.PathLike[str] | None = None,
+    mask_decoder: MaskDecoder = None,
     adapters: Sequence[str | os.PathLike[str]] = (),
     tokenizer: str | os.PathLike[str] | None = None,
     variants: Sequence[Recipe | None] = (None,),
     questions: Sequence[Question] | None = None,
     overwrite: bool = False,
     sliding_window: SlidingWindow = "full",
+    note: str = "",
+    log: Callable[[str], None] | None = None,
     progress: Progress | None = None,
 ) -> Manifest:
     """Write variants of a PaliGemma checkpoint into a new bundle.
@@ -59,8 +70,8 @@ def export(
         checkpoint: A directory as transformers saves it, or an npz as big_vision does (whole, or
             any of its parts `NAME.npz.part0`, ...).
         bundle: The directory to create.
-        mask_decoder: PaliGemma's `vae-oid.npz`, which turns <seg> tokens into masks; without it
-            the bundle gives boxes only.
+        mask_decoder: PaliGemma's `vae-oid.npz`, which turns <seg> tokens into masks. None takes
+            the one beside the weights; without one, and with False, the bundle gives boxes only.
         adapters: Directories of LoRA adapters as PEFT saves them, merged in this order.
         tokenizer: A `tokenizer.model`, a `tokenizer.json` or their directory, in place of the one
             beside the checkpoint.
@@ -73,6 +84,8 @@ def export(
         sliding_window: For a PaliGemma 2, what the tokens of an answer attend to in its sliding
             layers: "full", everything, as the model was trained; "hf", the config's window, as
             transformers computes it.
+        note: A version or remark of yours, at most 500 printable characters; kept in the manifest.
+        log: Called with a line about each file beside the weights that was taken or is missing.
         progress: Called with the stage, the bytes done and the bytes in all.
 
     Returns:
@@ -86,18 +99,23 @@ def export(
 
     Example:
         >>> from paligemma_edge.export import export
-        >>> manifest = export("paligemma-3b-mix-224", "mix.bundle", mask_decoder="vae-oid.npz")
+        >>> manifest = export("paligemma-3b-mix-224", "mix.bundle", note="line 3, retrained")
         >>> list(manifest.variants)
         ['cpu-fp32']
     """
+    _require_note(note)
     require_distinct(LOSSLESS_VARIANT if recipe is None else recipe.name for recipe in variants)
     source = read_source(Path(checkpoint), adapters, tokenizer, mask_decoder, sliding_window)
     for recipe in variants:
         if recipe is not None:
             require_layers(source.graphs, recipe)
     with new_bundle(bundle, overwrite=overwrite) as writer:
+        for line in remarks(source, choice=mask_decoder):
+            (log or _no_log)(line)
         writer.write(TOKENIZER_FILE, source.tokenizer.model_bytes)
-        manifest = _describe(source)
+        for name, data in source.licenses.contents.items():
+            writer.write(f"{LICENSES_FOLDER}/{name}", data)
+        manifest = _describe(source, note)
         made: dict[str, Variant] = {}
         for recipe in variants:
             if recipe is None:
@@ -107,6 +125,15 @@ def export(
                 made[recipe.name] = _write_recipe(writer, source, recipe, calibration, progress)
         hashed = _Meter("hashing", writer.bytes(), progress)
         return writer.finish(dataclasses.replace(manifest, variants=made), hashed.add)
+
+
+def _no_log(line: str) -> None:
+    """Leave a line out."""
+
+
+def _require_note(note: str) -> None:
+    if problem := problem_of_note(note):
+        raise OptionError(f"the note {problem}; give one line of plain text")
 
 
 def _write_lossless(
@@ -146,15 +173,13 @@ def _calibration(
     return without_answers(manifest, encoder, questions)
 
 
-def _describe(source: ExportSource) -> Manifest:
+def _describe(source: ExportSource, note: str) -> Manifest:
     config = source.checkpoint.config
     return Manifest(
         schema_version=SCHEMA_VERSION,
         created_by=f"paligemma-edge {version('paligemma-edge')}",
-        source={
-            **describe_origin(source.path, source.checkpoint, source.adapters),
-            **({} if config.text.gemma2 is None else {SLIDING_WINDOW: source.sliding_window}),
-        },
+        note=note,
+        source=describe_origin(source),
         model=_model_config(config),
         tokenizer=source.tokenizer.config,
         image=source.image,

@@ -7,10 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
+from paligemma_edge.export.checkpoint.license_files import LicenseFiles, read_license_files
+from paligemma_edge.export.checkpoint.mask_decoder_file import find_mask_decoder
 from paligemma_edge.export.checkpoint.mask_decoder_weights import read_mask_weights
 from paligemma_edge.export.checkpoint.open import Checkpoint, open_checkpoint
 from paligemma_edge.export.checkpoint.preprocessor_config import read_image_config
@@ -28,6 +31,9 @@ from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import ImageConfig
 
+# A path, None for the one beside the weights, False for none.
+MaskDecoder: TypeAlias = str | os.PathLike[str] | Literal[False] | None
+
 
 @dataclass(frozen=True)
 class ExportSource:
@@ -37,6 +43,8 @@ class ExportSource:
     checkpoint: Checkpoint
     adapters: Sequence[PeftAdapter]  # already merged into the checkpoint's tensors
     tokenizer: TokenizerExport
+    mask_decoder: Path | None
+    licenses: LicenseFiles
     image: ImageConfig
     graphs: Mapping[str, ir.Model]
     sliding_window: SlidingWindow
@@ -46,7 +54,7 @@ def read_source(
     path: Path,
     adapters: Sequence[str | os.PathLike[str]],
     tokenizer: str | os.PathLike[str] | None,
-    mask_decoder: str | os.PathLike[str] | None,
+    mask_decoder: MaskDecoder,
     sliding_window: SlidingWindow,
 ) -> ExportSource:
     """Open what an export needs, with adapters merged, and build its graphs; weights stay on disk.
@@ -57,17 +65,27 @@ def read_source(
     _require_window(base.config, sliding_window)
     changes = [read_adapter(Path(folder), expected_shapes(base.config)) for folder in adapters]
     checkpoint = dataclasses.replace(base, tensors=merge_adapters(base.tensors, changes))
-    masks = None if mask_decoder is None else read_mask_weights(mask_decoder)
-    default = base.directory or path.parent
+    beside = base.weights_directory
+    masks = _mask_decoder_file(mask_decoder, beside)
     return ExportSource(
         path=path,
         checkpoint=checkpoint,
         adapters=changes,
-        tokenizer=read_tokenizer(Path(tokenizer or default), base.config),
+        tokenizer=read_tokenizer(Path(tokenizer or beside), base.config),
+        mask_decoder=masks,
+        licenses=read_license_files(beside),
         image=read_image_config(base.directory, base.config),
-        graphs=_build_graphs(checkpoint, masks, sliding_window),
+        graphs=_build_graphs(
+            checkpoint, None if masks is None else read_mask_weights(masks), sliding_window
+        ),
         sliding_window=sliding_window,
     )
+
+
+def _mask_decoder_file(given: MaskDecoder, directory: Path) -> Path | None:
+    if given is False:
+        return None
+    return find_mask_decoder(directory) if given is None else Path(given)
 
 
 def _require_window(config: PaliGemmaConfig, sliding_window: SlidingWindow) -> None:

@@ -21,8 +21,10 @@ from paligemma_edge.runtime.contract import (
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.schema import MismatchError, parse_value
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 PIECE_BYTES = 64 << 20  # a large file has a digest for each piece of this size
+LICENSES_FOLDER = "licenses"  # licence and terms, as they lay beside the checkpoint's weights
+MAX_NOTE = 500  # characters
 _CHANGED = "the bundle's manifest was changed or written by something else: export it again"
 _MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
 
@@ -168,6 +170,7 @@ class Manifest:
     schema_version: str
     created_by: str
     source: Mapping[str, str]
+    note: str = ""  # the maker's own version or remark
     model: ModelConfig
     tokenizer: TokenizerConfig
     image: ImageConfig
@@ -179,6 +182,13 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _check_range("image_id", self.tokenizer.image_id, 0, self.model.vocab_size)
+        if problem := problem_of_note(self.note):
+            raise BundleError(f"the note {problem}; {_CHANGED}")
+
+    @property
+    def licenses(self) -> tuple[str, ...]:
+        """The files with licence and terms of the model, as names in the bundle."""
+        return tuple(name for name in self.files if name.startswith(f"{LICENSES_FOLDER}/"))
 
     def to_json(self) -> dict[str, Any]:
         """Plain lists and dicts, in the order of the fields."""
@@ -193,6 +203,13 @@ class Manifest:
         except MismatchError as error:
             raise BundleError(f"{error}; {_CHANGED}") from None
         return manifest
+
+
+def problem_of_note(note: str) -> str | None:
+    """What is wrong with the maker's note, or None."""
+    if len(note) > MAX_NOTE:
+        return f"has {len(note)} characters, wanted at most {MAX_NOTE}"
+    return None if note.isprintable() else "has characters that cannot be printed, or several lines"
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:

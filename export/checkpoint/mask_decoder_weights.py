@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.lib import format as npy
 
+from paligemma_edge.export.checkpoint.mask_decoder_file import MASK_DECODER_FILE
 from paligemma_edge.export.checkpoint.npz import NpyHeader, read_header
 from paligemma_edge.runtime.errors import CheckpointError
 
@@ -40,6 +41,8 @@ SHAPES: Mapping[str, tuple[int, ...]] = {
     "decoder.12.bias": (1,),
 }
 
+_ADVICE = f"give PaliGemma's {MASK_DECODER_FILE}, or --no-mask-decoder"
+
 
 def read_mask_weights(path: str | os.PathLike[str]) -> dict[str, ir.TensorProtocol]:
     """Read and check the arrays of `vae-oid.npz`; those of the VAE's encoder are skipped."""
@@ -61,9 +64,7 @@ def _as_checkpoint_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise
     except Exception as error:  # zipfile and numpy raise some ten classes for damaged files
         reason = (isinstance(error, OSError) and error.strerror) or "not an npz archive"
-        raise CheckpointError(
-            f"cannot read mask decoder {path}: {reason}; give PaliGemma's vae-oid.npz"
-        ) from None
+        raise CheckpointError(f"cannot read mask decoder {path}: {reason}; {_ADVICE}") from None
 
 
 def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -84,5 +85,6 @@ def _problems(headers: Mapping[str, NpyHeader]) -> list[str]:
 def _require(path: str | os.PathLike[str], problems: list[str]) -> None:
     if problems:
         raise CheckpointError(
-            f"mask decoder {path} is not PaliGemma's vae-oid.npz: {'; '.join(problems)}"
+            f"mask decoder {path} is not PaliGemma's {MASK_DECODER_FILE}: "
+            f"{'; '.join(problems)}; {_ADVICE}"
         )

@@ -8,6 +8,7 @@ another shape are listed in one error.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from paligemma_edge.export.checkpoint.config import (
     read_config,
     read_json,
 )
+from paligemma_edge.export.checkpoint.mask_decoder_file import MASK_DECODER_FILE
 from paligemma_edge.export.checkpoint.name_list import join_tensor_names
 from paligemma_edge.export.checkpoint.npz_paths import is_npz_name, npz_files
 from paligemma_edge.export.checkpoint.safetensors_file import read_safetensors
@@ -42,6 +44,7 @@ __all__ = ["Checkpoint", "CheckpointTensor", "open_checkpoint"]
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_RELEASED = re.compile(r"paligemma2?-[A-Za-z0-9.-]+")  # as google names its repositories
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -58,6 +61,11 @@ class Checkpoint:
     def dtype(self) -> ir.DataType:
         """The embedding table's dtype; other tensors may have their own."""
         return self.tensors[EMBEDDING].dtype
+
+    @property
+    def weights_directory(self) -> Path:
+        """The directory of the weights; of an npz, the one that it lies in."""
+        return self.directory or self.files[0].parent
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -76,8 +84,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
 def _open_directory(directory: Path) -> Checkpoint:
     if not os.path.isdir(directory):  # noqa: PTH112 - Path raises where a name is too long
         raise CheckpointError(
-            f"{directory} is not a directory; give the directory of a PaliGemma checkpoint "
-            "as transformers saves it, or the npz of big_vision"
+            f"{directory} is not a directory; give {_hub_name(directory)}the directory of a "
+            "PaliGemma checkpoint as transformers saves it, or the npz of big_vision"
         )
     _reject_folder_of_npz(directory)
     config = read_config(directory)
@@ -86,10 +94,19 @@ def _open_directory(directory: Path) -> Checkpoint:
     return Checkpoint(config=config, tensors=tensors, files=files, directory=directory)
 
 
+def _hub_name(path: Path) -> str:
+    """The repository that a bare name of a released model probably means."""
+    name = path.name.lower()
+    if len(path.parts) != 1 or _RELEASED.fullmatch(name) is None:
+        return ""
+    return f"google/{name}, its name on the Hugging Face Hub, or "
+
+
 def _reject_folder_of_npz(directory: Path) -> None:
     if (directory / CONFIG_FILE).is_file():
         return
-    if archives := sorted(path.name for path in directory.glob("*.npz*") if is_npz_name(path)):
+    names = (path.name for path in directory.glob("*.npz*") if is_npz_name(path))
+    if archives := sorted(name for name in names if name != MASK_DECODER_FILE):
         raise CheckpointError(
             f"{directory} holds {archives[0]}{' and more' if archives[1:] else ''} and no "
             f"{CONFIG_FILE}; give the path of the npz itself"

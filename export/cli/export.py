@@ -6,6 +6,7 @@ The packages of the extra are imported within the command, so that help needs no
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -38,6 +39,12 @@ def add_export_options(parser: argparse.ArgumentParser) -> None:
     _add_inputs(parser)
     _add_variants(parser)
     add_hub_options(parser, of="CHECKPOINT")
+    parser.add_argument(
+        "--note",
+        metavar="TEXT",
+        default="",
+        help="a version or remark of yours, which `inspect` shows; one line",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
     parser.set_defaults(command=_export)
 
@@ -48,10 +55,19 @@ def _add_inputs(parser: argparse.ArgumentParser) -> None:
         "checkpoint", metavar="CHECKPOINT", help="directory, npz, or name on the Hub (org/name)"
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="directory to create")
-    parser.add_argument(
+    masks = parser.add_mutually_exclusive_group()
+    masks.add_argument(
         "--mask-decoder",
         metavar="NPZ",
-        help="PaliGemma's vae-oid.npz, which turns <seg> tokens into masks; default: no masks",
+        help="PaliGemma's vae-oid.npz, which turns <seg> tokens into masks; default: the one "
+        "beside the weights",
+    )
+    masks.add_argument(
+        "--no-mask-decoder",
+        dest="mask_decoder",
+        action="store_false",
+        default=None,
+        help="boxes only, also where vae-oid.npz is beside the weights",
     )
     parser.add_argument(
         "--adapter",
@@ -100,6 +116,8 @@ def _add_variants(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
     from paligemma_edge.export.exporter import export
     from paligemma_edge.quantize.fidelity.questions import read_questions, sample_questions
 
@@ -121,6 +139,8 @@ def _export(options: argparse.Namespace) -> int:
             questions=None if options.no_calibration else questions,
             overwrite=options.overwrite,
             sliding_window=options.sliding_window,
+            note=options.note,
+            log=partial(Console(stderr=True).out, highlight=False),
             progress=report,
         )
     size = sum(record.bytes for record in manifest.files.values())

@@ -16,6 +16,14 @@ def cache_folder() -> str:
     return constants.HF_HUB_CACHE
 
 
+def google_model(path: Path) -> bool:
+    """Whether a folder is a PaliGemma that huggingface_hub fetched from Google's own repository.
+
+    Only then it is known which model this is: a folder may have any name.
+    """
+    return label(path).startswith(("google/paligemma-", "google/paligemma2-"))
+
+
 def label(path: Path) -> str:
     """A short name of a folder or file: `org/name@commit` of a snapshot, else its last part."""
     resolved = path.resolve()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from paligemma_edge.export.checkpoint.license_files import LICENSE_NAMES
+from paligemma_edge.export.checkpoint.mask_decoder_file import MASK_DECODER_FILE
+
 
 @dataclass(frozen=True)
 class FileSet:
@@ -16,8 +19,8 @@ class FileSet:
 
 
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "added_tokens.json")
-# What the exporter reads, and what transformers reads in `verify`. Pickles, the npz of JAX and
-# weights for other programs are not fetched.
+# What the exporter reads, and what transformers reads in `verify`. Pickles, the npz of JAX's
+# weights and weights for other programs are not fetched.
 CHECKPOINT = FileSet(
     "a PaliGemma as transformers saves it",
     (
@@ -27,6 +30,8 @@ CHECKPOINT = FileSet(
         *_TOKENIZER_FILES,
         *("preprocessor_config.json", "processor_config.json"),
         *("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"),
+        MASK_DECODER_FILE,
+        *LICENSE_NAMES,
     ),
     ("model.safetensors", "model.safetensors.index.json"),
     "give a LoRA adapter by --adapter, beside its base, and an npz by its path",

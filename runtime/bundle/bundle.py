@@ -175,7 +175,7 @@ class Bundle:
 
     def _remedy(self, damaged: Iterable[str]) -> str:
         again = "copy or export the bundle again"
-        if not set(damaged).isdisjoint(self.model_files()):
+        if not set(damaged).isdisjoint((*self.model_files(), *self.manifest.licenses)):
             return again
         for variant, prepacked in self.manifest.prepacked.items():
             if not set(damaged).isdisjoint(self.variant_files(prepacked)):

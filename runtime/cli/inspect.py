@@ -46,6 +46,8 @@ def _describe(bundle: Bundle, plan: CachePlan) -> list[str]:
         f"bundle      {bundle.path}",
         f"schema      {manifest.schema_version}, written by {manifest.created_by}",
         *(f"{k:<11} {v}" for k, v in manifest.source.items()),
+        *([f"note        {manifest.note}"] if manifest.note else []),
+        *([f"licence     {', '.join(manifest.licenses)}"] if manifest.licenses else []),
         f"image       {image.size}x{image.size}, {model.image_tokens} tokens",
         f"decoder     {model.num_layers} layers of width {model.hidden_size}, "
         f"{model.vocab_size} tokens, at most {model.max_length} in a sequence",

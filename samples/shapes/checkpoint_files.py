@@ -85,6 +85,7 @@ def write(model: PaliGemmaForConditionalGeneration, spm: bytes, vae: Path, folde
     image_processor().save_pretrained(fresh)
     _drop_machine_fields(fresh / "tokenizer_config.json")
     shutil.copyfile(vae, fresh / "vae-oid.npz")
+    shutil.copyfile(Path(__file__).parents[2] / "LICENSE", fresh / "LICENSE")
     _swap(fresh, folder)
 
 

@@ -316,6 +316,7 @@ def test_the_commands_take_hub_names(
         for name in ("hub", "plain")
     )
     assert hub["source"].pop("checkpoint") == f"{NAME}@{'a' * 40}"
+    assert hub["source"].pop("terms") == "https://ai.google.dev/gemma/terms"
     assert hub["source"].pop("adapters").startswith(f"me/lora@{'b' * 40} (")
     del local["source"]["checkpoint"], local["source"]["adapters"]
     assert hub == local

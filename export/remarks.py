@@ -1,0 +1,36 @@
+"""What an export says of the files beside the weights: which it took, and which are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from paligemma_edge.export.checkpoint.mask_decoder_file import (
+    MASK_DECODER_ADDRESS,
+    MASK_DECODER_FILE,
+)
+from paligemma_edge.export.origin import terms_of
+from paligemma_edge.export.source import ExportSource, MaskDecoder
+
+
+def remarks(source: ExportSource, choice: MaskDecoder) -> Iterator[str]:
+    """Lines for the person who exports; what was chosen by an option needs none."""
+    if choice is None:
+        yield _about_masks(source)
+    yield _about_licenses(source)
+    yield from source.licenses.refused
+
+
+def _about_masks(source: ExportSource) -> str:
+    if source.mask_decoder is not None:
+        return f"masks: {source.mask_decoder} is taken"
+    return (
+        f"masks: none, `segment` will give boxes, since {MASK_DECODER_FILE} is not beside the "
+        f"weights; it is at {MASK_DECODER_ADDRESS}, for --mask-decoder"
+    )
+
+
+def _about_licenses(source: ExportSource) -> str:
+    if names := source.licenses.contents:
+        return f"licence: {', '.join(names)} of the checkpoint go into the bundle"
+    terms = terms_of(source) or "the terms that the model came with"
+    return f"licence: no file is beside the weights; pass the bundle on with {terms}"
