@@ -170,7 +170,7 @@ class EncodedImage:
                 f"{self._open.count} images were given, wanted one: a box lies in one image; "
                 "encode each of them alone"
             )
-        rules = task_grammar(task, any_label=any_label) if grammar else None
+        rules = task_grammar(task, "any" if any_label else "asked") if grammar else None
         options = GenerationOptions(max_new_tokens=max_new_tokens, grammar=rules)
         generation = self._answer(task.prompt, options)
         return object_result(task, generation, self._size, self._decode_masks, image=self._image)

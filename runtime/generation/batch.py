@@ -47,7 +47,7 @@ def task_request(
     task = Task.of(prompt)
     rules = grammar if not isinstance(grammar, bool) else None
     if grammar is True:
-        rules = task_grammar(task, any_label=any_label)
+        rules = task_grammar(task, "any" if any_label else "asked")
     options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, grammar=rules)
     return TaskRequest(task, pipeline.request(prompt, 1, options))
 

@@ -22,8 +22,8 @@ class State(Protocol):
     """How far an answer has come, as a value: it never changes, `after` gives the next state."""
 
     @property
-    def allowed(self) -> Allowed:
-        """The tokens that are allowed next, at least one."""
+    def allowed(self) -> Allowed | None:
+        """The tokens that are allowed next, at least one; None for every answer token."""
         ...
 
     def after(self, token: int) -> State:

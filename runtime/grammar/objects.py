@@ -1,10 +1,13 @@
 """The answers of `detect` and `segment`: boxes, codes of masks and labels, and nothing else.
 
-An object is `<locY0><locX0><locY1><locX1>`, sixteen `<seg>` where masks are requested, and
-` label`. Objects are joined by ` ; `, and there may be none. No box is empty. A requested label has
-the tokens that training would have given it. Where any label is allowed, it may also be missing:
-models that were fine-tuned to find the one thing that a prompt describes answer without labels.
-`parse_answer` reads every such answer as a whole.
+An object is `<locY0><locX0><locY1><locX1>`, for `segment` also sixteen `<seg>`, and a label.
+Objects are joined by " ; ", and there may be none. No box is empty.
+
+Where labels are the model's own, the grammar holds this form alone: it allows every answer that
+`parse_answer` reads as objects, with or without labels, blanks and separators, and so changes no
+answer that is of the form. A model that begins with neither an object nor the end has no objects to
+give, and goes on in its own words. Where labels are a closed set, each has the tokens that training
+would have given it, and the model has to begin with one of the objects or with the end.
 """
 
 from __future__ import annotations
@@ -17,18 +20,25 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import CODES_PER_MASK, LOC_COUNT, SEG_COUNT
 from paligemma_edge.runtime.grammar.base import Allowed, EndState, State, answer_tokens
-from paligemma_edge.runtime.grammar.free_labels import SEPARATOR, FreeLabels
+from paligemma_edge.runtime.grammar.object_tokens import ObjectTokens
 from paligemma_edge.runtime.grammar.trie import TokenTrie
 from paligemma_edge.runtime.text.labels import checked_labels
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
+SEPARATOR = " ; "
+
 
 @dataclass(frozen=True)
 class ObjectGrammar:
-    """Objects with one of the labels; where `labels` is None, with any label or none.
+    """Objects with labels of the model's own, or with those of a closed set.
 
-    Duplicate labels and extra blanks are removed. PromptError where `labels` is empty, or a label
-    is empty or holds ";", "<" or ">".
+    Args:
+        labels: the closed set, without duplicates and extra blanks; None for the model's own.
+        masks: whether objects have masks: all of them with a closed set, those that the model
+            gives one with labels of its own.
+
+    Raises:
+        PromptError: `labels` is empty, or a label is empty or holds ";", "<" or ">".
     """
 
     labels: tuple[str, ...] | None
@@ -51,7 +61,7 @@ class _Rules:
     codes: NDArray[np.intp]  # [128]
     end: EndState
     masks: bool
-    labels: TokenTrie | FreeLabels
+    labels: TokenTrie | ObjectTokens
 
     @classmethod
     def of(cls, grammar: ObjectGrammar, encoder: PromptEncoder) -> Self:
@@ -65,12 +75,20 @@ class _Rules:
         )
 
     def after_box(self) -> State:
-        return _InMask(self, CODES_PER_MASK) if self.masks else self.after_codes()
+        if isinstance(self.labels, TokenTrie):
+            return _InMask(self, CODES_PER_MASK) if self.masks else self.after_codes()
+        return _InOwnLabel(self, self.labels, may_have_mask=self.masks)
 
     def after_codes(self) -> State:
         if isinstance(self.labels, TokenTrie):
             return _InLabel(self, self.labels, 0)
-        return _InFreeLabel(self, self.labels, self.labels.after_box)
+        return _InOwnLabel(self, self.labels, may_have_mask=False)
+
+    def is_location(self, token: int) -> bool:
+        return 0 <= token - int(self.locations[0]) < LOC_COUNT
+
+    def is_code(self, token: int) -> bool:
+        return 0 <= token - int(self.codes[0]) < SEG_COUNT
 
 
 @dataclass(frozen=True)
@@ -81,13 +99,28 @@ class _Start:
 
     @property
     def allowed(self) -> Allowed:
+        if isinstance(self.rules.labels, ObjectTokens):
+            return self.rules.labels.first
         corners = self.rules.locations[:-1]
         return np.sort(np.append(corners, self.rules.end.eos_id))
 
     def after(self, token: int) -> State:
         if token == self.rules.end.eos_id:
             return self.rules.end
-        return _InBox(self.rules, ()).after(token)
+        if self.rules.is_location(token):
+            return _InBox(self.rules, ()).after(token)
+        return _InWords(self.rules.end)
+
+
+@dataclass(frozen=True)
+class _InWords:
+    """Within an answer that is no object: anything may follow."""
+
+    end: EndState
+    allowed: None = None
+
+    def after(self, token: int) -> State:
+        return self.end if token == self.end.eos_id else self
 
 
 @dataclass(frozen=True)
@@ -148,44 +181,52 @@ class _InLabel:
 
 
 @dataclass(frozen=True)
-class _InFreeLabel:
-    """Within a label of any words: flags of what may follow."""
+class _InOwnLabel:
+    """After a box or its mask, or within a label of any words."""
 
     rules: _Rules
-    labels: FreeLabels
-    allowed: NDArray[np.bool_]
+    tokens: ObjectTokens
+    may_have_mask: bool
+
+    @property
+    def allowed(self) -> Allowed:
+        return self.tokens.after_box if self.may_have_mask else self.tokens.in_label
 
     def after(self, token: int) -> State:
         if token == self.rules.end.eos_id:
             return self.rules.end
-        if (rest := self.labels.separators.get(token)) is not None:
-            return _after_separator(self.rules, rest)
-        return _InFreeLabel(self.rules, self.labels, self.labels.after(token))
+        if self.rules.is_location(token):
+            return _InBox(self.rules, ()).after(token)
+        if self.rules.is_code(token):
+            return _InMask(self.rules, CODES_PER_MASK).after(token)
+        if self.tokens.separator[token]:
+            return _AfterSeparator(self.rules, self.tokens)
+        still = self.may_have_mask and bool(self.tokens.blank[token])
+        return _InOwnLabel(self.rules, self.tokens, may_have_mask=still)
 
 
 @dataclass(frozen=True)
-class _InSeparator:
-    """Within a separator: its remaining tokens."""
+class _AfterSeparator:
+    """After the separator of an object: another one, or the end after all."""
 
     rules: _Rules
-    rest: tuple[int, ...]
+    tokens: ObjectTokens
 
     @property
     def allowed(self) -> Allowed:
-        return np.array(self.rest[:1])
+        return self.tokens.after_separator
 
     def after(self, token: int) -> State:
-        assert token == self.rest[0]
-        return _after_separator(self.rules, self.rest[1:])
+        if token == self.rules.end.eos_id:
+            return self.rules.end
+        return _InBox(self.rules, ()).after(token) if self.rules.is_location(token) else self
 
 
-def _after_separator(rules: _Rules, rest: tuple[int, ...]) -> State:
-    return _InSeparator(rules, rest) if rest else _InBox(rules, ())
-
-
-def _label_tokens(labels: tuple[str, ...] | None, encoder: PromptEncoder) -> TokenTrie | FreeLabels:
+def _label_tokens(
+    labels: tuple[str, ...] | None, encoder: PromptEncoder
+) -> TokenTrie | ObjectTokens:
     if labels is None:
-        return encoder.once(FreeLabels.of)
+        return encoder.once(ObjectTokens.of)
     eos_id = encoder.config.eos_id
     texts = [f" {label}" for label in labels]
     last = ((*answer_tokens(encoder, text), eos_id) for text in texts)

@@ -131,7 +131,7 @@ class RunOptions:
         """The grammar of one answer about `image_count` images; objects need a single image."""
         if self.regex is not None or self.no_grammar or image_count > 1:
             return self.regex_grammar()
-        return task_grammar(Task.of(self.prompt), any_label=self.any_label)
+        return task_grammar(Task.of(self.prompt), "any" if self.any_label else "asked")
 
     def _check_paths(self) -> None:
         for name in ("bundle", "out", "draw"):

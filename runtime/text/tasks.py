@@ -22,7 +22,7 @@ _OBJECTS = re.compile(r"(detect|segment)(?:\s+(.*))?", re.DOTALL | re.IGNORECASE
 
 @dataclass(frozen=True)
 class Task:
-    """A prompt, and whether its answer is words or objects.
+    """A prompt as it is asked, and whether its answer is words or objects.
 
     `labels` are the objects that the prompt requests, None where it requests words.
     """
@@ -38,15 +38,15 @@ class Task:
 
     @classmethod
     def of(cls, prompt: str) -> Self:
-        """The task of a whole prompt, by its first word.
-
-        "Detect cat;dog" is rewritten to the form of the training, "detect cat ; dog".
-        """
+        """The task of a whole prompt, by its first word. The prompt is asked as it is typed."""
         text = prompt.strip() if isinstance(prompt, str) else ""
         while text.startswith(IMAGE_MARKER):
             text = text.removeprefix(IMAGE_MARKER).lstrip()
         match = _OBJECTS.fullmatch(text)
-        return cls(prompt) if match is None else cls._objects(match[1].lower(), match[2] or "")
+        if match is None:
+            return cls(prompt)
+        verb = match[1].lower()
+        return cls(prompt, _labels(verb, match[2] or ""), verb == "segment")
 
     @classmethod
     def caption(cls, language: str) -> Self:
@@ -67,18 +67,19 @@ class Task:
 
     @classmethod
     def detect(cls, what: str | Iterable[str]) -> Self:
-        """Boxes of objects, given as "cat ; dog" or ["cat", "dog"]."""
+        """Boxes of objects; "cat;dog" is asked as typed, ["cat", "dog"] as "cat ; dog"."""
         return cls._objects("detect", what)
 
     @classmethod
     def segment(cls, what: str | Iterable[str]) -> Self:
-        """Boxes and masks of objects, given as "cat ; dog" or ["cat", "dog"]."""
+        """Boxes and masks of objects, given as for `detect`."""
         return cls._objects("segment", what)
 
     @classmethod
     def _objects(cls, verb: str, what: str | Iterable[str]) -> Self:
         labels = _labels(verb, what)
-        return cls(f"{verb} {' ; '.join(labels)}", labels, verb == "segment")
+        text = what if isinstance(what, str) else " ; ".join(labels)
+        return cls(f"{verb} {text}", labels, verb == "segment")
 
 
 def _language(language: str) -> str:

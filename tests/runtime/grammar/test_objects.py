@@ -1,8 +1,12 @@
-"""The parser reads every answer that the grammar allows; the answers of training are allowed."""
+"""The parser reads every answer that the grammar allows; the answers of training are allowed.
+
+With labels of the model's own, the grammar changes no answer that is of the form.
+"""
 
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paligemma_edge.runtime.engine.logits import HostRow
 from paligemma_edge.runtime.errors import PromptError
+from paligemma_edge.runtime.generation.sampling import Greedy
+from paligemma_edge.runtime.generation.select_token import select_token
 from paligemma_edge.runtime.grammar.base import State
 from paligemma_edge.runtime.grammar.objects import ObjectGrammar
 from paligemma_edge.runtime.text.parse_answer import Box, ParsedObject, parse_answer
@@ -19,7 +26,9 @@ from tests.helpers.sample_tokenizer import CONFIG, EOS, IMAGE, LOC, MODEL, SEG, 
 
 pb: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
 SEPARATOR = " ; "
-CORNERS = range(LOC, LOC + 1024)
+CORNERS, CODES = range(LOC, LOC + 1024), range(SEG, SEG + 128)
+TEXTS = [text.decode("utf-8", "replace") for text in encoder().vocabulary]
+BLANKS = {token for token, text in enumerate(TEXTS) if text.isspace()}
 Object = tuple[list[int], list[int], str]  # numbers of a box, codes, label
 
 
@@ -39,7 +48,10 @@ def after(grammar: ObjectGrammar, tokens: list[int]) -> State:
     """The state after tokens, all of which are allowed."""
     state = grammar.start(encoder())
     for place, token in enumerate(tokens):
-        assert token in ids(state), f"{encoder().decode(tokens[: place + 1])!r} is not allowed"
+        allowed = state.allowed
+        assert allowed is not None
+        known = allowed[token] if allowed.dtype == np.bool_ else token in allowed
+        assert known, f"{encoder().decode(tokens[: place + 1])!r} is not allowed"
         state = state.after(token)
     return state
 
@@ -93,14 +105,13 @@ odd_labels = st.sampled_from(
     bool
 )
 label_sets = st.lists(odd_labels, min_size=1, max_size=5).map(tuple)
-some_labels: Any = st.none() | label_sets
 seeds = st.integers(0, 2**32 - 1)
 
 
 @settings(max_examples=200)
-@given(some_labels, st.booleans(), seeds, st.sampled_from([0.0, 0.1, 0.5]))
+@given(label_sets, st.booleans(), seeds, st.sampled_from([0.0, 0.1, 0.5]))
 def test_any_walk_is_parsed_as_the_objects_that_were_walked(
-    labels: tuple[str, ...] | None, masks: bool, seed: int, end: float
+    labels: tuple[str, ...], masks: bool, seed: int, end: float
 ) -> None:
     tokens = walk(ObjectGrammar(labels, masks), seed, end)
     objects, answer = objects_of(tokens, masks), parse_answer(encoder().decode(tokens))
@@ -109,7 +120,7 @@ def test_any_walk_is_parsed_as_the_objects_that_were_walked(
     for (y0, x0, y1, x1), codes, label in objects:
         assert 0 <= y0 < y1 <= 1023 and 0 <= x0 < x1 <= 1023
         assert len(codes) == 16 * masks and all(0 <= code < 128 for code in codes)
-        assert labels is None or label in labels
+        assert label in labels
 
 
 sides = (
@@ -139,29 +150,160 @@ def test_every_place_allows_what_the_format_says(
     labels: tuple[str, ...] | None, masks: bool
 ) -> None:
     grammar = ObjectGrammar(labels, masks)
-    assert ids(after(grammar, [])) == [EOS, *range(LOC, LOC + 1023)]
+    free = labels is None
+    first = [*range(LOC + 1023), *range(LOC + 1024, IMAGE)] if free else [EOS, *CORNERS[:-1]]
+    assert ids(after(grammar, [])) == first
     assert ids(after(grammar, [LOC + 7])) == [*range(LOC, LOC + 1023)]
     assert ids(after(grammar, [LOC + 7, LOC + 1022])) == [*range(LOC + 8, LOC + 1024)]
     assert ids(after(grammar, [LOC + 7, LOC + 1022, LOC + 9])) == [LOC + 1023]
     box = [LOC + 7, LOC + 1022, LOC + 9, LOC + 1023]
-    for count in range(16 if masks else 0):
-        assert ids(after(grammar, [*box, *[SEG + 5] * count])) == [*range(SEG, SEG + 128)]
+    after_box = ids(after(grammar, box))
+    assert (after_box == [*CODES]) == (masks and not free)
+    assert (SEG in after_box) == masks
+    for count in range(1, 16 if masks else 1):
+        assert ids(after(grammar, [*box, *[SEG + 5] * count])) == [*CODES]
     whole = [*box, *[SEG + 5] * (16 if masks else 0)]
-    assert (EOS in ids(after(grammar, whole))) == (labels is None)
-    assert not set(ids(after(grammar, whole))) & {*range(LOC, IMAGE)}
-    for name in ["", " cat"] if labels is None else [" cat"]:
-        again = after(grammar, [*whole, *encoder().continuation(name + SEPARATOR)])
-        assert ids(again) == [*range(LOC, LOC + 1023)]
+    follow = set(ids(after(grammar, whole)))
+    assert not follow & {*CODES}
+    assert (EOS in follow) == (LOC in follow) == free
+    for name in ["", " cat"] if free else [" cat"]:
+        again = ids(after(grammar, [*whole, *encoder().continuation(name + SEPARATOR)]))
+        assert {*again} - BLANKS == {*CORNERS[:-1], *([EOS] if free else [])}
 
 
 def test_words_may_be_any_but_what_ends_a_label() -> None:
     state = after(ObjectGrammar(None, False), [LOC, LOC, LOC + 9, LOC + 9])
-    first = {encoder().token_bytes(token) for token in ids(state)} - {b""}
-    assert first and all(text.startswith(b" ") for text in first)
-    vocabulary = set(encoder().vocabulary)
-    within = ids(state.after(encoder().continuation(" a")[0]))
-    texts = {encoder().token_bytes(token) for token in within if token != EOS} - {b" ;"}
-    assert texts == {text for text in vocabulary if text and not set(text) & set(b";<>\r\n")}
+    for place in (state, state.after(encoder().continuation(" a")[0])):
+        texts = {encoder().token_bytes(token) for token in ids(place) if token not in CORNERS}
+        known = {text for text in encoder().vocabulary if text and b"<loc" not in text}
+        assert texts - {b""} == {t for t in known if not set(t) & set(b"<>") and t.count(b";") < 2}
+
+
+def text_of(tokens: list[int]) -> str:
+    """Tokens as text for a regular expression: L for a location, S for a code, the end as E.
+
+    Words have other letters. A piece of a character is a letter, and "!" is what no object holds.
+    """
+
+    def one(token: int) -> str:
+        if token in CORNERS:
+            return "L"
+        if token in CODES:
+            return "S"
+        text = re.sub("[LSE!\ufffd]", "x", TEXTS[token]) or "!"
+        return "E" if token == EOS else re.sub("[<>]", "!", text)
+
+    return "".join(map(one, tokens))
+
+
+OBJECT = r"L{4}\s*%s\s*[^;LSE!]*(;\s*)?"
+FORM = {
+    masks: re.compile(f"(?:{OBJECT % ('(S{16})?' if masks else '')})*E") for masks in (False, True)
+}
+
+
+def is_of_the_form(tokens: list[int], masks: bool) -> bool:
+    """Whether an answer is objects and nothing else, none of them with an empty box."""
+    corners = [token - LOC for token in tokens if token in CORNERS]
+    numbers = np.array(corners if len(corners) % 4 == 0 else [0] * 4).reshape(-1, 4)
+    solid = bool((numbers[:, :2] < numbers[:, 2:]).all())
+    return solid and FORM[masks].fullmatch(text_of(tokens)) is not None
+
+
+def said(grammar: ObjectGrammar | None, wanted: list[int], seed: int) -> list[int]:
+    """What a model says that wants to say this; where it may not, it goes on at random."""
+    random, tokens = np.random.default_rng(seed), list[int]()
+    state = None if grammar is None else grammar.start(encoder())
+    while EOS not in tokens and len(tokens) < 120:
+        logits = random.normal(size=IMAGE + 8).astype(np.float32)
+        if tokens == wanted[: len(tokens)]:
+            logits[wanted[len(tokens)]] = 50
+        else:
+            logits[EOS] = 3
+        row = HostRow(logits, IMAGE)
+        tokens.append(
+            select_token(Greedy(), row, None if state is None else state.allowed, len(tokens))
+        )
+        state = None if state is None else state.after(tokens[-1])
+    return tokens
+
+
+pieces = st.sampled_from(
+    [
+        "cat",
+        " red",
+        " ;",
+        ";",
+        " ; ",
+        "; ",
+        " ",
+        "\n",
+        "é",
+        "日",
+        "<",
+        ">",
+        "<loc",
+        ".",
+        "a;b",
+    ]
+)
+any_box = boxes | st.lists(st.integers(0, 1023), min_size=4, max_size=4)
+parts: Any = (
+    pieces.map(lambda text: list(encoder().continuation(text)))
+    | any_box.map(lambda box: [LOC + number for number in box])
+    | sixteen.map(lambda codes: [SEG + code for code in codes])
+    | st.integers(0, IMAGE - 1).map(lambda token: [token])
+)
+neat_parts: Any = st.tuples(
+    boxes.map(lambda box: [LOC + number for number in box]),
+    st.sampled_from(["", " ", "\n"]).map(lambda text: list(encoder().continuation(text))),
+    st.just([]) | sixteen.map(lambda codes: [SEG + code for code in codes]),
+    st.sampled_from(["", " ", " cat", "cat", " a\nb", " 日本 x"]).map(
+        lambda text: list(encoder().continuation(text))
+    ),
+    st.sampled_from(["", " ; ", ";", "; ", " ;", " ;  "]).map(
+        lambda text: list(encoder().continuation(text))
+    ),
+).map(lambda tokens: [token for part in tokens for token in part])
+answers: Any = (
+    st.lists(neat_parts, max_size=4) | st.lists(parts, max_size=8) | st.lists(neat_parts | parts)
+).map(lambda listed: [*[t for part in listed for t in part if t != EOS][:100], EOS])
+
+
+@settings(max_examples=200)
+@given(answers, st.booleans(), seeds)
+def test_an_answer_of_the_form_is_not_changed(answer: list[int], masks: bool, seed: int) -> None:
+    constrained = said(ObjectGrammar(None, masks), answer, seed)
+    if answer[0] == LOC + 1023:  # no box begins there
+        assert constrained[0] != answer[0]
+    elif answer[0] in CORNERS:
+        assert (constrained == answer) == is_of_the_form(answer, masks)
+    else:  # the end, or words
+        assert constrained == answer
+    if constrained[0] in CORNERS and constrained[-1] == EOS:
+        assert is_of_the_form(constrained, masks)
+
+
+@settings(max_examples=200)
+@given(st.lists(neat_parts, max_size=4), seeds)
+def test_an_answer_of_the_form_is_read_as_a_whole(listed: list[list[int]], seed: int) -> None:
+    tokens = [token for part in listed for token in part] + [EOS]
+    assert is_of_the_form(tokens, True)
+    assert said(ObjectGrammar(None, True), tokens, seed) == tokens == said(None, tokens, seed)
+    answer = parse_answer(encoder().decode(tokens))
+    assert len(answer.objects) == len(listed)
+    starts = [start for start, _ in answer.spans]
+    for end, start in zip([0, *(end for _, end in answer.spans)], [*starts, None], strict=True):
+        assert answer.text[end:start].strip(" \n;") == ""
+
+
+def test_what_is_no_object_is_said_to_its_end() -> None:
+    for words in (" no cat", "<loc", "<seg000>", "\n", "cat <loc0001><loc0002><loc0003><loc0004>"):
+        tokens = [*encoder().continuation(words), EOS]
+        assert said(ObjectGrammar(None, False), tokens, 0) == tokens
+    state = ObjectGrammar(None, True).start(encoder()).after(encoder().continuation(" no")[0])
+    assert state.allowed is None
+    assert ids(state.after(EOS)) == [EOS]
 
 
 def without_piece(text: str) -> PromptEncoder:
@@ -180,7 +322,7 @@ def test_a_separator_may_begin_with_a_token_that_words_have_too(label: str) -> N
     for token in other.continuation(f"<loc0001><loc0002><loc0003><loc0004>{label}{SEPARATOR}"):
         assert token in ids(state)
         state = state.after(token)
-    assert ids(state) == [*range(LOC, LOC + 1023)]
+    assert {*ids(state)} - BLANKS == {EOS, *CORNERS[:-1]}
 
 
 def test_labels_are_kept_once_with_single_blanks() -> None:
@@ -222,6 +364,5 @@ def test_asked_labels_do_not_need_the_vocabulary() -> None:
     fresh = PromptEncoder(MODEL, CONFIG)
     ObjectGrammar(("cat",), True).start(fresh)
     assert "vocabulary" not in vars(fresh)
-    state = ObjectGrammar(None, True).start(fresh)
+    ObjectGrammar(None, True).start(fresh)
     assert "vocabulary" in vars(fresh)
-    assert state.allowed.tolist() == [EOS, *range(LOC, LOC + 1023)]

@@ -12,10 +12,16 @@ def test_the_prompts_are_those_of_the_training() -> None:
     assert Task.caption("en") == Task("caption en")
     assert Task.ask("where is it?", "de") == Task("answer de where is it?")
     assert Task.read() == Task("ocr")
-    assert Task.detect("cat ;dog") == Task("detect cat ; dog", ("cat", "dog"), False)
+    assert Task.detect(["cat ", "dog"]) == Task("detect cat ; dog", ("cat", "dog"), False)
     assert Task.segment(["cat", "black dog"]) == Task(
         "segment cat ; black dog", ("cat", "black dog"), True
     )
+
+
+@pytest.mark.parametrize("what", ["cat;dog", " a  cat ;cat;", "Cat", "cat and dog\n"])
+def test_what_is_typed_is_asked(what: str) -> None:
+    assert Task.detect(what).prompt == f"detect {what}"
+    assert Task.segment(what) == Task.of(f"segment {what}")
 
 
 def test_a_label_is_asked_for_once_and_in_one_line() -> None:
@@ -26,10 +32,10 @@ def test_a_label_is_asked_for_once_and_in_one_line() -> None:
     ("prompt", "expected"),
     [
         ("detect cat ; dog", Task("detect cat ; dog", ("cat", "dog"))),
-        (" segment  cat\n", Task("segment cat", ("cat",), True)),
-        ("Detect cat;dog", Task("detect cat ; dog", ("cat", "dog"))),
-        ("<image>detect cat", Task("detect cat", ("cat",))),
-        ("<image><image> segment cat", Task("segment cat", ("cat",), True)),
+        (" segment  cat\n", Task(" segment  cat\n", ("cat",), True)),
+        ("Detect cat;dog", Task("Detect cat;dog", ("cat", "dog"))),
+        ("<image>detect cat", Task("<image>detect cat", ("cat",))),
+        ("<image><image> segment cat", Task("<image><image> segment cat", ("cat",), True)),
         ("detecting cats", Task("detecting cats")),
         ("segment-wise", Task("segment-wise")),
         ("please detect cat", Task("please detect cat")),
