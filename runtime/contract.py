@@ -41,6 +41,7 @@ ComputeDtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 LORA = ".lora_"  # in the names of inputs that take an adapter's weights
 SHORTLISTED = 256  # tokens of a shortlist, or all answer tokens where those are fewer
 LOC_COUNT = 1024
+CORNERS_PER_BOX = 4
 SEG_COUNT = 128
 CODES_PER_MASK = 16
 

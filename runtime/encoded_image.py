@@ -173,7 +173,14 @@ class EncodedImage:
         rules = task_grammar(task, "any" if any_label else "asked") if grammar else None
         options = GenerationOptions(max_new_tokens=max_new_tokens, grammar=rules)
         generation = self._answer(task.prompt, options)
-        return object_result(task, generation, self._size, self._decode_masks, image=self._image)
+        return object_result(
+            task,
+            generation,
+            self._size,
+            self._decode_masks,
+            constrained=grammar,
+            image=self._image,
+        )
 
     def _answer(self, prompt: str, options: GenerationOptions) -> Generation:
         return self._pipeline.answer_one(self._request(prompt, options), self._cache)

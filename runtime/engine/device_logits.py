@@ -6,7 +6,7 @@ Small graphs select the logits that a grammar or a sampling policy needs, so tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -17,7 +17,7 @@ from paligemma_edge.runtime.device.memory import DeviceMemory
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.logits import Shortlist
-from paligemma_edge.runtime.engine.scores import require_number
+from paligemma_edge.runtime.engine.scores import log_sum_exp, require_number
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Pickers:
 
     pick: Session
     shortlist: Session
+    ranges: dict[range, ort.OrtValue] = field(default_factory=dict)  # their ids, on the GPU
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,18 @@ class DeviceOutputs:
 
     def pick(self, slot: int, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         """Logits of some tokens."""
+        return self._pick(slot, self.memory.put(tokens))
+
+    def pick_range(self, slot: int, tokens: range) -> NDArray[np.float32]:
+        """Logits of a range of tokens, whose ids are copied to the GPU once."""
+        ranges = self.pickers.ranges
+        if tokens not in ranges:
+            ranges[tokens] = self.memory.put(np.arange(tokens.start, tokens.stop))
+        return self._pick(slot, ranges[tokens])
+
+    def _pick(self, slot: int, tokens: ort.OrtValue) -> NDArray[np.float32]:
         binding = self._row(self.pickers.pick, slot)
-        binding.bind_ortvalue_input(contract.TOKENS, self.memory.put(tokens))
+        binding.bind_ortvalue_input(contract.TOKENS, tokens)
         (picked,) = self.pickers.pick.finish(binding, contract.PICKED)
         return self.memory.read(picked)
 
@@ -153,6 +164,12 @@ class DeviceRow:
         logits = self.at(np.append(tokens, self.best)).astype(np.float64)
         log_probs: NDArray[np.float64] = logits[:-1] - logits[-1] + self._best_log_prob
         return log_probs
+
+    def log_prob_of_any(self, tokens: range) -> float:
+        """Log-probability that one of these tokens comes next."""
+        logits, best = self.logits.outputs.pick_range(self.slot, tokens), self.best
+        peak = logits[best - tokens.start] if best in tokens else self.at(np.array([best]))[0]
+        return log_sum_exp(logits) - float(peak) + self._best_log_prob
 
     @property
     def _best_log_prob(self) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -192,8 +193,11 @@ class Engine:
         vocab = self.config.vocab_size
         if contract.NEXT_TOKEN not in self.sessions[contract.DECODER].outputs:
             return HostOutputs(np.empty((slots, 1, vocab), np.float32), self.image_id)
-        pickers = Pickers(self.sessions[contract.PICK], self.sessions[contract.SHORTLIST])
-        return DeviceOutputs.allocate(self.memory, pickers, slots, vocab, self.image_id)
+        return DeviceOutputs.allocate(self.memory, self._pickers, slots, vocab, self.image_id)
+
+    @cached_property
+    def _pickers(self) -> Pickers:
+        return Pickers(self.sessions[contract.PICK], self.sessions[contract.SHORTLIST])
 
     def _bind_features(
         self, binding: ort.IOBinding, features: Tensor, shape: tuple[int, int]

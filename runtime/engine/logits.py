@@ -71,6 +71,10 @@ class Row(Protocol):
         """Log-probabilities of some tokens; DeviceError as above."""
         ...
 
+    def log_prob_of_any(self, tokens: range) -> float:
+        """Log-probability that one of these answer tokens comes next; DeviceError as above."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class HostRow:
@@ -107,6 +111,10 @@ class HostRow:
     def log_probs(self, tokens: NDArray[np.intp]) -> NDArray[np.float64]:
         """Log-probabilities of some tokens."""
         return self.whole[tokens].astype(np.float64) - self._log_sum_exp
+
+    def log_prob_of_any(self, tokens: range) -> float:
+        """Log-probability that one of these tokens comes next."""
+        return log_sum_exp(self.whole[tokens.start : tokens.stop]) - self._log_sum_exp
 
     @cached_property
     def _log_sum_exp(self) -> float:

@@ -28,6 +28,7 @@ class TaskRequest:
 
     task: Task
     request: Request
+    constrained: bool  # by the task's own grammar
 
 
 def task_request(
@@ -49,7 +50,7 @@ def task_request(
     if grammar is True:
         rules = task_grammar(task, "any" if any_label else "asked")
     options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, grammar=rules)
-    return TaskRequest(task, pipeline.request(prompt, 1, options))
+    return TaskRequest(task, pipeline.request(prompt, 1, options), constrained=grammar is True)
 
 
 def answer_each(
@@ -64,14 +65,18 @@ def answer_each(
     `items` is read only as slots become free. `capacity` is that of the longest request. An
     image whose pixels were seen lately is not encoded again.
     """
-    waiting: dict[int, tuple[Key, ImageBatch, Task]] = {}
+    waiting: dict[int, tuple[Key, ImageBatch, TaskRequest]] = {}
 
     def requests() -> Iterator[Request]:
         for number, (key, images, item) in enumerate(items):
-            waiting[number] = key, images, item.task
+            waiting[number] = key, images, item
             yield item.request.about(images)
 
     decode_masks = pipeline.engine.decode_masks if pipeline.engine.decodes_masks else None
     for number, generation in pipeline.answer(requests(), slots=slots, capacity=capacity):
-        key, images, task = waiting.pop(number)
-        yield key, build_result(task, generation, (images.width, images.height), decode_masks)
+        key, images, item = waiting.pop(number)
+        size = images.width, images.height
+        yield (
+            key,
+            build_result(item.task, generation, size, decode_masks, constrained=item.constrained),
+        )

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from paligemma_edge.runtime.contract import CORNERS_PER_BOX
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.logits import Row
@@ -29,10 +30,13 @@ class ActiveSequence:
     number: int  # its place among the requests
     request: Request
     eos_id: int
+    locations: range  # the tokens that a box consists of
     state: State | None  # of the grammar
     watch: Stopwatch = field(default_factory=Stopwatch)
     tokens: list[int] = field(default_factory=list)
     log_probs: list[float] = field(default_factory=list)
+    box_log_probs: dict[int, float] = field(default_factory=dict)  # see `Generation`
+    corners: int = 0  # of the box that the last tokens belong to
 
     @property
     def finish_reason(self) -> FinishReason | None:
@@ -47,9 +51,19 @@ class ActiveSequence:
         token = select_token(self.request.sampling, row, allowed, len(self.tokens))
         if self.state is not None:
             self.state = self.state.after(token)
+        self._watch_boxes(row, token)
         self.tokens.append(token)
         self.log_probs.append(row.log_prob(token))
         return GeneratedToken(self, token, self.log_probs[-1], self.finish_reason)
+
+    def _watch_boxes(self, row: Row, token: int) -> None:
+        """Where a box begins, note how likely it was that any box begins there."""
+        if token not in self.locations:
+            self.corners = 0
+            return
+        if self.corners % CORNERS_PER_BOX == 0:
+            self.box_log_probs[len(self.tokens)] = row.log_prob_of_any(self.locations)
+        self.corners += 1
 
 
 class GeneratedToken(NamedTuple):
@@ -68,15 +82,17 @@ def generate(
     cache: KVCache,
     *,
     eos_id: int,
+    locations: range,
     slots: int | None = None,
 ) -> Iterator[GeneratedToken]:
     """Answer requests in the first `slots` slots of a cache, or all; yield tokens as they come.
 
     `features` encodes images that are not in it yet. The end-of-sequence token is yielded too,
-    last of an answer that ended by itself. `requests` is read only as slots become free.
+    last of an answer that ended by itself. `locations` are the tokens that boxes consist of.
+    `requests` is read only as slots become free.
     """
     waiting = enumerate(requests)
-    loop = _Loop(engine, features, eos_id, waiting, cache, slots or cache.slots)
+    loop = _Loop(engine, features, eos_id, locations, waiting, cache, slots or cache.slots)
     yield from loop.admit()
     while loop.running:
         yield from loop.step()
@@ -90,6 +106,7 @@ class _Loop:
     engine: Engine
     features: ImageFeatureCache
     eos_id: int
+    locations: range
     waiting: Iterator[tuple[int, Request]]
     cache: KVCache
     slots: int
@@ -100,7 +117,7 @@ class _Loop:
         for slot in range(self.slots):
             while slot not in self.running and (entry := next(self.waiting, None)) is not None:
                 number, request = entry
-                sequence = ActiveSequence(number, request, self.eos_id, request.state)
+                sequence = self._sequence(number, request)
                 row = self._prefill(slot, sequence)
                 self.running[slot] = sequence
                 yield self._extend(slot, row)
@@ -116,6 +133,9 @@ class _Loop:
         for slot, sequence in list(self.running.items()):
             sequence.watch.add("steps", seconds)
             yield self._extend(slot, logits[slot])
+
+    def _sequence(self, number: int, request: Request) -> ActiveSequence:
+        return ActiveSequence(number, request, self.eos_id, self.locations, request.state)
 
     def _prefill(self, slot: int, sequence: ActiveSequence) -> Row:
         """Read and encode the images of a request, then its prompt → logits of what follows."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from paligemma_edge.runtime.contract import LOC_COUNT
 from paligemma_edge.runtime.engine.cache_pool import KVCachePool
 from paligemma_edge.runtime.engine.engine import Engine, Tensor
 from paligemma_edge.runtime.engine.logits import Row
@@ -127,10 +128,19 @@ class Pipeline:
         capacity: int,
         features: ImageFeatureCache | None,
     ) -> Iterator[GeneratedToken]:
-        eos_id = self.manifest.tokenizer.eos_id
+        ids = self.manifest.tokenizer
+        locations = range(ids.first_loc_id, ids.first_loc_id + LOC_COUNT)
         features = features or ImageFeatureCache(self.engine)
         with self.cache_pool.acquire(slots, capacity) as cache:
-            yield from generate(self.engine, features, requests, cache, eos_id=eos_id, slots=slots)
+            yield from generate(
+                self.engine,
+                features,
+                requests,
+                cache,
+                eos_id=ids.eos_id,
+                locations=locations,
+                slots=slots,
+            )
 
     def _generation(self, sequence: ActiveSequence) -> Generation:
         assert sequence.finish_reason is not None
@@ -141,6 +151,7 @@ class Pipeline:
             token_ids=tuple(sequence.tokens),
             log_probs=tuple(sequence.log_probs),
             char_offsets=char_offsets,
+            box_log_probs=sequence.box_log_probs,
             finish_reason=sequence.finish_reason,
             seconds=sequence.watch.seconds,
         )

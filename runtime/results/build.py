@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from paligemma_edge.runtime.results.confidence import object_log_prob
 from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
@@ -26,17 +27,22 @@ WITHOUT_MASKS = (
     "export it with --mask-decoder vae-oid.npz"
 )
 
+WITHOUT_CODES = "the model gave objects without masks: the boxes are its whole answer"
+IN_WORDS = "the model answered in words and found no objects; its words are the text of the answer"
+
 
 def build_result(
     task: Task,
     generation: Generation,
     size: tuple[int, int],
     decode_masks: DecodeMasks,
+    *,
+    constrained: bool = False,
 ) -> TextResult | ObjectResult:
-    """Words or objects, as the task asks; `size` is the image's width and height."""
+    """Words or objects, as the task asks; arguments as for `object_result`."""
     if task.labels is None:
         return text_result(generation)
-    return object_result(task, generation, size, decode_masks)
+    return object_result(task, generation, size, decode_masks, constrained=constrained)
 
 
 def text_result(generation: Generation, image: Image.Image | None = None) -> TextResult:
@@ -56,32 +62,40 @@ def object_result(
     size: tuple[int, int],
     decode_masks: DecodeMasks,
     *,
+    constrained: bool = False,
     image: Image.Image | None = None,
     classes: Sequence[str] | None = None,
 ) -> ObjectResult:
     """The objects of an answer, masks decoded; one that the token limit cut is left out.
 
-    `classes` are what class ids count, by default the labels that the prompt asks for.
+    Args:
+        task: what the prompt requests.
+        generation: the answer.
+        size: width and height of the image.
+        decode_masks: the bundle's mask decoder.
+        constrained: whether the task's grammar held the answer: what then begins with no object is
+            words, and none is read from it.
+        image: what the prompt was about.
+        classes: what class ids count; by default the labels that the prompt asks for.
     """
     names = task.classes if classes is None else tuple(classes)
-    answer = generation.answer
-    cut = generation.finish_reason == "length" and _last_is_cut(task, answer)
-    whole = len(answer.objects) - cut
-    parsed, spans = answer.objects[:whole], answer.spans[:whole]
-    decoded = decoded_masks(parsed, decode_masks)
+    in_words = constrained and generation.text != "" and 0 not in generation.box_log_probs
+    count = 0 if in_words else _whole_objects(task, generation)
+    parsed, log_probs = generation.answer.objects[:count], generation.object_log_probs[:count]
     objects = tuple(
         Detection(
             label=one.label,
             class_id=names.index(one.label) if one.label in names else -1,
-            log_prob=generation.log_prob_of(span),
+            log_prob=object_log_prob(parts),
             xyxy_normalized=one.xyxy_normalized,
             width=size[0],
             height=size[1],
             decoded_mask=mask,
         )
-        for one, span, mask in zip(parsed, spans, decoded, strict=True)
+        for one, parts, mask in zip(
+            parsed, log_probs, decoded_masks(parsed, decode_masks), strict=True
+        )
     )
-    lacking = decode_masks is None and any(one.codes is not None for one in parsed)
     return ObjectResult(
         prompt=generation.prompt,
         text=generation.text,
@@ -91,9 +105,26 @@ def object_result(
         finish_reason=generation.finish_reason,
         width=size[0],
         height=size[1],
-        notes=(WITHOUT_MASKS,) if lacking else (),
+        notes=(IN_WORDS,) if in_words else _mask_notes(task, parsed, decode_masks),
         image=image,
     )
+
+
+def _mask_notes(
+    task: Task, parsed: Sequence[ParsedObject], decode_masks: DecodeMasks
+) -> tuple[str, ...]:
+    """Why objects have no masks, where some have none that should."""
+    coded = [one.codes is not None for one in parsed]
+    without_decoder = decode_masks is None and any(coded)
+    without_codes = task.masks and not all(coded)
+    return (WITHOUT_MASKS,) * without_decoder + (WITHOUT_CODES,) * without_codes
+
+
+def _whole_objects(task: Task, generation: Generation) -> int:
+    """How many objects of an answer are complete."""
+    answer = generation.answer
+    cut = generation.finish_reason == "length" and _last_is_cut(task, answer)
+    return len(answer.objects) - cut
 
 
 def _last_is_cut(task: Task, answer: ParsedAnswer) -> bool:

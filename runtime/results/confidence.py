@@ -1,4 +1,4 @@
-"""How sure the model is: one rule for words, objects and choices.
+"""How sure the model is: one rule for words and choices, and one for the objects of an answer.
 
 Knows log-probabilities. Knows nothing of where they come from.
 """
@@ -8,8 +8,37 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 _LEAST = -sys.float_info.max  # log-probability of what is impossible, where infinity is not allowed
+
+
+@dataclass(frozen=True)
+class ObjectLogProbs:
+    """Log-probabilities that the model gave to what wrote one object.
+
+    Args:
+        separator: of each token since the object before; empty for the first object.
+        box: that *any* box begins here, wherever it lies: of all 1,024 `<loc>` together.
+        corners: of each of the box's `<loc>`.
+        codes: of each of the mask's `<seg>`; empty without a mask.
+        label: of each token of the label; empty without one.
+    """
+
+    separator: tuple[float, ...]
+    box: float
+    corners: tuple[float, ...]
+    codes: tuple[float, ...]
+    label: tuple[float, ...]
+
+
+def object_log_prob(parts: ObjectLogProbs) -> float:
+    """Logarithm of a detection's confidence: that an object begins here, and has this label.
+
+    Where it lies and which mask it has are left out: of many places that are as good as each other
+    each one is unlikely, however sure the model is of the object.
+    """
+    return sum(parts.separator) + parts.box + sum(parts.label)
 
 
 def confidence_of(log_prob: float) -> float:
@@ -18,7 +47,7 @@ def confidence_of(log_prob: float) -> float:
 
 
 def mean(log_probs: Sequence[float]) -> float:
-    """Mean log-probability of tokens: the confidence of words, however many they are."""
+    """Mean log-probability of tokens: that of words, however many they are."""
     return sum(log_probs) / len(log_probs)
 
 

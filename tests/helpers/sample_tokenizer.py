@@ -33,6 +33,8 @@ def encoder() -> PromptEncoder:
 def ids(state: State) -> list[int]:
     """The tokens that a state allows, at least one."""
     allowed = state.allowed
+    if allowed is None:
+        return list(range(IMAGE))
     if allowed.dtype == np.bool_:
         assert allowed.shape == (IMAGE,)
         allowed = np.flatnonzero(allowed)

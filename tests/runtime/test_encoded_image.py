@@ -14,6 +14,7 @@ from paligemma_edge.runtime.encoded_image import EncodedImage
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.errors import ImageError, OptionError, PaliGemmaError, PromptError
 from paligemma_edge.runtime.images.load import load_image
+from paligemma_edge.runtime.results.confidence import object_log_prob
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,11 @@ def test_objects_have_boxes_masks_and_scores_of_their_own(
         assert found.mask is not None and found.mask.shape == load_image(truth).size[::-1]
         x0, y0, x1, y1 = found.xyxy
         assert found.mask[y0:y1, x0:x1].sum() == found.mask.sum() > 0
-    assert result[0].log_prob == pytest.approx(np.mean(generation.log_probs[:-1]))
+    (parts,) = generation.object_log_probs
+    assert len(parts.corners) == 4 and len(parts.codes) == 16 and len(parts.label) >= 2
+    assert result[0].log_prob == pytest.approx(object_log_prob(parts))
+    (boxed,) = shapes_model.detect(shapes_images / "02.png", "black star")
+    assert boxed.confidence == pytest.approx(result[0].confidence, abs=0.2)
     assert result.log_prob == pytest.approx(np.mean(generation.log_probs))
 
 

@@ -19,6 +19,7 @@ from paligemma_edge.runtime.engine.decode_step import Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceLogits, DeviceRow
 from paligemma_edge.runtime.engine.logits import HostRow
 from paligemma_edge.runtime.errors import BundleError, DeviceError
+from paligemma_edge.runtime.generation.loop import ActiveSequence
 from paligemma_edge.runtime.generation.sampling import TopSampling
 from tests.helpers.gpu_on_host import Copies, open_on_host
 
@@ -173,6 +174,41 @@ def test_what_is_told_of_a_row_is_what_its_logits_say(
         short = row.shortlist
         assert np.array_equal(short.logits, same.whole[short.tokens])
         assert sorted(short.logits)[0] == np.sort(same.answer_logits)[-256]
+
+
+def test_a_box_costs_the_logits_of_all_locations_once(
+    gpu: tuple[PaliGemma, Copies], shapes_model: PaliGemma, requests: list[Any]
+) -> None:
+    """1,024 logits to the host where a box begins; the ids that choose them go up once."""
+    model, copies = gpu
+    image, prompt = next(r for r in requests if r[1].startswith("detect "))
+    model.generate(image, prompt)
+    copies.take()
+    watched = model.generate(image, prompt)
+    boxes = len(watched.answer.objects)
+    assert boxes and len(watched.box_log_probs) == boxes
+    with_boxes = copies.take()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ActiveSequence, "_watch_boxes", lambda *_: None)
+        assert model.generate(image, prompt).token_ids == watched.token_ids
+    up, down = copies.take()
+    assert (with_boxes[0] - up, with_boxes[1] - down) == (0, boxes * 4096)
+    expected = shapes_model.generate(image, prompt)
+    assert expected.token_ids == watched.token_ids
+    assert watched.box_log_probs == pytest.approx(expected.box_log_probs, abs=0.02)
+
+
+def test_a_box_that_the_model_did_not_want_most_is_noted_too(
+    gpu: tuple[PaliGemma, Copies], requests: list[Any]
+) -> None:
+    locations = range(1000, 2024)
+    for row in first_rows(gpu[0], requests[:6]):
+        same = HostRow(row.whole.copy(), 2152)
+        wanted = same.log_prob_of_any(locations)
+        assert row.log_prob_of_any(locations) == pytest.approx(wanted, abs=1e-4)
+        assert wanted == pytest.approx(
+            np.logaddexp.reduce(same.log_probs(np.arange(1000, 2024))), abs=1e-4
+        )
 
 
 def test_scores_of_choices_are_those_of_the_lossless_variant(

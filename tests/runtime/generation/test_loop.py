@@ -21,6 +21,7 @@ from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.timing import Stopwatch
 
 EOS, LONGEST, IMAGE, VOCAB = 1, 29, 1156, 1160
+LOCATIONS = range(10, 15)
 
 
 def _row(token: int) -> NDArray[np.float32]:
@@ -80,7 +81,9 @@ def _answers(
 
 
 def _run(engine: Countdown, requests: Any, cache: KVCache) -> Iterator[GeneratedToken]:  # noqa: ANN401
-    return generate(cast(Any, engine), cast(Any, engine), requests, cache, eos_id=EOS)
+    return generate(
+        cast(Any, engine), cast(Any, engine), requests, cache, eos_id=EOS, locations=LOCATIONS
+    )
 
 
 @given(
@@ -176,3 +179,19 @@ def test_requests_of_one_batch_have_grammars_of_their_own() -> None:
     for generated in _run(Countdown(), requests, _cache(2)):
         answers[generated.sequence.number].append(generated.token)
     assert answers == [list(range(9, 0, -1)), [9, 8, EOS]]
+
+
+def test_where_a_box_begins_it_is_noted_how_likely_any_box_was() -> None:
+    (*_, last) = _run(Countdown(), _requests([20], 99), _cache(1))
+    tokens, noted = last.sequence.tokens, last.sequence.box_log_probs
+    assert [tokens[place] for place in noted] == [14, 10]  # after four corners another box begins
+    for place, log_prob in noted.items():
+        weights = np.exp(_row(tokens[place])[:IMAGE].astype(np.float64))
+        assert log_prob == pytest.approx(np.log(weights[10:15].sum() / weights.sum()))
+        assert log_prob > last.sequence.log_probs[place]
+
+
+def test_boxes_are_noted_of_each_answer_of_a_batch() -> None:
+    ended = [g for g in _run(Countdown(), _requests([12, 9, 14], 99), _cache(2)) if g.finish_reason]
+    noted = {g.sequence.number: set(g.sequence.box_log_probs) for g in ended}
+    assert noted == {0: {0}, 1: set(), 2: {0, 4}}

@@ -81,8 +81,10 @@ def test_a_state_is_a_value() -> None:
 
 
 def test_many_tokens_are_flags_and_few_are_ids() -> None:
-    assert Regex(".*").start(encoder()).allowed.dtype == np.bool_
-    assert Regex("a").start(encoder()).allowed.dtype == np.intp
+    many, few = (Regex(pattern).start(encoder()).allowed for pattern in (".*", "a"))
+    assert many is not None and few is not None
+    assert many.dtype == np.bool_
+    assert few.dtype == np.intp
 
 
 @pytest.mark.parametrize(
