@@ -28,7 +28,8 @@ Result = TypeVar("Result")
 GRAMMARS = {
     "detect, two labels": ObjectGrammar(("cat", "dog"), masks=False),
     "segment, two labels": ObjectGrammar(("cat", "dog"), masks=True),
-    "detect, any label": ObjectGrammar(None, masks=False),
+    "detect, own labels": ObjectGrammar(None, masks=False),
+    "segment, own labels": ObjectGrammar(None, masks=True),
 }
 
 

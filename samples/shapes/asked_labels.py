@@ -12,10 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime import Generation, PaliGemma
-from paligemma_edge.runtime.encoded_image import EncodedImage
+from paligemma_edge import Generation
+from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
+from paligemma_edge.runtime.generation.pipeline import Pipeline
+from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.grammar.base import EndState, Grammar, State
 from paligemma_edge.runtime.grammar.objects import ObjectGrammar
+from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.results.confidence import ObjectLogProbs
 from paligemma_edge.runtime.text.tasks import Task
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
@@ -102,8 +105,9 @@ class _Told:
         return _Told(self.left[1:], self.end) if self.left[1:] else self.end
 
 
-def ask(model: PaliGemma, count: int) -> Iterator[AskedLabel]:
+def ask(pipeline: Pipeline, count: int) -> Iterator[AskedLabel]:
     """Ask about so many held-out scenes, for boxes and for masks of the same things."""
+    features = ImageFeatureCache(pipeline.engine)
     for number in range(count):
         scene = draw("held_out", number)
         if not scene.shapes:
@@ -113,17 +117,18 @@ def ask(model: PaliGemma, count: int) -> Iterator[AskedLabel]:
         things: dict[str, list[FloatBox]] = {label: [] for label in labels}
         for named in question.objects:
             things[named.label].append(scene.shapes[named.index].box)
-        with model.encode(scene.image()) as image:
-            for task in (Task.detect(labels), Task.segment(labels)):
-                yield from _Asked(image, model.encoder, task, number, things).labels()
+        images = pipeline.read_images([scene.image()])
+        for task in (Task.detect(labels), Task.segment(labels)):
+            yield from _Asked(pipeline, features, images, task, number, things).labels()
 
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question about an encoded image, and where the things are that it asks for."""
+    """A question about an image, and where the things are that it asks for."""
 
-    image: EncodedImage
-    encoder: PromptEncoder
+    pipeline: Pipeline
+    features: ImageFeatureCache
+    images: ImageBatch
     task: Task
     number: int
     things: Mapping[str, Sequence[FloatBox]]
@@ -139,9 +144,9 @@ class _Asked:
             yield AskedLabel(self.number, verb, label, bool(boxes), objects, forced)
 
     def _say(self, grammar: Grammar) -> Generation:
-        return self.image.generate(
-            self.task.prompt, grammar=grammar, max_new_tokens=_MAX_NEW_TOKENS
-        )
+        options = GenerationOptions(max_new_tokens=_MAX_NEW_TOKENS, grammar=grammar)
+        request = self.pipeline.request(self.task.prompt, 1, options)
+        return self.pipeline.answer_one(request.about(self.images), self.features)
 
     def _objects(self, said: Generation, label: str) -> Iterator[ScoredObject]:
         """The objects of an answer that have this label."""
@@ -164,6 +169,6 @@ class _Asked:
         return log_probs[label] - float(np.logaddexp.reduce(list(log_probs.values())))
 
     def _log_prob(self, before: str, label: str) -> float:
-        start = self.encoder.continuation(before)
-        told = self._say(Exactly(self.encoder.continuation(f"{before} {label}")))
+        write = self.pipeline.encoder.continuation
+        start, told = write(before), self._say(Exactly(write(f"{before} {label}")))
         return sum(told.log_probs[len(start) : -1])

@@ -21,7 +21,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from paligemma_edge.runtime import PaliGemma
+from paligemma_edge.runtime.loading.loaded_model import load_model
 from paligemma_edge.runtime.results.confidence import ObjectLogProbs, mean, object_log_prob
 from samples.shapes.asked_labels import OVERLAP, AskedLabel, ask
 from samples.shapes.scoring import box_iou
@@ -208,8 +208,8 @@ def main() -> None:
     )
     parser.add_argument("--plot", type=Path, help="write the reliability of the confidence here")
     args = parser.parse_args()
-    model = PaliGemma(args.bundle, variant=args.variant)
-    asked = list(ask(model, args.count))
+    model = load_model(args.bundle, variant=args.variant)
+    asked = list(ask(model.pipeline, args.count))
     figures = {name: measure(asked, candidate) for name, candidate in CANDIDATES.items()}
     there = sum(one.present for one in asked)
     objects = sum(len(one.objects) for one in asked)

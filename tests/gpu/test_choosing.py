@@ -15,6 +15,7 @@ from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.generation.select_token import select_token
 from paligemma_edge.runtime.grammar.base import Allowed
 from tests.gpu.on_gpu import Requests
+from tests.helpers.object_form import CORNERS
 
 pytestmark = pytest.mark.gpu
 POLICIES = (
@@ -36,6 +37,8 @@ def compared(patched: pytest.MonkeyPatch) -> list[int]:
         same = HostRow(row.whole.copy(), row.logits.outputs.image_id)
         assert token == select_token(sampling, same, allowed, position)
         assert row.log_prob(token) == pytest.approx(same.log_prob(token), abs=1e-4)
+        wanted = same.log_prob_of_any(CORNERS)
+        assert row.log_prob_of_any(CORNERS) == pytest.approx(wanted, abs=1e-4)
         tokens.append(token)
         return token
 

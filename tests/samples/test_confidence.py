@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_edge.runtime.model import PaliGemma
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.results.confidence import ObjectLogProbs
 from samples.shapes import confidence
 from samples.shapes.asked_labels import AskedLabel, ScoredObject, ask
@@ -65,9 +65,9 @@ def test_the_figures_are_those_of_the_surest_object_of_each_label() -> None:
 
 
 def test_a_bundle_is_asked_for_boxes_and_masks_of_the_same_things(
-    shapes_model: PaliGemma,
+    shapes_loaded: LoadedModel,
 ) -> None:
-    asked = list(ask(shapes_model, 6))
+    asked = list(ask(shapes_loaded.pipeline, 6))
     boxes, masks = ([one for one in asked if one.task == task] for task in ("detect", "segment"))
     assert [(one.question, one.label) for one in boxes] == [(o.question, o.label) for o in masks]
     found = [one for group in asked for one in group.objects]
