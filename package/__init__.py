@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from paligemma_edge.runtime.batch_calls import BatchCalls
     from paligemma_edge.runtime.encoded_image import EncodedImage
     from paligemma_edge.runtime.errors import (
         BundleError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "BatchCalls",
     "BundleError",
     "CheckpointError",
     "ChoiceResult",
@@ -72,6 +74,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "BatchCalls": "batch_calls",
     "ChoiceResult": "results.result",
     "Choices": "grammar.choices",
     "Detection": "results.detection",

@@ -7,7 +7,7 @@ prompt sees itself whole, image included, so another prompt changes them all.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Self
+from typing import Self, TypeVar
 
 from PIL import Image
 
@@ -17,19 +17,34 @@ from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
 from paligemma_edge.runtime.generation.pipeline import Pipeline
 from paligemma_edge.runtime.generation.request import GenerationOptions, Request
 from paligemma_edge.runtime.generation.sampling import Sampling
+from paligemma_edge.runtime.generation.task_request import (
+    TaskRequest,
+    choice_request,
+    objects_request,
+    words_request,
+)
 from paligemma_edge.runtime.grammar.base import Grammar
-from paligemma_edge.runtime.grammar.choices import Choices
-from paligemma_edge.runtime.grammar.task_grammar import task_grammar
+from paligemma_edge.runtime.grammar.object_options import ObjectOptions
 from paligemma_edge.runtime.images.batch import ImageBatch
-from paligemma_edge.runtime.results.build import DecodeMasks, object_result, text_result
 from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.text.tasks import Task
 from paligemma_edge.runtime.timing import Stopwatch
+from paligemma_edge.runtime.typed_calls import TypedCalls
+
+R = TypeVar("R")
 
 
-class EncodedImage:
-    """One image, or several that a prompt is about together; features are made on first use."""
+class EncodedImage(TypedCalls[TextResult, ObjectResult, ChoiceResult]):
+    """One image, or several that a prompt is about together; `model.encode(image)` makes it.
+
+    The vision features are made with the first answer and kept for all others; `close()` or `with`
+    gives them back. Threads may ask at once, as a model allows it.
+
+    Example:
+        >>> with model.encode("street.jpg") as encoded:
+        ...     print(encoded.caption(), encoded.ask("what colour is the car?"))
+    """
 
     def __init__(
         self,
@@ -37,11 +52,10 @@ class EncodedImage:
         images: ImageBatch,
         watch: Stopwatch | None = None,
         image: Image.Image | None = None,
-        features: ImageFeatureCache | None = None,
     ) -> None:
-        """`image` is what results show in a notebook; `features` may hold these images already."""
+        """`image` is what results show in a notebook; `watch` has the seconds spent so far."""
         self._pipeline = pipeline
-        self._cache = features or ImageFeatureCache(pipeline.engine)
+        self._cache = ImageFeatureCache(pipeline.engine)
         self._images: ImageBatch | None = images
         self._watch = watch or Stopwatch()
         self._image = image
@@ -52,8 +66,14 @@ class EncodedImage:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        if self._images is None:
+            return "EncodedImage(closed)"
+        images = f"{self._images.count} images" if self._images.count > 1 else "1 image"
+        return f"EncodedImage({images}, {self._images.width}x{self._images.height})"
+
     def close(self) -> None:
-        """Give the features back; no prompt is answered any more."""
+        """Give the features back; any call after it is an OptionError."""
         self._images = None
         self._cache = ImageFeatureCache(self._pipeline.engine)
 
@@ -65,11 +85,30 @@ class EncodedImage:
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
     ) -> Generation:
-        """Answer any prompt; the text is not interpreted."""
+        """Answer any prompt; the text is not interpreted.
+
+        Args:
+            prompt: a whole prompt, asked as it is typed.
+            max_new_tokens: tokens of the answer at most; default: 256, or what the model holds.
+            sampling: such as TopSampling(temperature=0.7); default: the most likely token.
+            grammar: such as Choices or Regex, that the answer is held to; default: any text.
+
+        Returns:
+            A Generation: text, tokens, their log-probabilities, why it ended, seconds by stage.
+
+        Raises:
+            PromptError: the prompt is empty or does not fit into the model.
+            OptionError: an option cannot be used, or the image was closed.
+
+        Example:
+            >>> encoded.generate("describe en").text
+            'In this image we can see a cat on a sofa.'
+        """
         options = GenerationOptions(
             max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
         )
-        return self._answer(prompt, options)
+        request = self._pipeline.request(prompt, self._open.count, options)
+        return self._pipeline.answer_one(self._about(request), self._cache)
 
     def stream(
         self,
@@ -79,114 +118,51 @@ class EncodedImage:
         sampling: Sampling | None = None,
         grammar: Grammar | None = None,
     ) -> Iterator[str]:
-        """The text of `generate`, piece by piece; a character is never cut in two."""
+        """The text of `generate`, piece by piece; a character is never cut in two.
+
+        Args:
+            prompt: as for `generate`.
+            max_new_tokens: as for `generate`.
+            sampling: as for `generate`.
+            grammar: as for `generate`.
+
+        Returns:
+            An iterator of pieces of text. The answer is made as it is read.
+
+        Raises:
+            PromptError: as for `generate`, by the call itself.
+            OptionError: as for `generate`, by the call itself.
+
+        Example:
+            >>> for piece in encoded.stream("caption en"):
+            ...     print(piece, end="", flush=True)
+        """
         options = GenerationOptions(
             max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar
         )
-        request = self._request(prompt, options)
-        return self._pipeline.stream(request, self._cache)
-
-    def run(
-        self,
-        prompt: str,
-        *,
-        grammar: bool = True,
-        any_label: bool = False,
-        max_new_tokens: int | None = None,
-    ) -> TextResult | ObjectResult:
-        """The answer to a whole prompt: objects for "detect cat" and "segment cat", else words."""
-        task = Task.of(prompt)
-        if task.labels is None:
-            return self._words(task, max_new_tokens)
-        return self._objects(task, grammar, any_label, max_new_tokens)
-
-    def caption(self, language: str = "en", *, max_new_tokens: int | None = None) -> TextResult:
-        """What the image shows."""
-        return self._words(Task.caption(language), max_new_tokens)
-
-    def ask(
-        self,
-        question: str,
-        language: str = "en",
-        *,
-        max_new_tokens: int | None = None,
-    ) -> TextResult:
-        """The answer to a question about the image."""
-        return self._words(Task.ask(question, language), max_new_tokens)
-
-    def ocr(self, *, max_new_tokens: int | None = None) -> TextResult:
-        """What is written in the image."""
-        return self._words(Task.read(), max_new_tokens)
-
-    def detect(
-        self,
-        what: str | Iterable[str],
-        *,
-        grammar: bool = True,
-        any_label: bool = False,
-        max_new_tokens: int | None = None,
-    ) -> ObjectResult:
-        """Boxes of what "cat ; dog" or ["cat", "dog"] names.
-
-        With `grammar` only tokens that such an answer allows are chosen, so that it always
-        parses; `any_label` lets it hold labels that the prompt does not name. PromptError for a
-        label that an answer cannot hold.
-        """
-        return self._objects(Task.detect(what), grammar, any_label, max_new_tokens)
-
-    def segment(
-        self,
-        what: str | Iterable[str],
-        *,
-        grammar: bool = True,
-        any_label: bool = False,
-        max_new_tokens: int | None = None,
-    ) -> ObjectResult:
-        """Boxes and masks; as `detect`. Boxes alone, and a note, without a mask decoder."""
-        return self._objects(Task.segment(what), grammar, any_label, max_new_tokens)
-
-    def classify(self, prompt: str, choices: Iterable[str]) -> ChoiceResult:
-        """The most likely one of a closed set of answers, with the likelihood of each.
-
-        Beginnings that answers share are read once. PromptError or OptionError for a prompt or
-        a set that cannot be used.
-        """
-        allowed = Choices.of(choices)
-        longest = allowed.longest(self._pipeline.encoder)
-        request = self._request(prompt, GenerationOptions(max_new_tokens=longest))
-        scores = self._pipeline.score(request, self._features, allowed)
-        best = max(scores, key=lambda choice: scores[choice])
-        return ChoiceResult(prompt=prompt, text=best, log_probs=scores, image=self._image)
+        request = self._pipeline.request(prompt, self._open.count, options)
+        return self._pipeline.stream(self._about(request), self._cache)
 
     def _words(self, task: Task, max_new_tokens: int | None) -> TextResult:
-        generation = self._answer(task.prompt, GenerationOptions(max_new_tokens=max_new_tokens))
-        return text_result(generation, self._image)
+        options = GenerationOptions(max_new_tokens=max_new_tokens)
+        return self._answer(words_request(self._pipeline, task, self._open.count, options))
 
     def _objects(
-        self, task: Task, grammar: bool, any_label: bool, max_new_tokens: int | None
+        self, task: Task, objects: ObjectOptions, max_new_tokens: int | None
     ) -> ObjectResult:
-        if self._open.count > 1:
-            raise OptionError(
-                f"{self._open.count} images were given, wanted one: a box lies in one image; "
-                "encode each of them alone"
-            )
-        rules = task_grammar(task, "any" if any_label else "asked") if grammar else None
-        options = GenerationOptions(max_new_tokens=max_new_tokens, grammar=rules)
-        generation = self._answer(task.prompt, options)
-        return object_result(
-            task,
-            generation,
-            self._size,
-            self._decode_masks,
-            constrained=grammar,
-            image=self._image,
-        )
+        count, options = self._open.count, GenerationOptions(max_new_tokens=max_new_tokens)
+        return self._answer(objects_request(self._pipeline, task, count, options, objects))
 
-    def _answer(self, prompt: str, options: GenerationOptions) -> Generation:
-        return self._pipeline.answer_one(self._request(prompt, options), self._cache)
+    def _choice(self, prompt: str, choices: Iterable[str]) -> ChoiceResult:
+        request = choice_request(self._pipeline, prompt, choices, self._open.count)
+        return request.answer(self._pipeline, self._features, self._image)
 
-    def _request(self, prompt: str, options: GenerationOptions) -> Request:
-        return self._pipeline.request(prompt, self._open.count, options).about(self._read)
+    def _answer(self, asked: TaskRequest[R]) -> R:
+        generation = self._pipeline.answer_one(self._about(asked.request), self._cache)
+        return asked.build(generation, (self._open.width, self._open.height), self._image)
+
+    def _about(self, request: Request) -> Request:
+        return request.about(self._read)
 
     def _read(self, watch: Stopwatch) -> ImageBatch:
         """The images; an answer's seconds include what was spent on them, whoever came first."""
@@ -202,14 +178,5 @@ class EncodedImage:
         return self._images
 
     @property
-    def _size(self) -> tuple[int, int]:
-        return self._open.width, self._open.height
-
-    @property
     def _features(self) -> Tensor:
         return self._cache.features(self._open, self._watch)
-
-    @property
-    def _decode_masks(self) -> DecodeMasks:
-        engine = self._pipeline.engine
-        return engine.decode_masks if engine.decodes_masks else None

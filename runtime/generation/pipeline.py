@@ -5,7 +5,8 @@ Knows prompts, limits and slots. Knows nothing of files, and nothing of boxes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from paligemma_edge.runtime.contract import LOC_COUNT
@@ -65,15 +66,16 @@ class Pipeline:
         slots: int,
         capacity: int,
         features: ImageFeatureCache | None = None,
-    ) -> Iterator[tuple[int, Generation]]:
+    ) -> Generator[tuple[int, Generation], None, None]:
         """Answer in so many slots; yield (place in `requests`, generation) as answers end.
 
         `requests` is read only as slots become free. `capacity` is that of the longest one.
         Images whose pixels were seen lately, or are in `features`, are not encoded again.
         """
-        for generated in self._generate(requests, slots, capacity, features):
-            if generated.finish_reason is not None:
-                yield generated.sequence.number, self._generation(generated.sequence)
+        with closing(self._generate(requests, slots, capacity, features)) as tokens:
+            for generated in tokens:
+                if generated.finish_reason is not None:
+                    yield generated.sequence.number, self._generation(generated.sequence)
 
     def answer_one(self, request: Request, features: ImageFeatureCache | None = None) -> Generation:
         """Answer one request."""
@@ -127,7 +129,7 @@ class Pipeline:
         slots: int,
         capacity: int,
         features: ImageFeatureCache | None,
-    ) -> Iterator[GeneratedToken]:
+    ) -> Generator[GeneratedToken, None, None]:
         ids = self.manifest.tokenizer
         locations = range(ids.first_loc_id, ids.first_loc_id + LOC_COUNT)
         features = features or ImageFeatureCache(self.engine)

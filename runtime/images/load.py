@@ -1,4 +1,4 @@
-"""An image from a path, bytes, an array or PIL, as upright RGB.
+"""An image from a path, bytes, a file, an array or PIL, as upright RGB.
 
 Knows files, bytes, arrays and Pillow's modes, and refuses what it cannot read exactly. Knows
 nothing of the model.
@@ -11,7 +11,7 @@ import threading
 import warnings
 from io import BytesIO
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from PIL import ExifTags, Image
 
 from paligemma_edge.runtime.errors import ImageError
 
-ImageInput: TypeAlias = str | os.PathLike[str] | bytes | NDArray[np.uint8] | Image.Image
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | NDArray[np.uint8] | Image.Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 40_000_000
@@ -57,8 +57,9 @@ def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
 
     Args:
         source: a path, the bytes of a file (JPEG, PNG, WebP or BMP; the first frame of an
-            animation), a uint8 array [height, width] or [height, width, 1, 3 or 4], or a PIL
-            image.
+            animation), a file that is open for reading in binary mode and is read from where it
+            stands to its end, a PIL image, or a uint8 array: [height, width] is grey,
+            [height, width, 3] red, green and blue, a fourth channel alpha.
         max_pixels: largest accepted width x height; a larger image is not decoded.
 
     Returns:
@@ -86,6 +87,9 @@ def image_label(source: object) -> str:
         name = os.fsdecode(source)
         name = name if name.isprintable() and name else repr(name)
         return name if len(name) <= 100 else f"{name[:48]}...{name[-48:]}"
+    if _is_file(source):
+        named: object = getattr(source, "name", None)
+        return image_label(named) if isinstance(named, str) else "the given file"
     names = {bytes: "bytes", np.ndarray: "array", Image.Image: "image"}
     kinds = [name for kind, name in names.items() if isinstance(source, kind)]
     return f"the given {kinds[0] if kinds else type(source).__name__}"
@@ -100,7 +104,15 @@ def _open(source: ImageInput, label: str) -> Image.Image:
         return _decode_header(source, label)
     if isinstance(source, str | os.PathLike):
         return _decode_header(_read(Path(os.fsdecode(source)), label), label)
-    raise ImageError(f"{label}: not an image; wanted a path, bytes, a uint8 array or a PIL image")
+    if _is_file(source):
+        return _decode_header(_read_open(source, label), label)
+    raise ImageError(
+        f"{label}: not an image; wanted a path, bytes, a binary file, a uint8 array or a PIL image"
+    )
+
+
+def _is_file(source: object) -> TypeGuard[BinaryIO]:
+    return callable(getattr(source, "read", None)) and not isinstance(source, type)
 
 
 def _read(path: Path, label: str) -> bytes:
@@ -116,6 +128,21 @@ def _read(path: Path, label: str) -> bytes:
         raise
     except OSError as error:
         raise ImageError(f"{label}: cannot be read ({error.strerror}); check the file") from None
+
+
+def _read_open(file: BinaryIO, label: str) -> bytes:
+    """The rest of a file that is open, not more of it than a file may have."""
+    try:
+        data: object = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as error:  # such as of a file that was closed
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise ImageError(f"{label}: cannot be read ({reason[:80]}); open it again") from None
+    if not isinstance(data, bytes):
+        kind = type(data).__name__
+        raise ImageError(f"{label}: its read() gave {kind}, wanted bytes; open it with mode 'rb'")
+    if len(data) > MAX_FILE_BYTES:
+        raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, {_WANTED}")
+    return data
 
 
 def _decode_header(data: bytes, label: str) -> Image.Image:

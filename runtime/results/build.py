@@ -31,20 +31,6 @@ WITHOUT_CODES = "the model gave objects without masks: the boxes are its whole a
 IN_WORDS = "the model answered in words and found no objects; its words are the text of the answer"
 
 
-def build_result(
-    task: Task,
-    generation: Generation,
-    size: tuple[int, int],
-    decode_masks: DecodeMasks,
-    *,
-    constrained: bool = False,
-) -> TextResult | ObjectResult:
-    """Words or objects, as the task asks; arguments as for `object_result`."""
-    if task.labels is None:
-        return text_result(generation)
-    return object_result(task, generation, size, decode_masks, constrained=constrained)
-
-
 def text_result(generation: Generation, image: Image.Image | None = None) -> TextResult:
     """The words of an answer."""
     return TextResult(

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from paligemma_edge.runtime.encoded_image import EncodedImage
-from paligemma_edge.runtime.generation.batch import answer_each, task_request
-from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
+from paligemma_edge.runtime.generation.batch import answer_each, choose_each
 from paligemma_edge.runtime.generation.pipeline import Pipeline
-from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.sampling import Sampling
+from paligemma_edge.runtime.generation.task_request import (
+    TaskRequest,
+    choice_request,
+    task_request,
+)
 from paligemma_edge.runtime.grammar.base import Grammar
-from paligemma_edge.runtime.grammar.choices import Choices
+from paligemma_edge.runtime.grammar.object_options import ObjectOptions
 from paligemma_edge.runtime.run.queries import AnswerQueries, Query, Result
 
 
@@ -25,18 +27,18 @@ def in_slots(
     slots: int,
     max_new_tokens: int | None,
     sampling: Sampling | None,
-    grammar: Grammar | bool,
-    any_label: bool = False,
+    grammar: Grammar | None,
+    objects: ObjectOptions,
 ) -> AnswerQueries:
     """Texts or objects, as each prompt asks. PromptError for a prompt that cannot be answered."""
-    requests = {
+    requests: dict[str, TaskRequest[Result]] = {
         prompt: task_request(
             pipeline,
             prompt,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
             grammar=grammar,
-            any_label=any_label,
+            objects=objects,
         )
         for prompt in prompts
     }
@@ -53,14 +55,10 @@ def among_choices(
     pipeline: Pipeline, prompts: Sequence[str], choices: Sequence[str]
 ) -> AnswerQueries:
     """One of `choices` with the probability of each; errors as `EncodedImage.classify`."""
-    longest = Choices.of(choices).longest(pipeline.encoder)
-    for prompt in prompts:
-        pipeline.request(prompt, 1, GenerationOptions(max_new_tokens=longest))
+    requests = {prompt: choice_request(pipeline, prompt, choices, 1) for prompt in prompts}
 
     def answer(queries: Iterable[Query]) -> Iterator[tuple[Query, Result]]:
-        features = ImageFeatureCache(pipeline.engine)
-        for query in queries:
-            with EncodedImage(pipeline, query.images, features=features) as image:
-                yield query, image.classify(query.prompt, choices)
+        items = ((query, query.images, requests[query.prompt]) for query in queries)
+        yield from choose_each(pipeline, items)
 
     return answer

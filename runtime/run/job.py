@@ -188,8 +188,8 @@ def _answer_queries(model: LoadedModel, options: RunOptions, slots: int) -> Answ
         slots=slots,
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling(),
-        grammar=options.regex_grammar() or not options.no_grammar,
-        any_label=options.any_label,
+        grammar=options.regex_grammar(),
+        objects=options.objects(),
     )
 
 

@@ -14,6 +14,7 @@ from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.sampling import Sampling, TopSampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
+from paligemma_edge.runtime.grammar.object_options import ObjectOptions
 from paligemma_edge.runtime.grammar.regex import Regex
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
 from paligemma_edge.runtime.text.tasks import Task
@@ -126,6 +127,12 @@ class RunOptions:
     def regex_grammar(self) -> Grammar | None:
         """The grammar of `regex`, if there is one."""
         return None if self.regex is None else Regex(self.regex)
+
+    def objects(self) -> ObjectOptions:
+        """How `detect` and `segment` are answered."""
+        return ObjectOptions(
+            constrained=not self.no_grammar, labels="any" if self.any_label else "asked"
+        )
 
     def grammar(self, image_count: int) -> Grammar | None:
         """The grammar of one answer about `image_count` images; objects need a single image."""

@@ -61,7 +61,7 @@ class Task:
         return cls(f"answer {_language(language)} {question}")
 
     @classmethod
-    def read(cls) -> Self:
+    def ocr(cls) -> Self:
         """What is written in the image."""
         return cls("ocr")
 

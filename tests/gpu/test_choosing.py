@@ -54,7 +54,7 @@ def test_grammars(fp16: PaliGemma, requests: Requests, compared: list[int]) -> N
     for image in images(requests)[:4]:
         with fp16.encode(image) as encoded:
             encoded.detect("square ; circle ; star")
-            encoded.detect("square ; circle", any_label=True)
+            encoded.detect("square ; circle", labels="any")
             assert all(actual.decoded_mask is not None for actual in encoded.segment("star ; ring"))
     assert len(compared) > 100
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from paligemma_edge import (
+    BatchCalls,
     BundleError,
     CheckpointError,
     ChoiceResult,
@@ -55,6 +58,17 @@ def words(model: PaliGemma, image: ImageInput, second: bytes) -> str:
     return caption.text + choice.text + generation.text + either.text + repr([pieces, several])
 
 
+def many(model: PaliGemma, frames: Iterator[ImageInput]) -> list[str]:
+    results: list[ObjectResult] = list(model.batch(["a.jpg", "b.jpg"]).detect("cat", labels="any"))
+    batch: BatchCalls[ImageError] = model.batch(frames, on_error="return", max_batch_size=8)
+    texts = [str(one) for one in batch.caption("de") if not isinstance(one, ImageError)]
+    for choice in model.batch(frames).classify("answer en day or night?", ["day", "night"]):
+        texts.append(choice.text + repr(choice.probabilities))
+    for found in model.batch(frames).run("segment cat", classes=["cat", "dog"]):
+        texts.append(found.text + repr(results))
+    return texts
+
+
 def folder() -> int:
     return run_images(RunOptions(bundle="mix.bundle", prompt="detect cat", paths=["photos"]))
 
@@ -78,3 +92,6 @@ def mistakes(model: PaliGemma) -> None:
     model.caption(["a.jpg", "b.jpg"])  # type: ignore[arg-type]
     model.detect("cat.jpg", "cat", memory_limit="6GB")  # type: ignore[call-arg]
     print(words.boxes)  # type: ignore[attr-defined]
+    for result in model.batch(["a.jpg"], on_error="return").caption():
+        print(result.text)  # type: ignore[union-attr]
+    model.detect("cat.jpg", "cat", labels="mine")  # type: ignore[arg-type]

@@ -165,9 +165,9 @@ def test_a_whole_prompt_is_answered_as_its_task(
 
 def test_a_grammar_is_on_unless_it_is_not_wanted(shapes_model: PaliGemma, image: Path) -> None:
     odd = "zebra crossing"
-    answered = shapes_model.detect(image, odd)
+    answered = shapes_model.detect(image, odd, labels="asked")
     assert {found.label for found in answered} <= {odd}
-    free = shapes_model.detect(image, odd, grammar=False)
+    free = shapes_model.detect(image, odd, constrained=False)
     assert free.text == shapes_model.generate(image, f"detect {odd}").text
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.engine.engine import Engine
+from paligemma_edge.runtime.grammar.object_options import ObjectOptions
 from paligemma_edge.runtime.images.batch import read_images
 from paligemma_edge.runtime.run.answer import among_choices, in_slots
 from paligemma_edge.runtime.run.queries import AnswerQueries, Query
@@ -39,7 +40,8 @@ def test_copies_of_an_image_are_encoded_once_for_all_prompts(
             slots=2,
             max_new_tokens=4,
             sampling=None,
-            grammar=True,
+            grammar=None,
+            objects=ObjectOptions(),
         )
     )
     texts = ask(shapes_model, answer, shapes_images / "00.png")

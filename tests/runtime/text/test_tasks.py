@@ -11,7 +11,7 @@ from paligemma_edge.runtime.text.tasks import Task
 def test_the_prompts_are_those_of_the_training() -> None:
     assert Task.caption("en") == Task("caption en")
     assert Task.ask("where is it?", "de") == Task("answer de where is it?")
-    assert Task.read() == Task("ocr")
+    assert Task.ocr() == Task("ocr")
     assert Task.detect(["cat ", "dog"]) == Task("detect cat ; dog", ("cat", "dog"), False)
     assert Task.segment(["cat", "black dog"]) == Task(
         "segment cat ; black dog", ("cat", "black dog"), True

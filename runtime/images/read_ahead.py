@@ -1,0 +1,58 @@
+"""Images are read and preprocessed in a thread before they are needed.
+
+Knows order and depth. The images themselves are taken by the thread that asks for results, since
+a caller's generator may be at home there alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.images.batch import ImageBatch, read_images
+from paligemma_edge.runtime.images.load import ImageInput
+from paligemma_edge.runtime.manifest import ImageConfig
+from paligemma_edge.runtime.timing import Stopwatch
+
+
+def read_ahead(
+    images: Iterable[ImageInput], config: ImageConfig, depth: int
+) -> Generator[ImageBatch | ImageError, None, None]:
+    """Read images, at most `depth` of them early; yield in order, each alone.
+
+    An image that cannot be read is its error, which names its place as `images[2]: ...`. An error
+    of the iterator itself is raised after the images before it.
+    """
+    waiting: deque[Future[ImageBatch | ImageError]] = deque()
+    errors: list[Exception] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+        try:
+            for number, image in enumerate(_until_error(images, errors)):
+                waiting.append(pool.submit(_read, image, number, config))
+                if len(waiting) > depth:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+    for error in errors:
+        raise error
+
+
+def _until_error(images: Iterable[ImageInput], errors: list[Exception]) -> Iterator[ImageInput]:
+    """The images that the caller's iterator gives before it fails, and the error if it does."""
+    try:
+        for image in images:  # noqa: UP028 - `yield from` would close the caller's generator
+            yield image
+    except Exception as error:
+        errors.append(error)
+
+
+def _read(image: ImageInput, number: int, config: ImageConfig) -> ImageBatch | ImageError:
+    try:
+        return read_images([image], config, Stopwatch())
+    except ImageError as error:
+        return ImageError(f"images[{number}]: {error}")
