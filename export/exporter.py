@@ -57,6 +57,7 @@ def export(
     variants: Sequence[Recipe | None] = (None,),
     questions: Sequence[Question] | None = None,
     overwrite: bool = False,
+    default: bool = False,
     sliding_window: SlidingWindow = "full",
     note: str = "",
     log: Callable[[str], None] | None = None,
@@ -81,6 +82,7 @@ def export(
         questions: Images with prompts to calibrate recipes with; without them each weight is
             rounded to its nearest code.
         overwrite: Replace an existing bundle.
+        default: Mark the variant as the one that is used where none is named; for a single one.
         sliding_window: For a PaliGemma 2, what the tokens of an answer attend to in its sliding
             layers: "full", everything, as the model was trained; "hf", the config's window, as
             transformers computes it.
@@ -105,6 +107,11 @@ def export(
     """
     _require_note(note)
     require_distinct(LOSSLESS_VARIANT if recipe is None else recipe.name for recipe in variants)
+    if default and len(variants) != 1:
+        raise OptionError(
+            f"{len(variants)} variants are to be made and one alone can be the default; name one "
+            "with it, and add the others by `paligemma-edge quantize`"
+        )
     source = read_source(Path(checkpoint), adapters, tokenizer, mask_decoder, sliding_window)
     for recipe in variants:
         if recipe is not None:
@@ -124,7 +131,9 @@ def export(
                 calibration = _calibration(writer, manifest, recipe, questions)
                 made[recipe.name] = _write_recipe(writer, source, recipe, calibration, progress)
         hashed = _Meter("hashing", writer.bytes(), progress)
-        return writer.finish(dataclasses.replace(manifest, variants=made), hashed.add)
+        marked = next(iter(made)) if default else None
+        manifest = dataclasses.replace(manifest, variants=made, default_variant=marked)
+        return writer.finish(manifest, hashed.add)
 
 
 def _no_log(line: str) -> None:

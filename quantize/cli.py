@@ -64,6 +64,11 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
         help="find the smallest variant that gives this share of the answers unchanged",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a variant")
+    parser.add_argument(
+        "--default",
+        action="store_true",
+        help="mark the variant as the one that is used where none is named",
+    )
     parser.set_defaults(command=_quantize)
 
 
@@ -87,6 +92,7 @@ def _quantize(options: argparse.Namespace) -> int:
         report=not options.no_report,
         min_agreement=options.min_agreement,
         overwrite=options.overwrite,
+        default=options.default,
     )
     with progress_bars() as progress:
         reports = quantize(options.bundle, recipes, settings, progress, note)

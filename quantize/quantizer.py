@@ -36,7 +36,7 @@ from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.errors import BundleError, NonFiniteLogitsError, OptionError
-from paligemma_edge.runtime.manifest import Manifest
+from paligemma_edge.runtime.manifest import Manifest, Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ class QuantizeOptions:
             schemes until it does. CPU variants only.
         max_new_tokens: Tokens of an answer, at most.
         overwrite: Replace variants that the bundle has already.
+        default: Mark the variant as the one that is used where none is named; for a single recipe.
     """
 
     questions: tuple[Question, ...] = field(default_factory=lambda: tuple(sample_questions()))
@@ -61,6 +62,7 @@ class QuantizeOptions:
     min_agreement: float | None = None
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     overwrite: bool = False
+    default: bool = False
 
 
 def quantize(
@@ -94,7 +96,7 @@ def quantize(
     report_progress = progress or no_progress
     bundle = Bundle.open(bundle_path)
     lossless = _lossless(bundle.manifest)
-    _check_options(options)
+    _check_options(options, len(recipes))
     require_distinct(recipe.name for recipe in recipes)
     for recipe in recipes:
         _require_new(bundle, recipe, options)
@@ -166,10 +168,12 @@ class _Job:
         name, manifest = recipe.name, self.bundle.manifest
         source = (*manifest.variants[self.lossless].files, manifest.tokenizer.file)
         overwrite = self.options.overwrite
+        # A variant that is made anew stays what the maker marked it as.
+        default = self.options.default or manifest.default_variant == name
         with extend_bundle(self.bundle, name, overwrite=overwrite, made_from=source) as writer:
             variant = write_variant(writer, recipe, built.graphs, built.changes, self.progress)
             writer.finish(
-                lambda m: dataclasses.replace(m, variants={**m.variants, name: variant}),
+                lambda m: _with_variant(m, name, variant, default=default),
                 lambda _: self.progress(f"recording {name}", 0, 1),
             )
         if manifest.adapters:
@@ -194,6 +198,14 @@ class _Job:
         )
         amend_bundle(Bundle.open(self.bundle.path), report_files(report), lambda m: m)
         return report
+
+
+def _with_variant(manifest: Manifest, name: str, variant: Variant, *, default: bool) -> Manifest:
+    return dataclasses.replace(
+        manifest,
+        variants={**manifest.variants, name: variant},
+        default_variant=name if default else manifest.default_variant,
+    )
 
 
 def _lossless_answers(
@@ -246,7 +258,12 @@ def _require_search(recipe: Recipe, options: QuantizeOptions) -> None:
         )
 
 
-def _check_options(options: QuantizeOptions) -> None:
+def _check_options(options: QuantizeOptions, recipe_count: int) -> None:
+    if options.default and recipe_count != 1:
+        raise OptionError(
+            f"{recipe_count} recipes are given and one variant alone can be the default; "
+            "name one recipe with it"
+        )
     agreement = options.min_agreement
     if agreement is not None and not 0 < agreement <= 1:
         raise OptionError(f"min_agreement is {agreement}, wanted more than 0 and at most 1")

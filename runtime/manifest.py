@@ -175,6 +175,7 @@ class Manifest:
     tokenizer: TokenizerConfig
     image: ImageConfig
     variants: Mapping[str, Variant]
+    default_variant: str | None = None  # the one that the bundle's maker marked
     files: Mapping[str, FileRecord] = field(default_factory=dict)
     prepacked: Mapping[str, Prepacked] = field(default_factory=dict)  # by variant
     lora_graphs: Mapping[str, LoraGraphs] = field(default_factory=dict)  # by variant
@@ -184,6 +185,10 @@ class Manifest:
         _check_range("image_id", self.tokenizer.image_id, 0, self.model.vocab_size)
         if problem := problem_of_note(self.note):
             raise BundleError(f"the note {problem}; {_CHANGED}")
+        if self.default_variant is not None and self.default_variant not in self.variants:
+            raise BundleError(
+                f"default_variant is {self.default_variant[:40]!r}, which is no variant; {_CHANGED}"
+            )
 
     @property
     def licenses(self) -> tuple[str, ...]:

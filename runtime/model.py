@@ -50,6 +50,8 @@ class PaliGemma:
         device: "cpu", "cuda", or "auto" for CUDA where it is present and the bundle has a variant
             for it.
         variant: name of a variant, such as "cpu-int8"; `model.bundle.manifest.variants` has them.
+            Default: the one that the bundle's maker marked, else the preferred one for the device
+            whose estimated memory it has; `model.variant_reason` says why.
         threads: CPU threads; default: the cores that this process may use.
         max_batch_size: answers at a time that memory is allocated for at load; default: each call
             allocates what it needs.
@@ -93,6 +95,7 @@ class PaliGemma:
             cuda_graph=cuda_graph,
         )
         self._bundle, self._variant = self._loaded.bundle, self._loaded.variant
+        self._variant_reason = self._loaded.variant_reason
 
     def __enter__(self) -> Self:
         return self
@@ -121,6 +124,11 @@ class PaliGemma:
     def variant(self) -> str:
         """The name of the variant that is open."""
         return self._variant
+
+    @property
+    def variant_reason(self) -> str:
+        """Why this variant is open, in one sentence."""
+        return self._variant_reason
 
     @property
     def device(self) -> str:

@@ -94,6 +94,11 @@ def _add_variants(parser: argparse.ArgumentParser) -> None:
         f"default: {LOSSLESS_VARIANT}, the lossless one",
     )
     parser.add_argument(
+        "--default",
+        action="store_true",
+        help="mark the variant as the one that is used where none is named",
+    )
+    parser.add_argument(
         "--calibrate",
         metavar="DIR",
         type=Path,
@@ -138,6 +143,7 @@ def _export(options: argparse.Namespace) -> int:
             variants=variants,
             questions=None if options.no_calibration else questions,
             overwrite=options.overwrite,
+            default=options.default,
             sliding_window=options.sliding_window,
             note=options.note,
             log=partial(Console(stderr=True).out, highlight=False),

@@ -26,6 +26,7 @@ from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.lora.adapter import read_adapter
 from paligemma_edge.export.origin import ADAPTERS, SLIDING_WINDOW
+from paligemma_edge.export.variant_names import LOSSLESS_VARIANT
 from paligemma_edge.export.verify.parity import (
     STAGES,
     ParityReport,
@@ -69,7 +70,8 @@ def verify(
     Args:
         bundle_path: The bundle's directory.
         checkpoint_dir: The checkpoint that it was exported from, as transformers saves it.
-        variant: The variant to compare; default: the first one for this device.
+        variant: The variant to compare; default: the lossless one, or else the one that is used on
+            this device.
         samples: Images with prompts; default: nine, with three generated images.
         max_new_tokens: Tokens of each answer that are compared.
         adapters: The directories of the LoRA adapters that the bundle was exported with, in that
@@ -94,6 +96,8 @@ def verify(
     report_progress = progress or (lambda _: None)
     compared = default_samples() if samples is None else list(samples)
     bundle = Bundle.open(bundle_path)
+    if variant is None and LOSSLESS_VARIANT in bundle.manifest.variants:
+        variant = LOSSLESS_VARIANT
     _check_before(bundle, variant, max_new_tokens)
     folders = [Path(adapter) for adapter in adapters]
     _require_original(Path(checkpoint_dir), folders)
@@ -122,7 +126,7 @@ def _check_before(bundle: Bundle, variant: str | None, max_new_tokens: int) -> N
     """Fail early on what would fail after the long run: options, damage, a read-only bundle."""
     if max_new_tokens < 1:
         raise OptionError(f"max_new_tokens is {max_new_tokens}, wanted at least 1")
-    _, chosen = choose_variant(bundle.manifest, "auto", variant)
+    chosen = choose_variant(bundle.manifest, "auto", variant).variant
     if not os.access(bundle.path, os.W_OK | os.X_OK):
         raise OutputError(
             errno.EACCES,

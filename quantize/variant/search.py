@@ -113,6 +113,7 @@ def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
         manifest = dataclasses.replace(
             bundle.manifest,
             variants={recipe.name: variant},
+            default_variant=None,
             files={},
             prepacked={},
             lora_graphs={},

@@ -35,6 +35,7 @@ def without_folder(bundle: Bundle, folder: PurePosixPath, *, overwrite: bool) ->
     without = dataclasses.replace(
         manifest,
         variants=variants,
+        default_variant=manifest.default_variant if manifest.default_variant in variants else None,
         prepacked=_kept(manifest.prepacked, variants, folder),
         lora_graphs=_kept(manifest.lora_graphs, variants, folder),
         adapters=_kept_adapters(manifest.adapters, variants, folder),

@@ -174,7 +174,7 @@ def draw_image(path: Path) -> None:
 
 def _gpu(bundle: str | os.PathLike[str], device: DeviceName, variant: str | None) -> Gpu | None:
     """The GPU that a variant will run on, as it is before; None for a processor."""
-    _, chosen = choose_variant(Bundle.open(bundle).manifest, device, variant)
+    chosen = choose_variant(Bundle.open(bundle).manifest, device, variant).variant
     if chosen.device == "cpu":
         return None
     check_present(chosen.device)

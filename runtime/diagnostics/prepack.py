@@ -16,7 +16,7 @@ from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bun
 from paligemma_edge.runtime.device.device import Device, open_device
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.loading.prepacked import fingerprint
-from paligemma_edge.runtime.loading.variants import choose_variant
+from paligemma_edge.runtime.loading.variants import DeviceName, choose_variant
 from paligemma_edge.runtime.manifest import Manifest, Prepacked, Variant
 
 
@@ -28,12 +28,13 @@ def prepack(
 ) -> str:
     """Prepack a variant for this processor, in place of what it was prepacked with → its name.
 
-    By default the first variant for the processor. `progress` is called with each graph's name.
-    BundleError where a file is damaged, OutputError where the disk is full, OptionError where
+    By default the variant that is used on this processor. `progress` is called with each graph's
+    name. BundleError where a file is damaged, OutputError where the disk is full, OptionError where
     the variant is not for the processor: nothing is changed.
     """
     bundle = Bundle.open(bundle_path)
-    name, chosen = choose_variant(bundle.manifest, "cpu" if variant is None else "auto", variant)
+    device: DeviceName = "cpu" if variant is None else "auto"
+    name, chosen, _ = choose_variant(bundle.manifest, device, variant)
     if chosen.device != "cpu":
         raise OptionError(
             f"variant {name} is made for {chosen.device}, weights are packed for the processor "

@@ -7,12 +7,14 @@ tasks and results.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from dataclasses import dataclass
 from typing import Unpack
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.digests import comparing
+from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.engine.cache_pool import KVCachePool
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.errors import OptionError
@@ -25,6 +27,8 @@ from paligemma_edge.runtime.loading.variants import DeviceName, choose_variant
 from paligemma_edge.runtime.manifest import Prepacked
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
+_LOG = logging.getLogger("paligemma_edge")
+
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
@@ -32,6 +36,7 @@ class LoadedModel:
 
     bundle: Bundle
     variant: str
+    variant_reason: str  # one sentence
     pipeline: Pipeline  # of the base, without an adapter
     adapters: LoraAdapters
     prepacked: Prepacked | None  # the graphs that are open in place of the variant's own
@@ -75,7 +80,11 @@ def load_model(
         raise OptionError(f"the bundle is {path!r}, wanted the path of its folder")
     bundle = Bundle.open(path)
     manifest = bundle.manifest
-    name, chosen = choose_variant(manifest, device, variant)
+    sizes = options.get("max_batch_size"), options.get("max_length")
+    name, chosen, reason = choose_variant(
+        manifest, device, variant, CachePlan.of(manifest.model, *sizes)
+    )
+    _LOG.info("%s: variant %s", bundle.path, reason)
     plan = cache_plan_for(manifest, chosen, options)
     opened = device_for(manifest, chosen, plan, options)
     if (lora_graphs := manifest.lora_graphs.get(name)) is not None:
@@ -88,6 +97,5 @@ def load_model(
         encoder = PromptEncoder(digests.file(manifest.tokenizer.file), manifest.tokenizer)
         engine = load_engine(chosen, opened, digests, prepacked, lora_graphs)
     pipeline = Pipeline(engine, encoder, manifest, KVCachePool(engine, plan))
-    return LoadedModel(
-        bundle, name, pipeline, LoraAdapters(bundle, name, engine), prepacked, verified
-    )
+    adapters = LoraAdapters(bundle, name, engine)
+    return LoadedModel(bundle, name, reason, pipeline, adapters, prepacked, verified)

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.generation.sampling import TopSampling
 from paligemma_edge.runtime.loading.options import cache_plan_for
 from paligemma_edge.runtime.loading.variants import choose_variant
@@ -25,7 +26,9 @@ def run_identity(options: RunOptions) -> dict[str, Any]:
     the choice of a variant.
     """
     bundle = Bundle.open(options.bundle)
-    name, variant = choose_variant(bundle.manifest, options.device, options.variant)
+    sizes = options.load.get("max_batch_size"), options.load.get("max_length")
+    plan = CachePlan.of(bundle.manifest.model, *sizes)
+    name, variant, _ = choose_variant(bundle.manifest, options.device, options.variant, plan)
     files = bundle.manifest.files
     taking_part = [*bundle.variant_files(variant), bundle.manifest.tokenizer.file]
     adapter = bundle.manifest.adapters.get(options.adapter or "")

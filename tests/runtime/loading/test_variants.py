@@ -1,0 +1,120 @@
+"""Which variant is used where none is named: a table of manifests, devices and memories."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paligemma_edge import PaliGemma
+from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.writer import amend_bundle
+from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.loading import variants as loading_variants
+from paligemma_edge.runtime.loading.variants import VariantChoice, best_variant, choose_variant
+from paligemma_edge.runtime.manifest import Manifest, Variant
+from tests.helpers.small_bundle import manifest as small_manifest
+
+GB = 10**9
+SIZES = {  # of the weights
+    "cpu-fp32": 12,
+    "cpu-mine": 6,
+    "cpu-int4": 2,
+    "cpu-fast": 3,
+    "cpu-int8": 4,
+    "cuda-int4": 2,
+    "cuda-fp16": 6,
+    "cuda-bf16": 6,
+}
+CPU = ("cpu-fp32", "cpu-mine", "cpu-int4", "cpu-fast", "cpu-int8")
+
+
+def manifest(names: Sequence[str], marked: str | None = None) -> Manifest:
+    small = small_manifest()
+    variants: dict[str, Variant] = {}
+    for name in names:
+        device: Any = name.partition("-")[0]
+        variants[name] = dataclasses.replace(
+            small.variants["cpu-fp32"],
+            device=device,
+            recipe=name.partition("-")[2],
+            memory_bytes=SIZES[name] * GB,
+        )
+    return dataclasses.replace(small, variants=variants, default_variant=marked)
+
+
+def best(
+    names: Sequence[str],
+    memory: int | None,
+    devices: Sequence[Any] = ("cpu",),
+    marked: str | None = None,
+) -> VariantChoice:
+    size = None if memory is None else memory * GB
+    return best_variant(manifest(names, marked), devices, lambda _: size)
+
+
+@pytest.mark.parametrize(
+    ("names", "memory", "devices", "chosen", "why"),
+    [
+        (CPU, 64, ("cpu",), "cpu-int8", "the preferred one of 5 variants for cpu that fits"),
+        (CPU, None, ("cpu",), "cpu-int8", "the preferred one of 5 variants for cpu"),
+        (CPU, 4, ("cpu",), "cpu-fast", "fits its memory: about 3.75 GB of 4.00 GB"),
+        (CPU, 3, ("cpu",), "cpu-int4", "fits its memory"),
+        (CPU, 1, ("cpu",), "cpu-int4", "the smallest variant for cpu and may not fit"),
+        (("cpu-fp32", "cpu-mine"), 64, ("cpu",), "cpu-mine", "preferred one of 2"),
+        (("cpu-fp32", "cpu-mine"), 1, ("cpu",), "cpu-mine", "smallest"),
+        (("cpu-fp32",), 1, ("cpu",), "cpu-fp32", "the only variant for cpu"),
+        (tuple(SIZES), 80, ("cuda", "cpu"), "cuda-bf16", "3 variants for cuda that fits"),
+        (tuple(SIZES), 3, ("cuda", "cpu"), "cuda-int4", "fits"),
+        (CPU, 64, ("cuda", "cpu"), "cpu-int8", "5 variants for cpu"),
+    ],
+)
+def test_the_best_that_fits_is_taken(
+    names: Sequence[str], memory: int | None, devices: Sequence[Any], chosen: str, why: str
+) -> None:
+    choice = best(names, memory, devices)
+    assert choice.name == chosen
+    assert choice.variant.recipe == chosen.partition("-")[2]
+    assert choice.reason.startswith(f"{chosen} is ")
+    assert why in choice.reason
+
+
+def test_the_marked_one_is_taken_if_it_is_for_the_device() -> None:
+    choice = best(tuple(SIZES), 1, ("cpu",), marked="cpu-fp32")
+    assert choice.name == "cpu-fp32"
+    assert choice.reason == "cpu-fp32 is the default that the bundle's maker marked"
+    assert best(tuple(SIZES), 64, ("cuda", "cpu"), marked="cpu-fp32").name == "cuda-bf16"
+
+
+def test_memory_is_looked_up_only_where_it_decides() -> None:
+    def refuse(_: object) -> int:
+        raise AssertionError("not needed")
+
+    assert best_variant(manifest(["cpu-int4"]), ("cpu",), refuse).name == "cpu-int4"
+    assert best_variant(manifest(CPU, "cpu-fast"), ("cpu",), refuse).name == "cpu-fast"
+    assert choose_variant(manifest(CPU), variant="cpu-fp32").reason == "cpu-fp32 was asked for"
+
+
+def test_a_mark_on_nothing_is_a_damaged_manifest() -> None:
+    with pytest.raises(BundleError, match="default_variant is 'cpu-int4', which is no variant"):
+        manifest(["cpu-fp32"], "cpu-int4")
+
+
+def test_a_model_says_which_variant_it_took_and_why(
+    shapes_copy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading_variants, "present_devices", lambda: ("cpu",))
+    with caplog.at_level(logging.INFO, "paligemma_edge"), PaliGemma(shapes_copy) as model:
+        assert model.variant_reason == "cpu-fp32 is the only variant for cpu"
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{shapes_copy}: variant cpu-fp32 is the only variant for cpu"
+    ]
+    amend_bundle(
+        Bundle.open(shapes_copy), {}, lambda m: dataclasses.replace(m, default_variant="cpu-fp32")
+    )
+    with PaliGemma(shapes_copy) as model:
+        assert model.variant_reason == "cpu-fp32 is the default that the bundle's maker marked"
