@@ -40,7 +40,7 @@ def boxes(bundle: str, image: ImageInput) -> list[tuple[str, tuple[int, int, int
     with PaliGemma(bundle, "cpu", threads=2, memory_limit="6GB") as model:
         found: ObjectResult = model.detect(image, ["cat", "dog"])
         first: Detection = found[0]
-        print(first.label, len(found), model.variant, model.device, model.adapters)
+        print(first.label, len(found), model.variant, model.variant_reason, model.device)
         return [(one.label, one.xyxy) for one in found]
 
 

@@ -11,6 +11,7 @@ from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle, remove_folder
 from paligemma_edge.runtime.bundle.removal import without_folder
+from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.manifest import LoraGraphs, LoraInfo, Manifest, Prepacked
 from tests.helpers.small_bundle import write
 from tests.runtime.bundle.test_folder_writer import check_whole, contents, variant
@@ -100,3 +101,10 @@ def test_a_name_that_begins_alike_is_another_folder(path: Path) -> None:
     bundle = Bundle.open(path)
     for folder in ("adapters/bot", "adapters/both-more", "lora_graphs/cpu-int", "cpu-int"):
         assert without_folder(bundle, PurePosixPath(folder), overwrite=True) == bundle.manifest
+
+
+@pytest.mark.parametrize(("marked", "left"), [("cpu-fp32", "cpu-fp32"), ("cpu-int4", None)])
+def test_a_mark_goes_with_its_variant(path: Path, marked: str, left: str | None) -> None:
+    amend_bundle(Bundle.open(path), {}, lambda m: dataclasses.replace(m, default_variant=marked))
+    assert remove_folder(Bundle.open(path), "cpu-int4").default_variant == left
+    assert check_whole(path).manifest.default_variant == left

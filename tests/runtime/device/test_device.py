@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import onnxruntime as ort
@@ -18,35 +17,21 @@ from paligemma_edge.runtime.device.cuda.check import Gpu
 from paligemma_edge.runtime.device.device import Device, open_device, require_placed
 from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
 from paligemma_edge.runtime.loading.variants import choose_variant
-from paligemma_edge.runtime.manifest import Manifest, Variant
+from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.system.linux import usable_cores
+from tests.helpers.small_bundle import manifest as small_manifest
 
 
 @pytest.fixture
 def manifest() -> Manifest:
-    variant = Variant(
-        device="cpu",
-        recipe="fp32",
-        graphs={},
-        weight_dtype="float32",
-        compute_dtype="float32",
-        memory_bytes=0,
-        files=(),
-    )
-    anything: Any = SimpleNamespace(image_id=0, vocab_size=1)
-    return Manifest(
-        schema_version="1.0",
-        created_by="",
-        source={},
-        model=anything,
-        tokenizer=anything,
-        image=anything,
-        variants={
-            "cpu-fp32": variant,
-            "cpu-int8": variant,
-            "cuda-fp16": dataclasses.replace(variant, device="cuda"),
-        },
-    )
+    whole = small_manifest()
+    variant = whole.variants["cpu-fp32"]
+    variants = {
+        "cpu-fp32": variant,
+        "cpu-int8": variant,
+        "cuda-fp16": dataclasses.replace(variant, device="cuda"),
+    }
+    return dataclasses.replace(whole, variants=variants)
 
 
 def _providers(monkeypatch: pytest.MonkeyPatch, *names: str, gpu: bool = True) -> None:
@@ -66,16 +51,16 @@ def test_auto_takes_cuda_where_it_is_present(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
-    assert choose_variant(manifest)[0] == "cuda-fp16"
+    assert choose_variant(manifest).name == "cuda-fp16"
     _providers(monkeypatch, "CPUExecutionProvider")
-    assert choose_variant(manifest)[0] == "cpu-fp32"
+    assert choose_variant(manifest).name == "cpu-int8"
 
 
 def test_auto_takes_the_cpu_without_a_gpu(
     manifest: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider", gpu=False)
-    assert choose_variant(manifest)[0] == "cpu-fp32"
+    assert choose_variant(manifest).name == "cpu-int8"
     with pytest.raises(DeviceError, match="there is no GPU"):
         open_device("cuda")
 
@@ -85,11 +70,11 @@ def test_auto_stays_on_the_cpu_without_a_cuda_variant(
 ) -> None:
     _providers(monkeypatch, "CUDAExecutionProvider", "CPUExecutionProvider")
     cpu_only = {k: v for k, v in manifest.variants.items() if v.device == "cpu"}
-    assert choose_variant(dataclasses.replace(manifest, variants=cpu_only))[0] == "cpu-fp32"
+    assert choose_variant(dataclasses.replace(manifest, variants=cpu_only)).name == "cpu-int8"
 
 
 def test_a_named_variant_is_taken(manifest: Manifest) -> None:
-    assert choose_variant(manifest, variant="cpu-int8")[0] == "cpu-int8"
+    assert choose_variant(manifest, variant="cpu-int8").name == "cpu-int8"
 
 
 def test_an_unavailable_variant_or_device_is_an_error(

@@ -454,3 +454,32 @@ def test_labels_are_short_and_one_line() -> None:
     assert image_label("two\nlines\x1b[31m") == r"'two\nlines\x1b[31m'"
     assert image_label("") == "''"
     assert len(image_label("x" * 10**6)) < 101
+
+
+def test_an_open_file_is_read_from_where_it_stands(tmp_path: Path) -> None:
+    path = tmp_path / "one.png"
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(path)
+    with path.open("rb") as file:
+        assert load_image(file).size == (3, 2)
+        assert file.read() == b""
+    shifted = io.BytesIO(b"head" + path.read_bytes())
+    shifted.seek(4)
+    assert load_image(shifted).getpixel((0, 0)) == (1, 2, 3)
+
+
+def test_a_file_that_gives_no_image_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "one.txt"
+    path.write_text("words")
+    with path.open() as text, pytest.raises(ImageError, match=r"gave str, wanted bytes.*'rb'"):
+        load_image(text)  # type: ignore[arg-type]
+    closed = path.open("rb")
+    closed.close()
+    with pytest.raises(ImageError, match=r"one\.txt: cannot be read \(.*closed.*\)"):
+        load_image(closed)
+    with pytest.raises(ImageError, match="the given file: empty"):
+        load_image(io.BytesIO())
+    monkeypatch.setattr("paligemma_edge.runtime.images.load.MAX_FILE_BYTES", 1 << 20)
+    with pytest.raises(ImageError, match="the given file: more than 1 MiB"):
+        load_image(io.BytesIO(bytes((1 << 20) + 1)))
