@@ -21,7 +21,6 @@ from paligemma_edge.export.variant_names import LOSSLESS_VARIANT
 from paligemma_edge.quantize.calibration.samples import Calibration, without_answers
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.graph_file import Written, disk_bytes, write_graph
-from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.recipes.recipe import LOSSLESS_RECIPE, Recipe
 from paligemma_edge.quantize.variant.build import ModelSource, build_variant
 from paligemma_edge.quantize.variant.files import write_variant
@@ -37,6 +36,7 @@ from paligemma_edge.runtime.manifest import (
     Variant,
     problem_of_note,
 )
+from paligemma_edge.runtime.progress import Progress, no_progress
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 TOKENIZER_FILE = "tokenizer.model"

@@ -6,24 +6,13 @@ The packages of the extra are imported within the command, so that help needs no
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+import logging
 from pathlib import Path
 
-from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
+from paligemma_edge.runtime.cli.progress import shown_progress
 
-
-def main(argv: Sequence[str]) -> int:
-    """Run `quantize`; argv begins with the command's name."""
-    parser = argparse.ArgumentParser(prog="paligemma-edge")
-    names = parser.add_subparsers(required=True)
-    plain = argparse.RawDescriptionHelpFormatter  # an example keeps its line
-    _add_quantize(names.add_parser("quantize", formatter_class=plain))
-    options = parser.parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = options.command
-    return command(options)
+_LOGGER = logging.getLogger("paligemma_edge")
 
 
 def recipes_text() -> str:
@@ -31,7 +20,8 @@ def recipes_text() -> str:
     return "recipes:\n" + "\n".join(f"  {name:<10} {about}" for name, about in shipped().items())
 
 
-def _add_quantize(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Describe the command to a parser."""
     parser.description = (
         "Add smaller and faster variants to a bundle, each with a report of how near its answers\n"
         "are to those of the lossless variant."
@@ -43,27 +33,30 @@ def _add_quantize(parser: argparse.ArgumentParser) -> None:
         "  paligemma-edge quantize mix.bundle cpu-int4 --calibrate photos --min-agreement 0.99\n"
         "  paligemma-edge quantize mix.bundle cpu-int4 --no-calibration --no-report"
     )
-    parser.add_argument("bundle", metavar="BUNDLE")
-    parser.add_argument("recipes", metavar="RECIPE", nargs="+")
+    parser.usage = "%(prog)s [options] BUNDLE RECIPE [RECIPE ...]"
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder that `export` wrote")
+    parser.add_argument("recipes", metavar="RECIPE", nargs="+", help="variant to add; see below")
     parser.add_argument(
         "--calibrate",
         metavar="DIR",
         type=Path,
-        help="images, with a prompts.json or without; default: the sample images",
+        help="folder of images to calibrate with and to compare the variants on, with a "
+        "prompts.json or without; default: the sample images",
     )
     parser.add_argument(
         "--no-calibration",
         action="store_true",
         help="round to the nearest code: quick, in little memory, less exact",
     )
-    parser.add_argument("--no-report", action="store_true", help="do not run the two variants")
+    parser.add_argument("--no-report", action="store_true", help="do not compare its answers")
     parser.add_argument(
         "--min-agreement",
         type=float,
         metavar="SHARE",
-        help="find the smallest variant that gives this share of the answers unchanged",
+        help="look for the smallest variant that leaves this share of the answers unchanged, "
+        "such as 0.99",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace a variant")
+    parser.add_argument("--overwrite", action="store_true", help="replace variants of these names")
     parser.add_argument(
         "--default",
         action="store_true",
@@ -81,11 +74,10 @@ def _quantize(options: argparse.Namespace) -> int:
     from paligemma_edge.runtime.bundle.fidelity import plot_name
 
     recipes = [load_recipe(name) for name in options.recipes]
-    note = partial(Console(stderr=True).out, highlight=False)  # a file's name is not markup
     if options.calibrate is None:
         questions = sample_questions()
     else:
-        questions = read_questions(options.calibrate, note=note)
+        questions = read_questions(options.calibrate, note=_note)
     settings = QuantizeOptions(
         questions=tuple(questions),
         calibrate=not options.no_calibration,
@@ -94,8 +86,8 @@ def _quantize(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         default=options.default,
     )
-    with progress_bars() as progress:
-        reports = quantize(options.bundle, recipes, settings, progress, note)
+    with shown_progress() as progress:
+        reports = quantize(options.bundle, recipes, settings, progress, _note)
     if reports:
         Console().print(render_reports(reports))
     for report in reports:
@@ -106,24 +98,5 @@ def _quantize(options: argparse.Namespace) -> int:
     return 0
 
 
-@contextmanager
-def progress_bars() -> Iterator[Progress]:
-    """A bar for each stage of long work, on a terminal; nothing in a log."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeLeft())
-    hidden = not console.is_terminal  # a log would get an empty line
-    with Progress(*columns, console=console, transient=True, disable=hidden) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                for task in tasks.values():
-                    bars.update(task, visible=False)
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done)
-
-        yield report
+def _note(text: str) -> None:
+    _LOGGER.warning("%s", text)

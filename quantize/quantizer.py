@@ -17,7 +17,6 @@ from paligemma_edge.quantize.fidelity.questions import Question, sample_question
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.graphs.prefill import PREFIX
 from paligemma_edge.quantize.graphs.stored_weights import read_weights
-from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.recipes.recipe import LOSSLESS_RECIPE, Recipe
 from paligemma_edge.quantize.variant.build import (
     ModelSource,
@@ -37,6 +36,7 @@ from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.errors import BundleError, NonFiniteLogitsError, OptionError
 from paligemma_edge.runtime.manifest import Manifest, Variant
+from paligemma_edge.runtime.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,7 +194,7 @@ class _Job:
             recipe=recipe.about,
             layer_errors=[layer_error(choice) for choice in built.choices.values()],
             notes=built.notes,
-            progress=lambda stage: self.progress(f"report: {stage}", 0, 1),
+            progress=self.progress,
         )
         amend_bundle(Bundle.open(self.bundle.path), report_files(report), lambda m: m)
         return report

@@ -42,3 +42,10 @@ def _with_unit(text: str) -> int:
         return 0
     power = 1 + "KMGT".index(match[2].upper())
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def check_share(name: str, value: object) -> float:
+    """A number from 0 to 1; OptionError that names the option for anything else."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise OptionError(f"{name} is {value!r}, wanted a number from 0 to 1")
+    return float(value)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from paligemma_edge.export.cli.hub_options import adapter_path, add_hub_options
+from paligemma_edge.runtime.cli.progress import shown_progress
 from paligemma_edge.runtime.errors import OptionError
 
 _EPILOG = """\
@@ -19,8 +20,11 @@ examples:
 """
 
 
-def add_adapter_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `adapter`, with its description."""
+    parser.usage = (
+        "%(prog)s [options] BUNDLE ADAPTER --name NAME\n       %(prog)s BUNDLE --name NAME --remove"
+    )
     parser.description = (
         "Add a LoRA adapter, as PEFT saves it, to a bundle, so that each request can use it or\n"
         "not: the variants keep their weights, and take the adapter's as inputs.\n"
@@ -65,13 +69,16 @@ def _adapter(options: argparse.Namespace) -> int:
     if options.adapter is None:
         raise OptionError("ADAPTER is missing, wanted the directory of a LoRA adapter")
     before = Bundle.open(options.bundle).manifest.adapters.get(options.name)
-    info = add_adapter(
-        options.bundle,
-        adapter_path(options),
-        options.name,
-        variants=options.variant or (),
-        overwrite=options.overwrite,
-    )
+    directory = adapter_path(options)
+    with shown_progress() as progress:
+        info = add_adapter(
+            options.bundle,
+            directory,
+            options.name,
+            variants=options.variant or (),
+            overwrite=options.overwrite,
+            progress=progress,
+        )
     print(
         f"{options.bundle}: added adapter {options.name} of rank {info.rank} for "
         f"{', '.join(info.files)}; it changes {', '.join(info.graphs)}"

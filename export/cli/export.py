@@ -6,7 +6,7 @@ The packages of the extra are imported within the command, so that help needs no
 from __future__ import annotations
 
 import argparse
-from functools import partial
+import logging
 from pathlib import Path
 from typing import get_args
 
@@ -18,12 +18,13 @@ from paligemma_edge.export.cli.hub_options import (
     tokenizer_path,
 )
 from paligemma_edge.export.variant_names import LOSSLESS_VARIANT
-from paligemma_edge.quantize.cli import progress_bars
 from paligemma_edge.quantize.recipes.recipe import load_recipe
+from paligemma_edge.runtime.cli.progress import shown_progress
 
 
-def add_export_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `export`, with its description."""
+    parser.usage = "%(prog)s [options] CHECKPOINT BUNDLE"
     parser.description = (
         "Turn a PaliGemma checkpoint into a bundle: a directory as transformers saves it or its\n"
         "name on the Hugging Face Hub, or an npz as big_vision does, whole or in parts\n"
@@ -121,8 +122,6 @@ def _add_variants(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from paligemma_edge.export.exporter import export
     from paligemma_edge.quantize.fidelity.questions import read_questions, sample_questions
 
@@ -133,7 +132,7 @@ def _export(options: argparse.Namespace) -> int:
     # The large download last, so that a wrong name of a small one fails at once.
     adapters, tokenizer = adapter_paths(options), tokenizer_path(options)
     checkpoint = checkpoint_path(options)
-    with progress_bars() as report:
+    with shown_progress() as report:
         manifest = export(
             checkpoint,
             options.bundle,
@@ -146,10 +145,14 @@ def _export(options: argparse.Namespace) -> int:
             default=options.default,
             sliding_window=options.sliding_window,
             note=options.note,
-            log=partial(Console(stderr=True).out, highlight=False),
+            log=_note,
             progress=report,
         )
     size = sum(record.bytes for record in manifest.files.values())
     names = ", ".join(manifest.variants)
     print(f"{options.bundle}: {names}, {len(manifest.files)} files, {size / 1e6:,.1f} MB")
     return 0
+
+
+def _note(text: str) -> None:
+    logging.getLogger("paligemma_edge").info("%s", text)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 from paligemma_edge.export.cli.hub_options import adapter_paths, add_hub_options, checkpoint_path
 from paligemma_edge.export.verify.samples import DEFAULT_MAX_NEW_TOKENS, read_samples
+from paligemma_edge.runtime.cli.progress import shown_progress
 
 
-def add_verify_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `verify`, with its description."""
+    parser.usage = "%(prog)s [options] BUNDLE CHECKPOINT"
     parser.description = (
         "Compare a bundle with its checkpoint in transformers (float32, eager attention),\n"
         "stage by stage. Writes the errors into the bundle; exits with 1 if one is too large."
@@ -68,10 +70,9 @@ def _verify(options: argparse.Namespace) -> int:
         warnings.simplefilter("ignore")  # of torch and transformers about this machine
         from paligemma_edge.export.verify.verify import verify
 
-    console = Console(stderr=True)
     samples = None if options.samples is None else read_samples(options.samples)
     adapters, checkpoint = adapter_paths(options), checkpoint_path(options)
-    with console.status("reading the original") as status:
+    with shown_progress() as progress:
         report = verify(
             options.bundle,
             checkpoint,
@@ -79,7 +80,7 @@ def _verify(options: argparse.Namespace) -> int:
             samples=samples,
             max_new_tokens=options.max_new_tokens,
             adapters=adapters,
-            progress=status.update,
+            progress=progress,
         )
     Console().print(parity_table(report))
     return 0 if report.passed else 1

@@ -31,6 +31,7 @@ from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bundle, remove_folder
 from paligemma_edge.runtime.errors import BundleError, OptionError, PaliGemmaError
 from paligemma_edge.runtime.manifest import SCHEMA_VERSION, LoraInfo, Manifest
+from paligemma_edge.runtime.progress import Progress, no_progress
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
@@ -42,6 +43,7 @@ def add_adapter(
     *,
     variants: Sequence[str] = (),
     overwrite: bool = False,
+    progress: Progress = no_progress,
 ) -> LoraInfo:
     """Add a LoRA adapter, as PEFT saves it, to a bundle, so that each call can switch it on.
 
@@ -55,6 +57,7 @@ def add_adapter(
         name: The adapter's name in the bundle: letters, digits, '-', '_' and '.'.
         variants: Names of the variants to add it to; default: all of the bundle.
         overwrite: Replace an adapter of that name, in every variant that has it.
+        progress: Called before each variant.
 
     Returns:
         The adapter's entry of the manifest: source, rank, graphs, and its file for each
@@ -73,6 +76,7 @@ def add_adapter(
     """
     bundle = Bundle.open(bundle_path)
     _check_name(bundle, name, overwrite=overwrite)
+    progress("reading the base and the adapter", 0, 1)
     targets = [LoraVariant.read(bundle, variant) for variant in _selected(bundle, variants)]
     base = read_base(targets[0].graphs, bundle.manifest.model)
     adapter = read_adapter(Path(directory), base.shapes)
@@ -84,7 +88,8 @@ def add_adapter(
         extend_bundle(bundle, _folder(name), overwrite=overwrite, made_from=sources) as writer,
     ):
         _write_inputs(writer, info, targets, branches)
-        for target in targets:
+        for number, target in enumerate(targets):
+            progress("writing graphs", number, len(targets))
             _require_graphs(bundle, target, info, rebuild=overwrite)
         writer.finish(lambda manifest: _extend_manifest(manifest, name, info))
     return info

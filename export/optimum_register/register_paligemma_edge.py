@@ -28,17 +28,17 @@ class PaliGemmaExportCommand(BaseOptimumCLICommand):  # type: ignore[misc]  # un
     @staticmethod
     def parse_args(parser: argparse.ArgumentParser) -> None:
         """Add the options."""
-        from paligemma_edge.export.cli.export import add_export_options
+        from paligemma_edge.export.cli.export import add_options
 
         # Keeps the line breaks of the examples.
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
-        add_export_options(parser)
+        add_options(parser)
 
     def run(self) -> None:
         """Export, and exit as `paligemma-edge` does."""
-        from paligemma_edge.runtime.cli.main import guarded
+        from paligemma_edge.runtime.cli.main import execute, guarded
 
-        sys.exit(guarded("export", partial(self.args.command, self.args)))
+        sys.exit(guarded("export", partial(execute, self.args)))
 
 
 REGISTER_COMMANDS: Sequence[object] = [(PaliGemmaExportCommand, ExportCommand)]

@@ -13,7 +13,7 @@ import itertools
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -45,6 +45,7 @@ from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.loading.variants import choose_variant
+from paligemma_edge.runtime.progress import Progress, no_progress
 
 _Difference: TypeAlias = tuple[float, float]  # absolute and relative, see StageParity
 _Measured: TypeAlias = list[tuple[ParityStage, _Difference]]  # of one sample; steps one by one
@@ -58,7 +59,7 @@ def verify(
     samples: Sequence[Sample] | None = None,
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS,
     adapters: Sequence[str | os.PathLike[str]] = (),
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = no_progress,
 ) -> ParityReport:
     """Compare a bundle with its original checkpoint, and write the report into the bundle.
 
@@ -76,7 +77,7 @@ def verify(
         max_new_tokens: Tokens of each answer that are compared.
         adapters: The directories of the LoRA adapters that the bundle was exported with, in that
             order; peft merges them into the original.
-        progress: Called with a line of text before each sample.
+        progress: Called before each sample, of the original and then of the bundle.
 
     Returns:
         The errors of each stage. A difference raises no error: see `ParityReport.passed`.
@@ -93,7 +94,7 @@ def verify(
         >>> report.passed
         True
     """
-    report_progress = progress or (lambda _: None)
+    progress("reading the original", 0, 1)
     compared = default_samples() if samples is None else list(samples)
     bundle = Bundle.open(bundle_path)
     if variant is None and LOSSLESS_VARIANT in bundle.manifest.variants:
@@ -107,7 +108,7 @@ def verify(
             checkpoint_dir,
             compared,
             max_new_tokens,
-            lambda number: report_progress(f"original: {number} of {len(compared)}"),
+            lambda number: progress("asking the original", number, len(compared)),
             Path(spill),
             sliding_window=_sliding_window(bundle),
             adapters=folders,
@@ -115,7 +116,7 @@ def verify(
         model = load_model(bundle_path, variant=variant)
         measured = []
         for number, (sample, trace) in enumerate(zip(compared, traces, strict=True)):
-            report_progress(f"bundle: {number} of {len(compared)}")
+            progress("asking the bundle", number, len(compared))
             measured.append(list(_compare(model, sample, trace)))
         report = _report(model, compared, traces, measured)
         _record(model.bundle, report, compared[0], traces[0])

@@ -16,11 +16,11 @@ from paligemma_edge.quantize.calibration.stream import Array, Run, stream
 from paligemma_edge.quantize.graphs.check_finite import all_finite
 from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.graphs.linear import linears
-from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.rounding.statistics import Accumulator, Moments
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import ModelConfig
+from paligemma_edge.runtime.progress import Progress, no_progress
 
 Observe = Callable[[str, str, Array, Run], None]  # graph, name of a value, the value, its run
 

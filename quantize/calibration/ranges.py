@@ -20,11 +20,11 @@ from paligemma_edge.quantize.calibration.stream import Array, Run
 from paligemma_edge.quantize.graphs.derived_weights import Float
 from paligemma_edge.quantize.graphs.linear import initializer
 from paligemma_edge.quantize.graphs.nodes import Nodes
-from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.schemes.half_plan import ALWAYS_FLOAT, HalfPlan, passes_on, plan_half
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import ModelConfig
+from paligemma_edge.runtime.progress import Progress
 
 # Half of what float16 reaches: other images may show more than those of the calibration.
 LIMIT = 65504 / 2

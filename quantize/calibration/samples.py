@@ -11,11 +11,11 @@ from paligemma_edge.quantize.calibration.calibrate import CalibrationSample
 from paligemma_edge.quantize.fidelity.answers import EvalRequest
 from paligemma_edge.quantize.fidelity.questions import Question
 from paligemma_edge.quantize.graphs.derived_weights import Float
-from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.loading.loaded_model import load_model
 from paligemma_edge.runtime.manifest import Manifest
+from paligemma_edge.runtime.progress import Progress
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from paligemma_edge.runtime.diagnostics.memory_use import measure_memory
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.loading.loaded_model import load_model
 from paligemma_edge.runtime.loading.variants import choose_variant
+from paligemma_edge.runtime.progress import Progress, no_progress
 from paligemma_edge.runtime.validation import check_count
 
 DEFAULT_MAX_NEW_TOKENS = 96  # three objects with masks
@@ -43,7 +44,7 @@ def measure_fidelity(
     recipe: str | None = None,
     layer_errors: Sequence[LayerError] = (),
     notes: Sequence[str] = (),
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Fidelity:
     """Ask both variants of a bundle every question and compare their answers.
 
@@ -57,10 +58,9 @@ def measure_fidelity(
     check_count("max_new_tokens", max_new_tokens)
     if not questions:
         raise OptionError("there is no question to compare the variants with, wanted at least one")
-    report = progress or (lambda _: None)
-    comparison = _Comparison(bundle, questions, max_new_tokens, report)
+    comparison = _Comparison(bundle, questions, max_new_tokens, progress)
     compared = comparison.run(reference, variant)
-    report(f"{variant}: memory")
+    progress(f"measuring memory of {variant}", 0, 1)
     measured = manifest.variants[variant]
     return _report(
         compared,
@@ -101,7 +101,7 @@ class _Comparison:
     bundle: str | os.PathLike[str]
     questions: Sequence[Question]
     max_new_tokens: int
-    report: Callable[[str], None]
+    progress: Progress
 
     def run(self, reference: str, variant: str) -> list[_Compared]:
         """Each model is released before the next one is opened or memory is measured."""
@@ -115,7 +115,7 @@ class _Comparison:
     def _answer_reference(self, name: str, spill: Path) -> list[_Reference]:
         model, known = load_model(self.bundle, variant=name), []
         for number, question in enumerate(self.questions):
-            self.report(f"{name}: {number} of {len(self.questions)}")
+            self.progress(f"comparing answers: {name}", number, len(self.questions))
             request = EvalRequest.encode(model, question, self.max_new_tokens)
             steps = [(token, row.copy()) for token, row in request.answer()]
             path = spill / f"{number}.npy"
@@ -126,7 +126,7 @@ class _Comparison:
     def _answer_variant(self, name: str, known: Sequence[_Reference]) -> list[_Compared]:
         model, compared = load_model(self.bundle, variant=name), []
         for number, question in enumerate(self.questions):
-            self.report(f"{name}: {number} of {len(self.questions)}")
+            self.progress(f"comparing answers: {name}", number, len(self.questions))
             request = EvalRequest.encode(model, question, self.max_new_tokens)
             compared.append(_compare(request, known[number]))
         return compared

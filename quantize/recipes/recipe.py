@@ -20,6 +20,7 @@ from paligemma_edge.quantize.rounding.rounding import Grid, Method
 from paligemma_edge.runtime.contract import ComputeDtype, WeightDtype
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.schema import MismatchError, parse_value
+from paligemma_edge.runtime.suggestion import suggestion
 
 SUFFIX = ".toml"
 LOSSLESS_RECIPE = "fp32"  # of a variant with the checkpoint's own weights, computed in float32
@@ -163,8 +164,8 @@ def load_recipe(source: str | Path) -> Recipe:
     path = Path(source)
     if path.suffix != SUFFIX:
         raise OptionError(
-            f"there is no recipe {name!r}; wanted one of {', '.join(_shipped_names())}, "
-            f"or the path of a file that ends in {SUFFIX}"
+            f"there is no recipe {name!r}{suggestion(name, _shipped_names())}; wanted one of "
+            f"{', '.join(_shipped_names())}, or the path of a file that ends in {SUFFIX}"
         )
     return _read(path.stem, _contents(path))
 

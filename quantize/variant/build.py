@@ -12,7 +12,6 @@ from paligemma_edge.quantize.calibration.ranges import overflowing, range_notes,
 from paligemma_edge.quantize.calibration.samples import Calibration
 from paligemma_edge.quantize.graphs.linear import HEAD
 from paligemma_edge.quantize.graphs.prefill import PREFIX
-from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import Recipe
 from paligemma_edge.quantize.schemes.argmax_head import add_argmax_head, logit_graphs
 from paligemma_edge.quantize.schemes.cuda_check import missing_kernels
@@ -28,6 +27,7 @@ from paligemma_edge.quantize.variant.sensitivity import (
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import ModelConfig
+from paligemma_edge.runtime.progress import Progress
 
 _HALF = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
 

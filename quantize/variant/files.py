@@ -8,12 +8,12 @@ import onnx_ir as ir
 
 from paligemma_edge.quantize.graphs.graph_file import Written, disk_bytes, weight_bytes, write_graph
 from paligemma_edge.quantize.graphs.linear import EMBEDDING, WEIGHT
-from paligemma_edge.quantize.progress import Progress, no_progress
 from paligemma_edge.quantize.recipes.recipe import Recipe
 from paligemma_edge.quantize.transforms.changes import Changes
 from paligemma_edge.quantize.transforms.changes_file import CHANGES_FILE, write_changes
 from paligemma_edge.runtime.bundle.staging import StagedFiles
 from paligemma_edge.runtime.manifest import Variant
+from paligemma_edge.runtime.progress import Progress, no_progress
 
 
 def write_variant(

@@ -8,11 +8,11 @@ from collections.abc import Iterable
 
 from paligemma_edge.quantize.calibration.calibrate import calibrate
 from paligemma_edge.quantize.calibration.samples import Calibration
-from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import Recipe
 from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, prepare, transform
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.manifest import ModelConfig
+from paligemma_edge.runtime.progress import Progress
 
 
 def require_distinct(names: Iterable[str]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from paligemma_edge.quantize.calibration.samples import Calibration
-from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.recipes.recipe import Recipe, Scheme
 from paligemma_edge.quantize.variant.files import write_variant
 from paligemma_edge.quantize.variant.passes import Graphs, TransformedGraphs, round_graphs
@@ -22,6 +21,7 @@ from paligemma_edge.runtime.bundle.writer import new_bundle
 from paligemma_edge.runtime.engine.replay import encode_prompt, greedy
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
+from paligemma_edge.runtime.progress import Progress
 
 
 def smallest_that_keeps(

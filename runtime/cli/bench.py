@@ -8,35 +8,59 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from paligemma_edge.runtime.cli.device_options import add_device_options, load_options
+from paligemma_edge.runtime.cli.device_options import (
+    add_bundle,
+    add_device_options,
+    add_max_length,
+    load_options,
+)
+from paligemma_edge.runtime.cli.progress import shown_progress
 from paligemma_edge.runtime.errors import OptionError
 
 if TYPE_CHECKING:
     from paligemma_edge.runtime.diagnostics.benchmark import Benchmark
     from paligemma_edge.runtime.diagnostics.timings import Timings
 
+_OF_LIBRARY = ("prompt", "steps", "runs")  # whose defaults are those of `benchmark`
 
 _EPILOG = """\
 examples:
-  paligemma-edge bench mix.bundle --variant cpu-fp32
-  paligemma-edge bench mix.bundle --batch 1,4,8 --image photo.jpg
+  paligemma-edge bench mix.bundle --variant cpu-int8
+  paligemma-edge bench mix.bundle --max-batch-size 1,4,8 --image photo.jpg
 """
 
 
-def add_bench(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the command to a parser."""
+    parser.usage = "%(prog)s [options] BUNDLE"
     parser.description = (
-        "Measure load time, time to the first token, steps and memory; the last line is JSON."
+        "Measure the time to load, to the first token and of each step, and memory. The last line\n"
+        "is JSON."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
-    add_device_options(parser)
-    parser.add_argument("--image", metavar="FILE", help="default: a drawn image")
-    parser.add_argument("--prompt", metavar="TEXT", default="answer en what is this?")
-    parser.add_argument("--steps", type=int, default=32, metavar="N", help="tokens of an answer")
-    parser.add_argument("--runs", type=int, default=5, metavar="N", help="after one warm-up")
-    parser.add_argument("--batch", default="1", metavar="N,N", help="slots, such as 1,4,8")
-    parser.add_argument("--adapter", metavar="NAME", help="of the bundle; see inspect")
+    add_bundle(parser)
+    group = parser.add_argument_group("what is measured")
+    group.add_argument("--image", metavar="FILE", help="image to ask about; default: a drawn one")
+    group.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        help="what is asked about the image; default: answer en what is this?",
+    )
+    group.add_argument("--steps", type=int, metavar="N", help="tokens of an answer; default: 32")
+    group.add_argument(
+        "--runs", type=int, metavar="N", help="runs after one to warm up; default: 5"
+    )
+    group.add_argument(
+        "--max-batch-size",
+        dest="batch_sizes",
+        default="1",
+        metavar="N,N",
+        help="answers at a time: numbers, each of which is measured, such as 1,4,8; default: 1",
+    )
+    group.add_argument(
+        "--adapter", metavar="NAME", help="answer with this adapter of the bundle; see inspect"
+    )
+    add_max_length(add_device_options(parser))
     parser.set_defaults(command=_bench)
 
 
@@ -45,19 +69,19 @@ def _bench(options: argparse.Namespace) -> int:
     start = time.perf_counter()
     from paligemma_edge.runtime.diagnostics.benchmark import benchmark
 
-    imported = time.perf_counter() - start
-    measured = benchmark(
-        options.bundle,
-        options.device,
-        options.variant,
-        image=options.image,
-        prompt=options.prompt,
-        steps=options.steps,
-        runs=options.runs,
-        batch_sizes=_batches(options.batch),
-        adapter=options.adapter,
-        **load_options(options),
-    )
+    imported, given = time.perf_counter() - start, vars(options)
+    with shown_progress() as progress:
+        measured = benchmark(
+            options.bundle,
+            options.device,
+            options.variant,
+            image=options.image,
+            batch_sizes=_batches(options.batch_sizes),
+            adapter=options.adapter,
+            progress=progress,
+            **{name: given[name] for name in _OF_LIBRARY if given[name] is not None},
+            **load_options(options),
+        )
     print("\n".join(_describe(measured, imported)))
     print(json.dumps({"import": round(imported, 6), **measured.to_json()}))
     return 0
@@ -68,7 +92,7 @@ def _batches(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise OptionError(
-            f"--batch is {text!r}, wanted numbers of slots with commas between, such as 1,4,8"
+            f"--max-batch-size is {text!r}, wanted numbers with commas between, such as 1,4,8"
         ) from None
 
 
@@ -90,7 +114,7 @@ def _describe(measured: Benchmark, imported: float) -> Iterator[str]:
     for stage, timings in measured.reading.items():
         yield _row(stage.replace("_", " "), timings)
     for step in measured.stepping:
-        name = f"step, {step.slots} slot{'s' if step.slots > 1 else ''}"
+        name = "step" if step.slots == 1 else f"step, batch {step.slots}"
         yield f"{_row(name, step.seconds)}{step.tokens_per_second:>10.1f}"
     yield ""
     yield "megabytes"

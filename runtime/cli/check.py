@@ -5,18 +5,37 @@ from __future__ import annotations
 import argparse
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.cli.device_options import add_device_options, load_options
+from paligemma_edge.runtime.cli.device_options import (
+    add_bundle,
+    add_device_options,
+    add_max_batch_size,
+    add_max_length,
+    load_options,
+)
 from paligemma_edge.runtime.cli.prepack import describe_prepacked
+from paligemma_edge.runtime.cli.progress import shown_progress
 
-_EPILOG = "example:\n  paligemma-edge check mix.bundle --device cpu"
+_EPILOG = """\
+Without a golden answer, which `verify` writes where the checkpoint is, the digests alone decide.
+
+examples:
+  paligemma-edge check mix.bundle
+  paligemma-edge check mix.bundle --device cpu --variant cpu-int8
+"""
 
 
-def add_check(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the command to a parser."""
-    parser.description = "Check every digest and answer the bundle's golden question."
+    parser.usage = "%(prog)s [options] BUNDLE"
+    parser.description = (
+        "Test a bundle on this device: compare every file with its digest, and answer the\n"
+        "question whose answer is known."
+    )
     parser.epilog = _EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
-    add_device_options(parser)
+    add_bundle(parser)
+    group = add_device_options(parser)
+    add_max_batch_size(group, "answers at a time that memory is allocated for")
+    add_max_length(group)
     parser.set_defaults(command=_check)
 
 
@@ -24,7 +43,14 @@ def _check(options: argparse.Namespace) -> int:
     """Check digests and the golden answer; 1 where they differ."""
     from paligemma_edge.runtime.diagnostics.self_test import self_test
 
-    result = self_test(options.bundle, options.device, options.variant, **load_options(options))
+    with shown_progress() as progress:
+        result = self_test(
+            options.bundle,
+            options.device,
+            options.variant,
+            progress=progress,
+            **load_options(options),
+        )
     print(result.summary())
     for line in describe_prepacked(Bundle.open(options.bundle)):
         print(f"prepacked: {line}")

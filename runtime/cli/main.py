@@ -1,7 +1,7 @@
 """The command `paligemma-edge`: arguments in, exit code out.
 
-`run`, `inspect`, `check`, `prepack` and `bench` need the runtime alone. The others live in `export`
-and are imported by name when they are called, so that a device needs none of their packages.
+Knows what ends a command: its errors, signals, and streams that cannot be written. Knows nothing
+of what a command does.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import importlib
 import io
 import os
 import signal
@@ -17,40 +16,24 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from types import FrameType
 from typing import NoReturn
 
-from paligemma_edge.runtime.cli.bench import add_bench
-from paligemma_edge.runtime.cli.check import add_check
-from paligemma_edge.runtime.cli.inspect import add_inspect
-from paligemma_edge.runtime.cli.prepack import add_prepack
-from paligemma_edge.runtime.cli.run import add_run
+from paligemma_edge.runtime.cli.commands import COMMANDS, command_parser, program_parser
+from paligemma_edge.runtime.cli.exit_codes import (
+    EXIT_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_NO_SPACE,
+    EXIT_USAGE,
+)
+from paligemma_edge.runtime.cli.verbosity import level_of, log_traceback, logging_to_stderr
 from paligemma_edge.runtime.errors import (
     MissingExtraError,
     OptionError,
     PaliGemmaError,
     PromptError,
 )
-
-EXIT_FAILED, EXIT_USAGE, EXIT_NO_SPACE, EXIT_INTERRUPTED = 1, 2, 3, 130
-
-# Commands of the runtime alone: what they are for, and what describes them to a parser.
-_COMMANDS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
-    "run": ("answer a prompt about images", add_run),
-    "inspect": ("say what a bundle holds", add_inspect),
-    "check": ("test a bundle on this device", add_check),
-    "prepack": ("pack the weights for this device", add_prepack),
-    "bench": ("measure speed and memory", add_bench),
-}
-
-# Commands of the other folders: the module that has them, and what they are for.
-_ELSEWHERE: Mapping[str, tuple[str, str]] = {
-    "export": ("export.cli.main", "turn a checkpoint into a bundle"),
-    "quantize": ("quantize.cli", "add smaller and faster variants to a bundle"),
-    "verify": ("export.cli.main", "compare a bundle with the original, stage by stage"),
-    "adapter": ("export.cli.main", "add a LoRA adapter, to be switched on for each answer"),
-}
+from paligemma_edge.runtime.suggestion import suggestion
 
 # Which extra brings a package, by the name that is imported.
 _EXTRAS: Mapping[str, str] = {
@@ -59,27 +42,18 @@ _EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("huggingface_hub", "matplotlib", "rich", "safetensors"), "export"),
     "tokenizers": "export",
     **dict.fromkeys(("torch", "transformers"), "verify"),
+    "shtab": "completion",
 }
 # What is best run before that: by itself pip takes gigabytes of CUDA along with torch.
 _BEFORE: Mapping[str, str] = {
     "torch": "pip install torch --index-url https://download.pytorch.org/whl/cpu && ",
 }
 
-_EPILOG = """\
-examples:
-  paligemma-edge export paligemma-3b-mix-224 mix.bundle --mask-decoder vae-oid.npz
-  paligemma-edge run mix.bundle "caption en" photo.jpg
-  paligemma-edge run mix.bundle "detect cat ; dog" photo.jpg --draw boxes.png
-  paligemma-edge verify mix.bundle paligemma-3b-mix-224
-
-exit codes: 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return guarded((arguments or [""])[0], partial(_run, arguments))
+    return guarded((arguments or [""])[0], partial(_dispatch, arguments))
 
 
 def guarded(name: str, work: Callable[[], int]) -> int:
@@ -142,14 +116,34 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run(arguments: Sequence[str]) -> int:
-    if arguments and arguments[0] in _ELSEWHERE:
-        folder, _ = _ELSEWHERE[arguments[0]]
-        code: int = importlib.import_module(f"paligemma_edge.{folder}").main(arguments)
-        return code
-    options = _parser().parse_args(arguments)
+def _dispatch(arguments: Sequence[str]) -> int:
+    if not arguments:
+        program_parser().print_help()
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        return _no_command(arguments)
+    return execute(command_parser(name).parse(arguments[1:]))
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run the command of parsed options; its exit code."""
     command: Callable[[argparse.Namespace], int] = options.command
-    return command(options)
+    with logging_to_stderr(level_of(options)):
+        try:
+            return command(options)
+        except PaliGemmaError:
+            log_traceback()
+            raise
+
+
+def _no_command(arguments: Sequence[str]) -> NoReturn:
+    """What is no command: `--help`, `--version`, or a mistake."""
+    parser = program_parser()
+    if arguments[0].startswith("-"):
+        parser.parse_known_args(arguments[:1])  # --help and --version end here
+        parser.refuse(arguments[:1])
+    parser.error(f"there is no command {arguments[0]}{suggestion(arguments[0], COMMANDS)}")
 
 
 def _done(name: str, work: Callable[[], int]) -> int:
@@ -182,21 +176,3 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 def _text(error: PaliGemmaError) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="paligemma-edge",
-        description="PaliGemma on a device: export once, answer on CUDA or CPU without torch.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=version("paligemma-edge"))
-    names = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (_, summary) in _ELSEWHERE.items():
-        names.add_parser(name, help=summary, add_help=False)
-    for name, (summary, add) in _COMMANDS.items():
-        # An example keeps its line.
-        plain = argparse.RawDescriptionHelpFormatter
-        add(names.add_parser(name, help=summary, formatter_class=plain))
-    return parser

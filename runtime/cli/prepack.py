@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.cli.device_options import add_bundle
+from paligemma_edge.runtime.cli.progress import shown_progress
+from paligemma_edge.runtime.cli.verbosity import is_verbose
 from paligemma_edge.runtime.errors import MissingExtraError
 
 _EPILOG = """\
@@ -15,16 +17,24 @@ examples:
 """
 
 
-def add_prepack(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the command to a parser."""
+    parser.usage = "%(prog)s [options] BUNDLE"
     parser.description = (
-        "Save a variant as ONNX Runtime packs it for this processor, so that nearly all of its "
-        "memory is a file that processes share and the system can take back."
+        "Save a variant as ONNX Runtime packs it for this processor, so that nearly all of its\n"
+        "memory is a file that processes share and that the system can take back. On other\n"
+        "devices the bundle works as before."
     )
     parser.epilog = _EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE")
-    parser.add_argument("--variant", metavar="NAME", help="such as cpu-fp32; see inspect")
-    parser.add_argument("--remove", action="store_true", help="remove what was saved")
+    add_bundle(parser)
+    parser.add_argument(
+        "--variant", metavar="NAME", help="variant to pack; default: the one that is used here"
+    )
+    parser.add_argument(
+        "--remove",
+        action="store_true",
+        help="remove what was packed, of --variant or of every variant",
+    )
     parser.set_defaults(command=_prepack)
 
 
@@ -37,13 +47,10 @@ def _prepack(options: argparse.Namespace) -> int:
         removed = remove_prepacked(options.bundle, options.variant)
         print(f"removed what was prepacked: {', '.join(removed) or 'nothing was'}")
         return 0
-    name = prepack_variant(options.bundle, options.variant, progress=_tell)
+    with shown_progress() as progress:
+        name = prepack_variant(options.bundle, options.variant, progress=progress)
     print(f"prepacked {name} for this device; elsewhere the bundle works as before")
     return 0
-
-
-def _tell(graph: str) -> None:
-    print(f"prepacking {graph}", file=sys.stderr, flush=True)
 
 
 def describe_prepacked(bundle: Bundle) -> list[str]:
@@ -53,6 +60,6 @@ def describe_prepacked(bundle: Bundle) -> list[str]:
     try:
         from paligemma_edge.runtime.loading import prepacked
 
-        return prepacked.describe(bundle)
+        return prepacked.describe(bundle, whole=is_verbose())
     except MissingExtraError:
         return [f"{name}, not used: no ONNX Runtime is here" for name in bundle.manifest.prepacked]

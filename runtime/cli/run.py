@@ -7,11 +7,21 @@ import io
 import sys
 from typing import TextIO
 
-from paligemma_edge.runtime.cli.device_options import add_device_options, load_options
+from paligemma_edge.runtime.cli.device_options import (
+    add_bundle,
+    add_device_options,
+    add_max_batch_size,
+    add_max_length,
+    load_options,
+)
+from paligemma_edge.runtime.cli.verbosity import is_quiet
 
 _EPILOG = """\
 PATHS are images, folders with all below them, globs, - for a list of files on standard input,
-videos, or camera:0; videos and cameras need: pip install 'paligemma-edge[video]'
+videos, or camera:0. Videos and cameras need: pip install 'paligemma-edge[video]'
+
+An object is printed as its label, its confidence and its box, x0, y0, x1, y1 in pixels:
+  star 0.87 [11, 86, 32, 104]
 
 examples:
   paligemma-edge run mix.bundle "caption en" photo.jpg --stream
@@ -21,60 +31,106 @@ examples:
   find photos -name '*.jpg' | paligemma-edge run mix.bundle "caption en" - --json
   paligemma-edge run mix.bundle "answer en day or night?" clip.mp4 --choices "day,night"
   paligemma-edge run mix.bundle "answer en what differs?" left.jpg right.jpg --together
+  paligemma-edge run mix.bundle --questions test.jsonl --out answers.jsonl
 
 A run with --out that is interrupted or killed keeps its answers in FILE.partial; the same command
 goes on from there.
 """
 
 
-def add_run(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the command to a parser."""
-    parser.description = "Answer a prompt about each image."
+    parser.usage = (
+        "%(prog)s [options] BUNDLE PROMPT PATHS...\n"
+        "       %(prog)s [options] BUNDLE --questions FILE"
+    )
+    parser.description = "Answer a prompt about each image, or the questions of a file."
     parser.epilog = _EPILOG
-    parser.add_argument("bundle", metavar="BUNDLE", help="the folder that export wrote")
-    parser.add_argument("prompt", metavar="PROMPT", help="such as 'caption en' or 'detect cat'")
-    parser.add_argument("paths", metavar="PATHS", nargs="+", help="images; see below")
-    _add_prompts_and_answers(parser)
-    _add_outputs(parser)
-    add_device_options(parser)
+    add_bundle(parser)
+    parser.add_argument(
+        "prompt", metavar="PROMPT", nargs="?", help="such as 'caption en' or 'detect cat ; dog'"
+    )
+    parser.add_argument("paths", metavar="PATHS", nargs="*", default=[], help="images; see below")
+    _add_questions(parser.add_argument_group("images and prompts"))
+    _add_answers(parser.add_argument_group("answers"))
+    _add_sampling(parser.add_argument_group("sampling"))
+    _add_outputs(parser.add_argument_group("output"))
+    group = add_device_options(parser)
+    add_max_batch_size(group, "answers at a time; default: 4, or 1 for a camera or a list")
+    add_max_length(group)
     parser.set_defaults(command=_run)
 
 
-def _add_prompts_and_answers(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_questions(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--also", action="append", default=[], metavar="PROMPT", help="ask this too; repeatable")
-    add("--together", action="store_true", help="one answer about all images, not one for each")
-    add("--every", type=float, metavar="SECONDS", help="between frames of a video; default: 1")
     add(
-        "--slots",
-        type=int,
-        metavar="N",
-        help="answers at a time; default: 4; 1 for a camera or a list",
+        "--questions",
+        metavar="FILE",
+        help='JSON Lines, {"image": "a.jpg", "prefix": "caption en"} in each, or -; "prompt" does '
+        'for "prefix"',
     )
-    tokens = "tokens of an answer at most; default: 256, or what the model still holds"
+    add(
+        "--images",
+        metavar="DIR",
+        help="folder of the images that --questions names; default: that of FILE",
+    )
+    add("--together", action="store_true", help="one answer about all images, not one for each")
+    add(
+        "--every",
+        type=float,
+        metavar="SECONDS",
+        help="least time between frames: of a video, default 1; of a camera, default 0, which is "
+        "the newest frame whenever an answer is complete",
+    )
+
+
+def _add_answers(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--adapter", metavar="NAME", help="answer with this adapter of the bundle; see inspect")
+    tokens = "tokens of an answer at most; default: 256, or what the model can still hold"
     add("--max-new-tokens", type=int, metavar="N", help=tokens)
     add("--choices", metavar="A,B,C", help="answer with one of these, separated by commas")
-    add("--regex", metavar="PATTERN", help="answer with what matches this")
+    add("--regex", metavar="PATTERN", help="answer with a text that matches this")
     add(
-        "--any-label",
-        action="store_true",
-        help="let objects have labels that the prompt does not name",
+        "--labels",
+        choices=["any", "asked"],
+        help="labels of detect and segment: any, the default, or only those asked for",
     )
-    add("--no-grammar", action="store_true", help="let detect and segment say anything")
-    add("--temperature", type=float, metavar="T", help="sample, not greedy")
-    add("--top-k", type=int, default=0, metavar="K")
-    add("--top-p", type=float, default=1.0, metavar="P")
-    add("--seed", type=int, default=0)
+    add("--unconstrained", action="store_true", help="let detect and segment answer any text")
+    add(
+        "--min-confidence",
+        type=float,
+        metavar="X",
+        help="leave out objects of detect and segment with less confidence, 0 to 1",
+    )
 
 
-def _add_outputs(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_sampling(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--temperature", type=float, metavar="T", help="draw tokens; default: the most likely one")
+    add("--top-k", type=int, metavar="K", help="draw from the K most likely tokens; default: all")
+    add(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="draw from the most likely tokens that make up this probability; default: 1",
+    )
+    add("--seed", type=int, metavar="N", help="the same seed gives the same answers; default: 0")
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--out", metavar="FILE", help="write .jsonl, .csv or COCO's .json; resumes if cut short")
-    add("--draw", metavar="TARGET", help="write images with boxes and masks: a file, or a folder")
-    add("--overwrite", action="store_true", help="replace a file, fill a folder anew")
-    add("--json", action="store_true", help="print one object a line")
-    add("--stream", action="store_true", help="print the text of one image as it comes")
+    add(
+        "--draw",
+        metavar="TARGET",
+        help="write images with boxes and masks: a file for one image, or a folder",
+    )
+    add("--overwrite", action="store_true", help="replace FILE, write over images in TARGET")
+    add("--json", action="store_true", help="print an object of JSON in each line")
+    add("--raw", action="store_true", help="print the model's own text, with its <loc> tokens")
+    add("--stream", action="store_true", help="print the text about one image as it comes")
 
 
 def _run(arguments: argparse.Namespace) -> int:
@@ -86,9 +142,10 @@ def _run(arguments: argparse.Namespace) -> int:
         | {"choices": _split(arguments.choices), "load": load_options(arguments)}
     )
     # Only now: it imports ONNX Runtime, and a wrong option is reported without it.
+    from paligemma_edge.runtime.run.console import Console
     from paligemma_edge.runtime.run.job import run_images
 
-    return run_images(options, stdin=_stdin())
+    return run_images(options, console=Console.standard(quiet=is_quiet()), stdin=_stdin())
 
 
 def _split(choices: str | None) -> tuple[str, ...] | None:

@@ -32,6 +32,7 @@ from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.loading.variants import DeviceName, choose_variant
+from paligemma_edge.runtime.progress import Progress, no_progress
 from paligemma_edge.runtime.system.linux import process_memory, processor_name
 from paligemma_edge.runtime.validation import check_count
 
@@ -92,10 +93,10 @@ def benchmark(
     runs: int = DEFAULT_RUNS,
     batch_sizes: Sequence[int] = (1,),
     adapter: str | None = None,
+    progress: Progress = no_progress,
     **load: Unpack[LoadOptions],
 ) -> Benchmark:
-    """Open a variant, answer `runs` times after a warm-up, and step in each of
-    `batch_sizes` slots.
+    """Open a variant, answer `runs` times after a warm-up, and step in each of `batch_sizes` slots.
 
     Without an `image` one is drawn. Call it in a fresh process where load time and peak memory
     matter. OptionError, ImageError or PromptError say what cannot be measured.
@@ -108,11 +109,14 @@ def benchmark(
     with _image_file(image) as path:
         load_image(path)  # an error comes before the model is loaded
         gpu = _gpu(bundle, device, variant)
+        progress("opening the bundle", 0, 1)
         start = time.perf_counter()
         model = load_model(bundle, device, variant, **load)
         seconds = time.perf_counter() - start
         question = RepeatedPrompt(model.with_adapter(adapter), path, prompt, steps)
+        progress("measuring the way to the first token", 0, 1)
         read, reading = measure_reading(question, runs)
+        progress("measuring steps", 0, 1)
         stepping = measure_stepping(question, read, runs, sizes)
     return Benchmark(
         bundle=os.fspath(bundle),

@@ -18,18 +18,19 @@ from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.loading.prepacked import fingerprint
 from paligemma_edge.runtime.loading.variants import DeviceName, choose_variant
 from paligemma_edge.runtime.manifest import Manifest, Prepacked, Variant
+from paligemma_edge.runtime.progress import Progress, no_progress
 
 
 def prepack(
     bundle_path: str | os.PathLike[str],
     variant: str | None = None,
     *,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress = no_progress,
 ) -> str:
     """Prepack a variant for this processor, in place of what it was prepacked with → its name.
 
-    By default the variant that is used on this processor. `progress` is called with each graph's
-    name. BundleError where a file is damaged, OutputError where the disk is full, OptionError where
+    By default the variant that is used on this processor. `progress` is called before each graph.
+    BundleError where a file is damaged, OutputError where the disk is full, OptionError where
     the variant is not for the processor: nothing is changed.
     """
     bundle = Bundle.open(bundle_path)
@@ -76,13 +77,12 @@ def _save(
     variant: Variant,
     folder: str,
     writer: FolderWriter,
-    progress: Callable[[str], None] | None,
+    progress: Progress,
 ) -> dict[str, str]:
     device = open_device("cpu")
     graphs = {graph: f"{folder}/{graph}.onnx" for graph in variant.graphs}
-    for graph, name in graphs.items():
-        if progress:
-            progress(graph)
+    for number, (graph, name) in enumerate(graphs.items()):
+        progress("packing weights", number, len(graphs))
         _save_one(device, bundle, variant.graphs[graph], writer, name)
     return graphs
 

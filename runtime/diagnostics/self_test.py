@@ -10,42 +10,63 @@ from dataclasses import dataclass
 from typing import Unpack
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.bundle.golden import Golden, required_agreement
+from paligemma_edge.runtime.bundle.golden import GOLDEN, Golden, required_agreement
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.loading.variants import DeviceName
+from paligemma_edge.runtime.progress import Progress, no_progress
 from paligemma_edge.runtime.results.generation import Generation
+from paligemma_edge.runtime.size_text import size_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfTest:
+class GoldenAnswer:
     """What a device answered to the golden question, beside what the original answered."""
 
-    variant: str
-    files: int  # whose digests are right
     golden: Golden
     token_ids: tuple[int, ...]
     text: str
     agreement: float  # share of tokens that are the original's, each after the original's own
-    required: float
+    required: float  # 1 in a float32 variant
+
+    @property
+    def agrees(self) -> bool:
+        """Whether enough of the tokens are the original's."""
+        return self.agreement >= self.required
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTest:
+    """A bundle whose digests are right, and its answer to the golden question, if it has one."""
+
+    variant: str
+    files: int  # whose digests are right
+    file_bytes: int  # of all of them
+    answer: GoldenAnswer | None
 
     @property
     def passed(self) -> bool:
-        """Whether enough of the tokens agree: all of them in a float32 variant."""
-        return self.agreement >= self.required
+        """Whether nothing that can be compared differs."""
+        return self.answer is None or self.answer.agrees
 
     def summary(self) -> str:
         """The result in a few lines, for people."""
-        verdict = "passed" if self.passed else "FAILED"
+        digests = f"the digests of {self.files} files ({size_text(self.file_bytes)}) match"
+        answer = self.answer
+        if answer is None:
+            return (
+                f"passed: {digests}, and {self.variant} can be opened here; there is no golden "
+                "answer to compare (`paligemma-edge verify` makes one, where the checkpoint is)"
+            )
         lines = [
-            f"{verdict}: {self.files} files have their digests; {self.variant} agrees with the "
-            f"original on {self.agreement:.0%} of {len(self.golden.token_ids)} tokens, "
-            f"wanted {self.required:.0%}",
+            f"{'passed' if self.passed else 'FAILED'}: {digests}; {self.variant} agrees with the "
+            f"original on {answer.agreement:.0%} of {len(answer.golden.token_ids)} tokens, "
+            f"wanted {answer.required:.0%}",
         ]
-        if self.token_ids != self.golden.token_ids:
-            lines += [f"  original: {self.golden.text!r}", f"  here:     {self.text!r}"]
+        if answer.token_ids != answer.golden.token_ids:
+            lines += [f"  original: {answer.golden.text!r}", f"  here:     {answer.text!r}"]
         return "\n".join(lines)
 
 
@@ -53,27 +74,41 @@ def self_test(
     bundle_path: str | os.PathLike[str],
     device: DeviceName = "auto",
     variant: str | None = None,
+    *,
+    progress: Progress = no_progress,
     **load: Unpack[LoadOptions],
 ) -> SelfTest:
-    """Check the digest of every file of a bundle and ask the golden question.
+    """Check the digest of every file of a bundle, and ask the golden question where there is one.
 
-    BundleError where a file is damaged or no golden question is there; DeviceError where the
-    device is not.
+    BundleError where a file is damaged or the golden question unreadable; DeviceError where the
+    device is not there.
     """
     bundle = Bundle.open(bundle_path)
+    progress("comparing digests and opening the variant", 0, 1)
     model = load_model(bundle_path, device, variant, **load)
-    bundle.verify(set(bundle.manifest.files) - set(model.verified_files))
-    golden = Golden.read(bundle)
-    answer = _answer(model, golden)
-    same = answer.token_ids == golden.token_ids
+    files = bundle.manifest.files
+    bundle.verify(set(files) - set(model.verified_files))
+    answer = None
+    if GOLDEN in files:
+        progress("asking the golden question", 0, 1)
+        answer = _golden_answer(model, Golden.read(bundle))
     return SelfTest(
         variant=model.variant,
-        files=len(bundle.manifest.files),
+        files=len(files),
+        file_bytes=sum(record.bytes for record in files.values()),
+        answer=answer,
+    )
+
+
+def _golden_answer(model: LoadedModel, golden: Golden) -> GoldenAnswer:
+    answer = _answer(model, golden)
+    same = answer.token_ids == golden.token_ids
+    return GoldenAnswer(
         golden=golden,
         token_ids=answer.token_ids,
         text=answer.text,
         agreement=1.0 if same else _agreement(model, golden),
-        required=required_agreement(bundle.manifest.variants[model.variant]),
+        required=required_agreement(model.bundle.manifest.variants[model.variant]),
     )
 
 

@@ -36,8 +36,12 @@ def prepacked_here(bundle: Bundle, variant: str) -> Prepacked | None:
     return prepacked
 
 
-def describe(bundle: Bundle) -> list[str]:
-    """A line for each prepacked variant: for which device, and whether it is used here."""
+def describe(bundle: Bundle, *, whole: bool = False) -> list[str]:
+    """A line for each prepacked variant: for which device, and whether it is used here.
+
+    The device is named by its processor and the version of ONNX Runtime; `whole` adds the
+    instruction sets and the build, which count too.
+    """
     here, files = fingerprint() if bundle.manifest.prepacked else "", bundle.manifest.files
     lines = []
     for variant, prepacked in bundle.manifest.prepacked.items():
@@ -45,5 +49,11 @@ def describe(bundle: Bundle) -> list[str]:
         use = "this device" if prepacked.device == here else "not this device, so it is not used"
         if variant in bundle.manifest.lora_graphs:
             use = "not used, since the variant has adapters"
-        lines.append(f"{variant}, {size:.2f} GB, for {prepacked.device} ({use})")
+        device = prepacked.device if whole else _short(prepacked.device)
+        lines.append(f"{variant}, {size:.2f} GB, for {device} ({use})")
     return lines
+
+
+def _short(device: str) -> str:
+    processor, _, runtime = device.partition("; ")
+    return f"{processor.partition(' with ')[0]}; {runtime.partition(' (')[0]}"

@@ -16,6 +16,7 @@ from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
 from paligemma_edge.runtime.loading.memory_estimate import estimate_memory
 from paligemma_edge.runtime.manifest import Manifest, Variant
+from paligemma_edge.runtime.suggestion import suggestion
 from paligemma_edge.runtime.system.linux import machine_memory
 
 DeviceName = Literal["auto", "cpu", "cuda"]
@@ -94,7 +95,10 @@ def device_memory(device: DeviceKind) -> int | None:
 def _named(manifest: Manifest, device: str, name: str) -> VariantChoice:
     named = manifest.variants.get(name) if isinstance(name, str) else None
     if named is None:
-        raise OptionError(f"variant is {name!r}, the bundle has {', '.join(manifest.variants)}")
+        raise OptionError(
+            f"variant is {name!r}, the bundle has {', '.join(manifest.variants)}"
+            f"{suggestion(name, manifest.variants)}"
+        )
     if device not in ("auto", named.device):
         raise OptionError(
             f"variant {name} is made for {named.device}, device {device} was requested; "

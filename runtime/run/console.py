@@ -9,15 +9,19 @@ from typing import TextIO
 
 @dataclass(frozen=True)
 class Console:
-    """Standard output for answers, standard error for everything else."""
+    """Standard output for answers, standard error for everything else.
+
+    A quiet one has no notes and no progress, and still the errors.
+    """
 
     out: TextIO
     err: TextIO
+    quiet: bool = False
 
     @classmethod
-    def standard(cls) -> Console:
+    def standard(cls, *, quiet: bool = False) -> Console:
         """The streams of this process."""
-        return cls(sys.stdout, sys.stderr)
+        return cls(sys.stdout, sys.stderr, quiet)
 
     def write(self, text: str) -> None:
         """Write a piece of an answer at once."""
@@ -29,6 +33,11 @@ class Console:
         self.write(f"{line}\n")
 
     def message(self, text: str) -> None:
-        """Write a line about the run, with the name of the command in front."""
+        """Write a line about what went wrong, with the name of the command in front."""
         self.err.write(f"paligemma-edge: {text}\n")
         self.err.flush()
+
+    def note(self, text: str) -> None:
+        """Write a line about the run that is no error."""
+        if not self.quiet:
+            self.message(text)

@@ -13,9 +13,9 @@ from paligemma_edge.runtime.loading.options import cache_plan_for
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.run.options import RunOptions
 
-_RECORDS = 2  # raised where the fields of records change, so that no file mixes two forms
+_RECORDS = 3  # raised where the fields of records change, so that no file mixes two forms
 _SAMPLING = tuple(TopSampling.__dataclass_fields__)
-_MORE = ("max_new_tokens", "regex", "no_grammar", "any_label", "every")
+_MORE = ("max_new_tokens", "regex", "unconstrained", "labels", "min_confidence", "every")
 
 
 def run_identity(options: RunOptions) -> dict[str, Any]:
@@ -43,6 +43,8 @@ def run_identity(options: RunOptions) -> dict[str, Any]:
         "variant": name,
         "prompts": options.prompts,
         "paths": [os.fspath(path) for path in options.paths],
+        "questions": None if options.questions is None else os.fspath(options.questions),
+        "images": None if options.images is None else os.fspath(options.images),
         "draw": None if options.draw is None else os.path.abspath(options.draw),  # noqa: PTH100
         "choices": None if options.choices is None else list(options.choices),
         **{option: getattr(options, option) for option in (*_SAMPLING, *_MORE)},

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -18,14 +18,16 @@ from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.results.build import WITHOUT_MASKS, DecodeMasks
-from paligemma_edge.runtime.run.answer import among_choices, in_slots
+from paligemma_edge.runtime.run.answer import Answers, among_choices, in_slots
 from paligemma_edge.runtime.run.console import Console
+from paligemma_edge.runtime.run.hints import prompt_hints
 from paligemma_edge.runtime.run.identity import run_identity
-from paligemma_edge.runtime.run.journal import Journal
+from paligemma_edge.runtime.run.journal import Journal, Key
 from paligemma_edge.runtime.run.options import RunOptions
 from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays
-from paligemma_edge.runtime.run.progress import Progress
-from paligemma_edge.runtime.run.queries import AnswerQueries, QueryResult, answer_sources
+from paligemma_edge.runtime.run.progress import RunProgress
+from paligemma_edge.runtime.run.queries import Failure, QueryResult, answer_sources
+from paligemma_edge.runtime.run.questions import read_questions
 from paligemma_edge.runtime.run.report import Report, Style
 from paligemma_edge.runtime.run.single import check_single, run_single
 from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
@@ -57,7 +59,9 @@ def run_images(
     target = None
     if options.out is not None:
         target = check_out(Path(options.out), overwrite=options.overwrite)
-    sources = find_sources(options.paths, stdin or sys.stdin, options.every)
+    sources = _sources(options, stdin or sys.stdin)
+    for hint in prompt_hints(options.prompts):
+        console.note(hint)
     if options.stream or options.together:
         check_single(options, sources)
         return run_single(open_model(options), options, sources, console)
@@ -87,13 +91,13 @@ class _Job:
     journal: Journal | None
     target: Path | None  # the file that the journal becomes
     overlays: Overlays | None
-    names: list[str] = field(default_factory=list)  # of the journal's images, in order
+    keys: list[Key] = field(default_factory=list)  # of the journal's records, in order
 
     def run(self) -> int:
         """Answer what was not answered yet, then write the file of `out`."""
         failures = 0
         if self._is_done():
-            self.names.extend(self.sources.names)
+            self.keys.extend(_keys(self.sources.known, self.options))
         else:
             failures = self._answer(open_model(self.options))
         if self.journal is not None and self.target is not None:
@@ -103,7 +107,7 @@ class _Job:
     def _answer(self, model: LoadedModel) -> int:
         """How many of the answers failed."""
         slots = _slots(self.options, self.sources, model)
-        answer = _answer_queries(model, self.options, slots)
+        answers = _answers(model, self.options, self.sources, slots)
         report = _report(self.options, self.sources, self.console, self.journal)
         engine = model.engine
         decode_masks = engine.decode_masks if engine.decodes_masks else None
@@ -112,27 +116,27 @@ class _Job:
                 self._recorded(),
                 self.options.prompts,
                 read=lambda source: _read(model, source),
-                answer=answer,
+                answer=answers.answer,
                 on_result=lambda result: self._take(result, report, decode_masks),
                 done=frozenset() if self.journal is None else self.journal,
                 # A camera's frame must be recent when it is answered, and an image of a slow
                 # list is answered before the next name is waited for.
                 depth=0 if self._is_paced else _READ_AHEAD * slots,
-                adapter=self.options.adapter,
+                refused=answers.refused,
+                model=_made_by(self.options, model),
             )
         return report.failures
 
     def _finish(self, journal: Journal, target: Path) -> int:
         """Write the file; how many of its answers failed."""
-        prompts = self.options.prompts
-        order = [(name, prompt) for name in tuple(self.names) for prompt in prompts]
+        order = list(self.keys)
         if self.sources.live:  # frames of an earlier run cannot be read again
             order = list(dict.fromkeys((*journal.keys, *order)))
         elif self.sources.count is None:  # a list or a video may have ended early this time
             order = list(dict.fromkeys((*order, *journal.keys)))
         journal.keep_only(order)
         count, failures = journal.answers, journal.failures
-        finish(journal, order, target)
+        finish(journal, order, target, self.sources.relative)
         if not self.options.json:
             failed = f", {failures:,} failed" if failures else ""
             self.console.print(f"{self.options.out}: {_counted(count)}{failed}")
@@ -141,14 +145,14 @@ class _Job:
     @property
     def _is_paced(self) -> bool:
         """Whether each image is answered before the next one is read."""
-        return self.sources.live or (self.sources.paced and self.options.slots is None)
+        return self.sources.live or (self.sources.paced and _batch_size(self.options) is None)
 
     def _recorded(self) -> Iterator[Source]:
         """The sources, each with its place among the overlays and in the journal."""
         sources = self.sources if self.overlays is None else self.overlays.claim(self.sources)
         for source in sources:
             if self.journal is not None:
-                self.names.append(source.name)
+                self.keys.extend(_keys([source], self.options))
             yield source
 
     def _take(self, result: QueryResult, report: Report, decode_masks: DecodeMasks) -> None:
@@ -164,7 +168,7 @@ class _Job:
         report(result)
 
     def _draw(self, result: QueryResult, report: Report, decode_masks: DecodeMasks) -> None:
-        if self.overlays is None or isinstance(result.outcome, ImageError):
+        if self.overlays is None or isinstance(result.outcome, Failure):
             return
         if lacks_masks(result.outcome, decode_masks):
             report.note(WITHOUT_MASKS)
@@ -178,19 +182,48 @@ class _Job:
         )
 
 
-def _answer_queries(model: LoadedModel, options: RunOptions, slots: int) -> AnswerQueries:
+def _sources(options: RunOptions, stdin: TextIO) -> Sources:
+    if options.questions is not None:
+        return read_questions(options.questions, stdin, options.images)
+    return find_sources(options.paths, stdin, options.every)
+
+
+def _keys(sources: Iterable[Source], options: RunOptions) -> Iterator[Key]:
+    """What is asked about each of these images."""
+    for source in sources:
+        for prompt in source.prompts or options.prompts:
+            yield source.name, prompt
+
+
+def _made_by(options: RunOptions, model: LoadedModel) -> dict[str, str]:
+    """What answers, for records."""
+    adapter = {} if options.adapter is None else {"adapter": options.adapter}
+    return {"variant": model.variant, **adapter}
+
+
+def _answers(model: LoadedModel, options: RunOptions, sources: Sources, slots: int) -> Answers:
+    """What answers; PromptError for a prompt of the options, not for one of many questions."""
     pipeline = model.with_adapter(options.adapter)
-    if options.choices is not None:
-        return among_choices(pipeline, options.prompts, options.choices)
-    return in_slots(
-        pipeline,
-        options.prompts,
-        slots=slots,
-        max_new_tokens=options.max_new_tokens,
-        sampling=options.sampling(),
-        grammar=options.regex_grammar(),
-        objects=options.objects(),
+    prompts = options.prompts or dict.fromkeys(
+        prompt for source in sources.known for prompt in source.prompts
     )
+    if options.choices is not None:
+        answers = among_choices(pipeline, prompts, options.choices)
+    else:
+        answers = in_slots(
+            pipeline,
+            prompts,
+            slots=slots,
+            max_new_tokens=options.max_new_tokens,
+            sampling=options.sampling(),
+            grammar=options.regex_grammar(),
+            objects=options.objects(),
+            min_confidence=options.min_confidence,
+        )
+    for prompt in options.prompts:
+        if prompt in answers.refused:
+            raise answers.refused[prompt]
+    return answers
 
 
 def _read(model: LoadedModel, source: Source) -> ImageBatch:
@@ -199,10 +232,16 @@ def _read(model: LoadedModel, source: Source) -> ImageBatch:
 
 def _slots(options: RunOptions, sources: Sources, model: LoadedModel) -> int:
     """As many as were requested and can be used; one where images come one by one."""
-    requested = 1 if sources.paced and options.slots is None else options.slots
+    size = _batch_size(options)
+    requested = 1 if sources.paced and size is None else size
     slots = model.pipeline.cache_pool.slots(requested, DEFAULT_MAX_BATCH_SIZE)
-    queries = None if sources.count is None else sources.count * len(options.prompts)
-    return slots if queries is None else min(slots, queries)
+    if sources.count is None:
+        return slots
+    return min(slots, sum(1 for _ in _keys(sources.known, options)))
+
+
+def _batch_size(options: RunOptions) -> int | None:
+    return options.load.get("max_batch_size")
 
 
 def _counted(answers: int) -> str:
@@ -226,18 +265,24 @@ def _report(
     style: Style = "json" if options.json else "text" if journal is None else "none"
     many = sources.count != 1
     progress = None
-    if many and (journal is not None or console.err.isatty()):
+    if many and not console.quiet and (journal is not None or console.err.isatty()):
         resumed = 0 if journal is None else _count_done(options, sources, journal)
-        progress = Progress(console.err, sources.count, resumed=resumed)
-    return Report(style, many, bool(options.also), progress, console)
+        progress = RunProgress(console.err, sources.count, resumed=resumed)
+    return Report(
+        style,
+        names=many,
+        prompts=bool(options.also) or (many and options.questions is not None),
+        progress=progress,
+        raw=options.raw,
+        console=console,
+    )
 
 
 def _count_done(options: RunOptions, sources: Sources, journal: Journal) -> int:
     """How many images have an answer to every prompt already."""
-    prompts = options.prompts
     if sources.count is None:
-        return journal.answers // len(prompts)
-    return sum(all((name, prompt) in journal for prompt in prompts) for name in sources.names)
+        return journal.answers // len(options.prompts)
+    return sum(all(key in journal for key in _keys([one], options)) for one in sources.known)
 
 
 @contextlib.contextmanager

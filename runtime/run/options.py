@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.sampling import Sampling, TopSampling
@@ -18,7 +18,7 @@ from paligemma_edge.runtime.grammar.object_options import ObjectOptions
 from paligemma_edge.runtime.grammar.regex import Regex
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
 from paligemma_edge.runtime.text.tasks import Task
-from paligemma_edge.runtime.validation import check_count
+from paligemma_edge.runtime.validation import check_count, check_share
 
 if TYPE_CHECKING:  # they import ONNX Runtime, and a wrong option is reported without it
     from paligemma_edge.runtime.loading.options import LoadOptions
@@ -26,12 +26,24 @@ if TYPE_CHECKING:  # they import ONNX Runtime, and a wrong option is reported wi
 
 # Options that do not go together, as the command line writes them.
 _EXCLUDED: Sequence[tuple[str, Sequence[str]]] = (
-    ("--stream", ("--json", "--out", "--draw", "--also", "--choices")),
-    ("--together", ("--out", "--draw", "--also", "--choices")),
-    ("--choices", ("--regex", "--draw", "--temperature", "--no-grammar", "--any-label")),
-    ("--regex", ("--no-grammar", "--any-label")),
-    ("--any-label", ("--no-grammar",)),
+    ("--questions", ("--also", "--together", "--stream", "--every")),
+    ("--stream", ("--json", "--out", "--draw", "--also", "--choices", "--min-confidence")),
+    ("--together", ("--out", "--draw", "--also", "--choices", "--min-confidence")),
+    ("--choices", ("--regex", "--draw", "--temperature", "--max-new-tokens")),
+    ("--choices", ("--unconstrained", "--labels", "--min-confidence")),
+    ("--regex", ("--unconstrained", "--labels")),
+    ("--labels", ("--unconstrained",)),
+    ("--raw", ("--json", "--out")),
 )
+# Options that only change what another one does.
+_REQUIRED: Sequence[tuple[str, Sequence[str]]] = (
+    ("--images", ("--questions",)),
+    ("--overwrite", ("--out", "--draw")),
+    ("--top-k", ("--temperature",)),
+    ("--top-p", ("--temperature",)),
+    ("--seed", ("--temperature",)),
+)
+_OF_OBJECTS = ("--labels", "--unconstrained", "--min-confidence")  # of no use for words
 
 
 def _default_load() -> LoadOptions:
@@ -50,48 +62,57 @@ class RunOptions:
         prompt: asked about each image, such as "caption en" or "detect cat".
         paths: image files, folders, globs, videos, "-" for a list on standard input, "camera:0".
         also: more prompts about each image.
+        questions: file of JSON Lines, {"image": ..., "prefix": ...}, or "-" for standard input: in
+            place of `prompt` and `paths`.
+        images: folder of the images that `questions` names; None is the folder of that file.
         together: one answer about all images, not one for each.
         every: seconds between frames of a video or camera; None is 1, and for a camera 0.
-        slots: answers at a time; None is 4, or 1 where images come one by one.
         adapter: LoRA adapter of the bundle that answers.
-        max_new_tokens: tokens of an answer at most.
+        max_new_tokens: tokens of an answer at most; None is 256, or what the model can hold.
         choices: closed set of answers.
         regex: pattern that an answer matches.
-        any_label: let objects have labels that the prompt does not name.
-        no_grammar: let `detect` and `segment` answer any text.
-        temperature, top_k, top_p, seed: sampling; without a temperature the most likely token.
+        labels: labels of objects: "any", or only those that are "asked" for; None is "any".
+        unconstrained: let `detect` and `segment` answer any text.
+        temperature: sampling; None is the most likely token.
+        top_k, top_p, seed: of sampling; None is all tokens, 1.0 and 0.
+        min_confidence: leave out objects of less confidence, 0 to 1.
         out: file for all answers, .jsonl, .csv or COCO's .json.
         draw: image file or folder for overlays.
         overwrite: replace `out`, fill the folder of `draw` anew.
         json: print one JSON object for each answer.
+        raw: print the model's own text, with the tokens of boxes and masks.
         stream: print the text of the one answer as it comes.
-        device, variant, load: as in `PaliGemma`.
+        device, variant, load: as in `PaliGemma`. The `max_batch_size` of `load` is how many
+            answers come at a time; None is 4, or 1 where images come one by one.
 
     Example:
         >>> run_images(RunOptions(bundle="mix.bundle", prompt="detect cat", paths=["photos"]))
     """
 
     bundle: str | os.PathLike[str]
-    prompt: str
-    paths: Sequence[str | os.PathLike[str]]
+    prompt: str | None = None
+    paths: Sequence[str | os.PathLike[str]] = ()
     also: Sequence[str] = ()
+    questions: str | os.PathLike[str] | None = None
+    images: str | os.PathLike[str] | None = None
     together: bool = False
     every: float | None = None
-    slots: int | None = None
     adapter: str | None = None
     max_new_tokens: int | None = None
     choices: Sequence[str] | None = None
     regex: str | None = None
-    any_label: bool = False
-    no_grammar: bool = False
+    labels: Literal["any", "asked"] | None = None
+    unconstrained: bool = False
     temperature: float | None = None
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    min_confidence: float | None = None
     out: str | os.PathLike[str] | None = None
     draw: str | os.PathLike[str] | None = None
     overwrite: bool = False
     json: bool = False
+    raw: bool = False
     stream: bool = False
     device: DeviceName = "auto"
     variant: str | None = None
@@ -100,29 +121,31 @@ class RunOptions:
     def __post_init__(self) -> None:
         self._check_paths()
         self._check_lists()
-        for name in ("max_new_tokens", "slots"):
-            if (value := getattr(self, name)) is not None:
-                check_count(_flag(name), value)
+        self._check_asked()
+        if self.max_new_tokens is not None:
+            check_count("--max-new-tokens", self.max_new_tokens)
+        if self.min_confidence is not None:
+            check_share("--min-confidence", self.min_confidence)
         for name, others in _EXCLUDED:
             self._exclude(name, others)
+        for name, others in _REQUIRED:
+            self._require(name, others)
         self._check_prompts()
         self._check_grammars()
         self.sampling()
 
     @property
     def prompts(self) -> list[str]:
-        """All prompts, in order."""
-        return [self.prompt, *self.also]
+        """All prompts, in order; none where `questions` has them."""
+        return [] if self.prompt is None else [self.prompt, *self.also]
 
     def sampling(self) -> Sampling | None:
         """How tokens are chosen; None for the most likely ones."""
         if self.temperature is None:
-            if self.top_k or self.top_p != 1.0:
-                raise OptionError(
-                    "--top-k and --top-p choose among samples; give --temperature too"
-                )
             return None
-        return TopSampling(self.temperature, self.top_k, self.top_p, self.seed)
+        names = ("temperature", "top_k", "top_p", "seed")
+        given = {name: getattr(self, name) for name in names}
+        return TopSampling(**{name: value for name, value in given.items() if value is not None})
 
     def regex_grammar(self) -> Grammar | None:
         """The grammar of `regex`, if there is one."""
@@ -130,18 +153,16 @@ class RunOptions:
 
     def objects(self) -> ObjectOptions:
         """How `detect` and `segment` are answered."""
-        return ObjectOptions(
-            constrained=not self.no_grammar, labels="any" if self.any_label else "asked"
-        )
+        return ObjectOptions(constrained=not self.unconstrained, labels=self.labels or "any")
 
     def grammar(self, image_count: int) -> Grammar | None:
         """The grammar of one answer about `image_count` images; objects need a single image."""
-        if self.regex is not None or self.no_grammar or image_count > 1:
+        if self.regex is not None or self.unconstrained or image_count > 1:
             return self.regex_grammar()
-        return task_grammar(Task.of(self.prompt), "any" if self.any_label else "asked")
+        return task_grammar(Task.of(self.prompt or ""), self.labels or "any")
 
     def _check_paths(self) -> None:
-        for name in ("bundle", "out", "draw"):
+        for name in ("bundle", "out", "draw", "questions", "images"):
             value = getattr(self, name)
             if not isinstance(value, str | os.PathLike) and (value is not None or name == "bundle"):
                 raise OptionError(f"{name} is {value!r}, wanted a path; give a str or a Path")
@@ -152,13 +173,28 @@ class RunOptions:
         _check_list("also", self.also, (str,), "caption en")
         if self.choices is not None:
             _check_list("choices", self.choices, (str,), "yes")
-        if not self.paths:
-            raise OptionError("paths is empty, wanted at least one; name an image or a folder")
+
+    def _check_asked(self) -> None:
+        """Either questions, or a prompt and images."""
+        given = [n for n, value in (("PROMPT", self.prompt), ("PATHS", self.paths)) if value]
+        if self.questions is not None and (self.prompt is not None or self.paths):
+            raise OptionError(
+                f"--questions names the images and the prompts; leave out {' and '.join(given)}"
+            )
+        if self.questions is None and self.prompt is None:
+            raise OptionError("PROMPT is missing, such as 'caption en'; or give --questions FILE")
+        if self.questions is None and not self.paths:
+            raise OptionError("PATHS is missing, wanted at least one; name an image or a folder")
 
     def _exclude(self, name: str, others: Sequence[str]) -> None:
         given = [other for other in others if self._is_given(other)]
         if self._is_given(name) and given:
             raise OptionError(f"{name} does not go with {' and '.join(given)}; leave one out")
+
+    def _require(self, name: str, others: Sequence[str]) -> None:
+        if self._is_given(name) and not any(map(self._is_given, others)):
+            wanted = " or ".join(others)
+            raise OptionError(f"{name} has no effect without {wanted}; give both or none")
 
     def _is_given(self, flag: str) -> bool:
         value = getattr(self, flag.removeprefix("--").replace("-", "_"))
@@ -173,6 +209,17 @@ class RunOptions:
         """What only a tokenizer can tell is checked when the bundle is open."""
         tasks = [Task.of(prompt) for prompt in self.prompts]
         self.regex_grammar()
+        if tasks and all(task.labels is None for task in tasks):
+            for name in filter(self._is_given, _OF_OBJECTS):
+                raise OptionError(
+                    f"{name} is about objects, and no prompt is `detect` or `segment`; leave it out"
+                )
+        objects = [task.prompt for task in tasks if task.labels is not None]
+        if self.stream and objects and not self.raw:
+            raise OptionError(
+                f"--stream prints words as they come, and {objects[0]!r} asks for objects; give "
+                "--raw for the model's own text, or leave --stream out"
+            )
         if self.choices is None:
             return
         Choices.of(self.choices)
@@ -189,7 +236,3 @@ def _check_list(name: str, value: object, kinds: tuple[type, ...], example: str)
     if not listed or not all(isinstance(entry, kinds) for entry in cast(Sequence[object], value)):
         what = "paths" if os.PathLike in kinds else "texts"
         raise OptionError(f"{name} is {value!r}, wanted a list of {what} such as [{example!r}]")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -10,7 +10,7 @@ import errno
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -50,17 +50,18 @@ class Overlays:
     """Where the overlays of a run go: into a folder, or, for a single image, into one file."""
 
     target: Path
-    prompts: Sequence[str]
+    prompts: Sequence[str]  # of images that have none of their own
     is_file: bool
     sources: frozenset[str]  # absolute paths that must stay as they are
+    relative: Callable[[str], str] = str  # an image's name → its name below the target
     _places: dict[Key, Path] = field(default_factory=dict)  # of overlays that are not written yet
     _taken: set[Path] = field(default_factory=set)
 
     def claim(self, sources: Iterable[Source]) -> Iterator[Source]:
         """Pass sources on, giving each its places in order, so that a resumed run has the same."""
         for source in sources:
-            for number, prompt in enumerate(self.prompts, 1):
-                self._places[source.name, prompt] = self._claimed(source.name, number)
+            for number, prompt in enumerate(source.prompts or self.prompts, 1):
+                self._places[source.name, prompt] = self._claimed(source, prompt, number)
             yield source
 
     def write(
@@ -83,13 +84,16 @@ class Overlays:
             file.write(data)
         return place
 
-    def _claimed(self, name: str, prompt: int) -> Path:
-        place = self.target if self.is_file else self.target / safe_name(name, prompt)
+    def _claimed(self, source: Source, prompt: str, number: int) -> Path:
+        name = self.relative(source.name)
+        place = self.target if self.is_file else self.target / safe_name(name, number)
         if place in self._taken:
-            mark = hashlib.sha256(os.fsencode(f"{prompt} {name}")).hexdigest()[:8]
+            mark = hashlib.sha256(os.fsencode(f"{prompt} {source.name}")).hexdigest()[:8]
             place = place.with_name(f"{place.stem}-{mark}{place.suffix}")
         real = str(place.resolve())
-        if real in self.sources or real == os.path.realpath(name):
+        if real in self.sources or (
+            isinstance(source.image, str) and real == os.path.realpath(source.image)
+        ):
             raise OutputError(
                 errno.EEXIST,
                 f"{_OPTION} would write over the image {place}; give another folder or name",
@@ -129,8 +133,9 @@ def open_overlays(
             check_new(target, _OPTION)
     else:
         _check_folder(target, reuse)
-    known = frozenset(os.path.realpath(name) for name in sources.names)
-    return Overlays(target, prompts, is_file, known)
+    images = (source.image for source in sources.known)
+    known = frozenset(os.path.realpath(image) for image in images if isinstance(image, str))
+    return Overlays(target, prompts, is_file, known, sources.relative)
 
 
 def lacks_masks(result: Result, decode_masks: DecodeMasks) -> bool:

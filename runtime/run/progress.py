@@ -18,7 +18,7 @@ _WINDOW = 64  # images that the rate is taken over
 _CLEAR = "\r\x1b[K"
 
 
-class Progress:
+class RunProgress:
     """Writes to `stream` how many of `total` images are done, how fast, and how much time is left.
 
     `total` is None where it is not known. `resumed` of them were done by an earlier run.

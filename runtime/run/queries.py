@@ -6,21 +6,22 @@ a model: the function that answers is an argument.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
-from paligemma_edge.runtime.errors import DeviceError, ImageError
+from paligemma_edge.runtime.errors import DeviceError, ImageError, PromptError
 from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.images.load import image_label
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
 from paligemma_edge.runtime.run.journal import Key
-from paligemma_edge.runtime.run.prefetch import Outcome, ahead
+from paligemma_edge.runtime.run.prefetch import ahead
 from paligemma_edge.runtime.run.sources import Source
 
 Result: TypeAlias = TextResult | ChoiceResult | ObjectResult
+Failure: TypeAlias = ImageError | PromptError  # of one query: the others go on
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +37,15 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class QueryResult:
-    """The outcome of a query: a result, or the error of its image."""
+    """The outcome of a query: a result, or the error of its image or prompt."""
 
     number: int
     source: Source
     prompt: str
     siblings: int
-    outcome: Outcome[Result]
+    outcome: Result | Failure
     size: tuple[int, int] | None  # width and height
-    adapter: str | None = None  # the one that answered
+    model: Mapping[str, str] = field(default_factory=dict)  # what answered: variant, adapter
 
     @cached_property
     def record(self) -> dict[str, Any]:
@@ -52,14 +53,13 @@ class QueryResult:
 
         ImageError where the masks of this image hold NaN or Inf.
         """
-        named = {"image": self.source.name, "prompt": self.prompt}
-        if self.adapter is not None:
-            named["adapter"] = self.adapter
-        if isinstance(self.outcome, ImageError):
-            return named | {"error": str(self.outcome)}
+        named = {"image": self.source.name, "prompt": self.prompt, **self.model}
+        time = {} if self.source.time is None else {"time": self.source.time}
+        if isinstance(self.outcome, Failure):
+            return named | {"error": str(self.outcome)} | time
         sizes = {} if self.size is None else dict(zip(("width", "height"), self.size, strict=True))
         try:
-            return {**named, **sizes, **self.outcome.to_dict(), "prompt": self.prompt}
+            return {**named, **sizes, **self.outcome.to_dict(), **time, "prompt": self.prompt}
         except DeviceError as error:
             raise ImageError(f"{image_label(self.source.name)}: {error}") from None
 
@@ -77,18 +77,22 @@ def answer_sources(
     on_result: Callable[[QueryResult], None],
     done: Container[Key] = frozenset(),
     depth: int,
-    adapter: str | None = None,
+    refused: Mapping[str, PromptError] | None = None,
+    model: Mapping[str, str] | None = None,
 ) -> None:
     """Answer every prompt about every image, except those in `done`, and call `on_result`.
 
-    Images are read in a thread, at most `depth` of them early. An image for which `read`
-    raises an ImageError has that error as its result, once for each prompt; the others go on.
-    Each result has the name of the `adapter` that answers.
+    `prompts` are for images that have none of their own. Images are read in a thread, at most
+    `depth` of them early. An image for which `read` raises an ImageError has that error as its
+    result, once for each prompt, and a prompt that is `refused` has its own; the others go on.
+    Each result says by which `model` it was made.
     """
+    made_by, reasons = model or {}, refused or {}
 
     def waiting() -> Iterator[tuple[Source, list[str]]]:
         for source in sources:
-            if left := [prompt for prompt in prompts if (source.name, prompt) not in done]:
+            asked = source.prompts or prompts
+            if left := [prompt for prompt in asked if (source.name, prompt) not in done]:
                 yield source, left
 
     def queries() -> Generator[Query, None, None]:
@@ -96,10 +100,12 @@ def answer_sources(
         with closing(ahead(waiting(), lambda entry: read(entry[0]), depth)) as outcomes:
             for (source, left), images in outcomes:
                 for prompt in left:
-                    if isinstance(images, ImageError):
-                        failed = (number, source, prompt, len(left), images, None)
-                        on_result(QueryResult(*failed, adapter))
+                    error = images if isinstance(images, ImageError) else reasons.get(prompt)
+                    if error is not None:
+                        failed = (number, source, prompt, len(left), error, None)
+                        on_result(QueryResult(*failed, made_by))
                     else:
+                        assert not isinstance(images, ImageError)
                         yield Query(number, source, images, prompt, len(left))
                     number += 1
 
@@ -107,7 +113,7 @@ def answer_sources(
         for query, result in answer(waiting_queries):
             size = query.images.width, query.images.height
             parts = (query.number, query.source, query.prompt, query.siblings, result, size)
-            on_result(QueryResult(*parts, adapter))
+            on_result(QueryResult(*parts, made_by))
 
 
 @dataclass

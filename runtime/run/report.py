@@ -9,13 +9,13 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult
 from paligemma_edge.runtime.run.console import Console
-from paligemma_edge.runtime.run.progress import Progress
-from paligemma_edge.runtime.run.queries import InOrder, QueryResult, Result
+from paligemma_edge.runtime.run.progress import RunProgress
+from paligemma_edge.runtime.run.queries import Failure, InOrder, QueryResult, Result
 
 CUT = " [cut by --max-new-tokens]"
+NOTHING = "nothing found"
 
 Style: TypeAlias = Literal["text", "json", "none"]  # what standard output gets
 
@@ -25,9 +25,10 @@ class Report:
     """Prints the results in the order of their queries, and counts those that failed."""
 
     style: Style
-    names: bool  # whether a line of text names the image
+    names: bool  # whether an answer in words names the image
     prompts: bool  # whether it names the prompt
-    progress: Progress | None
+    progress: RunProgress | None
+    raw: bool = False  # whether objects are printed as the model's own text
     console: Console = field(default_factory=Console.standard)
     failures: int = 0
     _noted: set[str] = field(default_factory=set)  # notes that were printed
@@ -39,7 +40,7 @@ class Report:
     def __call__(self, result: QueryResult) -> None:
         """Take a result, in any order."""
         self._in_order(result)
-        failed = isinstance(result.outcome, ImageError)
+        failed = isinstance(result.outcome, Failure)
         self.failures += failed
         left = self._left.pop(result.source.name, result.siblings) - 1
         if left:
@@ -51,7 +52,8 @@ class Report:
         """Print a note for the user, unless it was printed already."""
         if message not in self._noted:
             self._noted.add(message)
-            self._message(message)
+            self._clear()
+            self.console.note(message)
 
     def close(self) -> None:
         """Print the results that still wait for earlier ones, and the last line of progress."""
@@ -65,30 +67,43 @@ class Report:
         if self.style == "json":
             # In ASCII, which is JSON on every terminal and for every name of a file.
             self._print(json.dumps(result.record))
-        elif isinstance(result.outcome, ImageError):
-            self._message(_printable(str(result.outcome)))
+        elif isinstance(result.outcome, Failure):
+            self._clear()
+            self.console.message(printable(str(result.outcome)))
         elif self.style == "text":
-            self._print(self._line(result))
+            self._print(printable(self._text(result, result.outcome)))
 
     def _print(self, line: str) -> None:
-        if self.progress is not None:
-            self.progress.clear()
+        self._clear()
         self.console.print(line)
 
-    def _line(self, result: QueryResult) -> str:
-        answer = result.outcome
-        assert not isinstance(answer, ImageError)
-        parts = [result.source.name] * self.names + [result.prompt] * self.prompts
-        return _printable(": ".join([*parts, answer.text])) + _remark(answer)
+    def _text(self, query: QueryResult, answer: Result) -> str:
+        """Words in a line; objects in a line each, below the image's name where there is one."""
+        about = [query.source.name] * self.names + [query.prompt] * self.prompts
+        if self.raw or not isinstance(answer, ObjectResult):
+            return ": ".join([*about, answer.text]) + _remark(answer)
+        lines = object_lines(answer)
+        if not about:
+            return "\n".join(lines)
+        return "\n  ".join([f"{': '.join(about)}:", *lines])
 
     def _show_notes(self, result: ObjectResult) -> None:
         for note in result.notes:
             self.note(note)
 
-    def _message(self, message: str) -> None:
+    def _clear(self) -> None:
         if self.progress is not None:
             self.progress.clear()
-        self.console.message(message)
+
+
+def object_lines(result: ObjectResult) -> list[str]:
+    """Each object as its label, its confidence and its box in pixels; words where there is none."""
+    lines = [f"{one.label} {one.confidence:.2f} {list(one.xyxy)}".lstrip() for one in result]
+    if not lines:
+        is_words = not any(sign in result.text for sign in ("<loc", "<seg"))
+        own_words = result.text.strip() if is_words else ""
+        lines = [own_words or NOTHING]
+    return [*lines, *([CUT.strip()] if result.finish_reason == "length" else [])]
 
 
 def _remark(result: Result) -> str:
@@ -98,6 +113,6 @@ def _remark(result: Result) -> str:
     return CUT if result.finish_reason == "length" else ""
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text with control characters escaped: names and answers may hold any of them."""
     return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

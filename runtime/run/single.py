@@ -27,6 +27,8 @@ def run_single(model: LoadedModel, options: RunOptions, sources: Sources, consol
     config = model.engine.config
     # One image more than the model can hold is an error already, however long a video is.
     shown = list(islice(sources, config.max_length // config.image_tokens + 1))
+    adapter = {} if options.adapter is None else {"adapter": options.adapter}
+    made_by: dict[str, object] = {"variant": model.variant, **adapter}
     try:
         pipeline = model.with_adapter(options.adapter)
         images = pipeline.read_images([source.load() for source in shown])
@@ -34,10 +36,12 @@ def run_single(model: LoadedModel, options: RunOptions, sources: Sources, consol
             if options.stream:
                 _stream(encoded, images.count, options, console)
             else:
-                _print(_answer(encoded, images.count, options), shown, options, console)
+                record = made_by | _answer(encoded, images.count, options)
+                _print(record, shown, options, console)
     except ImageError as error:
         if options.json:
-            _print({"prompt": options.prompt, "error": str(error)}, shown, options, console)
+            record = made_by | {"prompt": options.prompt, "error": str(error)}
+            _print(record, shown, options, console)
         else:
             console.message(str(error))
         return 1
@@ -46,7 +50,7 @@ def run_single(model: LoadedModel, options: RunOptions, sources: Sources, consol
 
 def _stream(encoded: EncodedImage, count: int, options: RunOptions, console: Console) -> None:
     pieces = encoded.stream(
-        options.prompt,
+        options.prompts[0],
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling(),
         grammar=options.grammar(count),
@@ -58,7 +62,7 @@ def _stream(encoded: EncodedImage, count: int, options: RunOptions, console: Con
 
 def _answer(encoded: EncodedImage, count: int, options: RunOptions) -> dict[str, object]:
     generation = encoded.generate(
-        options.prompt,
+        options.prompts[0],
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling(),
         grammar=options.grammar(count),
@@ -71,8 +75,7 @@ def _print(
 ) -> None:
     names = [source.name for source in shown]
     if options.json:
-        adapter = {} if options.adapter is None else {"adapter": options.adapter}
-        console.print(json.dumps({"image": names, **adapter, **record}))
+        console.print(json.dumps({"image": names, **record}))
     else:
         prefix = f"{', '.join(names)}: " if len(names) > 1 else ""
         cut = CUT if record["finish_reason"] == "length" else ""

@@ -10,7 +10,8 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from pathlib import PurePath
 from typing import TextIO, TypeAlias
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
@@ -28,10 +29,16 @@ _CAMERA = re.compile(r"camera:([0-9]{1,3})")
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """An image and its name in records; an image that cannot be read is the error that says why."""
+    """An image and its name in records; an image that cannot be read is the error that says why.
+
+    `prompts` are its own, where it comes with some: nothing else is asked about it then. `time` is
+    that of a frame, in seconds from the start.
+    """
 
     name: str
     image: ImageInput | ImageError
+    prompts: tuple[str, ...] = ()
+    time: float | None = None
 
     def load(self) -> ImageInput:
         """The path of a file, or the array of a frame; ImageError where there is neither."""
@@ -45,35 +52,42 @@ Opens: TypeAlias = Callable[[], Iterator[Source]]
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Images in their order, each name once. Iterate over it once: a list may be a pipe.
+    """Images in their order, each once. Iterate over it once: a list may be a pipe.
 
     `count` is None where it is not known beforehand, `live` is whether a camera takes part, which
     ends when it is interrupted, and `paced` whether the next image may come late: from a camera,
-    or from a list that is still written.
+    or from a list that is still written. `root` is the folder that all are below; None where
+    there is none, or where it is not known beforehand.
     """
 
-    entries: tuple[str | Opens, ...]  # an image's file, or what opens into several images
-    live: bool
-    paced: bool
+    entries: tuple[Source | Opens, ...]  # an image, or what opens into several images
+    live: bool = False
+    paced: bool = False
+    root: PurePath | None = None
 
     @property
     def count(self) -> int | None:
         """How many there are."""
-        known = all(isinstance(entry, str) for entry in self.entries)
-        return len(self.entries) if known else None
+        return len(self.entries) if len(self.known) == len(self.entries) else None
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names that are known before anything is read."""
-        return tuple(entry for entry in self.entries if isinstance(entry, str))
+    @cached_property
+    def known(self) -> tuple[Source, ...]:
+        """Those that are known before anything is read."""
+        return tuple(entry for entry in self.entries if isinstance(entry, Source))
+
+    def relative(self, name: str) -> str:
+        """The name of an image as it is below `root`; as it is where there is no root."""
+        path = PurePath(name)
+        if self.root is None or not path.is_relative_to(self.root):
+            return name
+        return str(path.relative_to(self.root))
 
     def __iter__(self) -> Iterator[Source]:
         seen = set()
         for entry in self.entries:
-            opened = [Source(entry, entry)] if isinstance(entry, str) else entry()
-            for source in opened:
-                if source.name not in seen:
-                    seen.add(source.name)
+            for source in [entry] if isinstance(entry, Source) else entry():
+                if (key := (source.name, source.prompts)) not in seen:
+                    seen.add(key)
                     yield source
 
 
@@ -89,12 +103,32 @@ def find_sources(
     """
     if every is not None and not 0 < every < float("inf"):
         raise OptionError(f"--every is {every}, wanted seconds above 0")
-    entries: dict[str, str | Opens] = {}
-    for path in paths:
-        for name in _names(os.fspath(path)):
-            entries[name] = _entry(name, stdin, every)
+    given = [os.fspath(path) for path in paths]
+    entries = {name: _entry(name, stdin, every) for path in given for name in _names(path)}
     live = any(_camera(name) is not None for name in entries)
-    return Sources(tuple(entries.values()), live, paced=live or STDIN in entries)
+    if every is not None and not live and not any(map(_may_be_video, entries)):
+        raise OptionError("--every is about videos and cameras, and PATHS name none; leave it out")
+    paced = live or STDIN in entries
+    return Sources(tuple(entries.values()), live, paced, None if paced else _root(given))
+
+
+def _root(paths: Iterable[str]) -> PurePath | None:
+    """The folder that all PATHS are in, whatever is in it by now; None where there is none."""
+    try:
+        return PurePath(os.path.commonpath([_folder_of(path) for path in paths]))
+    except ValueError:  # absolute and relative ones
+        return None
+
+
+def _folder_of(path: str) -> str:
+    """A folder itself, the part of a glob that is no pattern, the folder of a file."""
+    if os.path.isdir(path):  # noqa: PTH112 - a name is kept as it was given
+        return path
+    while glob.has_magic(path) and not os.path.lexists(path):
+        path = os.path.dirname(path)  # noqa: PTH120
+        if not glob.has_magic(path):
+            return path
+    return os.path.dirname(path)  # noqa: PTH120
 
 
 def _names(path: str) -> Iterable[str]:
@@ -134,7 +168,7 @@ def _unreadable(error: OSError) -> None:
     )
 
 
-def _entry(name: str, stdin: TextIO, every: float | None) -> str | Opens:
+def _entry(name: str, stdin: TextIO, every: float | None) -> Source | Opens:
     number = _camera(name)
     if number is not None:
         frames.check_installed(name)
@@ -146,7 +180,11 @@ def _entry(name: str, stdin: TextIO, every: float | None) -> str | Opens:
     if name.lower().endswith(VIDEOS):
         frames.check_installed(name)
         return _video(name, every)
-    return name
+    return Source(name, name)
+
+
+def _may_be_video(name: str) -> bool:
+    return name == STDIN or name.lower().endswith(VIDEOS)
 
 
 def _camera(name: str) -> int | None:
@@ -186,6 +224,7 @@ def _from_frames(name: str, opened: Callable[[], Iterator[frames.Frame]]) -> Ite
     """A source for each frame; where one cannot be read, the last source is that error."""
     try:
         for seconds, pixels in opened():
-            yield Source(f"{name}@{seconds:.3f}s", pixels)
+            # Padded, so that names sort by time, up to eleven days of it.
+            yield Source(f"{name}@{seconds:010.3f}s", pixels, time=round(seconds, 3))
     except ImageError as error:
         yield Source(name, error)

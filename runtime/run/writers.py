@@ -25,9 +25,11 @@ Records: TypeAlias = Callable[[], Iterator[Record]]
 Write: TypeAlias = Callable[[Records, TextIO], None]
 
 COLUMNS = (
-    *("image", "prompt", "text", "label", "class_id", "confidence", "log_prob"),
-    *("x0", "y0", "x1", "y1", "finish_reason", "error"),
+    *("image", "prompt", "variant", "adapter", "time", "width", "height"),
+    *("text", "label", "class_id", "confidence", "log_prob", "x0", "y0", "x1", "y1"),
+    *("finish_reason", "error"),
 )
+_OF_IMAGE = ("width", "height", "time")  # what COCO's entry of an image has besides its name
 _OPTION = "--out"
 
 
@@ -47,15 +49,24 @@ def check_out(target: Path, *, overwrite: bool) -> Path:
     return place
 
 
-def finish(journal: Journal, order: Iterable[Key], place: Path) -> None:
+def finish(
+    journal: Journal, order: Iterable[Key], place: Path, relative: Callable[[str], str] = str
+) -> None:
     """Write these records of a journal in this order, whole or not at all; then remove it.
 
     `place` is what `check_out` returned for the journal's target, whose suffix names the format.
+    COCO has the names of images as `relative` gives them: below the folder of the data set.
     """
     keys, write = list(order), _writer(journal.target)
+
+    def records() -> Iterator[Record]:
+        for record in journal.records(keys):
+            named = relative(record["image"]) if write is write_coco else record["image"]
+            yield {**record, "image": named}
+
     with drafted(place, _OPTION) as file:
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
-        write(lambda: journal.records(keys), text)
+        write(records, text)
         text.detach()
     journal.remove()
 
@@ -85,7 +96,8 @@ def write_coco(records: Records, file: TextIO) -> None:
 
     Captions and other texts are `annotations` where no answer has objects, as in COCO's caption
     files, and else `captions`. Images without an answer are `errors`. A category is a label
-    that a prompt names, in the order of the prompts, or that an answer names.
+    that a prompt names, in the order of the prompts, or that an answer names. `info` says by
+    which variant the answers were made.
     """
     images, categories = _surveyed(records())
     parts: dict[str, Iterable[Any]] = {
@@ -99,7 +111,7 @@ def write_coco(records: Records, file: TextIO) -> None:
         parts["annotations"] = _annotations(records(), numbers, categories)
         parts["captions"] = _captions(records(), numbers)
     parts["errors"] = _errors(records())
-    _write_lists(parts, file)
+    _write_lists(_info(next(records(), {})), parts, file)
 
 
 _WRITERS: Mapping[str, Write] = {".jsonl": write_jsonl, ".csv": write_csv, ".json": write_coco}
@@ -129,7 +141,7 @@ def _surveyed(
         if "error" in record:
             continue
         if record["image"] not in images:
-            kept = {name: record[name] for name in ("image", "width", "height") if name in record}
+            kept = {name: record[name] for name in ("image", *_OF_IMAGE) if name in record}
             images[record["image"]] = len(images) + 1, kept
         if "objects" in record:
             categories = {} if categories is None else categories
@@ -140,8 +152,13 @@ def _surveyed(
 
 
 def _image(number: int, record: Record) -> dict[str, Any]:
-    sizes = {name: record[name] for name in ("width", "height") if name in record}
-    return {"id": number, "file_name": record["image"], **sizes}
+    more = {name: record[name] for name in _OF_IMAGE if name in record}
+    return {"id": number, "file_name": record["image"], **more}
+
+
+def _info(record: Record) -> dict[str, Any]:
+    made_by = {name: record[name] for name in ("variant", "adapter") if name in record}
+    return {"description": "answers of paligemma-edge", **made_by}
 
 
 def _annotations(
@@ -181,11 +198,11 @@ def _errors(records: Iterable[Record]) -> Iterator[dict[str, Any]]:
             }
 
 
-def _write_lists(parts: Mapping[str, Iterable[Any]], file: TextIO) -> None:
-    """One object of lists, an entry a line, none of it held in memory."""
-    file.write("{")
-    for number, (name, entries) in enumerate(parts.items()):
-        file.write(f"{',' if number else ''}\n{json.dumps(name)}: [")
+def _write_lists(info: Record, parts: Mapping[str, Iterable[Any]], file: TextIO) -> None:
+    """One object of `info` and lists, an entry a line, none of them held in memory."""
+    file.write(f'{{\n"info": {json.dumps(info)}')
+    for name, entries in parts.items():
+        file.write(f",\n{json.dumps(name)}: [")
         for place, entry in enumerate(entries):
             file.write(f"{',' if place else ''}\n{json.dumps(entry)}")
         file.write("]")

@@ -1,7 +1,7 @@
 """Measures the variants of a bundle, and transformers, each in a process of its own.
 
     python -m samples.benchmark mix.bundle --against transformers --checkpoint paligemma-3b-mix-224
-    python -m samples.benchmark mix.bundle --device cuda --batch 1,8,32 --cuda-graph \
+    python -m samples.benchmark mix.bundle --device cuda --max-batch-size 1,8,32 --cuda-graph \
         --against transformers --checkpoint paligemma-3b-mix-224
 
 All get the same image and prompt, and the same number of threads. The output is a table, then
@@ -57,14 +57,14 @@ def commands(options: argparse.Namespace, image: Path) -> Iterator[tuple[str, li
     common = ["--image", str(image), f"--prompt={options.prompt}"]
     for name in ("steps", "runs", "threads"):
         common += [f"--{name}", str(getattr(options, name))]
-    common += ["--batch", ",".join(map(str, options.batch))]
+    common += ["--max-batch-size", ",".join(map(str, options.max_batch_size))]
     yield from _transformers_commands(options, common)
     for variant in options.variant:
-        bench = ["paligemma_edge.runtime.cli", "bench", str(options.bundle)]
+        bench = ["paligemma_edge", "bench", str(options.bundle)]
         command = ["-m", *bench, "--variant", variant, *common, *_memory_plan(options)]
         yield variant, command
         if options.cuda_graph:
-            yield f"{variant}, recorded", [*command, "--cuda-graph", *_graph_plan(options)]
+            yield f"{variant}, recorded", [*command, "--cuda-graph"]
 
 
 def _transformers_commands(
@@ -83,14 +83,8 @@ def _transformers_commands(
 
 
 def _memory_plan(options: argparse.Namespace) -> list[str]:
-    """The sizes that keys and values are allocated for, where they are given."""
-    given = {"--max-batch": options.max_batch, "--max-length": options.max_length}
-    return [text for name, value in given.items() if value for text in (name, str(value))]
-
-
-def _graph_plan(options: argparse.Namespace) -> list[str]:
-    """CUDA graphs need a planned number of slots: the largest batch that is measured."""
-    return [] if options.max_batch else ["--max-batch", str(max(options.batch))]
+    """The length that keys and values are allocated for, where it is given."""
+    return ["--max-length", str(options.max_length)] if options.max_length else []
 
 
 def run_json(arguments: Sequence[str]) -> Json:
@@ -111,12 +105,15 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--variant", nargs="+", help="default: all variants made for the device")
     parser.add_argument(
-        "--batch", type=batch_sizes, default=[1], help="sequences per step, such as 1,8,32"
+        "--max-batch-size",
+        type=batch_sizes,
+        default=[1],
+        metavar="N,N",
+        help="answers at a time: numbers, each of which is measured, such as 1,8,32",
     )
     parser.add_argument(
         "--cuda-graph", action="store_true", help="also measure with steps recorded as CUDA graphs"
     )
-    parser.add_argument("--max-batch", type=int, help="memory plan of the variants, see `bench`")
     parser.add_argument("--max-length", type=int, help="memory plan of the variants, see `bench`")
     parser.add_argument("--against", choices=["transformers"], help="measure this too")
     parser.add_argument(
@@ -149,7 +146,7 @@ def find_problem(options: argparse.Namespace) -> str | None:
     for name, known in (("dtype", tuple(ITEMSIZES)), ("mode", MODES)):
         if unknown := [value for value in getattr(options, name) if value not in known]:
             return f"--{name} {unknown[0]!r}, wanted some of {','.join(known)}"
-    for name in ("steps", "runs", "threads", "max_batch", "max_length"):
+    for name in ("steps", "runs", "threads", "max_length"):
         if (value := getattr(options, name)) is not None and value < 1:
             return f"--{name.replace('_', '-')} is {value}, wanted 1 or more"
     try:

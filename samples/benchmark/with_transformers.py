@@ -2,7 +2,7 @@
 
     python -m samples.benchmark.with_transformers CHECKPOINT --dtype bfloat16 --image photo.png
     python -m samples.benchmark.with_transformers CHECKPOINT --device cuda --mode compiled \
-        --batch 1,8,32 --image photo.png
+        --max-batch-size 1,8,32 --image photo.png
 
 The output is one line of JSON. The model is called as a user calls it; hooks measure the vision
 tower and the projector, and prefill is the rest of the call, with the choice of the first token.
@@ -43,7 +43,7 @@ def measure(options: argparse.Namespace, gpu: Gpu | None) -> dict[str, Any]:
     )
     load = time.perf_counter() - start
     watches: list[Stopwatch] = []
-    steps: dict[int, list[float]] = {slots: [] for slots in options.batch}
+    steps: dict[int, list[float]] = {slots: [] for slots in options.max_batch_size}
     with model.no_gradients():
         for _ in range(options.runs + 1):
             model.watch = Stopwatch()
@@ -130,7 +130,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--mode", choices=MODES, default="eager")
     parser.add_argument(
-        "--batch", type=batch_sizes, default=[1], help="sequences per step, such as 1,8,32"
+        "--max-batch-size", type=batch_sizes, default=[1], help="sequences per step, such as 1,8,32"
     )
     parser.add_argument("--image", type=Path, required=True)
     parser.add_argument("--prompt", default="answer en what is this?")

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
-from paligemma_edge.export.cli.main import main
 from paligemma_edge.export.exporter import export
 from paligemma_edge.export.verify.reference import Reference
 from paligemma_edge.export.verify.samples import default_samples
 from paligemma_edge.export.verify.verify import verify
 from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.cli.main import main
 from paligemma_edge.runtime.errors import OptionError
 from tests.export.test_parity import assert_close, replayed
 

@@ -54,7 +54,7 @@ if wanted bundle && [ -n "${BUNDLE:-}" ]; then
     against=()
     [ -z "${CHECKPOINT:-}" ] || against=(--against transformers --checkpoint "$CHECKPOINT")
     # shellcheck disable=SC2086 - several variants are several words
-    measure bundle 420 "$BUNDLE" ${VARIANTS:+--variant $VARIANTS} --batch "$batch" --cuda-graph \
+    measure bundle 420 "$BUNDLE" ${VARIANTS:+--variant $VARIANTS} --max-batch-size "$batch" --cuda-graph \
         --steps 32 --runs 3 ${against[@]+"${against[@]}"}
 fi
 if wanted kernels; then
@@ -62,11 +62,11 @@ if wanted kernels; then
     for xqa in 0 1; do
         # shellcheck disable=SC2086
         ORT_ENABLE_XQA=$xqa measure "xqa-$xqa" 90 "$measured" --variant ${VARIANTS:-cuda-fp16} \
-            --batch "$batch" --cuda-graph --steps 32 --runs 3
+            --max-batch-size "$batch" --cuda-graph --steps 32 --runs 3
     done
 fi
 if wanted sample; then
-    measure sample 120 "$prepared/shapes.bundle" --batch "$batch" --cuda-graph --steps 32 --runs 3
+    measure sample 120 "$prepared/shapes.bundle" --max-batch-size "$batch" --cuda-graph --steps 32 --runs 3
 fi
 
 records=("$out"/*.json)

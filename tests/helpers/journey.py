@@ -8,7 +8,7 @@ from pathlib import Path
 
 HEAVY = (
     *("torch", "transformers", "onnx", "onnx_ir", "onnxscript", "safetensors", "rich"),
-    *("llguidance", "av", "supervision", "pycocotools", "peft"),
+    *("llguidance", "av", "supervision", "pycocotools", "peft", "shtab"),
 )
 
 # What the extra `verify` brings beside those of `export`.
@@ -54,9 +54,10 @@ def call(
 def refused(
     *arguments: str | Path, light: bool = False, program: str | None = None, code: int = 1
 ) -> str:
-    """The one line that a refused command prints."""
+    """The one line that a refused command prints, besides which variant it had opened."""
     done = call(*arguments, light=light, program=program)
     assert done.returncode == code, done
-    (line,) = done.stderr.splitlines()
+    *notes, line = done.stderr.splitlines()
+    assert all(": variant " in note for note in notes), notes
     assert line.startswith("paligemma-edge: ")
     return line

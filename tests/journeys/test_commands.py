@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -86,8 +87,10 @@ def test_a_bundle_gets_smaller_variants_that_answer_alike(tmp_path: Path, few: P
 
     words = call("inspect", bundle, light=True).stdout
     for name in names:
-        assert f"variant     {name}: int4 weights, computes in float32" in words
-    assert words.count("            compared with cpu-fp32, ") == 2
+        assert re.search(rf"\n{name} +cpu +int4 +float32 +[0-9.]+ MB +[0-9]+ MB +[0-9.]+%", words)
+    assert re.search(r"\ncpu-fp32 .* reference", words)
+    more = call("inspect", bundle, "--verbose", light=True).stdout
+    assert more.count("\n  compared with cpu-fp32, ") == 2
 
     ask = ("run", bundle, "caption en", few / "00.png", "--variant")
     answers = {name: call(*ask, name, light=True).stdout for name in ("cpu-fp32", *names)}
@@ -102,7 +105,7 @@ def test_a_bundle_gets_smaller_variants_that_answer_alike(tmp_path: Path, few: P
         prepacked = call("prepack", bundle, "--variant", name, light=True)
         assert prepacked.returncode == 0, prepacked.stderr
         assert call(*ask, name, light=True).stdout == answers[name]
-    assert call("inspect", bundle, light=True).stdout.count("\nprepacked   ") == 2
+    assert call("inspect", bundle, light=True).stdout.count("\nprepacked  ") == 2
 
 
 def test_a_small_variant_straight_from_the_checkpoint(tmp_path: Path, few: Path) -> None:
@@ -119,7 +122,7 @@ def test_what_is_wrong_with_quantizing_is_reported_in_one_line(
 ) -> None:
     before = contents(shapes_bundle)
     line = refused("quantize", shapes_bundle, "cpu-int3", code=2)
-    assert "there is no recipe 'cpu-int3'" in line
+    assert "there is no recipe 'cpu-int3'; did you mean cpu-int" in line
     assert "cpu-int4" in line
     (tmp_path / "cpu-mine.toml").write_text("about = 1")
     assert "has no weights" in refused("quantize", "b", tmp_path / "cpu-mine.toml", code=2)
@@ -168,7 +171,7 @@ def test_interrupted_quantizing_leaves_the_bundle_as_it_was(
         "variant.write_graph = stop\n"
         "sys.exit(main())\n"
     )
-    command = ["quantize", str(shapes_copy), "cpu-int8", "--no-calibration", "--no-report"]
+    command = ["quantize", str(shapes_copy), "cpu-int8", "--no-calibration", "--no-report", "-q"]
     done = subprocess.run(
         [sys.executable, "-c", code, *command], capture_output=True, text=True, check=False
     )
@@ -192,9 +195,16 @@ def test_help_of_quantize_lists_the_recipes() -> None:
 
 def test_inspect_says_what_the_bundle_holds(shapes_bundle: Path) -> None:
     words = call("inspect", shapes_bundle, light=True).stdout
-    assert "cpu-fp32: bfloat16 weights, computes in float32" in words
+    row = r"\ncpu-fp32 +cpu +bfloat16 +float32 +14.9 MB +[0-9]+ MB +- +default here\n"
+    assert re.search(row, words)
+    assert "\ndefault  cpu-fp32 " in words
+    assert "\nimage       112 x 112 pixels, 64 tokens\n" in words
+    assert "\nmemory   forecast for 4 answers at a time of at most 512 tokens\n" in words
     manifest = json.loads(call("inspect", shapes_bundle, "--json", light=True).stdout)
-    assert all(record["sha256"] in words for record in manifest["files"].values())
+    digests = [record["sha256"] for record in manifest["files"].values()]
+    assert not any(digest in words for digest in digests)
+    listed = call("inspect", shapes_bundle, "--files", light=True).stdout
+    assert all(digest in listed for digest in digests)
 
 
 def test_the_command_runs_in_a_thread_and_leaves_signals_alone(shapes_bundle: Path) -> None:
@@ -305,7 +315,7 @@ def test_help_names_every_command_and_shows_examples() -> None:
         *("export", "quantize", "verify", "adapter"),
         *("run", "inspect", "check", "prepack", "bench"),
     ):
-        assert f"\n    {command} " in words
+        assert f"\n  {command} " in words
     assert "examples:" in words
     assert "exit codes: 0 done" in words
     for command in ("run", "inspect", "check"):

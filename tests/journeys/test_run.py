@@ -22,10 +22,11 @@ from PIL import Image
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.cli import main as cli
-from paligemma_edge.runtime.cli.run import add_run
+from paligemma_edge.runtime.cli.exit_codes import EXIT_INTERRUPTED
+from paligemma_edge.runtime.cli.run import add_options
 from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.run import video as frames
-from paligemma_edge.runtime.run.journal import journal_of
+from paligemma_edge.runtime.run.journal import Journal, journal_of
 from paligemma_edge.runtime.run.options import RunOptions
 from tests.helpers.journey import call, refused
 
@@ -90,7 +91,7 @@ def test_streamed_text_is_the_answer(shapes_bundle: Path, image: Path) -> None:
 def test_json_is_one_object_an_image_in_their_order(
     shapes_bundle: Path, folder: Path, shapes_model: PaliGemma
 ) -> None:
-    done = call("run", shapes_bundle, "detect star", folder, folder / "a.png", "--json")
+    done = call("run", shapes_bundle, "detect star", folder, folder / "a.png", "--json", "-q")
     first, broken, last = map(json.loads, done.stdout.splitlines())
     assert (done.returncode, done.stderr) == (1, "")
     result = shapes_model.detect(folder / "a.png", "star")
@@ -112,7 +113,8 @@ def test_json_is_one_object_an_image_in_their_order(
 def test_several_prompts_about_each_image(shapes_bundle: Path, folder: Path) -> None:
     asked = ("caption en", "--also", "detect red circle", "--also", "answer en how many shapes?")
     done = call("run", shapes_bundle, asked[0], folder / "a.png", *asked[1:], *SHORT)
-    prompts = [line.split(": ")[0] for line in done.stdout.splitlines()]
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("  ")]
+    prompts = [line.split(":")[0] for line in lines]
     assert prompts == ["caption en", "detect red circle", "answer en how many shapes?"]
     done = call("run", shapes_bundle, asked[0], folder, *asked[1:], *SHORT, "--json")
     records = [json.loads(line) for line in done.stdout.splitlines()]
@@ -135,11 +137,13 @@ def test_a_file_in_each_format(shapes_bundle: Path, folder: Path, tmp_path: Path
     assert list(dict.fromkeys(row["image"] for row in rows)) == names
     assert [bool(row["error"]) for row in rows].count(True) == 1
     coco = json.loads((tmp_path / "out.json").read_text())
-    assert [image["file_name"] for image in coco["images"]] == [names[0], names[2]]
+    assert [image["file_name"] for image in coco["images"]] == ["a.png", "more/c.png"]
+    assert coco["info"]["variant"] == "cpu-fp32"
     assert [category["name"] for category in coco["categories"]] == ["star", "triangle"]
     assert all("segmentation" in one for one in coco["annotations"])
     assert coco["annotations"]
-    assert [error["file_name"] for error in coco["errors"]] == [names[1]]
+    assert [error["file_name"] for error in coco["errors"]] == ["b.png"]
+    assert {row["variant"] for row in (*rows, *lines(tmp_path / "out.jsonl"))} == {"cpu-fp32"}
     assert {path.name for path in tmp_path.iterdir()} == {"photos", *(f"out{s}" for s in FORMATS)}
 
 
@@ -157,7 +161,7 @@ def test_a_list_on_standard_input_and_globs(
 
 
 def test_a_run_that_waits_for_a_list_can_be_interrupted(shapes_bundle: Path, folder: Path) -> None:
-    ask = ("run", shapes_bundle, "caption en", "-", *SHORT)
+    ask = ("run", shapes_bundle, "caption en", "-", *SHORT, "-q")
     with started(*ask, stdin=subprocess.PIPE) as process:
         assert process.stdin is not None
         process.stdin.write(f"{folder}/a.png\n")
@@ -185,7 +189,7 @@ def test_drawing_a_folder(shapes_bundle: Path, folder: Path, tmp_path: Path) -> 
     done = call(*ask)
     assert done.returncode == 1
     drawn = sorted(path for path in (tmp_path / "drawn").rglob("*") if path.is_file())
-    root = tmp_path / "drawn" / folder.relative_to("/")
+    root = tmp_path / "drawn"
     assert drawn == [root / "a.png", root / "more" / "c.png"]
     for path in drawn:
         with Image.open(path) as overlay, Image.open(folder / path.relative_to(root)) as original:
@@ -216,7 +220,6 @@ def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
 ) -> None:
     ask = ("run", tmp_path / "no.bundle", "caption en", image)
     assert "--max-new-tokens is 0" in refused(*ask, "--max-new-tokens", "0", code=2)
-    assert "--slots is -1" in refused(*ask, "--slots", "-1", code=2)
     assert "--temperature" in refused(*ask, "--top-k", "3", code=2)
     assert "temperature is -1.0" in refused(*ask, "--temperature", "-1", code=2)
     assert "drawn.xyz" in refused(*ask, "--draw", tmp_path / "drawn.xyz", code=2)
@@ -224,6 +227,10 @@ def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
     assert "there is no folder" in refused(*ask, "--out", tmp_path / "no" / "out.csv")
     assert "given twice" in refused(*ask, "--also", "caption en", code=2)
     assert "--every is 0.0" in refused(*ask, "--every", "0", code=2)
+    assert "--every is about videos" in refused(*ask, "--every", "2", code=2)
+    assert "PROMPT is missing" in refused(*ask[:2], code=2)
+    assert "PATHS is missing" in refused(*ask[:3], code=2)
+    assert "--images has no effect" in refused(*ask, "--images", tmp_path, code=2)
     (tmp_path / "empty").mkdir()
     assert "without images" in refused(*ask, tmp_path / "empty", code=2)
     assert "matches no image" in refused(*ask, f"{tmp_path}/*.gif", code=2)
@@ -232,8 +239,9 @@ def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
         ("--stream", "--also", "x"),
         ("--together", "--out", "x.csv"),
         ("--choices", "a,b", "--regex", "a"),
-        ("--regex", "a", "--no-grammar"),
-        ("--any-label", "--no-grammar"),
+        ("--regex", "a", "--unconstrained"),
+        ("--labels", "any", "--unconstrained"),
+        ("--raw", "--json"),
         ("--choices", "a,b", "--also", "detect cat"),
     ):
         assert "does not go with" in refused(*ask, *pair, code=2)
@@ -267,7 +275,7 @@ def test_wrong_usage_is_reported_where_onnxruntime_is_not_installed(
 
 def test_every_option_of_the_parser_reaches_the_run() -> None:
     parser = argparse.ArgumentParser()
-    add_run(parser)
+    add_options(parser)
     parsed = vars(parser.parse_args(["mix.bundle", "caption en", "photo.jpg"]))
     fields = set(RunOptions.__dataclass_fields__) - {"load"}
     assert set(parsed) == fields | set(LoadOptions.__annotations__) | {"command"}
@@ -287,7 +295,7 @@ def test_drawing_never_harms_what_is_there(
     before = image.read_bytes()
     assert "write over the image" in refused(*ask, image, "--overwrite")
     assert "exists already" in refused(*ask, image)
-    assert "write over the image" in refused(*ask, "/", "--overwrite")
+    assert "write over the image" in refused(*ask, image.parent, "--overwrite")
     assert image.read_bytes() == before
 
 
@@ -296,7 +304,7 @@ def test_one_broken_image_does_not_keep_the_others_from_an_answer(
 ) -> None:
     missing = folder / "missing.png"
     images = (folder / "a.png", missing, folder / "more" / "c.png")
-    done = call("run", shapes_bundle, "caption en", *images, *SHORT)
+    done = call("run", shapes_bundle, "caption en", *images, *SHORT, "-q")
     assert done.returncode == 1
     assert len(done.stdout.splitlines()) == 2
     (line,) = done.stderr.splitlines()
@@ -304,6 +312,7 @@ def test_one_broken_image_does_not_keep_the_others_from_an_answer(
     together = call("run", shapes_bundle, "caption en", *images, *SHORT, "--together", "--json")
     assert together.returncode == 1
     record = json.loads(together.stdout)
+    assert record["variant"] == "cpu-fp32"
     assert record["image"] == list(map(str, images))
     assert "missing.png" in record["error"]
 
@@ -357,7 +366,7 @@ def test_masks_that_cannot_be_decoded_are_reported_once(
     images = (folder / "a.png", folder / "more" / "c.png")
     done = call("run", shapes_copy, SEGMENT, *images, "--draw", target, "--json")
     assert done.returncode == 0, done.stderr
-    (note,) = done.stderr.splitlines()
+    _, note = done.stderr.splitlines()  # the first says which variant answers
     assert "--mask-decoder" in note
     for line in done.stdout.splitlines():
         record = json.loads(line)
@@ -387,8 +396,8 @@ def test_a_pattern_for_answers(shapes_bundle: Path, folder: Path) -> None:
 
 def test_without_a_grammar_any_text_is_possible(shapes_bundle: Path, folder: Path) -> None:
     ask = ("run", shapes_bundle, "detect zebra", folder / "a.png", "--json")
-    free = json.loads(call(*ask, "--no-grammar").stdout)
-    kept = json.loads(call(*ask).stdout)
+    free = json.loads(call(*ask, "--unconstrained").stdout)
+    kept = json.loads(call(*ask, "--labels", "asked").stdout)
     assert all(one["label"] in ("zebra", "") for one in kept["objects"])
     assert free["text"] != kept["text"]
 
@@ -407,7 +416,8 @@ def test_a_video(shapes_bundle: Path, folder: Path, tmp_path: Path) -> None:
     ask = ("run", shapes_bundle, "detect red circle", clip, "--every", "1")
     done = call(*ask, "--out", out, "--draw", drawn)
     assert done.returncode == 0, done.stderr
-    assert images(out) == [f"{clip}@{second}.000s" for second in range(3)]
+    assert images(out) == [f"{clip}@00000{second}.000s" for second in range(3)]
+    assert [record["time"] for record in lines(out)] == [0.0, 1.0, 2.0]
     assert len(list(drawn.rglob("*.jpg"))) == 3
     clip.write_text("no video")
     assert "clip.mp4: cannot be read" in refused(*ask)
@@ -430,7 +440,7 @@ def test_a_camera_s_run_ends_well_when_it_is_interrupted(
     out = tmp_path / "out.jsonl"
     ask = ["run", str(shapes_bundle), "caption en", "camera:0", *SHORT, "--out", str(out)]
     assert cli.main(ask) == 0
-    assert images(out) == [f"camera:0@{second}.000s" for second in range(3)]
+    assert images(out) == [f"camera:0@00000{second}.000s" for second in range(3)]
     assert not journal_of(out).exists()
 
 
@@ -482,7 +492,18 @@ def test_an_interrupted_run_keeps_its_answers_and_goes_on(
 ) -> None:
     out = tmp_path / "out.jsonl"
     names = [str(path) for path in sorted(thousand.iterdir())[:60]]
-    ask = ("run", shapes_bundle, "caption en", "-", *SHORT, "--out", out, "--json", "--slots", "1")
+    ask = (
+        "run",
+        shapes_bundle,
+        "caption en",
+        "-",
+        *SHORT,
+        "--out",
+        out,
+        "--json",
+        "--max-batch-size",
+        "1",
+    )
     with started(*ask, stdin=subprocess.PIPE, preexec_fn=hears_interrupts) as process:
         assert process.stdin is not None
         process.stdin.writelines(f"{name}\n" for name in names[:20])
@@ -593,7 +614,7 @@ def test_output_that_cannot_be_written_is_reported_in_one_line(
 ) -> None:
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     command = [sys.executable, "-m", "paligemma_edge", "run", str(shapes_bundle)]
-    command += ["caption en", str(image), *SHORT, *more]
+    command += ["caption en", str(image), *SHORT, "-q", *more]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, env=buffered, text=True, check=False
@@ -613,3 +634,110 @@ def test_a_list_with_no_end_is_not_read_to_it(shapes_bundle: Path, image: Path) 
         assert process.wait(60) == 2
         assert process.stderr is not None
         assert "images" in process.stderr.read()
+
+
+def test_objects_are_printed_for_people(shapes_bundle: Path, folder: Path) -> None:
+    one = call("run", shapes_bundle, "detect star", folder / "a.png")
+    assert one.returncode == 0, one.stderr
+    line = re.compile(r"[a-z ]+ [01]\.[0-9]{2} \[\d+, \d+, \d+, \d+\]")
+    assert all(map(line.fullmatch, one.stdout.splitlines()))
+    many = call("run", shapes_bundle, "detect star", folder / "a.png", folder / "more" / "c.png")
+    shown = many.stdout.splitlines()
+    assert shown[: 1 + len(one.stdout.splitlines())] == [
+        f"{folder}/a.png:",
+        *(f"  {text}" for text in one.stdout.splitlines()),
+    ]
+    assert f"{folder}/more/c.png:" in shown
+    raw = call("run", shapes_bundle, "detect star", folder / "a.png", "--raw").stdout
+    assert re.match("<loc[0-9]{4}>", raw)
+
+
+def test_objects_of_too_little_confidence_are_in_no_output(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    ask = ("run", shapes_bundle, "detect star", folder / "a.png")
+    sure = [one["confidence"] for one in json.loads(call(*ask, "--json").stdout)["objects"]]
+    least = (max(sure) + min(sure)) / 2
+    kept = [value for value in sure if value >= least]
+    assert 0 < len(kept) < len(sure)
+    more = ("--min-confidence", str(least))
+    assert len(call(*ask, *more).stdout.splitlines()) == len(kept)
+    record = json.loads(call(*ask, *more, "--json").stdout)
+    assert [one["confidence"] for one in record["objects"]] == pytest.approx(kept)
+    out = tmp_path / "out.json"
+    assert call(*ask, *more, "--out", out).returncode == 0
+    assert len(json.loads(out.read_text())["annotations"]) == len(kept)
+    assert call(*ask, "--min-confidence", "1").stdout == "nothing found\n"
+
+
+def test_labels_parted_by_commas_get_a_hint(shapes_bundle: Path, folder: Path) -> None:
+    ask = ("run", shapes_bundle, "detect star, heart", folder / "a.png", *SHORT)
+    assert "write 'detect star ; heart'" in call(*ask).stderr
+    assert call(*ask, "-q").stderr == ""
+
+
+def test_a_file_of_questions(shapes_bundle: Path, folder: Path, tmp_path: Path) -> None:
+    asked = [
+        {"image": "a.png", "prefix": "caption en", "suffix": "a star"},
+        {"image": "b.png", "prefix": "caption en"},
+        {"image": "more/c.png", "prompt": "detect star"},
+        {"image": "a.png", "prefix": "detect ;"},
+        {"image": "a.png", "prefix": "detect star"},
+    ]
+    file, out = tmp_path / "questions.jsonl", tmp_path / "out.jsonl"
+    file.write_text("".join(f"{json.dumps(one)}\n" for one in asked) + "no json\n")
+    ask = ("run", shapes_bundle, "--questions", file, "--images", folder)
+    done = call(*ask, "--out", out, "--draw", tmp_path / "drawn")
+    assert (done.returncode, done.stdout) == (1, f"{out}: 3 answers, 3 failed\n"), done.stderr
+    records = lines(out)
+    prompts = [(one.get("prefix") or one.get("prompt")) for one in asked]
+    assert [record["prompt"] for record in records] == [*prompts, ""]
+    names = [*(one["image"] for one in asked), f"{file}:6"]
+    assert [record["image"] for record in records] == names
+    assert ["error" in record for record in records] == [False, True, False, True, False, True]
+    assert "asks for nothing" in records[3]["error"]
+    assert "not JSON" in records[5]["error"]
+    assert (tmp_path / "drawn" / "more" / "c.png").exists()
+    listed = call(*ask[:2], "--questions", "-", "--images", folder, stdin=json.dumps(asked[0]))
+    assert listed.stdout == f"{records[0]['text']}\n"
+
+
+def test_a_run_of_questions_goes_on_where_it_was_killed(
+    shapes_bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, out = folder / "questions.jsonl", tmp_path / "out.jsonl"
+    prompts = [f"answer en is it {colour}?" for colour in ("red", "green", "blue", "black")]
+    asked = [{"image": "a.png", "prefix": prompt} for prompt in prompts]
+    file.write_text("".join(f"{json.dumps(one)}\n" for one in asked))
+    ask = ["run", str(shapes_bundle), "--questions", str(file), "--out", str(out)]
+    append = Journal.append
+
+    def twice(journal: Journal, record: Any) -> None:  # noqa: ANN401
+        if len(journal) == 2:
+            raise KeyboardInterrupt
+        append(journal, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "append", twice)
+        assert cli.main([*ask, "--max-batch-size", "1"]) == EXIT_INTERRUPTED
+    assert "--max-batch-size" not in journal_of(out).read_text()
+    assert cli.main([*ask, "--max-batch-size", "1"]) == 0
+    assert [record["prompt"] for record in lines(out)] == prompts
+    assert not journal_of(out).exists()
+
+
+def test_supervision_finds_the_images_of_a_coco_file(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    supervision = pytest.importorskip("supervision")
+    (folder / "b.png").unlink()
+    out = tmp_path / "out.json"
+    assert call("run", shapes_bundle, SEGMENT, folder, "--out", out).returncode == 0
+    read = supervision.DetectionDataset.from_coco(
+        images_directory_path=str(folder), annotations_path=str(out)
+    )
+    assert read.classes == ["star", "triangle"]
+    shown = {Path(path).relative_to(folder).as_posix(): found for path, _, found in read}
+    assert set(shown) == {"a.png", "more/c.png"}
+    assert all(len(found) for found in shown.values())
+    assert all(found.mask is not None for found in shown.values())

@@ -18,13 +18,13 @@ from paligemma_edge.export.exporter import export
 from paligemma_edge.quantize import quantizer
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.graphs.graph_file import write_graph
-from paligemma_edge.quantize.progress import Progress
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import Assignment, Recipe, Scheme, load_recipe, shipped
 from paligemma_edge.quantize.variant import files as variant
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, plot_name, report_name
 from paligemma_edge.runtime.errors import BundleError, OptionError, OutputError
+from paligemma_edge.runtime.progress import Progress
 from tests.helpers.journey import call
 from tests.journeys.test_commands import contents
 

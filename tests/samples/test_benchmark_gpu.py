@@ -121,19 +121,19 @@ def test_all_measure_the_same_batch_sizes_on_the_gpu(
 ) -> None:
     against = ("--against", "transformers", "--checkpoint", str(shapes_checkpoint))
     plan = ("--cuda-graph", "--max-length", "300")
-    lines = commands(gpu_bundle, "--device", "cuda", "--batch", "1,8,8", *against, *plan)
+    lines = commands(gpu_bundle, "--device", "cuda", "--max-batch-size", "1,8,8", *against, *plan)
     assert list(lines) == [
         "transformers bfloat16 eager",
         "transformers bfloat16 compiled",
         "cuda-fp16",
         "cuda-fp16, recorded",
     ]
-    assert all("--batch 1,8" in command for command in lines.values())
+    assert all("--max-batch-size 1,8" in command for command in lines.values())
     eager, compiled, plain, recorded = lines.values()
     assert "--device cuda --mode eager" in eager
     assert "--device cuda --mode compiled" in compiled
     assert plain.endswith("--max-length 300")
-    assert recorded == f"{plain} --cuda-graph --max-batch 8"
+    assert recorded == f"{plain} --cuda-graph"
 
 
 def test_on_a_cpu_no_command_names_a_device(gpu_bundle: Path, shapes_checkpoint: Path) -> None:

@@ -6,13 +6,14 @@ import pytest
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.cli import main as cli
+from paligemma_edge.runtime.cli.exit_codes import EXIT_FAILED, EXIT_USAGE
 from tests.helpers.lora_models import Model, contents
 
 Captured = pytest.CaptureFixture[str]
 
 
 def run(*arguments: object) -> int:
-    return cli.main(["adapter", *map(str, arguments)])
+    return cli.main(["adapter", "-q", *map(str, arguments)])
 
 
 def test_an_adapter_is_added_listed_replaced_and_removed(small: Model, capfd: Captured) -> None:
@@ -21,12 +22,12 @@ def test_an_adapter_is_added_listed_replaced_and_removed(small: Model, capfd: Ca
         f"{small.bundle}: added adapter one of rank 7 for cpu-fp32; it changes vision_encoder, "
         "projector, decoder\n"
     )
-    assert run(small.bundle, small.adapter, "--name", "one") == cli.EXIT_USAGE
+    assert run(small.bundle, small.adapter, "--name", "one") == EXIT_USAGE
     assert "already has an adapter one; give --overwrite" in capfd.readouterr().err
     again = ("--overwrite", "--variant", "cpu-fp32", "--variant", "cpu-fp32")
     assert run(small.bundle, small.adapter, "--name", "one", *again) == 0
     assert cli.main(["inspect", str(small.bundle)]) == 0
-    assert "adapter     one: from lora, rank 7" in capfd.readouterr().out
+    assert "adapter   one: from lora, rank 7" in capfd.readouterr().out
     assert run(small.bundle, "--name", "one", "--remove") == 0
     assert capfd.readouterr().out == f"{small.bundle}: removed adapter one\n"
     assert Bundle.open(small.bundle).manifest.adapters == {}
@@ -47,7 +48,7 @@ def test_arguments_that_make_no_sense(
     arguments: tuple[str, ...], message: str, small: Model, capfd: Captured
 ) -> None:
     before = contents(small.bundle)
-    assert run(small.bundle, *arguments, "--name", "one") == cli.EXIT_USAGE
+    assert run(small.bundle, *arguments, "--name", "one") == EXIT_USAGE
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("paligemma-edge: ")
     assert message in line
@@ -55,7 +56,7 @@ def test_arguments_that_make_no_sense(
 
 
 def test_a_directory_without_an_adapter(small: Model, capfd: Captured) -> None:
-    assert run(small.bundle, small.base, "--name", "one") == cli.EXIT_FAILED
+    assert run(small.bundle, small.base, "--name", "one") == EXIT_FAILED
     (line,) = capfd.readouterr().err.splitlines()
     assert "has no adapter_config.json" in line
 
@@ -68,4 +69,4 @@ def test_help_has_examples(capfd: Captured) -> None:
     assert "  paligemma-edge adapter mix.bundle parts-lora --name parts\n" in text
     with pytest.raises(SystemExit):
         cli.main(["--help"])
-    assert "\n    adapter " in capfd.readouterr().out
+    assert "\n  adapter " in capfd.readouterr().out

@@ -85,14 +85,20 @@ def negate_weights(data: bytearray) -> None:
 def test_a_sound_bundle_passes_and_gets_its_golden_question(
     shapes_copy: Path, shapes_checkpoint: Path, known: list[ReferenceTrace]
 ) -> None:
-    lines: list[str] = []
+    stages: list[tuple[str, int, int]] = []
     report = verify(
-        shapes_copy, shapes_checkpoint, samples=SAMPLES, max_new_tokens=5, progress=lines.append
+        shapes_copy,
+        shapes_checkpoint,
+        samples=SAMPLES,
+        max_new_tokens=5,
+        progress=lambda *stage: stages.append(stage),
     )
     assert report.passed
     assert [stage.stage for stage in report.stages] == list(STAGES)
     assert report.samples == 2
-    assert lines == ["original: 0 of 2", "original: 1 of 2", "bundle: 0 of 2", "bundle: 1 of 2"]
+    assert stages[0] == ("reading the original", 0, 1)
+    asked = [(f"asking the {one}", n, 2) for one in ("original", "bundle") for n in (0, 1)]
+    assert stages[1:] == asked
 
     bundle = Bundle.open(shapes_copy)
     bundle.verify(bundle.manifest.files)

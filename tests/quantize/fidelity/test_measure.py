@@ -138,8 +138,10 @@ def exam() -> list[tuple[Scene, ShapesQuestion]]:
 
 
 def test_a_variant_beside_itself_is_exact(bundle: Path) -> None:
-    stages: list[str] = []
-    report = measure_fidelity(bundle, "cpu-fp32", "cpu-fp32", QUESTIONS, progress=stages.append)
+    stages: list[tuple[str, int, int]] = []
+    report = measure_fidelity(
+        bundle, "cpu-fp32", "cpu-fp32", QUESTIONS, progress=lambda *stage: stages.append(stage)
+    )
     shares = (report.forced_agreement, report.free_agreement, report.same_answers)
     assert (*shares, report.box_iou, report.mask_iou) == (1.0,) * 5
     for spread in (report.divergence, report.logit_error):
@@ -149,7 +151,7 @@ def test_a_variant_beside_itself_is_exact(bundle: Path) -> None:
     assert (report.recipe, report.layers, report.notes) == ("fp32", (), ())
     assert report.memory is not None
     assert len(stages) == 2 * len(QUESTIONS) + 1
-    assert stages[0] == f"cpu-fp32: 0 of {len(QUESTIONS)}"
+    assert stages[0] == ("comparing answers: cpu-fp32", 0, len(QUESTIONS))
 
 
 def test_the_agreement_of_tokens_is_counted(

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from paligemma_edge.runtime.cli import main as cli
+from paligemma_edge.runtime.cli.commands import command_parser
 from paligemma_edge.runtime.diagnostics import measure
 from paligemma_edge.runtime.diagnostics.benchmark import Benchmark, benchmark
 from paligemma_edge.runtime.engine.decode_step import Stepper
@@ -120,7 +121,7 @@ def test_the_command_prints_a_table_and_json_last(
     image = tmp_path / "grey.png"
     Image.new("RGB", (40, 30), (90, 90, 90)).save(image)
     options = ("--image", str(image), "--prompt", "caption en", "--threads", "1")
-    few = ("--steps", "2", "--runs", "1", "--batch", "1,4")
+    few = ("--steps", "2", "--runs", "1", "--max-batch-size", "1,4")
     assert cli.main(["bench", str(shapes_bundle), *options, *few]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
@@ -138,17 +139,25 @@ def test_the_command_prints_a_table_and_json_last(
         assert float(rows[stage.replace("_", " ")][0]) == pytest.approx(
             timings["median"] * 1e3, abs=0.06
         )
-    assert len(rows["step, 4 slots"]) == 4  # three times and the tokens in a second
+    assert len(rows["step, batch 4"]) == 4  # three times and the tokens in a second
     assert float(rows["peak"][0]) == pytest.approx(found["memory"]["peak"] / 1e6, abs=0.06)
     assert found["processor"] in "\n".join(table)
 
 
-def test_the_command_has_the_defaults_of_the_library() -> None:
-    options = vars(cli._parser().parse_args(["bench", "mix.bundle"]))
-    assert options.pop("batch") == "1"
+def test_the_command_says_the_defaults_of_the_library() -> None:
+    parser = command_parser("bench")
+    texts = {action.dest: action.help or "" for action in parser._actions}
     for name, parameter in inspect.signature(benchmark).parameters.items():
-        if name in options and parameter.default is not inspect.Parameter.empty:
-            assert options[name] == parameter.default, name
+        if name in ("prompt", "steps", "runs"):
+            assert texts[name].endswith(f"default: {parameter.default}"), name
+    assert vars(parser.parse(["mix.bundle"]))["batch_sizes"] == "1"
+
+
+def test_stages_are_reported(shapes_bundle: Path) -> None:
+    stages: list[str] = []
+    benchmark(shapes_bundle, "cpu", steps=1, runs=1, progress=lambda *s: stages.append(s[0]))
+    first_token = "measuring the way to the first token"
+    assert stages == ["opening the bundle", first_token, "measuring steps"]
 
 
 @pytest.mark.parametrize(
@@ -156,8 +165,8 @@ def test_the_command_has_the_defaults_of_the_library() -> None:
     [
         (("--runs", "0"), "runs is 0"),
         (("--steps", "-1"), "steps is -1"),
-        (("--batch", "1,x"), "--batch is '1,x'"),
-        (("--batch", "2,0"), "batch size is 0"),
+        (("--max-batch-size", "1,x"), "--max-batch-size is '1,x'"),
+        (("--max-batch-size", "2,0"), "batch size is 0"),
         (("--steps", "441"), "the model holds 512 in all"),
         (("--variant", "cpu-int1"), "variant is 'cpu-int1'"),
     ],
@@ -168,7 +177,7 @@ def test_a_wrong_option_is_one_line(
     shapes_bundle: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert message in refused(capsys, str(shapes_bundle), *options, code=2)
+    assert message in refused(capsys, str(shapes_bundle), "-q", *options, code=2)
 
 
 def test_the_longest_answer_fits(shapes_bundle: Path) -> None:

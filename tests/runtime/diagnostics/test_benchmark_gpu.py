@@ -49,7 +49,7 @@ def frees(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_a_gpu_is_named_and_what_was_taken_of_it(
     bundle: Path, frees: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ("--steps", "2", "--runs", "1", "--batch", "1,3")
+    few = ("--steps", "2", "--runs", "1", "--max-batch-size", "1,3")
     assert cli.main(["bench", str(bundle), "--variant", "cuda-fp16", *few]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)

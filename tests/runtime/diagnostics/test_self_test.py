@@ -15,7 +15,7 @@ from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.golden import Golden, required_agreement
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.diagnostics.self_test import SelfTest, self_test
+from paligemma_edge.runtime.diagnostics.self_test import GoldenAnswer, SelfTest, self_test
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import BundleError, OptionError
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel
@@ -56,7 +56,8 @@ def test_a_bundle_that_answers_as_the_original_passes(
     bundle = give_golden(lambda tokens: tokens)
     result = self_test(bundle, device="cpu", variant="cpu-fp32")
     assert result.passed
-    assert result.agreement == result.required == 1
+    assert result.answer is not None
+    assert result.answer.agreement == result.answer.required == 1
     assert result.files == len(Bundle.open(bundle).manifest.files)
     assert result.summary().startswith("passed: ")
     assert "\n" not in result.summary()
@@ -67,11 +68,13 @@ def test_one_other_token_fails_and_both_answers_are_shown(
 ) -> None:
     result = self_test(give_golden(lambda tokens: (*tokens[:-1], tokens[-1] ^ 1)))
     assert not result.passed
-    assert result.agreement == 1 - 1 / len(result.golden.token_ids)
+    answer = result.answer
+    assert answer is not None
+    assert answer.agreement == 1 - 1 / len(answer.golden.token_ids)
     first, original, here = result.summary().splitlines()
     assert first.startswith("FAILED: ")
     assert "the original's" in original
-    assert repr(result.text) in here
+    assert repr(answer.text) in here
 
 
 def test_an_early_difference_does_not_grow_into_others(
@@ -87,14 +90,22 @@ def test_an_early_difference_does_not_grow_into_others(
             answer.append(best)
         return tuple(answer)
 
-    result = self_test(give_golden(after_another_start), device="cpu")
-    assert result.token_ids[0] != result.golden.token_ids[0]
-    assert result.agreement == 1 - 1 / 6
+    answer = self_test(give_golden(after_another_start), device="cpu").answer
+    assert answer is not None
+    assert answer.token_ids[0] != answer.golden.token_ids[0]
+    assert answer.agreement == 1 - 1 / 6
 
 
-def test_a_bundle_without_a_golden_question_says_what_to_run(shapes_copy: Path) -> None:
-    with pytest.raises(BundleError, match="paligemma-edge verify"):
-        self_test(shapes_copy)
+def test_a_bundle_without_a_golden_question_has_its_digests(shapes_copy: Path) -> None:
+    stages: list[str] = []
+    result = self_test(shapes_copy, progress=lambda *stage: stages.append(stage[0]))
+    assert result.passed
+    assert result.answer is None
+    files = Bundle.open(shapes_copy).manifest.files
+    summary = result.summary()
+    assert summary.startswith(f"passed: the digests of {len(files)} files (14.9 MB) match, and ")
+    assert "no golden answer to compare (`paligemma-edge verify` makes one" in summary
+    assert stages == ["comparing digests and opening the variant"]
 
 
 def test_without_a_golden_question_digests_are_compared_all_the_same(shapes_copy: Path) -> None:
@@ -212,13 +223,8 @@ def test_float_weights_in_float32_must_agree_wholly(
     )
     assert required_agreement(variant) == share
     golden = Golden(image="", prompt="", token_ids=(1, 2, 3, 4), text="")
-    result = SelfTest(
-        variant="v",
-        files=1,
-        golden=golden,
-        token_ids=(1, 2, 3, 5),
-        text="",
-        agreement=0.75,
-        required=share,
+    answer = GoldenAnswer(
+        golden=golden, token_ids=(1, 2, 3, 5), text="", agreement=0.75, required=share
     )
+    result = SelfTest(variant="v", files=1, file_bytes=1, answer=answer)
     assert result.passed == (share <= 0.75)

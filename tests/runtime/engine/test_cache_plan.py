@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +107,10 @@ def test_the_command_line_plans_too(
     shapes_bundle: Path, image: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["run", str(shapes_bundle), "caption en", str(image)]
-    assert cli.main([*command, "--max-batch", "1", "--max-length", "90"]) == 0
+    assert cli.main([*command, "--max-batch-size", "1", "--max-length", "90"]) == 0
     assert capsys.readouterr().out.strip()
-    assert cli.main([*command, "--max-batch", "1", "--slots", "2"]) == 2
-    assert "opened with max_batch_size 1" in capsys.readouterr().err
+    assert cli.main([*command, "--max-batch-size", "0"]) == 2
+    assert "max_batch_size is 0" in capsys.readouterr().err
     assert cli.main([*command, "--memory-limit", "-3"]) == 2
     assert "--memory-limit is '-3', wanted a size" in capsys.readouterr().err
 
@@ -216,14 +217,17 @@ def test_steps_that_are_recorded_are_planned_for(gpu_manifest: Manifest) -> None
 def test_inspect_tells_what_each_variant_takes(
     shapes_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["inspect", str(shapes_bundle), "--max-batch", "64"]) == 0
+    assert cli.main(["inspect", str(shapes_bundle), "--max-batch-size", "64"]) == 0
     many = capsys.readouterr().out
-    assert "estimated for 64 answers at once of 512 tokens" in many
+    assert "forecast for 64 answers at a time of at most 512 tokens" in many
     assert cli.main(["inspect", str(shapes_bundle)]) == 0
     few = capsys.readouterr().out
     assert _total(many) > _total(few)
 
 
 def _total(text: str) -> float:
-    (line,) = [line for line in text.splitlines() if "for the rest" in line]
-    return float(line.split()[1])
+    """Megabytes of the one variant: the second size in its row."""
+    (line,) = [line for line in text.splitlines() if line.startswith("cpu-fp32")]
+    first, second = (float(size) for size in re.findall(r"([0-9.]+) MB", line))
+    assert first != second
+    return second

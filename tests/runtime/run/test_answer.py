@@ -31,7 +31,7 @@ def test_copies_of_an_image_are_encoded_once_for_all_prompts(
         return encode(engine, pixels)
 
     monkeypatch.setattr(Engine, "encode", counted)
-    answer = (
+    answers = (
         among_choices(shapes_model._loaded.pipeline, PROMPTS, ["yes", "no"])
         if kind == "choices"
         else in_slots(
@@ -44,7 +44,7 @@ def test_copies_of_an_image_are_encoded_once_for_all_prompts(
             objects=ObjectOptions(),
         )
     )
-    texts = ask(shapes_model, answer, shapes_images / "00.png")
+    texts = ask(shapes_model, answers.answer, shapes_images / "00.png")
     assert runs == [1]
     assert (
         texts[:2]

@@ -114,7 +114,8 @@ def test_a_journal_is_continued_with_any_list_of_the_same_choices(
     captured: Captured, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "b.png").unlink()
-    out, ask = tmp_path / "out.jsonl", {"prompt": "answer en day or night?"}
+    out, ask = tmp_path / "out.jsonl", dict[str, Any]()
+    ask |= {"prompt": "answer en day or night?", "max_new_tokens": None}
     append = Journal.append
 
     def once(journal: Journal, record: Any) -> None:  # noqa: ANN401

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.generation.sampling import TopSampling
 from paligemma_edge.runtime.run.options import RunOptions
 
 
@@ -22,7 +23,7 @@ def options(**given: Any) -> RunOptions:  # noqa: ANN401
         ({"paths": "a.jpg"}, r"paths is 'a.jpg', wanted a list of paths such as \['photo.jpg'\]"),
         ({"paths": Path("a.jpg")}, r"paths is PosixPath\('a.jpg'\), wanted a list of paths"),
         ({"paths": ["a.jpg", 3]}, r"paths is \['a.jpg', 3\], wanted a list of paths"),
-        ({"paths": ()}, "paths is empty, wanted at least one; name an image or a folder"),
+        ({"paths": ()}, "PATHS is missing, wanted at least one; name an image or a folder"),
         ({"also": "ocr"}, r"also is 'ocr', wanted a list of texts such as \['caption en'\]"),
         ({"also": None}, "also is None, wanted a list of texts"),
         ({"choices": "abc"}, r"choices is 'abc', wanted a list of texts such as \['yes'\]"),
@@ -36,6 +37,43 @@ def options(**given: Any) -> RunOptions:  # noqa: ANN401
 def test_values_of_another_kind_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=f"^{message}"):
         options(**given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"prompt": None}, "PROMPT is missing, such as 'caption en'; or give --questions FILE"),
+        ({"questions": "q.jsonl"}, "--questions names the images .* leave out PROMPT and PATHS"),
+        ({"images": "photos"}, "--images has no effect without --questions"),
+        ({"seed": 0}, "--seed has no effect without --temperature"),
+        ({"top_k": 3}, "--top-k has no effect without --temperature"),
+        ({"top_p": 0.5}, "--top-p has no effect without --temperature"),
+        ({"overwrite": True}, "--overwrite has no effect without --out or --draw"),
+        ({"labels": "asked"}, "--labels is about objects, and no prompt is `detect` or `segment`"),
+        ({"unconstrained": True}, "--unconstrained is about objects"),
+        ({"min_confidence": 0.5}, "--min-confidence is about objects"),
+        ({"prompt": "detect cat", "min_confidence": 1.5}, "--min-confidence is 1.5, wanted a num"),
+        ({"raw": True, "json": True}, "--raw does not go with --json"),
+        ({"choices": ["a", "b"], "max_new_tokens": 3}, "--choices does not go with --max-new-tok"),
+        ({"prompt": "detect cat", "stream": True}, "--stream prints words .*give --raw for the"),
+    ],
+)
+def test_options_that_would_have_no_effect_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=f"^{message}"):
+        options(**given)
+
+
+def test_questions_stand_for_prompts_and_paths() -> None:
+    asked = RunOptions(bundle="mix.bundle", questions="q.jsonl", min_confidence=0.5)
+    assert (asked.prompts, asked.paths) == ([], ())
+    with pytest.raises(OptionError, match="--questions does not go with --also"):
+        RunOptions(bundle="mix.bundle", questions="q.jsonl", also=["ocr"])
+
+
+def test_sampling_has_its_defaults_where_only_a_temperature_is_given() -> None:
+    assert options().sampling() is None
+    assert options(temperature=0.5).sampling() == TopSampling(0.5, 0, 1.0, 0)
+    assert options(temperature=0.5, top_k=3, seed=7).sampling() == TopSampling(0.5, 3, 1.0, 7)
 
 
 def test_lists_of_any_kind_are_accepted() -> None:

@@ -61,7 +61,7 @@ def test_overlays_keep_the_names_folders_and_formats_of_their_images(tmp_path: P
     overlays = opened(Path("drawn"), names)
     for source in claimed(overlays, *names):
         place = overlays.write(source, "p", boxed())
-        assert place == Path("drawn", source.name)
+        assert place == Path("drawn", Path(source.name).relative_to("photos"))
         with Image.open(place) as drawn, Image.open(source.name) as image:
             assert (drawn.format, drawn.size) == (image.format, image.size)
             assert np.asarray(drawn).std() > 5  # a box, not the even image
@@ -148,13 +148,21 @@ def test_no_two_overlays_share_a_place() -> None:
 def test_several_prompts_have_an_overlay_each() -> None:
     overlays = opened(Path("drawn"), ["photos/a.png"], ("p", "q"))
     (source,) = claimed(overlays, "photos/a.png")
-    assert overlays.write(source, "p", WORDS) == Path("drawn/photos/a.png")
-    assert overlays.write(source, "q", WORDS) == Path("drawn/photos/a-2.png")
+    assert overlays.write(source, "p", WORDS) == Path("drawn/a.png")
+    assert overlays.write(source, "q", WORDS) == Path("drawn/a-2.png")
+
+
+def test_questions_about_one_image_have_an_overlay_each() -> None:
+    overlays = opened(Path("drawn"), ["photos"], ())
+    asked = [Source("a.png", "photos/a.png", (prompt,)) for prompt in ("p", "q", "r")]
+    places = [overlays.write(one, one.prompts[0], WORDS) for one in overlays.claim(asked)]
+    assert places[0] == Path("drawn/a.png")
+    assert len(set(places)) == 3
 
 
 def test_an_image_is_never_written_over(photos: Path) -> None:
     before = (photos / "a.png").read_bytes()
-    for target in (Path(), photos / "a.png", Path.cwd()):
+    for target in (photos, photos / "a.png", photos.absolute()):
         overlays = opened(target, ["photos/a.png"], reuse=True)
         with pytest.raises(OutputError, match="would write over the image"):
             claimed(overlays, "photos/a.png")
@@ -185,9 +193,9 @@ def test_a_file_is_kept_unless_it_may_be_replaced() -> None:
 def test_a_link_in_the_folder_does_not_lead_out() -> None:
     Path("elsewhere").mkdir()
     Path("drawn").mkdir()
-    Path("drawn/photos").symlink_to("../elsewhere")
-    overlays = opened(Path("drawn"), ["photos/a.png"], reuse=True)
-    (source,) = claimed(overlays, "photos/a.png")
+    Path("drawn/x").symlink_to("../elsewhere")
+    overlays = opened(Path("drawn"), ["photos"], reuse=True)
+    (source,) = claimed(overlays, "photos/x/a.png")
     with pytest.raises(OutputError, match="leads out of drawn"):
         overlays.write(source, "p", WORDS)
     assert not any(Path("elsewhere").iterdir())

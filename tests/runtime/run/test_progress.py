@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from paligemma_edge.runtime.run.progress import Progress
+from paligemma_edge.runtime.run.progress import RunProgress
 
 
 class Terminal(io.StringIO):
@@ -22,7 +22,7 @@ class Clock:
 
 def test_a_log_gets_a_line_every_ten_seconds_and_at_the_end() -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = Progress(stream, 1000, clock=clock)
+    progress = RunProgress(stream, 1000, clock=clock)
     for number in range(25):
         clock.now += 1
         progress.advance(failed=number == 3)
@@ -35,7 +35,7 @@ def test_a_log_gets_a_line_every_ten_seconds_and_at_the_end() -> None:
 
 def test_what_is_quick_says_nothing_in_a_log() -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = Progress(stream, 3, clock=clock)
+    progress = RunProgress(stream, 3, clock=clock)
     for _ in range(3):
         clock.now += 0.5
         progress.advance()
@@ -45,7 +45,7 @@ def test_what_is_quick_says_nothing_in_a_log() -> None:
 
 def test_a_terminal_is_redrawn_ten_times_a_second_at_most() -> None:
     stream, clock = Terminal(), Clock()
-    progress = Progress(stream, 5000, clock=clock)
+    progress = RunProgress(stream, 5000, clock=clock)
     for _ in range(1000):
         clock.now += 0.001
         progress.advance()
@@ -58,7 +58,7 @@ def test_a_terminal_is_redrawn_ten_times_a_second_at_most() -> None:
 def test_a_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     stream, clock = Terminal(), Clock()
-    progress = Progress(stream, 100_000, clock=clock)
+    progress = RunProgress(stream, 100_000, clock=clock)
     clock.now += 1
     progress.advance()
     assert len(stream.getvalue().removeprefix("\r\x1b[K")) < 20
@@ -66,7 +66,7 @@ def test_a_line_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_note_stays_and_the_line_makes_room() -> None:
     stream, clock = Terminal(), Clock()
-    progress = Progress(stream, 10, clock=clock)
+    progress = RunProgress(stream, 10, clock=clock)
     clock.now += 1
     progress.advance()
     progress.clear()
@@ -78,7 +78,7 @@ def test_a_note_stays_and_the_line_makes_room() -> None:
 
 def test_the_rate_is_that_of_late() -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = Progress(stream, 10_000, clock=clock)
+    progress = RunProgress(stream, 10_000, clock=clock)
     for _ in range(50):
         clock.now += 10
         progress.advance()
@@ -91,7 +91,7 @@ def test_the_rate_is_that_of_late() -> None:
 
 def test_what_an_earlier_run_did_is_reported_and_is_not_in_the_rate() -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = Progress(stream, 1000, resumed=412, clock=clock)
+    progress = RunProgress(stream, 1000, resumed=412, clock=clock)
     for _ in range(4):
         clock.now += 1
         progress.advance()
@@ -106,7 +106,7 @@ def test_what_an_earlier_run_did_is_reported_and_is_not_in_the_rate() -> None:
 )
 def test_durations_are_read_at_a_glance(left: int, words: str) -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = Progress(stream, left + 2, clock=clock)
+    progress = RunProgress(stream, left + 2, clock=clock)
     for _ in range(2):
         clock.now += 1
         progress.advance()
@@ -116,7 +116,7 @@ def test_durations_are_read_at_a_glance(left: int, words: str) -> None:
 
 def test_without_a_total_there_is_no_time_left() -> None:
     stream, clock = io.StringIO(), Clock()
-    progress = Progress(stream, None, clock=clock)
+    progress = RunProgress(stream, None, clock=clock)
     for _ in range(2):
         clock.now += 1
         progress.advance()

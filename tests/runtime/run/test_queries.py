@@ -8,11 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paligemma_edge.runtime.errors import DeviceError, ImageError
+from paligemma_edge.runtime.errors import DeviceError, ImageError, PromptError
 from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
-from paligemma_edge.runtime.run.queries import InOrder, Query, QueryResult, Result, answer_sources
+from paligemma_edge.runtime.run.queries import (
+    Failure,
+    InOrder,
+    Query,
+    QueryResult,
+    Result,
+    answer_sources,
+)
 from paligemma_edge.runtime.run.sources import Source
 
 PROMPTS = ("caption en", "caption de")
@@ -60,7 +67,7 @@ def test_every_prompt_is_answered_about_every_image_once(depth: int) -> None:
     assert sorted(one.number for one in taken) == list(range(10))
     for one in taken:
         assert one.siblings == 2
-        if isinstance(one.outcome, ImageError):
+        if isinstance(one.outcome, Failure):
             assert one.source.name in ("1.png", "2.png")
         else:
             assert one.outcome.text == f"{one.source.name}, {one.prompt}"
@@ -169,3 +176,32 @@ def test_answers_are_handed_on_in_order_and_none_is_left() -> None:
     assert given == []
     in_order.flush()
     assert given == list(range(1, 10))
+
+
+def test_a_prompt_that_is_refused_is_its_own_failure() -> None:
+    refused = {PROMPTS[1]: PromptError("too long")}
+    taken = sorted(run(1, refused=refused), key=lambda one: one.number)
+    assert [isinstance(one.outcome, Failure) for one in taken] == [False, True]
+    assert taken[1].record == {"image": "0.png", "prompt": PROMPTS[1], "error": "too long"}
+
+
+def test_an_image_with_prompts_of_its_own_is_asked_those_alone() -> None:
+    taken: list[QueryResult] = []
+    own = [Source("a.png", "a.png", ("ocr",)), Source("a.png", "a.png", ("caption en",))]
+    given: dict[str, Any] = {"read": read, "answer": in_pairs, "on_result": taken.append}
+    answer_sources(own, [], depth=1, **given)
+    assert sorted(one.prompt for one in taken) == ["caption en", "ocr"]
+
+
+def test_a_record_says_what_answered_and_when_a_frame_was() -> None:
+    taken: list[QueryResult] = []
+    frame = Source("clip.mp4@000001.500s", "0.png", time=1.5)
+    given: dict[str, Any] = {"read": read, "answer": in_pairs, "on_result": taken.append}
+    made_by = {"variant": "cpu-int8", "adapter": "cats"}
+    answer_sources([frame], PROMPTS[:1], depth=1, model=made_by, **given)
+    assert list(taken[0].record) == [
+        *("image", "prompt", "variant", "adapter", "width", "height"),
+        *("text", "confidence", "log_prob", "finish_reason", "time"),
+    ]
+    assert taken[0].record["time"] == 1.5
+    assert taken[0].record["variant"] == "cpu-int8"

@@ -43,7 +43,7 @@ def test_a_folder_is_all_images_below_it_in_order_without_hidden_ones() -> None:
     sources = find("photos")
     assert names(sources) == ALL
     assert sources.count == 5
-    assert sources.names == tuple(ALL)
+    assert [source.name for source in sources.known] == ALL
     assert names(find("photos/")) == ALL
 
 
@@ -75,7 +75,7 @@ def test_a_name_that_exists_is_no_glob(tree: Path) -> None:
 def test_a_list_is_read_line_by_line_when_its_turn_comes() -> None:
     stdin = io.StringIO("one.png\n\nhé llo.png\r\nlast.png")
     sources = find_sources(["-"], stdin)
-    assert (sources.count, sources.names, sources.live, sources.paced) == (None, (), False, True)
+    assert (sources.count, sources.known, sources.live, sources.paced) == (None, (), False, True)
     assert not find("photos").paced
     iterator = iter(sources)
     assert next(iterator).name == "one.png"
@@ -163,3 +163,39 @@ def test_without_pyav_the_pip_command_is_named(path: str, monkeypatch: pytest.Mo
 def test_the_spacing_of_frames_is_above_zero(every: float) -> None:
     with pytest.raises(OptionError, match="--every"):
         find_sources(["photos"], io.StringIO(), every)
+
+
+@pytest.mark.parametrize(
+    ("paths", "name", "relative"),
+    [
+        (["photos"], "photos/x/c.webp", "x/c.webp"),
+        (["photos/"], "photos/a.PNG", "a.PNG"),
+        (["photos/x"], "photos/x/y/d.bmp", "y/d.bmp"),
+        (["photos/**/*.bmp"], "photos/x/y/d.bmp", "x/y/d.bmp"),
+        (["photos/?/c.webp"], "photos/x/c.webp", "x/c.webp"),
+        (["*/b.jpg"], "photos/b.jpg", "photos/b.jpg"),
+        (["photos/b.jpg"], "photos/b.jpg", "b.jpg"),
+        (["photos/b.jpg", "photos/x/c.webp"], "photos/x/c.webp", "x/c.webp"),
+        (["missing.png", "photos"], "photos/b.jpg", "photos/b.jpg"),
+        (["../photos.png"], "../photos.png", "photos.png"),
+        (["./photos"], "./photos/b.jpg", "b.jpg"),
+    ],
+)
+def test_a_name_is_relative_to_the_folder_that_was_given(
+    paths: list[str], name: str, relative: str
+) -> None:
+    assert find(*paths).relative(name) == relative
+
+
+def test_a_name_stays_where_there_is_no_one_folder(tree: Path) -> None:
+    absolute = str(tree / "photos" / "b.jpg")
+    mixed = find("photos", absolute)
+    assert (mixed.root, mixed.relative(absolute)) == (None, absolute)
+    assert find(str(tree / "photos")).relative(absolute) == "b.jpg"
+    assert find("-", "photos/b.jpg").relative("photos/b.jpg") == "photos/b.jpg"
+
+
+def test_the_spacing_of_frames_is_refused_where_there_are_none() -> None:
+    with pytest.raises(OptionError, match="--every is about videos and cameras"):
+        find_sources(["photos"], io.StringIO(), 2.0)
+    assert find_sources(["-"], io.StringIO(), 2.0).count is None  # it may name a video

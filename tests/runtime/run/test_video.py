@@ -72,7 +72,7 @@ def test_a_source_is_named_after_its_second(clip: Path) -> None:
     sources = find_sources([str(clip)], io.StringIO(), 1.5)
     assert sources.count is None
     assert [source.name for source in sources] == [
-        f"{clip}@{s}.{ms}00s" for s, ms in [(0, 0), (1, 5), (3, 0)]
+        f"{clip}@00000{s}.{ms}00s" for s, ms in [(0, 0), (1, 5), (3, 0)]
     ]
     assert len(list(find_sources([str(clip)], io.StringIO()))) == 4
     assert len(list(find_sources(["-"], io.StringIO(f"{clip}\n")))) == 4

@@ -1,4 +1,4 @@
-"""How long work reports its progress."""
+"""How long work reports its progress, from any room to whoever shows it."""
 
 from __future__ import annotations
 

@@ -1,0 +1,54 @@
+"""The parser of one command: a short usage, no abbreviations, and help for what was mistyped."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from paligemma_edge.runtime.cli.exit_codes import EXIT_USAGE
+from paligemma_edge.runtime.suggestion import suggestion
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Examples keep their lines, and the texts of options begin in one column."""
+
+    def __init__(self, prog: str, **more: Any) -> None:  # noqa: ANN401 - argparse's own
+        super().__init__(prog, max_help_position=28, **more)
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Help keeps its lines, and options are written in full, so that a new one breaks no script."""
+
+    def __init__(self, *, prog: str) -> None:
+        super().__init__(
+            prog=prog,
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        self._positionals.title = "arguments"
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """The options, which may stand between the arguments; exits with 2 where one is wrong."""
+        if not arguments:
+            self.print_help(sys.stderr)
+            self.usage = argparse.SUPPRESS  # the help has said it
+        options, unknown = self.parse_known_intermixed_args(arguments)
+        if unknown:
+            self.refuse(unknown)
+        return options
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and what is wrong, and exit with 2."""
+        usage = "" if self.usage == argparse.SUPPRESS else self.format_usage()
+        see = f"\nsee: {self.prog} --help" if usage else ""
+        self.exit(EXIT_USAGE, f"{usage}paligemma-edge: {message}{see}\n")
+
+    def refuse(self, arguments: Sequence[str]) -> NoReturn:
+        """Say which of the arguments that were left over is unknown, and exit with 2."""
+        options = [argument for argument in arguments if argument.startswith("-")]
+        if not options:
+            self.error(f"unexpected argument: {' '.join(arguments)}")
+        given = options[0].partition("=")[0]
+        self.error(f"there is no option {given}{suggestion(given, self._option_string_actions)}")

@@ -1,0 +1,17 @@
+"""Text in columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+
+def aligned(rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> Iterator[str]:
+    """Lines with each column as wide as its longest text; those in `numbers` end in one place."""
+    texts = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for row in texts:
+        cells = (
+            text.rjust(width) if place in numbers else text.ljust(width)
+            for place, (text, width) in enumerate(zip(row, widths, strict=True))
+        )
+        yield "  ".join(cells).rstrip()

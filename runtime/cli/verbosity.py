@@ -1,0 +1,68 @@
+"""How much a command says on standard error: `--verbose`, `--quiet`, and Python's logging."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+_LOGGER = logging.getLogger("paligemma_edge")
+
+
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    """Add `--verbose` and `--quiet`, which exclude each other."""
+    level = parser.add_mutually_exclusive_group()
+    level.add_argument(
+        "-v", "--verbose", action="store_true", help="say more, for a report of an error"
+    )
+    level.add_argument(
+        "-q", "--quiet", action="store_true", help="say nothing but answers and errors"
+    )
+
+
+def level_of(options: argparse.Namespace) -> int:
+    """The level of logging that the options ask for."""
+    given = vars(options)
+    if given.get("quiet"):
+        return logging.WARNING
+    return logging.DEBUG if given.get("verbose") else logging.INFO
+
+
+@contextlib.contextmanager
+def logging_to_stderr(level: int) -> Iterator[None]:
+    """Write what the package logs to standard error, as the command's own messages."""
+    handler = _Handler()
+    before = _LOGGER.level, _LOGGER.propagate
+    _LOGGER.addHandler(handler)
+    _LOGGER.setLevel(level)
+    _LOGGER.propagate = False
+    try:
+        yield
+    finally:
+        _LOGGER.removeHandler(handler)
+        _LOGGER.setLevel(before[0])
+        _LOGGER.propagate = before[1]
+
+
+class _Handler(logging.Handler):
+    """Writes to what is standard error by then: bars of progress stand in for it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(f"paligemma-edge: {self.format(record)}", file=sys.stderr, flush=True)
+
+
+def is_quiet() -> bool:
+    """Whether notes and progress are unwanted."""
+    return not _LOGGER.isEnabledFor(logging.INFO)
+
+
+def is_verbose() -> bool:
+    """Whether more is wanted than usual."""
+    return _LOGGER.isEnabledFor(logging.DEBUG)
+
+
+def log_traceback() -> None:
+    """With `--verbose`, where an error came from."""
+    _LOGGER.debug("this is where the error below came from", exc_info=True)
