@@ -25,7 +25,7 @@ def main() -> None:
     )
     parser.add_argument("bundle", type=Path, help="a bundle of the sample model")
     parser.add_argument("output", type=Path, help="the image to write")
-    parser.add_argument("--variant", help="default: the lossless one")
+    parser.add_argument("--variant", help="default: the one that a bundle is opened with")
     options = parser.parse_args()
     model = PaliGemma(options.bundle, variant=options.variant)
     draw_sheet(model).save(options.output, quality=92, subsampling=0)

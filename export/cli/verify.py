@@ -43,7 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--variant",
         metavar="NAME",
-        help="the variant to compare; default: the first one for this device",
+        help="the variant to compare; default: the lossless one",
     )
     parser.add_argument(
         "--samples",

@@ -13,7 +13,7 @@ import gc
 import io
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,10 @@ from paligemma_edge.export.verify.reference_model import load_original
 from paligemma_edge.export.verify.samples import Sample
 from paligemma_edge.runtime.errors import CheckpointError, ImageError, PaliGemmaError
 from paligemma_edge.runtime.images.load import ImageInput, image_label
+from paligemma_edge.runtime.progress import Progress, no_progress
 from paligemma_edge.runtime.text.tokenizer import IMAGE_MARKER
 
 Float = NDArray[np.float32]
-Progress = Callable[[int], None]  # the number of samples that are done
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def trace_all(
     checkpoint: str | os.PathLike[str],
     samples: Sequence[Sample],
     max_new_tokens: int,
-    progress: Progress | None = None,
-    spill: Path | None = None,
+    progress: Progress = no_progress,
     *,
+    spill: Path | None = None,
     sliding_window: SlidingWindow = "full",
     adapters: Sequence[Path] = (),
 ) -> list[ReferenceTrace]:
@@ -72,8 +72,7 @@ def trace_all(
     with _quiet():
         reference = Reference.open(checkpoint, sliding_window, adapters)
         for number, sample in enumerate(samples):
-            if progress is not None:
-                progress(number)
+            progress("asking the original", number, len(samples))
             trace = reference.trace(sample, max_new_tokens)
             traces.append(trace if spill is None else _spill(trace, spill / str(number)))
         del reference

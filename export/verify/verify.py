@@ -108,8 +108,8 @@ def verify(
             checkpoint_dir,
             compared,
             max_new_tokens,
-            lambda number: progress("asking the original", number, len(compared)),
-            Path(spill),
+            progress,
+            spill=Path(spill),
             sliding_window=_sliding_window(bundle),
             adapters=folders,
         )

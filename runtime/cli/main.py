@@ -33,6 +33,7 @@ from paligemma_edge.runtime.errors import (
     PaliGemmaError,
     PromptError,
 )
+from paligemma_edge.runtime.printable import printable
 from paligemma_edge.runtime.suggestion import suggestion
 
 # Which extra brings a package, by the name that is imported.
@@ -63,7 +64,7 @@ def guarded(name: str, work: Callable[[], int]) -> int:
         try:
             return _done(name, work)
         except PaliGemmaError as error:
-            print(f"paligemma-edge: {_text(error)}", file=sys.stderr)
+            print(f"paligemma-edge: {printable(_text(error))}", file=sys.stderr)
             return _exit_code(error)
         except KeyboardInterrupt as interrupt:
             writes = ("export", "quantize", "adapter", "prepack")

@@ -8,6 +8,8 @@ import logging
 import sys
 from collections.abc import Iterator
 
+from paligemma_edge.runtime.printable import printable
+
 _LOGGER = logging.getLogger("paligemma_edge")
 
 
@@ -50,7 +52,7 @@ class _Handler(logging.Handler):
     """Writes to what is standard error by then: bars of progress stand in for it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"paligemma-edge: {self.format(record)}", file=sys.stderr, flush=True)
+        print(f"paligemma-edge: {printable(self.format(record))}", file=sys.stderr, flush=True)
 
 
 def is_quiet() -> bool:

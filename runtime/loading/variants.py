@@ -7,6 +7,7 @@ machine. Opens nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from paligemma_edge.runtime.device.cuda.check import find_gpu
@@ -20,8 +21,17 @@ from paligemma_edge.runtime.suggestion import suggestion
 from paligemma_edge.runtime.system.linux import machine_memory
 
 DeviceName = Literal["auto", "cpu", "cuda"]
-# Bytes that a device has in all; None where that is not known.
-MemoryOf = Callable[[DeviceKind], int | None]
+
+
+@dataclass(frozen=True)
+class DeviceLimits:
+    """What a device of this machine has, as far as it decides between variants."""
+
+    memory_bytes: int | None = None  # in all; None where that is not known
+    bfloat16: bool = True  # whether it computes in it
+
+
+LimitsOf = Callable[[DeviceKind], DeviceLimits]
 
 # Variants of the shipped recipes, the best first; others come after them, the lossless one last.
 _PREFERRED: Mapping[DeviceKind, Sequence[str]] = {
@@ -29,6 +39,7 @@ _PREFERRED: Mapping[DeviceKind, Sequence[str]] = {
     "cuda": ("cuda-bf16", "cuda-fp16", "cuda-int8", "cuda-int4"),
 }
 _LOSSLESS = "cpu-fp32"
+_BFLOAT16_CAPABILITY = (8, 0)  # CUDA's compute capability, from which on there is arithmetic for it
 
 
 class VariantChoice(NamedTuple):
@@ -57,24 +68,25 @@ def choose_variant(
     if device != "auto":
         check_present(device)
     devices = present_devices() if device == "auto" else (device,)
-    return best_variant(manifest, devices, device_memory, plan)
+    return best_variant(manifest, devices, device_limits, plan)
 
 
 def best_variant(
     manifest: Manifest,
     devices: Sequence[DeviceKind],
-    memory_of: MemoryOf,
+    limits_of: LimitsOf,
     plan: CachePlan | None = None,
 ) -> VariantChoice:
     """The variant for the first of the devices that has any.
 
     That which the bundle's maker marked as its default; else the most preferred one whose estimated
-    memory the device has; else the smallest. BundleError where no device has a variant.
+    memory the device has; else the smallest; of those in bfloat16 only where the device computes in
+    it, or there are no others. BundleError where no device has a variant.
     """
     for device in devices:
         names = [name for name, one in manifest.variants.items() if one.device == device]
         if names:
-            return _best(manifest, device, names, memory_of, plan)
+            return _best(manifest, device, names, limits_of, plan)
     made = ", ".join(f"{key} for {one.device}" for key, one in manifest.variants.items())
     raise BundleError(
         f"the bundle has no variant for {' or '.join(devices)}, only {made or 'none at all'}; "
@@ -82,14 +94,15 @@ def best_variant(
     )
 
 
-def device_memory(device: DeviceKind) -> int | None:
-    """Bytes that this machine has for a device: those of its GPU, or what a process may hold."""
+def device_limits(device: DeviceKind) -> DeviceLimits:
+    """What this machine's GPU has, or what a process may hold of its memory."""
     if device == "cpu":
-        return machine_memory()
+        return DeviceLimits(machine_memory())
     try:
-        return find_gpu().total_bytes
+        gpu = find_gpu()
     except DeviceError:  # said with its reason when the variant is opened
-        return None
+        return DeviceLimits()
+    return DeviceLimits(gpu.total_bytes, gpu.capability >= _BFLOAT16_CAPABILITY)
 
 
 def _named(manifest: Manifest, device: str, name: str) -> VariantChoice:
@@ -111,7 +124,7 @@ def _best(
     manifest: Manifest,
     device: DeviceKind,
     names: Sequence[str],
-    memory_of: MemoryOf,
+    limits_of: LimitsOf,
     plan: CachePlan | None,
 ) -> VariantChoice:
     def choice(name: str, reason: str) -> VariantChoice:
@@ -122,25 +135,40 @@ def _best(
         return choice(marked, "is the default that the bundle's maker marked")
     if len(names) == 1:
         return choice(names[0], f"is the only variant for {device}")
+    limits = limits_of(device)
+    computed = [name for name in names if limits.bfloat16 or not _in_bfloat16(manifest, name)]
+    name, why = _first_that_fits(manifest, device, computed or names, limits.memory_bytes, plan)
+    aside = "; the GPU does not compute in bfloat16" if len(computed) < len(names) else ""
+    return choice(name, f"is {why}{aside}")
+
+
+def _first_that_fits(
+    manifest: Manifest,
+    device: DeviceKind,
+    names: Sequence[str],
+    memory: int | None,
+    plan: CachePlan | None,
+) -> tuple[str, str]:
+    """The most preferred of the names, or the smallest, and what it is among them."""
+    ordered = sorted(names, key=lambda name: _rank(device, name))
+    preferred = f"the preferred one of {len(names)} variants for {device}"
+    if memory is None:
+        return ordered[0], preferred
     plan = plan or CachePlan.complete(manifest.model, 1, None)
     needs = {n: estimate_memory(manifest, manifest.variants[n], plan).total for n in names}
-    ordered, memory = sorted(names, key=lambda name: _rank(device, name)), memory_of(device)
-    if memory is None:
-        return choice(ordered[0], f"is the preferred one of {len(names)} variants for {device}")
-    fitting = [name for name in ordered if needs[name] <= memory]
-    if fitting:
-        sizes = f"about {_gigabytes(needs[fitting[0]])} of {_gigabytes(memory)}"
-        return choice(
-            fitting[0],
-            f"is the preferred one of {len(names)} variants for {device} that fits its memory: "
-            f"{sizes}",
-        )
+    for name in ordered:
+        if needs[name] <= memory:
+            sizes = f"about {_gigabytes(needs[name])} of {_gigabytes(memory)}"
+            return name, f"{preferred} that fits its memory: {sizes}"
     smallest = min(names, key=lambda name: needs[name])
-    return choice(
-        smallest,
-        f"is the smallest variant for {device} and may not fit its memory: about "
-        f"{_gigabytes(needs[smallest])}, of {_gigabytes(memory)} in all",
+    return smallest, (
+        f"the smallest variant for {device} and may not fit its memory: about "
+        f"{_gigabytes(needs[smallest])}, of {_gigabytes(memory)} in all"
     )
+
+
+def _in_bfloat16(manifest: Manifest, name: str) -> bool:
+    return manifest.variants[name].compute_dtype == "bfloat16"
 
 
 def _rank(device: DeviceKind, name: str) -> int:

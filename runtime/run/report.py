@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from paligemma_edge.runtime.printable import printable
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult
 from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.progress import RunProgress
@@ -111,8 +112,3 @@ def _remark(result: Result) -> str:
     if isinstance(result, ChoiceResult):
         return f" ({100 * result.confidence:.0f} %)"
     return CUT if result.finish_reason == "length" else ""
-
-
-def printable(text: str) -> str:
-    """The text with control characters escaped: names and answers may hold any of them."""
-    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)

@@ -38,7 +38,7 @@ def main() -> None:
         prog="python -m samples.benchmark.grammar_cost", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--variant", help="default: the lossless one")
+    parser.add_argument("--variant", help="default: the one that a bundle is opened with")
     parser.add_argument("--steps", type=int, default=64, help="default: %(default)s")
     options = parser.parse_args()
     model = PaliGemma(options.bundle, variant=options.variant)

@@ -202,7 +202,7 @@ def main() -> None:
         prog="python -m samples.shapes.confidence", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("--variant", help="default: the bundle's")
+    parser.add_argument("--variant", help="default: the one that a bundle is opened with")
     parser.add_argument(
         "--count", type=int, default=200, help="held-out images; default: %(default)s"
     )

@@ -71,7 +71,7 @@ def main() -> None:
         "--checkpoint", type=Path, default=CHECKPOINT, help="to run in transformers"
     )
     parser.add_argument("--bundle", type=Path, help="score this one instead, by the runtime")
-    parser.add_argument("--variant", help="of the bundle; default: the lossless one")
+    parser.add_argument("--variant", help="of the bundle; default: the one that it is opened with")
     parser.add_argument(
         "--count", type=int, default=200, help="held-out images; default: %(default)s"
     )

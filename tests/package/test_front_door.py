@@ -47,7 +47,7 @@ def test_the_import_itself_loads_nothing_else() -> None:
 def test_python_m_is_the_command() -> None:
     command = [sys.executable, "-m", "paligemma_edge", "--version"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == paligemma_edge.__version__
+    assert done.stdout.strip() == f"paligemma-edge {paligemma_edge.__version__}"
 
 
 def test_the_program_that_mypy_reads_uses_every_public_name() -> None:

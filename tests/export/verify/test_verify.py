@@ -233,7 +233,7 @@ def test_the_original_reads_every_kind_of_input_the_same_way(reference: Referenc
 
 def test_the_arrays_of_a_trace_are_memory_mapped(shapes_checkpoint: Path, tmp_path: Path) -> None:
     (here,) = trace_all(shapes_checkpoint, SAMPLES[:1], 2)
-    (there,) = trace_all(shapes_checkpoint, SAMPLES[:1], 2, None, tmp_path)
+    (there,) = trace_all(shapes_checkpoint, SAMPLES[:1], 2, spill=tmp_path)
     for name in ("pixel_values", "last_hidden_state", "image_features", "logits"):
         assert isinstance(getattr(there, name), np.memmap)
         # Two runs of torch: the last bits may differ.

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from paligemma_edge.runtime.cli.main import main
 from paligemma_edge.runtime.cli.verbosity import (
     add_verbosity,
     is_quiet,
@@ -41,12 +42,22 @@ def test_what_is_logged_goes_to_standard_error_while_a_command_runs(
 ) -> None:
     before = LOGGER.level, LOGGER.propagate, list(LOGGER.handlers)
     with logging_to_stderr(logging.INFO):
-        LOGGER.info("the variant is %s", "cpu-int8")
+        LOGGER.info("the variant is %s", "cpu-\x1b[31mint8")
         LOGGER.debug("not this")
         assert not is_quiet()
         assert not is_verbose()
-    assert capsys.readouterr() == ("", "paligemma-edge: the variant is cpu-int8\n")
+    assert capsys.readouterr() == ("", "paligemma-edge: the variant is cpu-\\x1b[31mint8\n")
     assert (LOGGER.level, LOGGER.propagate, list(LOGGER.handlers)) == before
+
+
+def test_an_error_that_names_control_characters_shows_them_escaped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["inspect", "no\x1b]0;such\x07.bundle"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("paligemma-edge: ")
+    assert line.isprintable()
+    assert r"no\x1b]0;such\x07.bundle" in line
 
 
 def test_importing_the_library_configures_nothing() -> None:

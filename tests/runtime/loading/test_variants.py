@@ -13,9 +13,16 @@ import pytest
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.errors import BundleError
+from paligemma_edge.runtime.device.cuda.driver import Gpu
+from paligemma_edge.runtime.errors import BundleError, DeviceError
 from paligemma_edge.runtime.loading import variants as loading_variants
-from paligemma_edge.runtime.loading.variants import VariantChoice, best_variant, choose_variant
+from paligemma_edge.runtime.loading.variants import (
+    DeviceLimits,
+    VariantChoice,
+    best_variant,
+    choose_variant,
+    device_limits,
+)
 from paligemma_edge.runtime.manifest import Manifest, Variant
 from tests.helpers.small_bundle import manifest as small_manifest
 
@@ -42,6 +49,7 @@ def manifest(names: Sequence[str], marked: str | None = None) -> Manifest:
             small.variants["cpu-fp32"],
             device=device,
             recipe=name.partition("-")[2],
+            compute_dtype="bfloat16" if name == "cuda-bf16" else "float32",
             memory_bytes=SIZES[name] * GB,
         )
     return dataclasses.replace(small, variants=variants, default_variant=marked)
@@ -52,9 +60,11 @@ def best(
     memory: int | None,
     devices: Sequence[Any] = ("cpu",),
     marked: str | None = None,
+    *,
+    bfloat16: bool = True,
 ) -> VariantChoice:
-    size = None if memory is None else memory * GB
-    return best_variant(manifest(names, marked), devices, lambda _: size)
+    limits = DeviceLimits(None if memory is None else memory * GB, bfloat16)
+    return best_variant(manifest(names, marked), devices, lambda _: limits)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +100,49 @@ def test_the_marked_one_is_taken_if_it_is_for_the_device() -> None:
     assert best(tuple(SIZES), 64, ("cuda", "cpu"), marked="cpu-fp32").name == "cuda-bf16"
 
 
-def test_memory_is_looked_up_only_where_it_decides() -> None:
-    def refuse(_: object) -> int:
+@pytest.mark.parametrize(
+    ("names", "memory", "chosen", "why"),
+    [
+        (tuple(SIZES), 80, "cuda-fp16", "2 variants for cuda that fits its memory: about "),
+        (tuple(SIZES), None, "cuda-fp16", "2 variants for cuda; the GPU does not compute in"),
+        (tuple(SIZES), 3, "cuda-int4", "fits"),
+        (("cuda-bf16", "cuda-int4"), 80, "cuda-int4", "does not compute in bfloat16"),
+    ],
+)
+def test_bfloat16_is_left_to_a_gpu_that_computes_in_it(
+    names: Sequence[str], memory: int | None, chosen: str, why: str
+) -> None:
+    choice = best(names, memory, ("cuda", "cpu"), bfloat16=False)
+    assert choice.name == chosen
+    assert why in choice.reason
+    assert choice.reason.endswith("; the GPU does not compute in bfloat16")
+
+
+def test_a_gpu_without_bfloat16_still_gets_the_only_variant() -> None:
+    assert best(("cuda-bf16",), 80, ("cuda",), bfloat16=False).name == "cuda-bf16"
+    marked = best(tuple(SIZES), 80, ("cuda",), "cuda-bf16", bfloat16=False)
+    assert marked.reason == "cuda-bf16 is the default that the bundle's maker marked"
+
+
+@pytest.mark.parametrize(("capability", "bfloat16"), [((7, 5), False), ((8, 0), True)])
+def test_a_gpu_computes_in_bfloat16_from_capability_8_on(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], bfloat16: bool
+) -> None:
+    gpu = Gpu("NVIDIA T4", capability, 16 * GB, 15 * GB, (13, 0))
+    monkeypatch.setattr(loading_variants, "find_gpu", lambda: gpu)
+    assert device_limits("cuda") == DeviceLimits(16 * GB, bfloat16)
+
+
+def test_of_a_gpu_that_is_not_found_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> Gpu:
+        raise DeviceError("CUDA sees no GPU")
+
+    monkeypatch.setattr(loading_variants, "find_gpu", absent)
+    assert device_limits("cuda") == DeviceLimits(None, bfloat16=True)
+
+
+def test_the_device_is_looked_at_only_where_that_decides() -> None:
+    def refuse(_: object) -> DeviceLimits:
         raise AssertionError("not needed")
 
     assert best_variant(manifest(["cpu-int4"]), ("cpu",), refuse).name == "cpu-int4"
