@@ -16,16 +16,21 @@ VERIFY = ("torch", "transformers")
 
 
 def without(*packages: str) -> str:
-    """A program that runs the command where these packages cannot be imported."""
+    """A program that runs the command where these packages cannot be imported.
+
+    With one argument alone that is a JSON list it runs several, until one fails.
+    """
     return f"""
-import sys
+import json, sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {packages!r}:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Block())
 from paligemma_edge.runtime.cli.main import main
-sys.exit(main())
+several = len(sys.argv) == 2 and sys.argv[1].startswith("[")
+codes = map(main, json.loads(sys.argv[1]) if several else [sys.argv[1:]])
+sys.exit(next(filter(None, codes), 0))
 """
 
 

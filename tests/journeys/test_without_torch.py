@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ IMAGES = Path("samples/images")
 NO_TORCH = without(*VERIFY)
 
 
-def done(*arguments: str | Path) -> str:
-    """What a command prints that must succeed without torch."""
-    result = call(*arguments, program=NO_TORCH)
+def done(*commands: Sequence[str | Path]) -> str:
+    """What commands print that must succeed without torch, one after another in one process."""
+    result = call(json.dumps(commands, default=str), program=NO_TORCH)
     assert result.returncode == 0, result.stderr
     return result.stdout
 
@@ -39,30 +40,36 @@ def lora(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return peft.train(checkpoint, folder, target_modules="all-linear")
 
 
-def test_from_the_hub_to_a_quantized_variant_and_an_adapter(
+def test_from_the_hub_to_quantized_variants_and_adapters(
     checkpoint: Path, lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calibration, GPTQ, reports and plots, a name on the Hub, an adapter that is switched."""
+    """Calibration, GPTQ, reports and plots, a name on the Hub, adapters switched and merged."""
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     keep(tmp_path / "home" / "hub", "me/tiny", checkpoint)
-    bundle = tmp_path / "x.bundle"
-    done("export", "me/tiny", bundle, "--note", "kept")
-    few = tmp_path / "few"
-    few.mkdir()
-    (few / "00.png").write_bytes((IMAGES / "00.png").read_bytes())
-    done("quantize", bundle, "cpu-int4", "--calibrate", few)
+    bundle, merged = tmp_path / "x.bundle", tmp_path / "merged.bundle"
+    calibrate = ("--calibrate", one_question(tmp_path / "few"))
+    printed = done(
+        ("export", "me/tiny", bundle, "--note", "kept"),
+        ("quantize", bundle, "cpu-int4", *calibrate),
+        ("adapter", bundle, lora, "--name", "mine"),
+        ("export", "me/tiny", merged, "--adapter", lora, "--variant", "cpu-int8", *calibrate),
+    )
+    assert "added adapter mine" in printed
     assert (bundle / "fidelity/cpu-int4.png").is_file()
-    assert "added adapter mine" in done("adapter", bundle, lora, "--name", "mine")
     manifest = Bundle.open(bundle).manifest
     assert list(manifest.variants) == ["cpu-fp32", "cpu-int4"]
     assert manifest.note == "kept"
+    assert "adapters" in Bundle.open(merged).manifest.source
 
 
-def test_a_merged_adapter_and_a_small_variant(checkpoint: Path, lora: Path, tmp_path: Path) -> None:
-    bundle = tmp_path / "x.bundle"
-    done("export", checkpoint, bundle, "--adapter", lora, "--variant", "cpu-int8")
-    assert "adapters" in Bundle.open(bundle).manifest.source
+def one_question(folder: Path) -> Path:
+    """A folder to calibrate with and to compare answers on, both in little time."""
+    folder.mkdir()
+    (folder / "00.png").write_bytes((IMAGES / "00.png").read_bytes())
+    entry = {"image": "00.png", "questions": [{"prompt": "detect star"}]}
+    (folder / "prompts.json").write_text(json.dumps([entry]), encoding="utf-8")
+    return folder
 
 
 def test_verify_names_the_extra_before_it_reads_anything(tmp_path: Path) -> None:
@@ -70,7 +77,8 @@ def test_verify_names_the_extra_before_it_reads_anything(tmp_path: Path) -> None
     assert "`verify` needs the package torch, which is not installed; " in line
     assert "pip install 'paligemma-edge[verify]'" in line
     assert "download.pytorch.org/whl/cpu" in line
-    line = refused("verify", tmp_path / "x", "google/y", program=without("transformers"))
+    program = f"import sys; sys.modules['torch'] = object()\n{without('transformers')}"
+    line = refused("verify", tmp_path / "x", "google/y", program=program)
     assert line.endswith("run: pip install 'paligemma-edge[verify]'")
 
 
