@@ -31,6 +31,6 @@ def _about_masks(source: ExportSource) -> str:
 
 def _about_licenses(source: ExportSource) -> str:
     if names := source.licenses.contents:
-        return f"licence: {', '.join(names)} of the checkpoint go into the bundle"
+        return f"licence: the bundle has {', '.join(names)} of the checkpoint"
     terms = terms_of(source) or "the terms that the model came with"
     return f"licence: no file is beside the weights; pass the bundle on with {terms}"

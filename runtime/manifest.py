@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal, Self
 
 from paligemma_edge.runtime.contract import (
@@ -25,6 +27,8 @@ SCHEMA_VERSION = "2.1"
 PIECE_BYTES = 64 << 20  # a large file has a digest for each piece of this size
 LICENSES_FOLDER = "licenses"  # licence and terms, as they lay beside the checkpoint's weights
 MAX_NOTE = 500  # characters
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # of a variant or an adapter
+_MOST_ORIGINS = 64  # entries of `source`
 _CHANGED = "the bundle's manifest was changed or written by something else: export it again"
 _MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
 
@@ -185,6 +189,14 @@ class Manifest:
         _check_range("image_id", self.tokenizer.image_id, 0, self.model.vocab_size)
         if problem := problem_of_note(self.note):
             raise BundleError(f"the note {problem}; {_CHANGED}")
+        _check_range("number of entries of source", len(self.source), 0, _MOST_ORIGINS)
+        names = (self.variants, self.prepacked, self.lora_graphs, self.adapters)
+        for name in chain(*names):
+            if not NAME.fullmatch(name):
+                raise BundleError(
+                    f"{name[:40]!r} is no name of a variant or an adapter, wanted letters, digits, "
+                    f"'-', '_' and '.'; {_CHANGED}"
+                )
         if self.default_variant is not None and self.default_variant not in self.variants:
             raise BundleError(
                 f"default_variant is {self.default_variant[:40]!r}, which is no variant; {_CHANGED}"
@@ -227,6 +239,6 @@ def _check_schema(data: object) -> None:
     version = data.get("schema_version") if isinstance(data, Mapping) else None
     if not isinstance(version, str) or version.partition(".")[0] != _MAJOR:
         raise BundleError(
-            f"manifest has schema version {version!r}, this release reads {SCHEMA_VERSION!r}; "
-            "export the bundle again or install a matching paligemma-edge"
+            f"manifest has schema version {repr(version)[:40]}, this release reads "
+            f"{SCHEMA_VERSION!r}; export the bundle again or install a matching paligemma-edge"
         )

@@ -12,6 +12,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, NoReturn, TypeVar, Union
 
+from paligemma_edge.runtime.printable import short_line
+
 _T = TypeVar("_T")
 _SHOWN = 60  # characters of a value in a message
 
@@ -69,7 +71,7 @@ def _parse_dataclass(kind: type, value: object, where: str) -> object:
     fields = dataclasses.fields(kind)
     absent = [f.name for f in fields if f.name not in given and not _has_default(f)]
     if absent:
-        raise MismatchError(f"{where} has no {', '.join(absent)}")
+        raise MismatchError(f"{short_line(where)} has no {', '.join(absent)}")
     hints = typing.get_type_hints(kind)
     names = [f.name for f in fields if f.name in given]
     return kind(**{n: parse_value(hints[n], given[n], f"{where}.{n}") for n in names})
@@ -107,7 +109,7 @@ def _expect(value: object, kind: Any, wanted: str, where: str) -> Any:  # noqa: 
 def _mismatch(value: object, wanted: str, where: str) -> NoReturn:
     shown = repr(value)
     shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
-    raise MismatchError(f"{where} holds {shown}, wanted {wanted}")
+    raise MismatchError(f"{short_line(where)} holds {shown}, wanted {wanted}")
 
 
 def _refuse_constant(name: str) -> NoReturn:

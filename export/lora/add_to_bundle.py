@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,8 @@ from paligemma_edge.quantize.transforms.changes import Branch
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.folder_writer import FolderWriter, extend_bundle, remove_folder
 from paligemma_edge.runtime.errors import BundleError, OptionError, PaliGemmaError
-from paligemma_edge.runtime.manifest import SCHEMA_VERSION, LoraInfo, Manifest
+from paligemma_edge.runtime.manifest import NAME, SCHEMA_VERSION, LoraInfo, Manifest
 from paligemma_edge.runtime.progress import Progress, no_progress
-
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 
 
 def add_adapter(
@@ -123,7 +120,7 @@ def _folder(name: str) -> str:
 
 
 def _check_name(bundle: Bundle, name: str, *, overwrite: bool) -> None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise OptionError(
             f"adapter is {name!r}, wanted a plain name of at most 100 letters, digits, '-', '_' "
             "and '.', not beginning with '-' or '.'"

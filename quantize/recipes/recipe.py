@@ -24,7 +24,7 @@ from paligemma_edge.runtime.suggestion import suggestion
 
 SUFFIX = ".toml"
 LOSSLESS_RECIPE = "fp32"  # of a variant with the checkpoint's own weights, computed in float32
-_NAME = re.compile(r"(cpu|cuda)-[a-z0-9][a-z0-9_.-]*")
+_NAME = re.compile(r"(cpu|cuda)-[a-z0-9][a-z0-9_.-]{0,90}")
 _SCHEME_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_BYTES = 1 << 15  # tomllib takes a time that grows with the square of a dotted key
 

@@ -114,7 +114,7 @@ def _describe(measured: Benchmark, imported: float) -> Iterator[str]:
     for stage, timings in measured.reading.items():
         yield _row(stage.replace("_", " "), timings)
     for step in measured.stepping:
-        name = "step" if step.slots == 1 else f"step, batch {step.slots}"
+        name = "step" if step.batch_size == 1 else f"step, batch {step.batch_size}"
         yield f"{_row(name, step.seconds)}{step.tokens_per_second:>10.1f}"
     yield ""
     yield "megabytes"

@@ -16,6 +16,7 @@ from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.errors import BundleError, MissingExtraError
 from paligemma_edge.runtime.loading.memory_estimate import estimate_memory
 from paligemma_edge.runtime.manifest import Manifest
+from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.size_text import size_text
 
 _EPILOG = """\
@@ -52,16 +53,21 @@ def _inspect(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(bundle.manifest.to_json(), indent=2))
         return 0
-    print(bundle.path, *aligned(_origin(bundle.manifest)), sep="\n")
+    _say(str(bundle.path), *aligned(_origin(bundle.manifest)))
     reports, damaged = _reports(bundle)
-    name, reason = _default(bundle.manifest, plan)
-    print("", *_table(bundle.manifest, plan, reports, name), sep="\n")
-    print("", *aligned(_remarks(bundle, plan, reports, reason)), *damaged, sep="\n")
+    name, reason = _default(bundle.manifest, options)
+    _say("", *_table(bundle.manifest, plan, reports, name))
+    _say("", *aligned(_remarks(bundle, plan, reports, reason)), *damaged)
     if is_verbose():
-        print(*_details(bundle.manifest, plan, reports), sep="\n")
+        _say(*_details(bundle.manifest, plan, reports))
     if options.files:
-        print("", *_files(bundle), sep="\n")
+        _say("", *_files(bundle))
     return 0
+
+
+def _say(*lines: str) -> None:
+    """Print lines, each short and harmless, whatever a stranger's bundle holds."""
+    print(*map(short_line, lines), sep="\n")
 
 
 def _origin(manifest: Manifest) -> Iterator[tuple[str, str]]:
@@ -120,8 +126,9 @@ def _remarks(
     yield from (("prepacked", line) for line in describe_prepacked(bundle))
 
 
-def _default(manifest: Manifest, plan: CachePlan) -> tuple[str | None, str]:
+def _default(manifest: Manifest, options: argparse.Namespace) -> tuple[str | None, str]:
     """The variant that is used here unless another is named, and why."""
+    plan = CachePlan.of(manifest.model, options.max_batch_size, options.max_length)
     try:
         from paligemma_edge.runtime.loading.variants import choose_variant
 
@@ -145,7 +152,8 @@ def _reports(bundle: Bundle) -> tuple[dict[str, Fidelity], list[str]]:
 
 def _details(manifest: Manifest, plan: CachePlan, reports: Mapping[str, Fidelity]) -> Iterator[str]:
     for name, variant in manifest.variants.items():
-        yield f"\n{name}"
+        yield ""
+        yield name
         yield f"  memory: {estimate_memory(manifest, variant, plan).describe()}"
         if name in reports:
             yield from (f"  {line}" for line in reports[name].summary())

@@ -9,6 +9,7 @@ from paligemma_edge.runtime.cli.device_options import add_bundle
 from paligemma_edge.runtime.cli.progress import shown_progress
 from paligemma_edge.runtime.cli.verbosity import is_verbose
 from paligemma_edge.runtime.errors import MissingExtraError
+from paligemma_edge.runtime.printable import short_line
 
 _EPILOG = """\
 examples:
@@ -60,6 +61,6 @@ def describe_prepacked(bundle: Bundle) -> list[str]:
     try:
         from paligemma_edge.runtime.loading import prepacked
 
-        return prepacked.describe(bundle, whole=is_verbose())
+        return [short_line(line) for line in prepacked.describe(bundle, whole=is_verbose())]
     except MissingExtraError:
         return [f"{name}, not used: no ONNX Runtime is here" for name in bundle.manifest.prepacked]

@@ -96,7 +96,7 @@ def benchmark(
     progress: Progress = no_progress,
     **load: Unpack[LoadOptions],
 ) -> Benchmark:
-    """Open a variant, answer `runs` times after a warm-up, and step in each of `batch_sizes` slots.
+    """Open a variant, answer `runs` times after a warm-up, and step in each of `batch_sizes`.
 
     Without an `image` one is drawn. Call it in a fresh process where load time and peak memory
     matter. OptionError, ImageError or PromptError say what cannot be measured.
@@ -104,7 +104,7 @@ def benchmark(
     steps, runs = check_count("steps", steps), check_count("runs", runs)
     sizes = [check_count("batch size", size, _MOST_SLOTS) for size in dict.fromkeys(batch_sizes)]
     if not sizes:
-        raise OptionError("batch_sizes is empty, wanted at least one number of slots")
+        raise OptionError("batch_sizes is empty, wanted at least one batch size")
     _plan_for(sizes, load)
     with _image_file(image) as path:
         load_image(path)  # an error comes before the model is loaded

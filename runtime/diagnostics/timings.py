@@ -39,20 +39,20 @@ class Timings:
 
 @dataclass(frozen=True)
 class StepTimings:
-    """Seconds of one step in each of several runs, with `slots` sequences side by side."""
+    """Seconds of one step in each of several runs, with `batch_size` sequences side by side."""
 
-    slots: int
+    batch_size: int
     seconds: Timings
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens of all slots in a second."""
-        return self.slots / self.seconds.median
+        """Tokens of all sequences in a second."""
+        return self.batch_size / self.seconds.median
 
     def to_json(self) -> dict[str, Any]:
-        """Slots, seconds of a step and tokens of all slots in a second."""
+        """Batch size, seconds of a step and tokens of all sequences in a second."""
         return {
-            "slots": self.slots,
+            "batch_size": self.batch_size,
             "seconds": self.seconds.to_json(),
             "tokens_per_second": round(self.tokens_per_second, 3),
         }

@@ -14,14 +14,18 @@ from typing import Unpack
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.digests import comparing
-from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.engine.cache_pool import KVCachePool
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.pipeline import Pipeline
 from paligemma_edge.runtime.loading.adapters import LoraAdapters
 from paligemma_edge.runtime.loading.load_engine import load_engine
-from paligemma_edge.runtime.loading.options import LoadOptions, cache_plan_for, device_for
+from paligemma_edge.runtime.loading.options import (
+    LoadOptions,
+    cache_plan_for,
+    device_for,
+    requested_plan,
+)
 from paligemma_edge.runtime.loading.prepacked import prepacked_here
 from paligemma_edge.runtime.loading.variants import DeviceName, choose_variant
 from paligemma_edge.runtime.manifest import Prepacked
@@ -80,10 +84,8 @@ def load_model(
         raise OptionError(f"the bundle is {path!r}, wanted the path of its folder")
     bundle = Bundle.open(path)
     manifest = bundle.manifest
-    sizes = options.get("max_batch_size"), options.get("max_length")
-    name, chosen, reason = choose_variant(
-        manifest, device, variant, CachePlan.of(manifest.model, *sizes)
-    )
+    requested = requested_plan(manifest, options)
+    name, chosen, reason = choose_variant(manifest, device, variant, requested)
     _LOG.info("%s: variant %s", bundle.path, reason)
     plan = cache_plan_for(manifest, chosen, options)
     opened = device_for(manifest, chosen, plan, options)

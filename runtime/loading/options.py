@@ -22,20 +22,25 @@ class LoadOptions(TypedDict, total=False):
     cuda_graph: bool
 
 
+def requested_plan(manifest: Manifest, options: LoadOptions) -> CachePlan | None:
+    """The slots that are asked for, whatever the variant; OptionError for unusable values."""
+    return CachePlan.of(manifest.model, options.get("max_batch_size"), options.get("max_length"))
+
+
 def cache_plan_for(manifest: Manifest, variant: Variant, options: LoadOptions) -> CachePlan | None:
     """The slots to allocate at load; None for none. OptionError for unusable values.
 
     CUDA graphs need fixed addresses, so with `cuda_graph` there is always a plan.
     """
-    sizes = options.get("max_batch_size"), options.get("max_length")
+    plan = requested_plan(manifest, options)
     if not options.get("cuda_graph"):
-        return CachePlan.of(manifest.model, *sizes)
+        return plan
     if variant.device != "cuda":
         raise OptionError(
             f"cuda_graph records steps on a GPU, variant {variant.device}-{variant.recipe} is "
             "made for a CPU; leave it out or choose a variant for cuda"
         )
-    return CachePlan.complete(manifest.model, *sizes)
+    return plan or CachePlan.complete(manifest.model, None, None)
 
 
 def device_for(

@@ -6,12 +6,15 @@ import sys
 from dataclasses import dataclass
 from typing import TextIO
 
+from paligemma_edge.runtime.printable import printable
+
 
 @dataclass(frozen=True)
 class Console:
     """Standard output for answers, standard error for everything else.
 
-    A quiet one has no notes and no progress, and still the errors.
+    Control characters are escaped: names of files and answers may hold any of them. A quiet one has
+    no notes and no progress, and still the errors.
     """
 
     out: TextIO
@@ -25,7 +28,7 @@ class Console:
 
     def write(self, text: str) -> None:
         """Write a piece of an answer at once."""
-        self.out.write(text)
+        self.out.write(printable(text))
         self.out.flush()
 
     def print(self, line: str) -> None:
@@ -34,7 +37,7 @@ class Console:
 
     def message(self, text: str) -> None:
         """Write a line about what went wrong, with the name of the command in front."""
-        self.err.write(f"paligemma-edge: {text}\n")
+        self.err.write(f"paligemma-edge: {printable(text)}\n")
         self.err.flush()
 
     def note(self, text: str) -> None:

@@ -7,9 +7,8 @@ import os
 from typing import Any
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.generation.sampling import TopSampling
-from paligemma_edge.runtime.loading.options import cache_plan_for
+from paligemma_edge.runtime.loading.options import cache_plan_for, requested_plan
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.run.options import RunOptions
 
@@ -26,16 +25,15 @@ def run_identity(options: RunOptions) -> dict[str, Any]:
     the choice of a variant.
     """
     bundle = Bundle.open(options.bundle)
-    sizes = options.load.get("max_batch_size"), options.load.get("max_length")
-    plan = CachePlan.of(bundle.manifest.model, *sizes)
-    name, variant, _ = choose_variant(bundle.manifest, options.device, options.variant, plan)
-    files = bundle.manifest.files
-    taking_part = [*bundle.variant_files(variant), bundle.manifest.tokenizer.file]
-    adapter = bundle.manifest.adapters.get(options.adapter or "")
+    manifest, files = bundle.manifest, bundle.manifest.files
+    requested = requested_plan(manifest, options.load)
+    name, variant, _ = choose_variant(manifest, options.device, options.variant, requested)
+    taking_part = [*bundle.variant_files(variant), manifest.tokenizer.file]
+    adapter = manifest.adapters.get(options.adapter or "")
     if adapter is not None and name in adapter.files:
         taking_part.append(adapter.files[name])
     digest = hashlib.sha256("".join(files[file].sha256 for file in taking_part).encode())
-    plan = cache_plan_for(bundle.manifest, variant, options.load)
+    plan = cache_plan_for(manifest, variant, options.load)
     return {
         "records": _RECORDS,
         "max_length": plan and plan.max_length,

@@ -26,7 +26,7 @@ from paligemma_edge.runtime.run.journal import Journal, Key
 from paligemma_edge.runtime.run.options import RunOptions
 from paligemma_edge.runtime.run.overlays import Overlays, lacks_masks, open_overlays
 from paligemma_edge.runtime.run.progress import RunProgress
-from paligemma_edge.runtime.run.queries import Failure, QueryResult, answer_sources
+from paligemma_edge.runtime.run.queries import Failure, QueryResult, answer_sources, made_by
 from paligemma_edge.runtime.run.questions import read_questions
 from paligemma_edge.runtime.run.report import Report, Style
 from paligemma_edge.runtime.run.single import check_single, run_single
@@ -123,7 +123,7 @@ class _Job:
                 # list is answered before the next name is waited for.
                 depth=0 if self._is_paced else _READ_AHEAD * slots,
                 refused=answers.refused,
-                model=_made_by(self.options, model),
+                model=made_by(model.variant, self.options.adapter),
             )
         return report.failures
 
@@ -193,12 +193,6 @@ def _keys(sources: Iterable[Source], options: RunOptions) -> Iterator[Key]:
     for source in sources:
         for prompt in source.prompts or options.prompts:
             yield source.name, prompt
-
-
-def _made_by(options: RunOptions, model: LoadedModel) -> dict[str, str]:
-    """What answers, for records."""
-    adapter = {} if options.adapter is None else {"adapter": options.adapter}
-    return {"variant": model.variant, **adapter}
 
 
 def _answers(model: LoadedModel, options: RunOptions, sources: Sources, slots: int) -> Answers:

@@ -176,14 +176,16 @@ class RunOptions:
 
     def _check_asked(self) -> None:
         """Either questions, or a prompt and images."""
-        given = [n for n, value in (("PROMPT", self.prompt), ("PATHS", self.paths)) if value]
-        if self.questions is not None and (self.prompt is not None or self.paths):
-            raise OptionError(
-                f"--questions names the images and the prompts; leave out {' and '.join(given)}"
-            )
-        if self.questions is None and self.prompt is None:
+        given = ["PROMPT"] * (self.prompt is not None) + ["PATHS"] * bool(self.paths)
+        if self.questions is not None:
+            if given:
+                raise OptionError(
+                    f"--questions names the images and the prompts; leave out {' and '.join(given)}"
+                )
+            return
+        if self.prompt is None:
             raise OptionError("PROMPT is missing, such as 'caption en'; or give --questions FILE")
-        if self.questions is None and not self.paths:
+        if not self.paths:
             raise OptionError("PATHS is missing, wanted at least one; name an image or a folder")
 
     def _exclude(self, name: str, others: Sequence[str]) -> None:

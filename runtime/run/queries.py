@@ -64,6 +64,11 @@ class QueryResult:
             raise ImageError(f"{image_label(self.source.name)}: {error}") from None
 
 
+def made_by(variant: str, adapter: str | None) -> dict[str, str]:
+    """What answers, as records say it."""
+    return {"variant": variant} if adapter is None else {"variant": variant, "adapter": adapter}
+
+
 # Takes queries only as it can begin them, gives results as they are complete, in any order.
 AnswerQueries: TypeAlias = Callable[[Iterable[Query]], Iterator[tuple[Query, Result]]]
 
@@ -87,7 +92,7 @@ def answer_sources(
     result, once for each prompt, and a prompt that is `refused` has its own; the others go on.
     Each result says by which `model` it was made.
     """
-    made_by, reasons = model or {}, refused or {}
+    answered_by, reasons = model or {}, refused or {}
 
     def waiting() -> Iterator[tuple[Source, list[str]]]:
         for source in sources:
@@ -103,7 +108,7 @@ def answer_sources(
                     error = images if isinstance(images, ImageError) else reasons.get(prompt)
                     if error is not None:
                         failed = (number, source, prompt, len(left), error, None)
-                        on_result(QueryResult(*failed, made_by))
+                        on_result(QueryResult(*failed, answered_by))
                     else:
                         assert not isinstance(images, ImageError)
                         yield Query(number, source, images, prompt, len(left))
@@ -113,7 +118,7 @@ def answer_sources(
         for query, result in answer(waiting_queries):
             size = query.images.width, query.images.height
             parts = (query.number, query.source, query.prompt, query.siblings, result, size)
-            on_result(QueryResult(*parts, made_by))
+            on_result(QueryResult(*parts, answered_by))
 
 
 @dataclass

@@ -9,7 +9,6 @@ import json
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-from paligemma_edge.runtime.printable import printable
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult
 from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.progress import RunProgress
@@ -70,9 +69,9 @@ class Report:
             self._print(json.dumps(result.record))
         elif isinstance(result.outcome, Failure):
             self._clear()
-            self.console.message(printable(str(result.outcome)))
+            self.console.message(str(result.outcome))
         elif self.style == "text":
-            self._print(printable(self._text(result, result.outcome)))
+            self._print(self._text(result, result.outcome))
 
     def _print(self, line: str) -> None:
         self._clear()

@@ -12,6 +12,7 @@ from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.results.build import text_result
 from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.options import RunOptions
+from paligemma_edge.runtime.run.queries import made_by
 from paligemma_edge.runtime.run.report import CUT
 from paligemma_edge.runtime.run.sources import Source, Sources
 
@@ -27,8 +28,7 @@ def run_single(model: LoadedModel, options: RunOptions, sources: Sources, consol
     config = model.engine.config
     # One image more than the model can hold is an error already, however long a video is.
     shown = list(islice(sources, config.max_length // config.image_tokens + 1))
-    adapter = {} if options.adapter is None else {"adapter": options.adapter}
-    made_by: dict[str, object] = {"variant": model.variant, **adapter}
+    answered_by: dict[str, object] = {**made_by(model.variant, options.adapter)}
     try:
         pipeline = model.with_adapter(options.adapter)
         images = pipeline.read_images([source.load() for source in shown])
@@ -36,11 +36,11 @@ def run_single(model: LoadedModel, options: RunOptions, sources: Sources, consol
             if options.stream:
                 _stream(encoded, images.count, options, console)
             else:
-                record = made_by | _answer(encoded, images.count, options)
+                record = answered_by | _answer(encoded, images.count, options)
                 _print(record, shown, options, console)
     except ImageError as error:
         if options.json:
-            record = made_by | {"prompt": options.prompt, "error": str(error)}
+            record = answered_by | {"prompt": options.prompt, "error": str(error)}
             _print(record, shown, options, console)
         else:
             console.message(str(error))

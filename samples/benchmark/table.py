@@ -62,7 +62,7 @@ def _gpu_ratios(result: Json, bases: Iterable[Json]) -> Json:
 
 def _throughput(result: Json) -> dict[str, float]:
     """Tokens per second by batch size."""
-    return {str(each["slots"]): each["tokens_per_second"] for each in result["stepping"]}
+    return {str(each["batch_size"]): each["tokens_per_second"] for each in result["stepping"]}
 
 
 def first_token(result: Json) -> float:

@@ -104,7 +104,7 @@ def test_licence_and_note_are_kept_by_what_changes_the_bundle(checkpoint: Path) 
     assert manifest.licenses == ("licenses/LICENSE", "licenses/USE_POLICY.md")
     assert "terms" not in manifest.source
     assert lines[1:] == [
-        "licence: LICENSE, USE_POLICY.md of the checkpoint go into the bundle",
+        "licence: the bundle has LICENSE, USE_POLICY.md of the checkpoint",
         "NOTICE is left out: it is not plain UTF-8 text",
     ]
     bundle = checkpoint.parent / "x.bundle"

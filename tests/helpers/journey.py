@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HEAVY = (
@@ -13,6 +15,8 @@ HEAVY = (
 
 # What the extra `verify` brings beside those of `export`.
 VERIFY = ("torch", "transformers")
+
+_PROGRESS = re.compile(r"^paligemma-edge: (.+?)(?:, [0-9]+% done)?$")
 
 
 def without(*packages: str) -> str:
@@ -66,3 +70,8 @@ def refused(
     assert all(": variant " in note for note in notes), notes
     assert line.startswith("paligemma-edge: ")
     return line
+
+
+def stages_of(lines: Sequence[str]) -> list[str]:
+    """The stages in lines of progress, in order, however far a slow machine says that each is."""
+    return list(dict.fromkeys(_PROGRESS.sub(r"\1", line) for line in lines))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.fake_hub import keep
-from tests.helpers.journey import call, refused
+from tests.helpers.journey import call, refused, stages_of
 
 NAME = "google/paligemma-shapes"
 
@@ -30,9 +30,10 @@ def test_from_the_cache_without_a_network(
     assert "HF_HUB_OFFLINE is set" in refused("export", "google/other", bundle)
     exported = call("export", NAME, bundle)
     assert exported.returncode == 0, exported.stderr
-    masks, licence = exported.stderr.splitlines()  # and no bar: that is for a terminal
+    masks, licence, *stages = exported.stderr.splitlines()
     assert "vae-oid.npz is taken" in masks
     assert "LICENSE of the checkpoint" in licence
+    assert stages_of(stages) == ["writing", "hashing"]  # and no bar: that is for a terminal
     assert f"{NAME}@{'0' * 40}" in call("inspect", bundle, light=True).stdout
 
 

@@ -264,7 +264,7 @@ def test_wrong_usage_is_reported_where_onnxruntime_is_not_installed(
         (("--stream", "--json"), 2, "--stream does not go with --json; leave one out"),
         (("--max-new-tokens", "0"), 2, "--max-new-tokens is 0"),
         (("--temperature", "-1"), 2, "temperature is -1.0"),
-        (("--memory-limit", "-1"), 2, "--memory-limit is -1.0"),
+        (("--memory-limit", "-1"), 2, "--memory-limit is '-1', wanted a size"),
         ((), 1, "the package onnxruntime is not installed"),
     ):
         done = subprocess.run([*ask, *more], capture_output=True, text=True, check=False)

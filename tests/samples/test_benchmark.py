@@ -26,7 +26,7 @@ PROMPT = "caption en"
 def result(first_token: float, step: float) -> dict[str, Any]:
     stages = dict.fromkeys(("preprocess", "vision", "projector", "prefill"), first_token / 4)
     reading = {name: {"median": s} for name, s in {**stages, "first_token": first_token}.items()}
-    stepping = [{"slots": 1, "seconds": {"median": step}, "tokens_per_second": 1 / step}]
+    stepping = [{"batch_size": 1, "seconds": {"median": step}, "tokens_per_second": 1 / step}]
     return {"load": 1.0, "reading": reading, "stepping": stepping, "memory": {"peak": 10**9}}
 
 

@@ -154,7 +154,8 @@ def test_cuda_graphs_are_refused_on_a_cpu(
 def result(first: float, steps: dict[int, float], mode: str | None = None) -> dict[str, Any]:
     stages = dict.fromkeys(("preprocess", "vision", "projector", "prefill"), first / 4)
     stepping = [
-        {"slots": n, "seconds": {"median": s}, "tokens_per_second": n / s} for n, s in steps.items()
+        {"batch_size": n, "seconds": {"median": s}, "tokens_per_second": n / s}
+        for n, s in steps.items()
     ]
     return {
         "device": "cuda",

@@ -100,6 +100,18 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing field": (lambda p: _edit(p, lambda d: d["model"].pop("head_dim")), "no head_dim"),
     "wrong type": (lambda p: _edit(p, lambda d: d["model"].update(head_dim="4")), "head_dim"),
     "true for a number": (lambda p: _edit(p, lambda d: d["model"].update(head_dim=True)), "True"),
+    "odd variant": (
+        lambda p: _edit(p, lambda d: d["variants"].update({"a\x1b[2J": d["variants"]["cpu-fp32"]})),
+        r"'a\\x1b\[2J' is no name of a variant",
+    ),
+    "many origins": (
+        lambda p: _edit(p, lambda d: d.update(source={str(n): "x" for n in range(99)})),
+        "number of entries of source is 99",
+    ),
+    "odd key": (
+        lambda p: _edit(p, lambda d: d["files"].update({"\x1b" + "x" * 9999: 1})),
+        r"manifest\.files\.\\x1bxxx",
+    ),
     "weights not listed": (_unlist, "'cpu-fp32/decoder.onnx.data' is not in manifest.json"),
     "a file too many": (lambda p: (p / "cpu-fp32/x").write_bytes(b""), "'cpu-fp32/x' is not in"),
     "a link too many": (lambda p: (p / "cpu-fp32/x").symlink_to("/etc"), "'cpu-fp32/x' is not in"),

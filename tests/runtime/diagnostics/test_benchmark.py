@@ -45,7 +45,7 @@ def test_it_says_what_was_measured_and_where(measured: Benchmark, shapes_bundle:
 
 def test_every_stage_and_every_batch_has_its_time(measured: Benchmark) -> None:
     assert tuple(measured.reading) == (*STAGES, "first_token")
-    assert [step.slots for step in measured.stepping] == [2, 1, 3]
+    assert [step.batch_size for step in measured.stepping] == [2, 1, 3]
     timings = [*measured.reading.values(), *(step.seconds for step in measured.stepping)]
     assert all(len(timing.each) == 4 for timing in timings)
     assert min(min(timing.each) for timing in timings) > 0
@@ -57,9 +57,9 @@ def test_the_first_token_takes_the_stages_before_it(measured: Benchmark) -> None
     assert measured.reading["first_token"].each == pytest.approx([sum(run) for run in stages])
 
 
-def test_tokens_per_second_are_those_of_all_slots(measured: Benchmark) -> None:
+def test_tokens_per_second_are_those_of_the_whole_batch(measured: Benchmark) -> None:
     for step in measured.stepping:
-        assert step.tokens_per_second * step.seconds.median == pytest.approx(step.slots)
+        assert step.tokens_per_second * step.seconds.median == pytest.approx(step.batch_size)
 
 
 def test_the_memory_of_this_process_is_reported(measured: Benchmark) -> None:
@@ -133,7 +133,7 @@ def test_the_command_prints_a_table_and_json_last(
     assert (found["threads"], found["steps"], found["runs"]) == (1, 2, 1)
     assert found["import"] >= 0
     assert found["load"] > 0
-    assert [step["slots"] for step in found["stepping"]] == [1, 4]
+    assert [step["batch_size"] for step in found["stepping"]] == [1, 4]
     rows = {line[:16].strip(): line[16:].split() for line in table}
     for stage, timings in found["reading"].items():
         assert float(rows[stage.replace("_", " ")][0]) == pytest.approx(

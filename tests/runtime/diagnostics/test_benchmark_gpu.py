@@ -61,7 +61,7 @@ def test_a_gpu_is_named_and_what_was_taken_of_it(
     assert found["memory"]["peak"] > 0
     assert "GPU           NVIDIA L4" in table
     assert "GPU                 5000.0  less free there than before the load" in table
-    assert [step["slots"] for step in found["stepping"]] == [1, 3]
+    assert [step["batch_size"] for step in found["stepping"]] == [1, 3]
 
 
 def test_a_processor_has_no_gpu(shapes_bundle: Path) -> None:

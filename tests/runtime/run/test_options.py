@@ -44,6 +44,7 @@ def test_values_of_another_kind_are_refused(given: dict[str, Any], message: str)
     [
         ({"prompt": None}, "PROMPT is missing, such as 'caption en'; or give --questions FILE"),
         ({"questions": "q.jsonl"}, "--questions names the images .* leave out PROMPT and PATHS"),
+        ({"questions": "q.jsonl", "prompt": "", "paths": []}, ".* leave out PROMPT$"),
         ({"images": "photos"}, "--images has no effect without --questions"),
         ({"seed": 0}, "--seed has no effect without --temperature"),
         ({"top_k": 3}, "--top-k has no effect without --temperature"),
