@@ -88,7 +88,8 @@ class Overlays:
         name = self.relative(source.name)
         place = self.target if self.is_file else self.target / safe_name(name, number)
         if place in self._taken:
-            mark = hashlib.sha256(os.fsencode(f"{prompt} {source.name}")).hexdigest()[:8]
+            both = f"{prompt} {source.name}".encode(errors="surrogatepass")
+            mark = hashlib.sha256(both).hexdigest()[:8]
             place = place.with_name(f"{place.stem}-{mark}{place.suffix}")
         real = str(place.resolve())
         if real in self.sources or (

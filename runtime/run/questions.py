@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeGuard
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.run.sources import STDIN, Source, Sources
@@ -60,11 +60,19 @@ def _source(place: str, line: str, folder: Path) -> Source:
     if not isinstance(entry, dict):
         return _unusable(place, "not a JSON object")
     image, prompt = entry.get("image"), next((entry[k] for k in _PROMPTS if k in entry), None)
-    if not isinstance(image, str) or not image:
+    if not _is_file_name(image):
         return _unusable(place, '"image" is not the name of a file')
     if not isinstance(prompt, str):
         return _unusable(place, 'there is no text as "prefix" or "prompt"')
     return Source(image, str(folder / image), (prompt,))
+
+
+def _is_file_name(value: object) -> TypeGuard[str]:
+    """Whether a file could have this name: JSON can hold NUL and half a character."""
+    try:
+        return isinstance(value, str) and bool(value) and b"\0" not in os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
 
 
 def _unusable(place: str, reason: str) -> Source:

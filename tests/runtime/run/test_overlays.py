@@ -160,6 +160,13 @@ def test_questions_about_one_image_have_an_overlay_each() -> None:
     assert len(set(places)) == 3
 
 
+def test_a_prompt_that_is_no_text_has_its_place_too() -> None:
+    half = "\ud800"  # of a character; it is refused when it is asked
+    sources = [Source("a.png", "a.png", (prompt,)) for prompt in ("ocr", half)]
+    overlays = Overlays(Path("drawn"), (), False, frozenset())
+    assert list(overlays.claim(sources)) == sources
+
+
 def test_an_image_is_never_written_over(photos: Path) -> None:
     before = (photos / "a.png").read_bytes()
     for target in (photos, photos / "a.png", photos.absolute()):

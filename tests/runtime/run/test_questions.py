@@ -55,6 +55,8 @@ def test_images_may_be_in_another_folder(tmp_path: Path) -> None:
         ([1], "not a JSON object"),
         ({"prefix": "ocr"}, '"image" is not the name of a file'),
         ({"image": 3, "prefix": "ocr"}, '"image" is not the name of a file'),
+        ({"image": "a\0.png", "prefix": "ocr"}, '"image" is not the name of a file'),
+        ({"image": "\ud800.png", "prefix": "ocr"}, '"image" is not the name of a file'),
         ({"image": "a.png"}, 'there is no text as "prefix" or "prompt"'),
         ({"image": "a.png", "prefix": 3}, 'there is no text as "prefix" or "prompt"'),
     ],
