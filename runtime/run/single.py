@@ -6,8 +6,9 @@ import json
 from collections.abc import Sequence
 from itertools import islice
 
-from paligemma_edge.runtime.encoded_image import EncodedImage
 from paligemma_edge.runtime.errors import ImageError, OptionError
+from paligemma_edge.runtime.generation.pipeline import Pipeline
+from paligemma_edge.runtime.generation.request import GenerationOptions, Request
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.results.build import text_result
 from paligemma_edge.runtime.run.console import Console
@@ -31,13 +32,15 @@ def run_single(model: LoadedModel, options: RunOptions, sources: Sources, consol
     answered_by: dict[str, object] = {**made_by(model.variant, options.adapter)}
     try:
         pipeline = model.with_adapter(options.adapter)
-        images = pipeline.read_images([source.load() for source in shown])
-        with EncodedImage(pipeline, images) as encoded:
-            if options.stream:
-                _stream(encoded, images.count, options, console)
-            else:
-                record = answered_by | _answer(encoded, images.count, options)
-                _print(record, shown, options, console)
+        # Checked before an image is read: a list of missing files may be too long as well.
+        request = _request(pipeline, shown, options)
+        if options.stream:
+            for piece in pipeline.stream(request):
+                console.write(piece)
+            console.print("")
+        else:
+            answer = text_result(pipeline.answer_one(request)).to_dict()
+            _print(answered_by | answer, shown, options, console)
     except ImageError as error:
         if options.json:
             record = answered_by | {"prompt": options.prompt, "error": str(error)}
@@ -48,26 +51,13 @@ def run_single(model: LoadedModel, options: RunOptions, sources: Sources, consol
     return 0
 
 
-def _stream(encoded: EncodedImage, count: int, options: RunOptions, console: Console) -> None:
-    pieces = encoded.stream(
-        options.prompts[0],
+def _request(pipeline: Pipeline, shown: Sequence[Source], options: RunOptions) -> Request:
+    how = GenerationOptions(
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling(),
-        grammar=options.grammar(count),
+        grammar=options.grammar(len(shown)),
     )
-    for piece in pieces:
-        console.write(piece)
-    console.print("")
-
-
-def _answer(encoded: EncodedImage, count: int, options: RunOptions) -> dict[str, object]:
-    generation = encoded.generate(
-        options.prompts[0],
-        max_new_tokens=options.max_new_tokens,
-        sampling=options.sampling(),
-        grammar=options.grammar(count),
-    )
-    return text_result(generation).to_dict()
+    return pipeline.request_about([source.load() for source in shown], options.prompts[0], how)
 
 
 def _print(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,13 +181,14 @@ def test_a_report_is_refused_whether_its_digest_is_right_or_wrong(shapes_copy: P
 def test_inspect_shows_a_report_in_a_few_lines(
     shapes_copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["inspect", str(shapes_copy)]) == 0
+    assert main(["inspect", str(shapes_copy), "--verbose"]) == 0
     before = capsys.readouterr().out.splitlines()
     amended(shapes_copy, REPORT.to_json().encode())
-    assert main(["inspect", str(shapes_copy)]) == 0
+    assert main(["inspect", str(shapes_copy), "--verbose"]) == 0
     text = capsys.readouterr().out
     added = set(text.splitlines()) - set(before)
-    assert 3 <= len(added) - 1 <= 5  # beside the line of the file itself
+    assert sum(line.startswith("  ") for line in added) == 5  # below the variant's name
+    assert any(re.fullmatch("cpu-fp32 .* 80.0%  default here", line) for line in added)
     assert max(map(len, added)) < 140
     for words in (
         "98.2% of 555 tokens agree, 80.0% of answers are identical",
@@ -205,8 +207,9 @@ def test_inspect_tells_of_a_damaged_report_and_goes_on(
     amended(shapes_copy, b"{}")
     assert main(["inspect", str(shapes_copy)]) == 0
     text = capsys.readouterr().out
-    assert "fidelity report not readable" in text
-    assert "tokenizer.model" in text
+    assert "the fidelity report of cpu-fp32 is not readable: " in text
+    assert "\nmemory " in text
+    assert main(["inspect", str(shapes_copy), "--verbose"]) == 0
 
 
 def test_memory_is_that_of_a_process_of_its_own(shapes_bundle: Path, shapes_images: Path) -> None:
