@@ -284,10 +284,9 @@ def test_an_interrupted_bundle_is_as_it_was(shapes_copy: Path, stage: str) -> No
 
 
 def test_an_interrupted_report_leaves_a_whole_variant(shapes_copy: Path) -> None:
+    options = dataclasses.replace(CALIBRATED, calibrate=False)
     with pytest.raises(KeyboardInterrupt):
-        quantize(
-            shapes_copy, [COARSE], dataclasses.replace(CALIBRATED, calibrate=False), stop_at("rep")
-        )
+        quantize(shapes_copy, [COARSE], options, stop_at("comparing"))
     bundle = Bundle.open(shapes_copy)
     assert "cpu-test" in bundle.manifest.variants
     bundle.verify(bundle.manifest.files)

@@ -27,7 +27,7 @@ def test_an_adapter_is_added_listed_replaced_and_removed(small: Model, capfd: Ca
     again = ("--overwrite", "--variant", "cpu-fp32", "--variant", "cpu-fp32")
     assert run(small.bundle, small.adapter, "--name", "one", *again) == 0
     assert cli.main(["inspect", str(small.bundle)]) == 0
-    assert "adapter   one: from lora, rank 7" in capfd.readouterr().out
+    assert "\nadapter  one: from lora, rank 7, changes" in capfd.readouterr().out
     assert run(small.bundle, "--name", "one", "--remove") == 0
     assert capfd.readouterr().out == f"{small.bundle}: removed adapter one\n"
     assert Bundle.open(small.bundle).manifest.adapters == {}

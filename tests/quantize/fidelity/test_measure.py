@@ -31,6 +31,7 @@ from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError, plot_na
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import ImageError, NonFiniteLogitsError, OptionError, PromptError
+from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.results.build import decoded_masks
 from paligemma_edge.runtime.results.mask import paste_mask
@@ -275,18 +276,18 @@ def test_the_report_holds_what_it_was_given(noisy: Fidelity, bundle: Path) -> No
 
 
 def test_two_variants_are_never_open_at_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    opened: list[weakref.ref[PaliGemma]] = []
+    opened: list[weakref.ref[LoadedModel]] = []
 
-    def open_alone(bundle: Path, *, variant: str) -> PaliGemma:
+    def open_alone(bundle: Path, *, variant: str) -> LoadedModel:
         assert not any(reference() for reference in opened)
-        model = PaliGemma(bundle, variant=variant)
+        model = load_model(bundle, variant=variant)
         opened.append(weakref.ref(model))
         return model
 
     def measured(*_: object) -> None:
         assert not any(reference() for reference in opened)
 
-    monkeypatch.setattr(fidelity_measure, "PaliGemma", open_alone)
+    monkeypatch.setattr(fidelity_measure, "load_model", open_alone)
     monkeypatch.setattr(fidelity_measure, "measure_memory", measured)
     report = measure_fidelity(bundle, "cpu-noise", "cpu-fp32", QUESTIONS[:1], max_new_tokens=2)
     assert len(opened) == 2
