@@ -31,6 +31,12 @@ settings.register_profile("no clock", deadline=None)
 settings.load_profile("no clock")
 
 ALL_CORES = os.sched_getaffinity(0)
+# Each worker has a core of its own: the threads of two workers on all cores would wait for each
+# other. Here and not in a hook, since torch counts its cores once, and a conftest below imports it.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    cores = sorted(ALL_CORES)
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
 ROOT = Path(__file__).parents[1]
 SHAPES = ROOT / "samples" / "shapes"
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "transformers", "onnx-ir")
@@ -76,15 +82,6 @@ def pytest_xdist_auto_num_workers() -> int:
     from paligemma_edge.runtime.system.linux import usable_cores
 
     return usable_cores()
-
-
-def pytest_configure() -> None:
-    """Give each worker a core of its own: the threads of two workers on all cores would wait for
-    each other. Without workers a test has all cores.
-    """
-    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-        cores = sorted(ALL_CORES)
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 
 
 @pytest.fixture(autouse=True)
