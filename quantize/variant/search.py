@@ -102,7 +102,7 @@ def _agreement(bundle: Bundle, recipe: Recipe, graphs: Graphs, known: Calibratio
     with tempfile.TemporaryDirectory(prefix="paligemma-edge-") as folder:
         path = Path(folder) / "candidate.bundle"
         _write(bundle, recipe, graphs, path)
-        return _same(load_model(path), known)
+        return _same(load_model(path, variant=recipe.name), known)
 
 
 def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:

@@ -86,7 +86,8 @@ def load_model(
     manifest = bundle.manifest
     requested = requested_plan(manifest, options)
     name, chosen, reason = choose_variant(manifest, device, variant, requested)
-    _LOG.info("%s: variant %s", bundle.path, reason)
+    level = logging.INFO if variant is None else logging.DEBUG  # a name that was given is no news
+    _LOG.log(level, "%s: variant %s", bundle.path, reason)
     plan = cache_plan_for(manifest, chosen, options)
     opened = device_for(manifest, chosen, plan, options)
     if (lora_graphs := manifest.lora_graphs.get(name)) is not None:

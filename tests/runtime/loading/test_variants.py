@@ -164,6 +164,10 @@ def test_a_model_says_which_variant_it_took_and_why(
     assert [record.getMessage() for record in caplog.records] == [
         f"{shapes_copy}: variant cpu-fp32 is the only variant for cpu"
     ]
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "paligemma_edge"):
+        PaliGemma(shapes_copy, variant="cpu-fp32").close()
+    assert not caplog.records
     amend_bundle(
         Bundle.open(shapes_copy), {}, lambda m: dataclasses.replace(m, default_variant="cpu-fp32")
     )
