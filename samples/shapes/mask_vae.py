@@ -134,7 +134,7 @@ def _tensor(masks: list[NDArray[np.bool_]]) -> Tensor:
 def _random_mask(rng: np.random.Generator) -> NDArray[np.bool_]:
     """A silhouette of any size; one in three is rotated, for a wider range of masks."""
     kind = str(rng.choice(KINDS))
-    height, width = (int(n) for n in rng.integers(14, 43, 2))
+    height, width = (int(n) for n in rng.integers(16, 49, 2))
     mask = silhouette(kind, height, width)
     if rng.random() < 2 / 3:
         return mask

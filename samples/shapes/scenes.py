@@ -36,6 +36,7 @@ COLOURS = {
     "black": (8, 8, 8),
 }
 SIZES = {"small": (19, 26), "large": (36, 46)}  # shortest and longest side, in pixels
+WORD_SHARE: Mapping[Split, float] = {"train": 0.35, "held_out": 0.22}  # of scenes have a word
 WORDS = tuple(Path(__file__).with_name("words.txt").read_text(encoding="utf-8").split())
 _GAP = 4  # free pixels between two shapes, or a shape and a word
 _APART = 9  # pixels between two centres along x, so that "left to right" is never a close call
@@ -88,7 +89,7 @@ class Scene:
 def draw(split: Split, number: int) -> Scene:
     """Scene `number` of a split, the same on every call; the splits share no seed."""
     rng = np.random.default_rng([SPLITS.index(split), number])
-    return _word_scene(rng) if rng.random() < 0.22 else _shape_scene(rng)
+    return _word_scene(rng) if rng.random() < WORD_SHARE[split] else _shape_scene(rng)
 
 
 @cache
@@ -197,16 +198,23 @@ def _word_scene(rng: np.random.Generator) -> Scene:
 
 
 def _random_word(rng: np.random.Generator) -> tuple[Word, int]:
-    text, size = str(rng.choice(WORDS)), int(rng.integers(20, 25))
-    glyphs = [_glyph(letter, size) for letter in text]
-    height, width = glyphs[0].shape[0], sum(g.shape[1] for g in glyphs) + len(text) - 1
+    """A word somewhere, in letters as large as its length allows."""
+    text, size = str(rng.choice(WORDS)), int(rng.integers(26, 34))
+    while _word_width(text, size) > SIDE - 4:
+        size -= 1
+    height, width = _glyph(text[0], size).shape[0], _word_width(text, size)
     y, x = int(rng.integers(1, SIDE - height)), int(rng.integers(1, SIDE - width))
     letters: list[Box] = []
     left = x
-    for glyph in glyphs:
-        letters.append((y, left, y + height, left + glyph.shape[1]))
-        left += glyph.shape[1] + 1
+    for letter in text:
+        right = left + _glyph(letter, size).shape[1]
+        letters.append((y, left, y + height, right))
+        left = right + 1
     return Word(text, (y, x, y + height, x + width), tuple(letters)), size
+
+
+def _word_width(text: str, size: int) -> int:
+    return sum(_glyph(letter, size).shape[1] for letter in text) + len(text) - 1
 
 
 @cache

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +16,9 @@ from samples.shapes.scenes import COLOURS, KINDS, SIDE, Box, Scene, Shape
 
 CodeTable: TypeAlias = Mapping[tuple[str, int, int], tuple[int, ...]]
 TASKS = ("caption", "answer", "detect", "segment", "ocr")
+OBJECT_TASKS = ("detect", "segment")
+_TWO_LABELS = {"detect": 0.45, "segment": 0.3}  # of the prompts ask for two labels
+_ABSENT = 0.25  # of these prompts ask for something that is not there
 _CLEAR = 14  # pixels off the middle before a shape is called left, right, top or bottom
 
 
@@ -35,6 +39,19 @@ class ShapesQuestion:
     text: str = ""
     objects: tuple[NamedShape, ...] = ()
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What a prompt to detect or segment asks for; of other tasks nothing."""
+        if self.task not in OBJECT_TASKS:
+            return ()
+        return tuple(self.prompt.removeprefix(f"{self.task} ").split(" ; "))
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The labels of the prompt that nothing in the scene has."""
+        present = {named.label for named in self.objects}
+        return tuple(label for label in self.labels if label not in present)
+
 
 def make_question(scene: Scene, task: str, rng: np.random.Generator) -> ShapesQuestion:
     """A question for one task; `possible_tasks` says which tasks a scene allows."""
@@ -49,7 +66,7 @@ def possible_tasks(scene: Scene) -> tuple[str, ...]:
 
 def answer_text(question: ShapesQuestion, scene: Scene, codes: CodeTable) -> str:
     """The text that a model should generate."""
-    if question.task not in ("detect", "segment"):
+    if question.task not in OBJECT_TASKS:
         return question.text
     return " ; ".join(
         _object_text(question.task, named, scene.shapes[named.index], codes)
@@ -96,11 +113,6 @@ def _matching(scene: Scene, name: str) -> list[int]:
     return [i for i, s in enumerate(scene.shapes) if name in (s.kind, f"{s.colour} {s.kind}")]
 
 
-def _some_name(scene: Scene, rng: np.random.Generator) -> str:
-    shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
-    return shape.kind if rng.random() < 0.4 else f"{shape.colour} {shape.kind}"
-
-
 def _only_name(shape: Shape, scene: Scene, rng: np.random.Generator) -> str | None:
     """A name that fits no other shape of the scene."""
     names = [
@@ -109,22 +121,47 @@ def _only_name(shape: Shape, scene: Scene, rng: np.random.Generator) -> str | No
     return str(rng.choice(names)) if names else None
 
 
-def _detect(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
-    names = [_some_name(scene, rng)]
-    other = _some_name(scene, rng)
-    if rng.random() < 0.4 and not set(_matching(scene, other)) & set(_matching(scene, names[0])):
-        names.append(other)
-    objects = tuple(NamedShape(name, index) for name in names for index in _matching(scene, name))
-    return ShapesQuestion("detect", f"detect {' ; '.join(names)}", objects=objects)
-
-
-def _segment(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
-    """One shape with a name of its own; if there is none, all shapes that share a name."""
+def _present_name(scene: Scene, task: str, rng: np.random.Generator) -> str:
+    """A kind or a colour and kind; to segment, one that fits a single shape if there is one."""
     names = [_only_name(shape, scene, rng) for shape in scene.shapes]
-    own = [name for name in names if name]
-    name = str(rng.choice(own)) if own else _some_name(scene, rng)
-    objects = tuple(NamedShape(name, index) for index in _matching(scene, name))
-    return ShapesQuestion("segment", f"segment {name}", objects=objects)
+    if task == "segment" and any(names):
+        return str(rng.choice([name for name in names if name]))
+    shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
+    return shape.kind if rng.random() < 0.4 else f"{shape.colour} {shape.kind}"
+
+
+def _absent_name(scene: Scene, rng: np.random.Generator) -> str:
+    """A name that fits no shape; mostly it shares kind or colour with one that is there."""
+    while True:
+        shape = scene.shapes[int(rng.integers(len(scene.shapes)))]
+        kind, colour = str(rng.choice(KINDS)), str(rng.choice(list(COLOURS)))
+        names = [f"{colour} {shape.kind}", f"{shape.colour} {kind}", kind, f"{colour} {kind}"]
+        name = str(rng.choice(names, p=[0.3, 0.25, 0.3, 0.15]))
+        if not _matching(scene, name):
+            return name
+
+
+def _asked_names(scene: Scene, task: str, rng: np.random.Generator) -> list[str]:
+    """One label or two, of which no shape has both."""
+    two, absent = rng.random() < _TWO_LABELS[task], rng.random() < _ABSENT
+    if not two:
+        return [_absent_name(scene, rng) if absent else _present_name(scene, task, rng)]
+    names = [_present_name(scene, task, rng), _present_name(scene, task, rng)]
+    if absent:
+        one = rng.random() < 0.75
+        names = [names[0] if one else _absent_name(scene, rng), _absent_name(scene, rng)]
+        names = [names[i] for i in rng.permutation(2)]
+    alike = names[0] == names[1] or set(_matching(scene, names[0])) & set(
+        _matching(scene, names[1])
+    )
+    return names[:1] if alike else names
+
+
+def _find(task: str, scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
+    """Objects in the order of the prompt, those of one label from left to right."""
+    names = _asked_names(scene, task, rng)
+    objects = tuple(NamedShape(name, index) for name in names for index in _matching(scene, name))
+    return ShapesQuestion(task, f"{task} {' ; '.join(names)}", objects=objects)
 
 
 def _answer(scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
@@ -204,8 +241,8 @@ def _which_side(scene: Scene, rng: np.random.Generator) -> _Pair:
 _TASK_QUESTIONS: Mapping[str, Callable[[Scene, np.random.Generator], ShapesQuestion]] = {
     "caption": _caption,
     "answer": _answer,
-    "detect": _detect,
-    "segment": _segment,
+    "detect": partial(_find, "detect"),
+    "segment": partial(_find, "segment"),
     "ocr": _ocr,
 }
 _QUESTIONS = (_what_colour, _what_shape, _what_size, _how_many, _where, _is_there, _which_side)

@@ -6,7 +6,9 @@ left to right, or the letter and the word it belongs to. The prediction heads ar
 
 from __future__ import annotations
 
-import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,8 +17,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, smooth_l1_loss
 from transformers import SiglipVisionModel
 
+from samples.shapes.optimizer import MixedOptimizer
+from samples.shapes.parallel import Part
 from samples.shapes.scenes import COLOURS, KINDS, SIDE, Scene, Word, draw
 
+IMAGES_PER_STEP = 64
 PATCH = 14
 POSITIONS = "embeddings.position_embedding.weight"
 GRID = SIDE // PATCH
@@ -92,8 +97,8 @@ class Heads(nn.Module):
         )
         self.register_buffer("corner", _corners())
 
-    def forward(self, features: Tensor, labels: Tensor) -> Tensor:
-        """The loss of features [batch, patches, width] against the labels of the same patches."""
+    def forward(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Weighted losses of features [batch, patches, width] against the patches' labels."""
         kind, colour, rank, box, offset, word = (
             self.linear(features).float().split(self.sizes, dim=-1)
         )
@@ -101,16 +106,17 @@ class Heads(nn.Module):
         kinds = labels[..., 0]
         shapes = torch.where(kinds < len(KINDS), kinds, _NONE)
         letters = torch.where((kinds >= len(KINDS)) & (kinds < BACKGROUND), kinds, _NONE)
-        return (
-            _label_loss(kind, kinds)
-            + 2 * _label_loss(kind, shapes)  # else the background, most patches, would dominate
-            + 2 * _label_loss(kind, letters)
-            + _label_loss(colour, labels[..., 1])
-            + 0.5 * _label_loss(rank, labels[..., 2])
-            + self._box_loss(box.unflatten(-1, (4, -1)), edges)
-            + self._offset_loss(offset, edges)
-            + 0.5 * _label_loss(word.unflatten(-1, (_LONGEST, -1)), labels[..., 7:])
-        )
+        return {
+            "background": _label_loss(kind, kinds),
+            # Shapes and letters once more, else the background, most patches, would dominate.
+            "shape": 2 * _label_loss(kind, shapes),
+            "letter": 2 * _label_loss(kind, letters),
+            "colour": _label_loss(colour, labels[..., 1]),
+            "rank": 0.5 * _label_loss(rank, labels[..., 2]),
+            "box": self._box_loss(box.unflatten(-1, (4, -1)), edges),
+            "offset": self._offset_loss(offset, edges),
+            "word": 0.5 * _label_loss(word.unflatten(-1, (_LONGEST, -1)), labels[..., 7:]),
+        }
 
     def _offset_loss(self, offset: Tensor, edges: Tensor) -> Tensor:
         """Distance, in patches, of the four edges from the patch's own corner."""
@@ -151,33 +157,34 @@ def pixel_values(scenes: list[Scene]) -> Tensor:
     return (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
 
 
-def pretrain(tower: SiglipVisionModel, steps: int, *, batch: int = 32, rate: float = 1e-3) -> Heads:
-    """Train the tower in place on `steps` batches; the heads go on into the next stage."""
-    torch.manual_seed(0)
-    tower.get_parameter(POSITIONS).data.copy_(wave_positions(tower.config.hidden_size))
-    heads = Heads(tower.config.hidden_size)
-    parameters = [*tower.parameters(), *heads.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.95), weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warm_cosine(step, steps))
-    for step in range(steps):
-        loss = _tower_loss(tower, heads, [draw("train", step * batch + i) for i in range(batch)])
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 50 == 0:
-            print(f"vision step {step} loss {loss.item():.3f}", flush=True)
-    return heads
+def pretrain(
+    tower: SiglipVisionModel, heads: Heads, *, steps: int, rate: float, part: Part, saved: Path
+) -> None:
+    """Train tower and heads in place; the state is saved now and then, and taken up again."""
+    both = nn.ModuleDict({"tower": tower, "heads": heads})
+    optimizer = MixedOptimizer(both, steps=steps, rate=rate, part=part)
+    optimizer.resume(saved)
+    for step in range(optimizer.step_number, steps):
+        scenes = [draw("train", number) for number in part.images(step, IMAGES_PER_STEP)]
+        features = tower(pixel_values(scenes).bfloat16()).last_hidden_state
+        losses = heads(features, patch_labels(scenes))
+        optimizer.step(total(losses))
+        log_and_save(optimizer, "vision", losses, saved)
+    optimizer.finish()
 
 
-def _tower_loss(tower: SiglipVisionModel, heads: Heads, scenes: list[Scene]) -> Tensor:
-    with torch.autocast("cpu", torch.bfloat16):
-        features = tower(pixel_values(scenes)).last_hidden_state
-    loss: Tensor = heads(features.float(), patch_labels(scenes))
-    return loss
+def total(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of named losses."""
+    return torch.stack(list(losses.values())).sum()
 
 
-def warm_cosine(step: int, steps: int, warm: int = 100) -> float:
-    """The learning rate's factor: a linear warm-up, then half a cosine."""
-    return min((step + 1) / warm, 0.5 + 0.5 * math.cos(math.pi * step / steps))
+def log_and_save(
+    optimizer: MixedOptimizer, stage: str, losses: Mapping[str, Tensor], saved: Path
+) -> None:
+    """Print the first process's losses every 50 steps, and save the state every 500."""
+    step = optimizer.step_number
+    if step % 50 == 0 and optimizer.part.rank == 0:
+        named = ", ".join(f"{name} {loss.item():.3f}" for name, loss in losses.items())
+        print(f"{time.strftime('%H:%M:%S')} {stage} step {step}: {named}", flush=True)
+    if step % 500 == 0:
+        optimizer.save(saved)
