@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -37,7 +36,7 @@ class Part:
             vector /= self.count
 
 
-def run(function: Callable[..., None], count: int, rendezvous: Path, *args: Any) -> None:
+def run(function: Callable[..., None], count: int, rendezvous: Path, *args: object) -> None:
     """Call function(part, *args) in `count` new processes, and wait for them.
 
     Args:
@@ -52,7 +51,7 @@ def run(function: Callable[..., None], count: int, rendezvous: Path, *args: Any)
 
 
 def _enter(
-    rank: int, function: Callable[..., None], count: int, rendezvous: str, args: tuple[Any, ...]
+    rank: int, function: Callable[..., None], count: int, rendezvous: str, args: tuple[object, ...]
 ) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=count)
