@@ -17,7 +17,7 @@ from samples.shapes.scenes import COLOURS, KINDS, SIDE, Box, Scene, Shape
 CodeTable: TypeAlias = Mapping[tuple[str, int, int], tuple[int, ...]]
 TASKS = ("caption", "answer", "detect", "segment", "ocr")
 OBJECT_TASKS = ("detect", "segment")
-_TWO_LABELS = {"detect": 0.45, "segment": 0.3}  # of the prompts ask for two labels
+_TWO_LABELS = {"detect": 0.5, "segment": 0.35}  # of the prompts ask for two labels, if possible
 _ABSENT = 0.25  # of these prompts ask for something that is not there
 _CLEAR = 14  # pixels off the middle before a shape is called left, right, top or bottom
 
@@ -143,18 +143,21 @@ def _absent_name(scene: Scene, rng: np.random.Generator) -> str:
 
 def _asked_names(scene: Scene, task: str, rng: np.random.Generator) -> list[str]:
     """One label or two, of which no shape has both."""
-    two, absent = rng.random() < _TWO_LABELS[task], rng.random() < _ABSENT
-    if not two:
-        return [_absent_name(scene, rng) if absent else _present_name(scene, task, rng)]
-    names = [_present_name(scene, task, rng), _present_name(scene, task, rng)]
-    if absent:
-        one = rng.random() < 0.75
-        names = [names[0] if one else _absent_name(scene, rng), _absent_name(scene, rng)]
-        names = [names[i] for i in rng.permutation(2)]
-    alike = names[0] == names[1] or set(_matching(scene, names[0])) & set(
-        _matching(scene, names[1])
-    )
-    return names[:1] if alike else names
+    count = 2 if rng.random() < _TWO_LABELS[task] else 1
+    absent = int(rng.choice([1, count], p=[0.75, 0.25])) if rng.random() < _ABSENT else 0
+    names: list[str] = []
+    for _ in range(20):  # the only shape of a scene has no second label
+        names = [_absent_name(scene, rng) for _ in range(absent)]
+        names += [_present_name(scene, task, rng) for _ in range(count - absent)]
+        if not _share_a_shape(scene, names):
+            return [names[place] for place in rng.permutation(count)]
+    return names[:1]
+
+
+def _share_a_shape(scene: Scene, names: list[str]) -> bool:
+    """Whether two names are the same, or fit the same shape."""
+    found = [index for name in names for index in _matching(scene, name)]
+    return len(set(names)) < len(names) or len(set(found)) < len(found)
 
 
 def _find(task: str, scene: Scene, rng: np.random.Generator) -> ShapesQuestion:
