@@ -209,7 +209,7 @@ def _parse_args() -> tuple[TrainingPlan, Path]:
     parser.add_argument("--mask-steps", type=int, default=800, help="of stage 2")
     parser.add_argument("--vision-steps", type=int, default=2400, help="of stage 3")
     parser.add_argument("--vision-rate", type=float, default=3e-3, help="learning rate of stage 3")
-    parser.add_argument("--steps", type=int, default=4400, help="of stage 4")
+    parser.add_argument("--steps", type=int, default=2200, help="of stage 4")
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate of stage 4")
     parser.add_argument(
         "--processes", type=int, default=2, choices=(1, 2, 4, 8, 16), help="one for each core"
