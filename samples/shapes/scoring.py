@@ -53,9 +53,14 @@ def _parse_object(match: re.Match[str], decode: MaskDecoder) -> PredictedObject:
 
 
 def score(question: ShapesQuestion, scene: Scene, answer: ParsedAnswer) -> float:
-    """1 or 0 for words; the mean IoU of the objects for boxes and masks."""
+    """1 or 0 for words; the mean IoU of the objects for boxes and masks.
+
+    Where nothing is there that was asked for, 1 for an answer without objects, else 0.
+    """
     if isinstance(answer, str):
         return float(answer == question.text)
+    if not question.objects:
+        return float(not answer)
     pairs = np.zeros((len(question.objects), len(answer)))
     for row, truth in enumerate(question.objects):
         for column, predicted in enumerate(answer):
