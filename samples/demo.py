@@ -104,6 +104,8 @@ def describe(result: TextResult | ObjectResult, question: dict[str, Any]) -> lis
         f"confidence {detection.confidence:.2f}"
         for detection in result
     ]
+    if not question["objects"]:
+        return [*lines, "    truth: nothing" if len(result) else "    nothing  (right)"]
     for truth in question["objects"]:
         y0, x0, y1, x1 = truth["box"]
         lines.append(f"    truth: {truth['label']} {(x0, y0, x1, y1)}")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -14,7 +16,7 @@ from PIL import Image
 from paligemma_edge import ObjectResult, PaliGemma
 
 IMAGES = Path(__file__).with_name("images")
-NAMES = ("00.png", "01.png", "02.png", "04.png")
+COLUMNS = 4  # the first images in which something is there for each task
 TASKS = ("detect", "segment")  # one row of the sheet each
 SIDE, GAP = 336, 8
 
@@ -34,17 +36,22 @@ def main() -> None:
 def draw_sheet(model: PaliGemma) -> Image.Image:
     """The overlays, one row per task and one column per image."""
     step = SIDE + GAP
-    sheet = Image.new("RGB", (len(NAMES) * step - GAP, len(TASKS) * step - GAP), "white")
-    for column, name in enumerate(NAMES):
-        for row, task in enumerate(TASKS):
-            sheet.paste(_overlay(model, name, task), (column * step, row * step))
+    sheet = Image.new("RGB", (COLUMNS * step - GAP, len(TASKS) * step - GAP), "white")
+    for column, (name, prompts) in enumerate(islice(_shown(), COLUMNS)):
+        for row, prompt in enumerate(prompts):
+            sheet.paste(_overlay(model, name, prompt), (column * step, row * step))
     return sheet
 
 
-def _overlay(model: PaliGemma, name: str, task: str) -> Image.Image:
-    entries = json.loads((IMAGES / "prompts.json").read_text())
-    (questions,) = (entry["questions"] for entry in entries if entry["image"] == name)
-    (prompt,) = (question["prompt"] for question in questions if question["task"] == task)
+def _shown() -> Iterator[tuple[str, list[str]]]:
+    """The images, each with a prompt for each task, where all of them have true objects."""
+    for entry in json.loads((IMAGES / "prompts.json").read_text()):
+        asked = {question["task"]: question for question in entry["questions"]}
+        if all(asked.get(task, {}).get("objects") for task in TASKS):
+            yield entry["image"], [asked[task]["prompt"] for task in TASKS]
+
+
+def _overlay(model: PaliGemma, name: str, prompt: str) -> Image.Image:
     result = model.run(IMAGES / name, prompt)
     assert isinstance(result, ObjectResult) and result.image is not None
     return result.draw(result.image.resize((SIDE, SIDE), Image.Resampling.LANCZOS))

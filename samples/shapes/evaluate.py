@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.scoring import Predictor, score
-from samples.shapes.tasks import TASKS, ShapesQuestion, make_question, possible_tasks
+from samples.shapes.scoring import ParsedAnswer, Predictor, labels_are_right, score
+from samples.shapes.tasks import ShapesQuestion, make_question, possible_tasks
 
 CHECKPOINT = Path(__file__).with_name("checkpoint")
 MEASURES = {
@@ -27,6 +27,8 @@ MEASURES = {
     "detect": "mean box IoU",
     "segment": "mean mask IoU",
     "ocr": "exact",
+    "two labels": "each on a shape that has it",
+    "absent": "no objects",
 }
 
 
@@ -39,25 +41,43 @@ def held_out_questions(count: int) -> Iterator[tuple[Scene, list[ShapesQuestion]
 
 
 def evaluate(predict: Predictor, *, count: int = 200) -> dict[str, dict[str, float]]:
-    """The number of questions and the mean score of each task."""
-    scores: dict[str, list[float]] = {task: [] for task in TASKS}
+    """The number of questions and the mean score, by MEASURES.
+
+    Questions for two labels, and those for nothing that is there, also have rows of their own.
+    """
+    scores: dict[str, list[float]] = {name: [] for name in MEASURES}
     for scene, questions in held_out_questions(count):
         answers = predict(scene.image(), questions)
         for question, answer in zip(questions, answers, strict=True):
-            scores[question.task].append(score(question, scene, answer))
+            for name, value in _scores(question, scene, answer):
+                scores[name].append(value)
     return {
-        task: {"questions": len(values), "score": float(np.mean(values))}
-        for task, values in scores.items()
+        name: {"questions": len(values), "score": float(np.mean(values))}
+        for name, values in scores.items()
         if values
     }
 
 
+def _scores(
+    question: ShapesQuestion, scene: Scene, answer: ParsedAnswer
+) -> Iterator[tuple[str, float]]:
+    """What an answer counts, and where."""
+    value = score(question, scene, answer)
+    yield question.task, value
+    if isinstance(answer, str):
+        return
+    if len(question.labels) == 2:
+        yield "two labels", float(labels_are_right(question, scene, answer))
+    if not question.objects:
+        yield "absent", value
+
+
 def report(results: dict[str, dict[str, float]], seconds: float) -> str:
     """A table, and the same as one line of JSON."""
-    rows = [f"{'task':10}{'questions':>10}{'score':>9}  measure"]
-    for task, result in results.items():
+    rows = [f"{'':10}{'questions':>10}{'score':>9}  measure"]
+    for name, result in results.items():
         rows.append(
-            f"{task:10}{result['questions']:>10.0f}{result['score']:>9.4f}  {MEASURES[task]}"
+            f"{name:10}{result['questions']:>10.0f}{result['score']:>9.4f}  {MEASURES[name]}"
         )
     return "\n".join([*rows, f"{seconds:.0f} s", json.dumps(results)])
 

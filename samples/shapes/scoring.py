@@ -20,6 +20,7 @@ from samples.shapes.tasks import ShapesQuestion
 # 16 codes to a mask [64, 64], about -1 to 1.
 MaskDecoder: TypeAlias = Callable[[Sequence[int]], NDArray[np.float32]]
 FloatBox: TypeAlias = tuple[float, float, float, float]
+_ON_SHAPE = 0.5  # IoU from which on a box is that of a shape
 _OBJECT = re.compile(r"^((?:<loc\d{4}>){4})((?:<seg\d{3}>){16})? ([^;<>]+)$")
 
 
@@ -67,6 +68,21 @@ def score(question: ShapesQuestion, scene: Scene, answer: ParsedAnswer) -> float
             if predicted.label == truth.label:
                 pairs[row, column] = _overlap(question.task, scene, truth.index, predicted)
     return _matched(pairs) / max(pairs.shape)
+
+
+def labels_are_right(
+    question: ShapesQuestion, scene: Scene, objects: Sequence[PredictedObject]
+) -> bool:
+    """Whether the labels of an answer are those that are there, each on a shape that has it."""
+    there = {named.label for named in question.objects}
+    return {one.label for one in objects} == there and all(
+        any(
+            named.label == one.label
+            and box_iou(scene.shapes[named.index].box, one.box) >= _ON_SHAPE
+            for named in question.objects
+        )
+        for one in objects
+    )
 
 
 def _overlap(task: str, scene: Scene, index: int, predicted: PredictedObject) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from samples.shapes.scenes import Scene, draw
-from samples.shapes.tasks import ShapesQuestion, make_question, possible_tasks
+from samples.shapes.tasks import OBJECT_TASKS, ShapesQuestion, make_question, possible_tasks
 
 FIRST, COUNT = 100_000, 12  # far from the scenes that `evaluate` scores
 IMAGES = Path(__file__).parents[1] / "images"
@@ -41,9 +41,12 @@ def _write_one(folder: Path, name: str, number: int) -> dict[str, Any]:
 
 
 def _entry(scene: Scene, question: ShapesQuestion) -> dict[str, Any]:
-    """Words as `text`, or `objects`: label, box y0 x0 y1 x1 in pixels, value in the masks."""
+    """Words as `text`, or `objects`: label, box y0 x0 y1 x1 in pixels, value in the masks.
+
+    There are no objects where nothing in the scene is what the prompt asks for.
+    """
     head = {"task": question.task, "prompt": question.prompt}
-    if not question.objects:
+    if question.task not in OBJECT_TASKS:
         return {**head, "text": question.text}
     objects = [
         {"label": t.label, "box": list(scene.shapes[t.index].box), "mask": t.index + 1}
