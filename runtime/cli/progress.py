@@ -27,7 +27,7 @@ class StageLines:
         now, is_new = self._clock(), stage != self._stage
         if is_new or now - self._written >= _REPEATED:
             self._stage, self._written = stage, now
-            share = f", {done / total:.0%} done" if done and total > 1 else ""
+            share = f", {done / total:.0%} done" if total > 1 and not is_new else ""
             self._stream.write(f"paligemma-edge: {stage}{share}\n")
             self._stream.flush()
 

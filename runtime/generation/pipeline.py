@@ -1,6 +1,6 @@
 """From a prompt to an answer: requests are checked, answered in slots and put together as text.
 
-Knows prompts, limits and slots. Knows nothing of files, and nothing of boxes.
+Knows prompts, limits and slots. Knows nothing of files, and of boxes only which tokens are theirs.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 from paligemma_edge.runtime.results.confidence import ObjectLogProbs, confidence_of, mean
@@ -46,7 +47,7 @@ class Generation:
     finish_reason: FinishReason
     seconds: dict[Stage, float] = field(compare=False)
 
-    @property
+    @cached_property
     def answer(self) -> ParsedAnswer:
         """The boxes and segmentation codes that the text holds."""
         return parse_answer(self.text)

@@ -19,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.images.load import ImageInput, load_image
 from paligemma_edge.runtime.results import formats, notebook
 from paligemma_edge.runtime.results.confidence import confidence_of, finite
 from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.generation import FinishReason
+from paligemma_edge.runtime.validation import check_share
 
 if TYPE_CHECKING:
     import supervision
@@ -251,9 +251,8 @@ class ObjectResult(_Result):
         Example:
             >>> len(model.detect("street.jpg", "car").filter(min_confidence=0.5))
         """
-        if not isinstance(min_confidence, int | float) or not 0 <= min_confidence <= 1:
-            raise OptionError(f"min_confidence is {min_confidence!r}, wanted a number from 0 to 1")
-        kept = tuple(one for one in self.objects if one.confidence >= min_confidence)
+        least = check_share("min_confidence", min_confidence)
+        kept = tuple(one for one in self.objects if one.confidence >= least)
         return dataclasses.replace(self, objects=kept)
 
     def to_dict(self) -> dict[str, Any]:

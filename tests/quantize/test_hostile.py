@@ -27,7 +27,7 @@ from tests.helpers.hostile import Planted, plant
 from tests.helpers.shared import build_once
 
 SHIPPED = ("cpu-int8", "cpu-int4", "cpu-fast")
-POINT = 0.01  # of answers, and of tokens
+POINT = 0.01  # of tokens
 AS_NEAR = 1.5  # times the divergence on the plain model
 BROKEN = 4.0  # times that divergence, at least
 LOSSLESS = 1e-3  # of the largest logit: sums of float32 in another measure
@@ -50,6 +50,7 @@ layers = [{{ match = "vision.*", scheme = "int8" }}, {{ match = "decoder.*", sch
 """
 
 QUESTIONS = tuple(sample_questions())
+ANSWER = 1 / len(QUESTIONS)  # of two tokens that are as likely either may be chosen
 FEW = slice(None, None, 4)  # of the questions, where a figure is off by much
 
 
@@ -149,7 +150,7 @@ def test_shipped_recipes_keep_as_much_of_the_hostile_model(
     recipe: str, kept: Callable[[str, str], Kept]
 ) -> None:
     plain, hostile = kept("plain", recipe), kept("hostile", recipe)
-    assert hostile.same >= plain.same - POINT
+    assert hostile.same >= plain.same - 1.5 * ANSWER
     assert hostile.forced >= plain.forced - POINT
     assert hostile.divergence <= AS_NEAR * plain.divergence
 
@@ -157,8 +158,8 @@ def test_shipped_recipes_keep_as_much_of_the_hostile_model(
 def test_without_a_transform_8_bits_fail(kept: Callable[[str, str], Kept]) -> None:
     plain, hostile = kept("plain", "cpu-untransformed"), kept("hostile", "cpu-untransformed")
     for fine in (plain, *(kept("hostile", recipe) for recipe in SHIPPED)):
-        assert hostile.same < fine.same - 10 * POINT
-        assert hostile.forced < fine.forced - 10 * POINT
+        assert hostile.same < fine.same - 10 * ANSWER
+        assert hostile.forced < fine.forced - 5 * POINT
         assert hostile.divergence > BROKEN * fine.divergence
 
 

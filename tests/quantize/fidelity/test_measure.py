@@ -76,8 +76,8 @@ def add_variant(bundle: Path, name: str, change: Callable[[NDArray[np.uint16]], 
 
 
 def add_noise(weights: NDArray[np.uint16]) -> None:
-    """A bfloat16 weight keeps its sign, its exponent and three of its seven other bits."""
-    weights ^= np.random.default_rng(0).integers(0, 16, weights.shape, np.uint16)
+    """A bfloat16 weight keeps its sign, its exponent and one of its seven other bits."""
+    weights ^= np.random.default_rng(0).integers(0, 64, weights.shape, np.uint16)
 
 
 def put_nan(weights: NDArray[np.uint16]) -> None:

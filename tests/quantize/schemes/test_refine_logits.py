@@ -96,7 +96,7 @@ def test_the_best_logits_of_a_rounded_head_are_exact(
 def bundle(shapes_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = Path(shutil.copytree(shapes_bundle, tmp_path_factory.mktemp("head") / "copy.bundle"))
     prefill = Recipe(about="a test", weights="bfloat16", prefill=True, name="cpu-prefill")
-    recipes = [recipe("rotated", refine=COUNT), recipe("rotated", refine=0), prefill]
+    recipes = [recipe("folded", refine=COUNT), recipe("folded", refine=0), prefill]
     quantize(copy, recipes, QuantizeOptions(calibrate=False, report=False))
     return copy
 
@@ -109,7 +109,7 @@ def lossless(bundle: Path) -> list[tuple[int, ...]]:
 def answers_of(bundle: Path, variant: str) -> list[tuple[int, ...]]:
     model = PaliGemma(bundle, variant=variant)
     assert ("prefill" in model._loaded.engine.sessions) == (variant == "cpu-prefill")
-    requests = [(question.image, question.prompt) for question in sample_questions()[::2]]
+    requests = [(question.image, question.prompt) for question in sample_questions()[1::2]]
     return [found.token_ids for found in model.generate_batch(requests, max_new_tokens=24)]
 
 

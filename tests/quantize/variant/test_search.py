@@ -41,8 +41,8 @@ SAFEST = dataclasses.replace(
     ROUGH, layers=(Assignment(match="decoder.*", scheme="int8"),), name="cpu-safest"
 )
 HOPELESS = dataclasses.replace(ROUGH, layers=(Assignment(match="decoder.*", scheme="int4"),))
-IMAGES = 2
-QUESTIONS = tuple(q for q in sample_questions() if int(q.image.stem) < IMAGES)
+IMAGES = ("02", "03")  # of which the rough variant changes some answers
+QUESTIONS = tuple(q for q in sample_questions() if q.image.stem in IMAGES)
 OPTIONS = QuantizeOptions(questions=QUESTIONS)
 
 

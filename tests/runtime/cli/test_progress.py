@@ -24,7 +24,7 @@ def test_a_stage_has_a_line_as_it_begins_and_one_each_ten_seconds() -> None:
         "paligemma-edge: writing, 10% done",
         "paligemma-edge: writing, 20% done",
         "paligemma-edge: hashing",
-        "paligemma-edge: writing, 100% done",
+        "paligemma-edge: writing",
     ]
 
 
