@@ -439,7 +439,7 @@ def test_the_shipped_model_answers() -> None:
     from samples.shapes.transformers_predictor import load_predictor
 
     results = evaluate(load_predictor(CHECKPOINT), count=16)
-    floor = {"caption": 0.9, "answer": 0.9, "detect": 0.85, "segment": 0.8}
+    floor = {"caption": 0.9, "answer": 0.85, "detect": 0.85, "segment": 0.8}
     floor |= {"two labels": 0.9, "absent": 0.95}
     assert set(results) <= set(MEASURES)
     assert {task for task, least in floor.items() if results[task]["score"] < least} == set()
