@@ -5,12 +5,12 @@ Muon moves the hidden matrices and AdamW the rest: embeddings, heads, biases and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon
+from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from samples.shapes.parallel import Part
@@ -49,7 +49,7 @@ class MixedOptimizer:
         for rounded in self.rounded:
             rounded.data = rounded.data.bfloat16()
         groups = _groups(names, self.exact, rate, factors or {})
-        self.optimizers = (
+        self.optimizers: tuple[Optimizer, Optimizer] = (
             Muon(groups[True], weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
             AdamW(groups[False], betas=(0.9, 0.95), weight_decay=0.0),
         )
@@ -79,7 +79,7 @@ class MixedOptimizer:
     def save(self, path: Path) -> None:
         """Write all that `resume` needs; the first process does it for all."""
         if self.part.rank == 0:
-            parts = [item.state_dict() for item in (*self.optimizers, *self.schedules)]
+            parts = [item.state_dict() for item in self._stateful]
             weights = [exact.data for exact in self.exact]
             fresh = path.with_suffix(".new")
             torch.save((self.step_number, weights, parts), fresh)
@@ -90,18 +90,22 @@ class MixedOptimizer:
         if not path.exists():
             return
         self.step_number, weights, parts = torch.load(path)
-        for item, state in zip((*self.optimizers, *self.schedules), parts, strict=True):
+        for item, state in zip(self._stateful, parts, strict=True):
             item.load_state_dict(state)
         for rounded, exact, saved in zip(self.rounded, self.exact, weights, strict=True):
             exact.data.copy_(saved)
             rounded.data.copy_(saved)
+
+    @property
+    def _stateful(self) -> Sequence[Optimizer | LambdaLR]:
+        return (*self.optimizers, *self.schedules)
 
     def _share_gradients(self) -> None:
         """Move the gradients to the float32 weights, averaged over the processes."""
         parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.rounded]
         flat = torch.cat([part.flatten().float() for part in parts])
         self.part.average(flat)
-        pieces = flat.split([p.numel() for p in self.exact])
+        pieces = torch.split(flat, [p.numel() for p in self.exact])
         for rounded, exact, piece in zip(self.rounded, self.exact, pieces, strict=True):
             rounded.grad, exact.grad = None, piece.view_as(exact)
 

@@ -46,7 +46,8 @@ def run(function: Callable[..., None], count: int, rendezvous: Path, *args: obje
         args: What else the function takes.
     """
     rendezvous.unlink(missing_ok=True)
-    spawn(_enter, (function, count, str(rendezvous.resolve()), args), nprocs=count)
+    given = (function, count, str(rendezvous.resolve()), args)
+    spawn(_enter, given, nprocs=count)  # type: ignore[no-untyped-call]
     rendezvous.unlink(missing_ok=True)
 
 

@@ -214,7 +214,7 @@ def _random_word(rng: np.random.Generator) -> tuple[Word, int]:
 
 
 def _word_width(text: str, size: int) -> int:
-    return sum(_glyph(letter, size).shape[1] for letter in text) + len(text) - 1
+    return sum(int(_glyph(letter, size).shape[1]) for letter in text) + len(text) - 1
 
 
 @cache

@@ -17,7 +17,7 @@ import sentencepiece as spm
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers import PaliGemmaForConditionalGeneration
+from transformers import PaliGemmaForConditionalGeneration, SiglipVisionConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from samples.shapes import checkpoint_files, mask_vae, parallel, tokenizer
@@ -78,13 +78,13 @@ def train_masks(work: Path, steps: int) -> mask_vae.MaskVae:
 def new_model() -> PaliGemmaForConditionalGeneration:
     """The untrained model, the same every time."""
     torch.manual_seed(0)
-    model: PaliGemmaForConditionalGeneration = PaliGemmaForConditionalGeneration._from_config(
+    model: PaliGemmaForConditionalGeneration = PaliGemmaForConditionalGeneration._from_config(  # type: ignore[no-untyped-call]
         checkpoint_files.config(), attn_implementation="eager"
     )
     positions = model.model.vision_tower.get_parameter(POSITIONS)
     positions.data.copy_(wave_positions(positions.shape[1]))
     first, count = tokenizer.VOCABULARY, len(tokenizer.LOCATIONS)
-    embeddings = model.get_input_embeddings().weight
+    embeddings = model.get_input_embeddings().get_parameter("weight")
     embeddings.data[first : first + count] = wave_locations(count, embeddings.shape[1])
     return model
 
@@ -108,7 +108,9 @@ def train_vision(part: Part, plan: TrainingPlan) -> None:
 def new_heads() -> Heads:
     """The vision tower's untrained heads, the same every time."""
     torch.manual_seed(1)
-    return Heads(checkpoint_files.config().vision_config.hidden_size)
+    vision = checkpoint_files.config().vision_config
+    assert isinstance(vision, SiglipVisionConfig)
+    return Heads(vision.hidden_size)
 
 
 def train_answers(part: Part, plan: TrainingPlan, codes: CodeTable) -> None:
