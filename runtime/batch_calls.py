@@ -103,7 +103,7 @@ class BatchCalls(
                     "ask several prompts, or call model.batch again"
                 )
             self._used = True
-        outcomes = read_ahead(self._images, self._pipeline.manifest.image, self._slots)
+        outcomes = read_ahead(self._images, self._pipeline.images, self._slots)
         results = answer_in_order(outcomes, answer, keep_errors=self._keep_errors)
         return cast("Generator[R | E, None, None]", results)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, Never, Self, overload
@@ -22,8 +23,7 @@ from paligemma_edge.runtime.generation.request_list import (
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.task_grammar import Labels
-from paligemma_edge.runtime.images.batch import ImageBatch
-from paligemma_edge.runtime.images.load import ImageInput, load_image
+from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.loading.variants import DeviceName
 from paligemma_edge.runtime.results.generation import Generation
@@ -35,9 +35,10 @@ class PaliGemma:
     """A bundle's variant, open on a device: images and a prompt in, an answer out.
 
     Each call takes one image: a path, the bytes of a file or a file that is open for reading in
-    binary mode (JPEG, PNG, WebP, BMP), a PIL image, or a uint8 array [height, width, 3] whose
-    channels are red, green, blue (OpenCV has them the other way round: `frame[..., ::-1]`);
-    [height, width] is grey, a fourth channel is alpha. For many images use `batch`, for many
+    binary mode (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF), a PIL image, or a uint8 array
+    [height, width, 3] whose channels are red, green, blue (OpenCV has them the other way round:
+    `frame[..., ::-1]`); [height, width] is grey, a fourth channel is alpha. A file is turned as its
+    EXIF orientation says, an image or array is taken as given. For many images use `batch`, for many
     prompts about one image, or a prompt about several, `encode`.
 
     Threads may share a model and call it at once: each answer then has keys and values of its own,
@@ -59,6 +60,9 @@ class PaliGemma:
         memory_limit: of a GPU, in bytes or with a unit as "6GB", "512MB", "4GiB"; bounds what the
             graphs may take there beside weights, keys and values. Default: what is free.
         cuda_graph: record the steps on a GPU once and replay them, which is faster.
+        max_pixels: width x height of the largest image that is read, as a number or such as "50M";
+            a larger one is an ImageError before it is decoded. Default: 268 million, which takes
+            up to 2 GB while a photograph is read.
 
     Raises:
         BundleError: the bundle is missing, damaged or of another version.
@@ -83,6 +87,7 @@ class PaliGemma:
         max_length: int | None = None,
         memory_limit: int | str | None = None,
         cuda_graph: bool = False,
+        max_pixels: int | str | None = None,
     ) -> None:
         self._still_open: LoadedModel | None = load_model(
             bundle,
@@ -93,6 +98,7 @@ class PaliGemma:
             max_length=max_length,
             memory_limit=memory_limit,
             cuda_graph=cuda_graph,
+            max_pixels=max_pixels,
         )
         self._bundle, self._variant = self._loaded.bundle, self._loaded.variant
         self._variant_reason = self._loaded.variant_reason
@@ -165,9 +171,10 @@ class PaliGemma:
             refuse_list(one)
         pipeline, watch = self._loaded.with_adapter(adapter), Stopwatch()
         with watch.measure("preprocess"):
-            loaded = [load_image(one) for one in (image, *more_images)]
-            batch = ImageBatch.of(loaded, self._bundle.manifest.image)
-        return EncodedImage(pipeline, batch, watch, loaded[0])
+            first = pipeline.images.load(image)
+            others = map(pipeline.images.load, more_images)
+            batch = pipeline.images.preprocess(itertools.chain([first], others))
+        return EncodedImage(pipeline, batch, watch, first)
 
     @overload
     def batch(

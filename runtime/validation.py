@@ -10,6 +10,8 @@ from paligemma_edge.runtime.errors import OptionError
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT])(i?)B", re.ASCII | re.IGNORECASE)
 
+_PIXELS = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMG]?)", re.ASCII | re.IGNORECASE)
+
 
 def check_count(name: str, value: object, most: int | None = None) -> int:
     """A whole number from 1 to `most`; OptionError that names the option for anything else."""
@@ -42,6 +44,14 @@ def _with_unit(text: str) -> int:
         return 0
     power = 1 + "KMGT".index(match[2].upper())
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def check_pixels(name: str, value: object) -> int:
+    """Pixels, as a whole number or as a text such as "50M"; OptionError for anything else."""
+    match = _PIXELS.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is not None:
+        value = round(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
+    return check_count(f"{name}, in pixels such as '50M',", value)
 
 
 def check_share(name: str, value: object) -> float:

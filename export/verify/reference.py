@@ -232,20 +232,19 @@ class Reference:
 
 
 def _load_image(source: ImageInput) -> Image.Image:
-    """An image as transformers' `load_image` opens it, without our own reader.
+    """An image as transformers takes it, without our own reader.
 
-    Its processor then converts to RGB, with transparency on white. 16-bit grey is clipped there
-    and scaled by the runtime: the only difference that is meant.
+    It turns what it opens itself, and not an image or an array. Its processor then converts to
+    RGB, with transparency on white. 16-bit grey is clipped there and scaled by the runtime: the
+    only difference that is meant.
     """
-    image: Image.Image
     try:
-        if isinstance(source, bytes):
-            image = Image.open(io.BytesIO(source))
-        elif isinstance(source, np.ndarray):
-            image = Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source)
-        else:
-            image = source if isinstance(source, Image.Image) else Image.open(source)
-        return ImageOps.exif_transpose(image)
+        if isinstance(source, Image.Image):
+            return source
+        if isinstance(source, np.ndarray):
+            return Image.fromarray(source[..., 0] if source.shape[2:] == (1,) else source)
+        file = io.BytesIO(source) if isinstance(source, bytes) else source
+        return ImageOps.exif_transpose(Image.open(file))
     except Exception as error:  # decoders raise errors of any class
         reason = " ".join(str(error).split())[:300]
         raise ImageError(

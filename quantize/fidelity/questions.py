@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
-from paligemma_edge.runtime.images.load import FORMATS, image_label, load_image
+from paligemma_edge.runtime.images.formats import FORMATS, WANTED
+from paligemma_edge.runtime.images.load import image_label, load_image
 from paligemma_edge.runtime.schema import MismatchError, parse_json
 
 PROMPTS_FILE = "prompts.json"
@@ -146,7 +147,7 @@ def read_masks(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     """
     label = image_label(path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        with Image.open(path, formats=[one.name for one in FORMATS]) as image:
             actual, mode = image.size, image.mode
             values = np.asarray(image) if actual == size and mode in _MASK_MODES else None
     except Exception:  # decoders raise what they like
@@ -186,9 +187,7 @@ def _readable_images(directory: Path, note: Callable[[str], None] | None) -> lis
             if note:
                 note(f"skipped {error}")
     if not images:
-        raise OptionError(
-            f"{directory} holds no readable image, wanted JPEG, PNG, WebP or BMP files"
-        )
+        raise OptionError(f"{directory} holds no readable image, {WANTED}")
     return images
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from paligemma_edge.runtime.validation import check_bytes
+from paligemma_edge.runtime.validation import check_bytes, check_pixels
 
 if TYPE_CHECKING:
     from paligemma_edge.runtime.loading.options import LoadOptions
@@ -67,10 +67,12 @@ def add_max_batch_size(group: argparse._ActionsContainer, of: str) -> None:
 def load_options(arguments: argparse.Namespace) -> LoadOptions:
     """What the command line says of them."""
     limit, sizes = arguments.memory_limit, vars(arguments)
+    pixels = sizes.get("max_pixels")
     return {
         "threads": arguments.threads,
         "max_batch_size": sizes.get("max_batch_size"),
         "max_length": sizes.get("max_length"),
         "memory_limit": None if limit is None else check_bytes("--memory-limit", limit),
         "cuda_graph": arguments.cuda_graph,
+        "max_pixels": None if pixels is None else check_pixels("--max-pixels", pixels),
     }

@@ -77,6 +77,11 @@ def _add_questions(group: argparse._ArgumentGroup) -> None:
     )
     add("--together", action="store_true", help="one answer about all images, not one for each")
     add(
+        "--max-pixels",
+        metavar="N",
+        help="width x height of the largest image that is read, such as 50M; default: 268M",
+    )
+    add(
         "--every",
         type=float,
         metavar="SECONDS",

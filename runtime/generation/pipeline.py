@@ -25,7 +25,7 @@ from paligemma_edge.runtime.generation.request import (
 )
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.grammar.choices import Choices
-from paligemma_edge.runtime.images.batch import ImageBatch, read_images
+from paligemma_edge.runtime.images.batch import ImageBatch, ImageReader
 from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.manifest import Manifest
 from paligemma_edge.runtime.results.generation import Generation, decode_with_offsets
@@ -41,6 +41,7 @@ class Pipeline:
     encoder: PromptEncoder
     manifest: Manifest
     cache_pool: KVCachePool
+    images: ImageReader
 
     def request(self, prompt: str, image_count: int, options: GenerationOptions) -> Request:
         """Check a prompt about so many images; PromptError where it cannot be answered."""
@@ -109,7 +110,7 @@ class Pipeline:
         self, images: Sequence[ImageInput], watch: Stopwatch | None = None
     ) -> ImageBatch:
         """Read and preprocess the images of one prompt; ImageError where one cannot be read."""
-        return read_images(images, self.manifest.image, watch or Stopwatch())
+        return self.images.read(images, watch or Stopwatch())
 
     def encode(
         self, images: ImageBatch, prompt: str, watch: Stopwatch | None = None

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from paligemma_edge.runtime.images.load import ImageInput, load_image
+from paligemma_edge.runtime.images.load import MAX_PIXELS, ImageInput, load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.manifest import ImageConfig
 from paligemma_edge.runtime.timing import Stopwatch
@@ -26,12 +25,6 @@ class ImageBatch:
     width: int
     height: int
 
-    @classmethod
-    def of(cls, images: Sequence[Image.Image], config: ImageConfig) -> Self:
-        """Preprocess loaded images, at least one."""
-        pixels = np.stack([pixel_values(image, config) for image in images])
-        return cls(pixels, *images[0].size)
-
     @property
     def count(self) -> int:
         """How many images the prompt is about."""
@@ -43,7 +36,30 @@ class ImageBatch:
         return hashlib.sha256(self.pixel_values.data).digest()
 
 
-def read_images(images: Sequence[ImageInput], config: ImageConfig, watch: Stopwatch) -> ImageBatch:
-    """Read and preprocess one or more images; ImageError for one that cannot be read."""
-    with watch.measure("preprocess"):
-        return ImageBatch.of([load_image(image) for image in images], config)
+@dataclass(frozen=True)
+class ImageReader:
+    """How images are read for a model; any number of threads may use it at once."""
+
+    config: ImageConfig
+    max_pixels: int = MAX_PIXELS
+
+    def load(self, image: ImageInput) -> Image.Image:
+        """An image as RGB; ImageError where it cannot be read or is too large."""
+        return load_image(image, max_pixels=self.max_pixels)
+
+    def read(self, images: Sequence[ImageInput], watch: Stopwatch) -> ImageBatch:
+        """Read and preprocess one or more images; ImageError for one that cannot be read."""
+        with watch.measure("preprocess"):
+            return self.preprocess(map(self.load, images))
+
+    def preprocess(self, images: Iterable[Image.Image]) -> ImageBatch:
+        """Loaded images, at least one, as pixel values; each is taken when its turn comes.
+
+        So an iterator can let each go before it loads the next: one may take a gigabyte.
+        """
+        sizes, pixels = [], []
+        for image in images:
+            sizes.append(image.size)
+            pixels.append(pixel_values(image, self.config))
+            del image
+        return ImageBatch(np.stack(pixels), *sizes[0])

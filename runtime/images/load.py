@@ -1,4 +1,4 @@
-"""An image from a path, bytes, a file, an array or PIL, as upright RGB.
+"""An image from a path, bytes, a file, an array or PIL, as RGB.
 
 Knows files, bytes, arrays and Pillow's modes, and refuses what it cannot read exactly. Knows
 nothing of the model.
@@ -6,79 +6,81 @@ nothing of the model.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import warnings
-from io import BytesIO
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.images.decoding_work import excessive_work
+from paligemma_edge.runtime.images.formats import WANTED, ImageFormat, describe, format_of
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | NDArray[np.uint8] | Image.Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
-MAX_PIXELS = 40_000_000
+MAX_PIXELS = 1 << 28  # 16,384 x 16,384; phones reach 200 million
 MAX_SIDE = 65_535  # JPEG's own; the filter of a longer side alone would take gigabytes
 MAX_FILE_BYTES = 512 << 20
 
-_WANTED = "wanted a JPEG, PNG, WebP or BMP image"
 _WANTED_ARRAY = "wanted uint8 [height, width, 3] with values from 0 to 255"
-_UPRIGHT = 1  # EXIF's orientation of an image that is not to be turned
-_ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
 _DAMAGED = "damaged or cut short"
-_KINDS = (
-    (b"\xff\xd8", _DAMAGED),
-    (b"\x89PNG", _DAMAGED),
-    (b"RIFF", _DAMAGED),
-    (b"BM", _DAMAGED),
-    (b"GIF8", "a GIF image"),
-    (b"II*\0", "a TIFF image"),
-    (b"MM\0*", "a TIFF image"),
-    (b"%PDF", "a PDF document"),
-    (b"<", "a text in XML or HTML"),
-)
-
+_ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
+_BAND = 1 << 20  # pixels that are blended at a time
+_KEEP_DECODER = ("WEBP", "AVIF")  # their images hold the decoder, which is larger than the pixels
+# EXIF's orientation → how such an image is turned upright.
+_TURNS: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # `catch_warnings` changes the whole process: two threads at once would leave the filters changed.
+# Only headers and EXIF are read under it, whose work is bounded; any number of threads decode.
 _FILTERS = threading.Lock()
 
 
 def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Read an image as upright RGB, as transformers' processor does except for 16-bit grey.
+    """Read an image as RGB, as transformers' processor does except for 16-bit grey.
 
-    The EXIF orientation is applied, transparent pixels are blended with white, and 16-bit grey
-    is scaled by dropping the low byte (transformers clips it). Threads may call it at once; they
-    wait for each other.
+    A file is turned upright as its EXIF orientation says; an array or a PIL image is taken as
+    given, since its caller may have turned it already. Transparent pixels are blended with white,
+    and 16-bit grey is scaled by dropping the low byte (transformers clips it). Threads may call
+    it at once.
 
     Args:
-        source: a path, the bytes of a file (JPEG, PNG, WebP or BMP; the first frame of an
-            animation), a file that is open for reading in binary mode and is read from where it
-            stands to its end, a PIL image, or a uint8 array: [height, width] is grey,
+        source: a path, the bytes of a file (JPEG, PNG, WebP, BMP, GIF, TIFF or AVIF; the first
+            frame or page), a file that is open for reading in binary mode and is read from where
+            it stands to its end, a PIL image, or a uint8 array: [height, width] is grey,
             [height, width, 3] red, green and blue, a fourth channel alpha.
-        max_pixels: largest accepted width x height; a larger image is not decoded.
+        max_pixels: largest accepted width x height; a larger image is not decoded. An RGB file
+            takes about 4 bytes a pixel while it is read, a turned one 8, WebP and AVIF 16.
 
     Returns:
-        A new RGB image that holds pixels only: no EXIF, no other metadata.
+        An RGB image of its own that holds pixels only: no EXIF, no other metadata.
 
     Raises:
-        ImageError: the image cannot be read, or is too large.
+        ImageError: the image cannot be read, is too large, or asks its decoder for too much.
 
     Example:
         >>> load_image("street.jpg").size
         (1280, 720)
     """
     label = image_label(source)
-    with _FILTERS, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        image = _open(source, label)
-        _check_size(image, label, max_pixels)
-        return _as_rgb(image, label)
+    if isinstance(source, Image.Image):
+        return _given(source, label, max_pixels)
+    if isinstance(source, np.ndarray):
+        return _given(_from_array(source, label), label, max_pixels)
+    return _decoded(_bytes_of(source, label), label, max_pixels)
 
 
 def image_label(source: object) -> str:
@@ -95,17 +97,22 @@ def image_label(source: object) -> str:
     return f"the given {kinds[0] if kinds else type(source).__name__}"
 
 
-def _open(source: ImageInput, label: str) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source
-    if isinstance(source, np.ndarray):
-        return _from_array(source, label)
+def _given(image: Image.Image, label: str, max_pixels: int) -> Image.Image:
+    """A copy of an image that a caller has, in RGB."""
+    _check_size(image, label, max_pixels)
+    with _as_image_errors(image, label):
+        rgb = _on_white(_without_16_bits(image, label)).convert("RGB")
+    rgb.info = {}
+    return rgb
+
+
+def _bytes_of(source: object, label: str) -> bytes:
     if isinstance(source, bytes):
-        return _decode_header(source, label)
+        return source
     if isinstance(source, str | os.PathLike):
-        return _decode_header(_read(Path(os.fsdecode(source)), label), label)
+        return _read(Path(os.fsdecode(source)), label)
     if _is_file(source):
-        return _decode_header(_read_open(source, label), label)
+        return _read_open(source, label)
     raise ImageError(
         f"{label}: not an image; wanted a path, bytes, a binary file, a uint8 array or a PIL image"
     )
@@ -118,11 +125,11 @@ def _is_file(source: object) -> TypeGuard[BinaryIO]:
 def _read(path: Path, label: str) -> bytes:
     try:
         if path.is_dir():
-            raise ImageError(f"{label}: a folder, {_WANTED}; name one file")
+            raise ImageError(f"{label}: a folder, {WANTED}; name one file")
         if not path.is_file():
             raise ImageError(f"{label}: no such file; check the path (addresses are not fetched)")
         if path.stat().st_size > MAX_FILE_BYTES:
-            raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, {_WANTED}")
+            raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, {WANTED}")
         return path.read_bytes()
     except ImageError:
         raise
@@ -141,29 +148,42 @@ def _read_open(file: BinaryIO, label: str) -> bytes:
         kind = type(data).__name__
         raise ImageError(f"{label}: its read() gave {kind}, wanted bytes; open it with mode 'rb'")
     if len(data) > MAX_FILE_BYTES:
-        raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, {_WANTED}")
+        raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, {WANTED}")
     return data
 
 
-def _decode_header(data: bytes, label: str) -> Image.Image:
-    """Read the header only, so that an image that is too large is never decoded."""
-    try:
-        return Image.open(BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise ImageError(
-            f"{label}: more than {Image.MAX_IMAGE_PIXELS} pixels; make the image smaller"
-        ) from None
-    except Exception:  # decoders raise any class, with texts that are not for users
-        raise ImageError(f"{label}: {_kind(data)}, {_WANTED}") from None
+def _decoded(data: bytes, label: str, max_pixels: int) -> Image.Image:
+    """The image of a file, upright; the large parts are held no longer than they are needed."""
+    kind = format_of(data)
+    if kind is None:
+        raise ImageError(f"{label}: {describe(data)}, {WANTED}")
+    if problem := excessive_work(kind.name, data):
+        raise ImageError(f"{label}: {problem}; save the image again")
+    image = _with_header(kind, data, label)
+    del data
+    _check_size(image, label, max_pixels)
+    with _as_image_errors(image, label):
+        image.load()
+        turn = _TURNS.get(_orientation(image))
+        upright = _alone(_on_white(_without_16_bits(image, label)))
+        del image
+        return upright if turn is None else upright.transpose(turn)
 
 
-def _kind(data: bytes) -> str:
-    if not data:
-        return "empty"
-    if data[4:8] == b"ftyp":
-        return "a HEIF or AVIF image, or a video"
-    kinds = [kind for magic, kind in _KINDS if data.startswith(magic)]
-    return kinds[0] if kinds else "not an image that can be read"
+def _with_header(kind: ImageFormat, data: bytes, label: str) -> Image.Image:
+    """An image whose pixels are not decoded yet."""
+    with _without_warnings():
+        try:
+            image = kind.open(data)
+            if kind.name == "TIFF":  # whose `load` would warn of what these say
+                exif = image.getexif()
+                for table in ExifTags.IFD:
+                    exif.get_ifd(table)
+        except MemoryError:
+            raise ImageError(f"{label}: not enough memory to read it; make it smaller") from None
+        except Exception:  # decoders raise any class, with texts that are not for users
+            raise ImageError(f"{label}: {_DAMAGED}, {WANTED}") from None
+    return image
 
 
 def _from_array(array: NDArray[np.uint8], label: str) -> Image.Image:
@@ -189,48 +209,36 @@ def _check_size(image: Image.Image, label: str, max_pixels: int) -> None:
         )
 
 
-def _as_rgb(image: Image.Image, label: str) -> Image.Image:
+@contextlib.contextmanager
+def _as_image_errors(image: Image.Image, label: str) -> Iterator[None]:
+    size = f"{image.width} x {image.height}"
     try:
-        image.load()
-        rgb = _on_white(_without_16_bits(_upright(image), label))
+        yield
     except ImageError:
         raise
     except MemoryError:
-        raise ImageError(
-            f"{label}: not enough memory for {image.width} x {image.height} pixels; make it smaller"
-        ) from None
-    except Exception:  # as in _decode_header
-        raise ImageError(f"{label}: {_DAMAGED}, {_WANTED}") from None
-    rgb.info = {}
-    return rgb
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says, whatever its other metadata holds."""
-    orientation = _orientation(image)
-    if orientation == _UPRIGHT:
-        return image
-    from PIL import ImageOps  # with all of Pillow's palettes, and most images are upright
-
-    # Pillow writes all EXIF back, and fails where a field is damaged: it gets this one alone.
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    copy = image.copy()
-    copy.info = {key: value for key, value in image.info.items() if key == "transparency"}
-    copy.info["exif"] = exif.tobytes()
-    ImageOps.exif_transpose(copy, in_place=True)
-    return copy
+        raise ImageError(f"{label}: not enough memory for {size} pixels; make it smaller") from None
+    except Exception:  # as in _with_header
+        raise ImageError(f"{label}: {_DAMAGED}, {WANTED}") from None
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; damaged EXIF says nothing."""
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, _UPRIGHT)
-    except MemoryError:
-        raise
-    except Exception:  # any class, as decoders raise it
-        return _UPRIGHT
-    return value if value in range(1, 9) else _UPRIGHT
+    """EXIF's orientation, 1 to 8; damaged EXIF says nothing. Pillow itself turns a TIFF."""
+    with _without_warnings():
+        try:
+            value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        except MemoryError:
+            raise
+        except Exception:  # any class, as decoders raise it
+            return 1
+    return value if isinstance(value, int) else 1
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _without_16_bits(image: Image.Image, label: str) -> Image.Image:
@@ -246,8 +254,25 @@ def _without_16_bits(image: Image.Image, label: str) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode in _ALPHA_MODES or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    """An image without transparency; band by band, for blending takes 16 bytes a pixel."""
+    if image.mode not in _ALPHA_MODES and image.info.get("transparency") is None:
+        return image
+    width, height = image.size
+    rgb, rows = Image.new("RGB", image.size), max(1, _BAND // width)
+    for top in range(0, height, rows):
+        box = (0, top, width, min(top + rows, height))
+        band = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", band.size, (255, 255, 255, 255))
+        rgb.paste(Image.alpha_composite(white, band).convert("RGB"), box)
+    return rgb
+
+
+def _alone(image: Image.Image) -> Image.Image:
+    """A decoded image in RGB, without its file and all else that the file said."""
+    if image.mode != "RGB" or image.format in _KEEP_DECODER:
+        image = image.convert("RGB")
+    if isinstance(image, ImageFile.ImageFile):
+        image.getexif().clear()
+        image.fp = None
+    image.info = {}
+    return image

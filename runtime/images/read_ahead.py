@@ -1,4 +1,4 @@
-"""Images are read and preprocessed in a thread before they are needed.
+"""Images are read and preprocessed in threads before they are needed.
 
 Knows order and depth. The images themselves are taken by the thread that asks for results, since
 a caller's generator may be at home there alone.
@@ -11,14 +11,13 @@ from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from paligemma_edge.runtime.errors import ImageError
-from paligemma_edge.runtime.images.batch import ImageBatch, read_images
+from paligemma_edge.runtime.images.batch import ImageBatch, ImageReader
 from paligemma_edge.runtime.images.load import ImageInput
-from paligemma_edge.runtime.manifest import ImageConfig
 from paligemma_edge.runtime.timing import Stopwatch
 
 
 def read_ahead(
-    images: Iterable[ImageInput], config: ImageConfig, depth: int
+    images: Iterable[ImageInput], reader: ImageReader, depth: int
 ) -> Generator[ImageBatch | ImageError, None, None]:
     """Read images, at most `depth` of them early; yield in order, each alone.
 
@@ -27,10 +26,10 @@ def read_ahead(
     """
     waiting: deque[Future[ImageBatch | ImageError]] = deque()
     errors: list[Exception] = []
-    with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
+    with ThreadPoolExecutor(max(1, depth), thread_name_prefix="read-ahead") as pool:
         try:
             for number, image in enumerate(_until_error(images, errors)):
-                waiting.append(pool.submit(_read, image, number, config))
+                waiting.append(pool.submit(_read, image, number, reader))
                 if len(waiting) > depth:
                     yield waiting.popleft().result()
             while waiting:
@@ -51,8 +50,8 @@ def _until_error(images: Iterable[ImageInput], errors: list[Exception]) -> Itera
         errors.append(error)
 
 
-def _read(image: ImageInput, number: int, config: ImageConfig) -> ImageBatch | ImageError:
+def _read(image: ImageInput, number: int, reader: ImageReader) -> ImageBatch | ImageError:
     try:
-        return read_images([image], config, Stopwatch())
+        return reader.read([image], Stopwatch())
     except ImageError as error:
         return ImageError(f"images[{number}]: {error}")

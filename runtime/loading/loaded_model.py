@@ -24,6 +24,7 @@ from paligemma_edge.runtime.loading.options import (
     LoadOptions,
     cache_plan_for,
     device_for,
+    image_reader,
     requested_plan,
 )
 from paligemma_edge.runtime.loading.prepacked import prepacked_here
@@ -84,7 +85,7 @@ def load_model(
         raise OptionError(f"the bundle is {path!r}, wanted the path of its folder")
     bundle = Bundle.open(path)
     manifest = bundle.manifest
-    requested = requested_plan(manifest, options)
+    requested, images = requested_plan(manifest, options), image_reader(manifest, options)
     name, chosen, reason = choose_variant(manifest, device, variant, requested)
     level = logging.INFO if variant is None else logging.DEBUG  # a name that was given is no news
     _LOG.log(level, "%s: variant %s", bundle.path, reason)
@@ -99,6 +100,6 @@ def load_model(
     with comparing(bundle, verified) as digests:
         encoder = PromptEncoder(digests.file(manifest.tokenizer.file), manifest.tokenizer)
         engine = load_engine(chosen, opened, digests, prepacked, lora_graphs)
-    pipeline = Pipeline(engine, encoder, manifest, KVCachePool(engine, plan))
+    pipeline = Pipeline(engine, encoder, manifest, KVCachePool(engine, plan), images)
     adapters = LoraAdapters(bundle, name, engine)
     return LoadedModel(bundle, name, reason, pipeline, adapters, prepacked, verified)

@@ -7,9 +7,11 @@ from typing import TypedDict
 from paligemma_edge.runtime.device.device import Device, open_device
 from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.errors import DeviceError, OptionError
+from paligemma_edge.runtime.images.batch import ImageReader
+from paligemma_edge.runtime.images.load import MAX_PIXELS
 from paligemma_edge.runtime.loading.memory_estimate import MemoryEstimate, estimate_memory
 from paligemma_edge.runtime.manifest import Manifest, Variant
-from paligemma_edge.runtime.validation import check_bytes
+from paligemma_edge.runtime.validation import check_bytes, check_pixels
 
 
 class LoadOptions(TypedDict, total=False):
@@ -20,11 +22,19 @@ class LoadOptions(TypedDict, total=False):
     max_length: int | None
     memory_limit: int | str | None  # bytes, or a text with a unit
     cuda_graph: bool
+    max_pixels: int | str | None  # of an image, as a number or a text such as "50M"
 
 
 def requested_plan(manifest: Manifest, options: LoadOptions) -> CachePlan | None:
     """The slots that are asked for, whatever the variant; OptionError for unusable values."""
     return CachePlan.of(manifest.model, options.get("max_batch_size"), options.get("max_length"))
+
+
+def image_reader(manifest: Manifest, options: LoadOptions) -> ImageReader:
+    """How images are read; OptionError for an unusable limit."""
+    limit = options.get("max_pixels")
+    most = MAX_PIXELS if limit is None else check_pixels("max_pixels", limit)
+    return ImageReader(manifest.image, most)
 
 
 def cache_plan_for(manifest: Manifest, variant: Variant, options: LoadOptions) -> CachePlan | None:

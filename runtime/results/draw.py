@@ -173,11 +173,15 @@ def _draw_masks(
     for colour, mask in _paired(colours, masks):
         if mask is not None and (cropped := _cropped(mask, image)):
             part, x0, y0 = cropped
-            opacity = Image.fromarray((part * (_MASK_OPACITY * 255)).astype(np.uint8))
+            opacity = Image.fromarray((part * np.float32(_MASK_OPACITY * 255)).astype(np.uint8))
             image.paste(colour, (x0, y0), opacity)
-            edges.append((colour, (x0 - line, y0 - line), _edge(inside(part), line)))
-    for colour, corner, edge in edges:
-        image.paste(colour, corner, edge)
+            edge = _edge(inside(part), line)
+            # In bits, for they all wait until the last mask is drawn.
+            edges.append((colour, (x0 - line, y0 - line), np.packbits(edge, 1), edge.shape[1]))
+            del mask, cropped, part, opacity, edge  # the next one needs their room
+    for colour, corner, bits, width in edges:
+        solid = np.unpackbits(bits, 1, width) * np.uint8(255)
+        image.paste(colour, corner, Image.fromarray(solid))
 
 
 def _paired(
@@ -203,11 +207,11 @@ def _cropped(mask: Mask, image: Image.Image) -> tuple[Mask, int, int] | None:
     return mask[y0 : rows[-1] + 1, x0 : columns[-1] + 1], x0, y0
 
 
-def _edge(within: NDArray[np.bool_], line: int) -> Image.Image:
-    """The outermost `line` pixels of an area, 0 or 255, with `line` pixels of padding."""
+def _edge(within: NDArray[np.bool_], line: int) -> NDArray[np.bool_]:
+    """The outermost `line` pixels of an area, with `line` pixels of padding."""
     solid = np.pad(within, line)
-    blurred = Image.fromarray(solid.astype(np.uint8) * 255).filter(ImageFilter.BoxBlur(line))
-    return Image.fromarray((solid & (np.asarray(blurred) < 255)).astype(np.uint8) * 255)
+    blurred = Image.fromarray(solid * np.uint8(255)).filter(ImageFilter.BoxBlur(line))
+    return solid & (np.asarray(blurred) < 255)
 
 
 def _draw_box(pen: ImageDraw.ImageDraw, corners: Corners, colour: Colour, line: int) -> None:

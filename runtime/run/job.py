@@ -17,10 +17,10 @@ from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH_SIZE
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
-from paligemma_edge.runtime.results.build import WITHOUT_MASKS, DecodeMasks
+from paligemma_edge.runtime.results.build import WITHOUT_MASKS
 from paligemma_edge.runtime.run.answer import Answers, among_choices, in_slots
 from paligemma_edge.runtime.run.console import Console
-from paligemma_edge.runtime.run.hints import prompt_hints
+from paligemma_edge.runtime.run.hints import left_out_hint, prompt_hints
 from paligemma_edge.runtime.run.identity import run_identity
 from paligemma_edge.runtime.run.journal import Journal, Key
 from paligemma_edge.runtime.run.options import RunOptions
@@ -60,7 +60,7 @@ def run_images(
     if options.out is not None:
         target = check_out(Path(options.out), overwrite=options.overwrite)
     sources = _sources(options, stdin or sys.stdin)
-    for hint in prompt_hints(options.prompts):
+    for hint in (*prompt_hints(options.prompts), *left_out_hint(sources.left_out)):
         console.note(hint)
     if options.stream or options.together:
         check_single(options, sources)
@@ -109,15 +109,13 @@ class _Job:
         slots = _slots(self.options, self.sources, model)
         answers = _answers(model, self.options, self.sources, slots)
         report = _report(self.options, self.sources, self.console, self.journal)
-        engine = model.engine
-        decode_masks = engine.decode_masks if engine.decodes_masks else None
         with contextlib.closing(report), _ended_by_interrupt(self.sources.live):
             answer_sources(
                 self._recorded(),
                 self.options.prompts,
                 read=lambda source: _read(model, source),
                 answer=answers.answer,
-                on_result=lambda result: self._take(result, report, decode_masks),
+                on_result=lambda result: self._take(result, report, model),
                 done=frozenset() if self.journal is None else self.journal,
                 # A camera's frame must be recent when it is answered, and an image of a slow
                 # list is answered before the next name is waited for.
@@ -155,10 +153,10 @@ class _Job:
                 self.keys.extend(_keys([source], self.options))
             yield source
 
-    def _take(self, result: QueryResult, report: Report, decode_masks: DecodeMasks) -> None:
+    def _take(self, result: QueryResult, report: Report, model: LoadedModel) -> None:
         """Draw, record, print: what is recorded is not drawn again, so its overlay comes first."""
         try:
-            self._draw(result, report, decode_masks)
+            self._draw(result, report, model)
             record = result.record
         except ImageError as error:  # such as of an image that was deleted since it was read
             result = dataclasses.replace(result, outcome=error)
@@ -167,12 +165,14 @@ class _Job:
             self.journal.append(record)
         report(result)
 
-    def _draw(self, result: QueryResult, report: Report, decode_masks: DecodeMasks) -> None:
+    def _draw(self, result: QueryResult, report: Report, model: LoadedModel) -> None:
         if self.overlays is None or isinstance(result.outcome, Failure):
             return
+        decode_masks = model.engine.decode_masks if model.engine.decodes_masks else None
         if lacks_masks(result.outcome, decode_masks):
             report.note(WITHOUT_MASKS)
-        self.overlays.write(result.source, result.prompt, result.outcome, decode_masks)
+        load = model.pipeline.images.load
+        self.overlays.write(result.source, result.prompt, result.outcome, decode_masks, load=load)
 
     def _is_done(self) -> bool:
         return (

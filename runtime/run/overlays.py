@@ -18,7 +18,8 @@ from typing import Any
 from PIL import Image
 
 from paligemma_edge.runtime.errors import DeviceError, ImageError, OptionError, OutputError
-from paligemma_edge.runtime.images.load import image_label, load_image
+from paligemma_edge.runtime.images.formats import FORMATS, format_of_name
+from paligemma_edge.runtime.images.load import ImageInput, image_label, load_image
 from paligemma_edge.runtime.results.build import DecodeMasks, decoded_masks
 from paligemma_edge.runtime.results.draw import draw
 from paligemma_edge.runtime.results.mask import paste_mask
@@ -35,13 +36,14 @@ from paligemma_edge.runtime.system.atomic_file import (
 from paligemma_edge.runtime.text.parse_answer import parse_answer
 
 _OPTION = "--draw"
-_KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    ".png": ("PNG", {}),
-    ".jpg": ("JPEG", {"quality": 92}),
-    ".jpeg": ("JPEG", {"quality": 92}),
-    ".webp": ("WEBP", {"quality": 92}),
-    ".bmp": ("BMP", {}),
+# Pillow's formats in which an overlay is written, under any of their suffixes, and how.
+_WRITTEN: Mapping[str, Mapping[str, Any]] = {
+    "PNG": {},
+    "JPEG": {"quality": 92},
+    "WEBP": {"quality": 92},
+    "BMP": {},
 }
+_SUFFIXES = tuple(one.suffixes[0] for one in FORMATS if one.name in _WRITTEN)
 _FRAME = ".jpg"  # for a source whose name has no image suffix
 
 
@@ -65,7 +67,13 @@ class Overlays:
             yield source
 
     def write(
-        self, source: Source, prompt: str, result: Result, decode_masks: DecodeMasks = None
+        self,
+        source: Source,
+        prompt: str,
+        result: Result,
+        decode_masks: DecodeMasks = None,
+        *,
+        load: Callable[[ImageInput], Image.Image] = load_image,
     ) -> Path:
         """Draw an answer over its image and put it in its place, whole.
 
@@ -74,7 +82,7 @@ class Overlays:
         """
         place = self._places.pop((source.name, prompt))
         try:
-            image = _drawn(load_image(source.load()), result, decode_masks)
+            image = _drawn(load(source.load()), result, decode_masks)
         except (OptionError, DeviceError) as error:  # such as of another shape than it was
             raise ImageError(f"{image_label(source.name)}: {error}") from None
         data = _encoded(image, place)
@@ -123,7 +131,7 @@ def open_overlays(
     A target with an image's suffix is a file, for one image and prompt; any other is a
     folder. Either is new, and a folder may be empty, unless `reuse`.
     """
-    is_file = target.suffix.lower() in _KINDS
+    is_file = _is_written(target.name)
     if is_file:
         if sources.count != 1 or len(prompts) > 1:
             raise OptionError(
@@ -153,15 +161,24 @@ def safe_name(name: str, prompt: int = 1) -> PurePosixPath:
     """
     parts = ["_" if part == ".." else part for part in PurePosixPath(name).parts if part.strip("/")]
     place = PurePosixPath(*parts or ["image"])
-    if place.suffix.lower() not in _KINDS:
+    if not _is_written(place.name):
         place = place.with_name(f"{place.name}{_FRAME}")
     return place if prompt == 1 else place.with_name(f"{place.stem}-{prompt}{place.suffix}")
+
+
+def _is_written(name: str) -> bool:
+    return _format_name(name) in _WRITTEN
+
+
+def _format_name(name: str) -> str:
+    kind = format_of_name(name)
+    return "" if kind is None else kind.name
 
 
 def _check_folder(target: Path, reuse: bool) -> None:
     if target.suffix and not target.is_dir():
         raise OptionError(
-            f"{_OPTION} {target}: wanted a folder, or a name that ends in {', '.join(_KINDS)}"
+            f"{_OPTION} {target}: wanted a folder, or a name that ends in {', '.join(_SUFFIXES)}"
         )
     try:
         there = target if target.exists() else target.parent
@@ -191,9 +208,9 @@ def _drawn(image: Image.Image, result: Result, decode_masks: DecodeMasks) -> Ima
 
 
 def _encoded(image: Image.Image, place: Path) -> bytes:
-    (kind, options), file = _KINDS[place.suffix.lower()], io.BytesIO()
+    kind, file = _format_name(place.name), io.BytesIO()
     try:
-        image.save(file, kind, **options)
+        image.save(file, kind, **_WRITTEN[kind])
     except (OSError, ValueError):  # such as a WebP of more than 16383 pixels a side
         raise ImageError(
             f"cannot write {place}: {image.width} x {image.height} pixels are too large for "

@@ -8,17 +8,18 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import PurePath
 from typing import TextIO, TypeAlias
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
+from paligemma_edge.runtime.images.formats import IMAGE_SUFFIXES, WANTED
 from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.run import video as frames
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 STDIN = "-"
 DEFAULT_EVERY = 1.0  # seconds between two frames of a video
@@ -57,13 +58,15 @@ class Sources:
     `count` is None where it is not known beforehand, `live` is whether a camera takes part, which
     ends when it is interrupted, and `paced` whether the next image may come late: from a camera,
     or from a list that is still written. `root` is the folder that all are below; None where
-    there is none, or where it is not known beforehand.
+    there is none, or where it is not known beforehand. `left_out` counts the files of folders
+    that are no images, by the ending of their names.
     """
 
     entries: tuple[Source | Opens, ...]  # an image, or what opens into several images
     live: bool = False
     paced: bool = False
     root: PurePath | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def count(self) -> int | None:
@@ -104,12 +107,15 @@ def find_sources(
     if every is not None and not 0 < every < float("inf"):
         raise OptionError(f"--every is {every}, wanted seconds above 0")
     given = [os.fspath(path) for path in paths]
-    entries = {name: _entry(name, stdin, every) for path in given for name in _names(path)}
+    left_out: Counter[str] = Counter()
+    names = [name for path in given for name in _names(path, left_out)]
+    entries = {name: _entry(name, stdin, every) for name in names}
     live = any(_camera(name) is not None for name in entries)
     if every is not None and not live and not any(map(_may_be_video, entries)):
         raise OptionError("--every is about videos and cameras, and PATHS name none; leave it out")
     paced = live or STDIN in entries
-    return Sources(tuple(entries.values()), live, paced, None if paced else _root(given))
+    root = None if paced else _root(given)
+    return Sources(tuple(entries.values()), live, paced, root, left_out)
 
 
 def _root(paths: Iterable[str]) -> PurePath | None:
@@ -131,30 +137,34 @@ def _folder_of(path: str) -> str:
     return os.path.dirname(path)  # noqa: PTH120
 
 
-def _names(path: str) -> Iterable[str]:
-    """The names that one of PATHS stands for."""
+def _names(path: str, left_out: Counter[str]) -> Iterable[str]:
+    """The names that one of PATHS stands for; what a folder has besides is added to `left_out`."""
     if os.path.isdir(path):  # noqa: PTH112 - a name is kept as it was given
-        return _in_folder(path)
+        return _in_folder(path, left_out)
     if glob.has_magic(path) and not os.path.lexists(path):
         return _in_glob(path)
     return [path]
 
 
-def _in_folder(folder: str) -> list[str]:
+def _in_folder(folder: str, left_out: Counter[str]) -> list[str]:
     names: list[str] = []
     for place, folders, files in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        names += (os.path.join(place, name) for name in sorted(files) if _is_shown(name, IMAGES))  # noqa: PTH118
+        for name in sorted(files):
+            if _is_shown(name, IMAGE_SUFFIXES):
+                names.append(os.path.join(place, name))  # noqa: PTH118
+            elif not name.startswith("."):
+                left_out[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
     if not names:
-        raise OptionError(f"{folder}: a folder without images, wanted {', '.join(IMAGES)}")
+        raise OptionError(f"{folder}: a folder without images, {WANTED}")
     return names
 
 
 def _in_glob(pattern: str) -> list[str]:
     matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - names as they were given
-    names = sorted(name for name in matches if _is_shown(name, IMAGES + VIDEOS))
+    names = sorted(name for name in matches if _is_shown(name, IMAGE_SUFFIXES + VIDEOS))
     if not names:
-        raise OptionError(f"{pattern}: matches no image, wanted {', '.join(IMAGES)}")
+        raise OptionError(f"{pattern}: matches no image, {WANTED}")
     return names
 
 

@@ -23,7 +23,7 @@ from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.request_list import Images
 from paligemma_edge.runtime.generation.sampling import Greedy
-from paligemma_edge.runtime.images.batch import ImageBatch, read_images
+from paligemma_edge.runtime.images.batch import ImageBatch, ImageReader
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.images.preprocess import pixel_values
 from paligemma_edge.runtime.timing import Stopwatch
@@ -277,7 +277,7 @@ def run(
 
 
 def batch_of(model: PaliGemma, sample: Sample) -> ImageBatch:
-    return read_images(sample.images, model.bundle.manifest.image, Stopwatch())
+    return ImageReader(model.bundle.manifest.image).read(sample.images, Stopwatch())
 
 
 def pixels_of(model: PaliGemma, sample: Sample) -> NDArray[np.float32]:

@@ -233,7 +233,7 @@ def test_a_wrong_option_is_wrong_usage_before_the_bundle_is_opened(
     assert "--images has no effect" in refused(*ask, "--images", tmp_path, code=2)
     (tmp_path / "empty").mkdir()
     assert "without images" in refused(*ask, tmp_path / "empty", code=2)
-    assert "matches no image" in refused(*ask, f"{tmp_path}/*.gif", code=2)
+    assert "matches no image" in refused(*ask, f"{tmp_path}/*.svg", code=2)
     for pair in (
         ("--stream", "--json"),
         ("--stream", "--also", "x"),

@@ -151,9 +151,9 @@ def test_images_are_read_one_after_another(
 ) -> None:
     events: list[str] = []
 
-    def load(source: ImageInput) -> Image.Image:
+    def load(source: ImageInput, **limits: int) -> Image.Image:
         events.append("read")
-        return load_image(source)
+        return load_image(source, **limits)
 
     monkeypatch.setattr("paligemma_edge.runtime.images.batch.load_image", load)
     monkeypatch.setattr(

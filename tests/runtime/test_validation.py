@@ -1,4 +1,4 @@
-"""Sizes of memory, as a shell and a program write them."""
+"""Sizes of memory and of images, as a shell and a program write them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.validation import check_bytes
+from paligemma_edge.runtime.validation import check_bytes, check_pixels
 
 WRONG = ["6", "GB", "-6GB", "0GB", "0.0001kB", "6 gigabytes", "6GB!", "", "٦GB", 0, 6.5, True, None]
 
@@ -40,3 +40,19 @@ def test_a_long_text_is_cut() -> None:
     with pytest.raises(OptionError) as caught:
         check_bytes("memory_limit", "x" * 10_000)
     assert len(str(caught.value)) < 250
+
+
+@pytest.mark.parametrize(
+    ("value", "pixels"),
+    [(1, 1), (200_000_000, 200_000_000), ("50M", 50_000_000), (" 1.5 g ", 1_500_000_000), ("9", 9)],
+)
+def test_pixels_are_a_number_or_have_a_unit(value: int | str, pixels: int) -> None:
+    assert check_pixels("max_pixels", value) == pixels
+
+
+@pytest.mark.parametrize(
+    "value", ["M", "-1M", "0", "50MB", "50 megapixels", "", 0, 6.5, True, None]
+)
+def test_anything_else_is_no_number_of_pixels(value: Any) -> None:  # noqa: ANN401
+    with pytest.raises(OptionError, match=r"max_pixels, in pixels such as '50M', is .*whole"):
+        check_pixels("max_pixels", value)

@@ -10,7 +10,7 @@ import pytest
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.grammar.object_options import ObjectOptions
-from paligemma_edge.runtime.images.batch import read_images
+from paligemma_edge.runtime.images.batch import ImageReader
 from paligemma_edge.runtime.run.answer import among_choices, in_slots
 from paligemma_edge.runtime.run.queries import AnswerQueries, Query
 from paligemma_edge.runtime.run.sources import Source
@@ -59,7 +59,7 @@ def ask(model: PaliGemma, answer: AnswerQueries, image: Path) -> list[str]:
     queries = [
         Query(2 * copy + place, Source(str(copy), str(image)), images, prompt, 2)
         for copy in range(2)
-        for images in [read_images([image], config, Stopwatch())]
+        for images in [ImageReader(config).read([image], Stopwatch())]
         for place, prompt in enumerate(PROMPTS)
     ]
     found = {query.number: result.text for query, result in answer(queries)}

@@ -57,6 +57,16 @@ def test_nothing_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find("photos", "photos/b.jpg", "missing.png").count == 6
 
 
+def test_every_usual_ending_is_an_image_and_the_rest_is_counted_by_kind(tree: Path) -> None:
+    images = ("a.jfif", "b.JPE", "c.mpo", "d.apng", "e.dib", "f.gif", "g.TIFF", "h.tif", "i.avif")
+    for name in (*images, "film.MP4", "phone.heic", "more.TXT", "README", ".hidden.txt"):
+        (tree / "empty" / name).touch()
+    sources = find("photos", "empty")
+    assert names(sources) == [*ALL, *(f"empty/{name}" for name in sorted(images))]
+    assert sources.left_out == {".txt": 2, ".mp4": 1, ".heic": 1, "": 1}
+    assert not find("photos/a.PNG", "photos/*.jpg").left_out
+
+
 def test_globs_that_the_shell_left_alone() -> None:
     assert names(find("photos/*.jpg")) == ["photos/b.jpg"]
     assert names(find("photos/**/*.bmp")) == ["photos/x/y/d.bmp"]
@@ -110,8 +120,8 @@ def test_a_missing_file_is_listed_and_its_load_says_so() -> None:
 def test_what_holds_no_image_is_refused_at_once(tree: Path) -> None:
     with pytest.raises(OptionError, match="empty: a folder without images"):
         find("photos", "empty")
-    with pytest.raises(OptionError, match=r"photos/\*\.gif: matches no image"):
-        find("photos/*.gif")
+    with pytest.raises(OptionError, match=r"photos/\*\.svg: matches no image"):
+        find("photos/*.svg")
 
 
 def test_a_folder_that_cannot_be_read_is_no_loss_in_silence(

@@ -1,0 +1,140 @@
+"""Files that ask a decoder for too much, and those of cameras and programs, which do not."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.images.decoding_work import excessive_work
+from paligemma_edge.runtime.images.formats import FORMATS, format_of
+from paligemma_edge.runtime.images.load import load_image
+from tests.helpers.image_files import encoded, jpeg_of_scans, png_chunk, tags
+
+PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+
+
+def gif_with_comment(size: int) -> bytes:
+    data = encoded(Image.new("P", (3, 3)), "GIF")
+    comment = b"!\xfe" + (b"\xff" + b"x" * 255) * (size // 255) + b"\0"
+    return data[: data.index(b",")] + comment + data[data.index(b",") :]
+
+
+def png_of_chunks(kind: bytes, count: int) -> bytes:
+    data = encoded(PHOTO, "PNG")
+    place = data.index(b"IDAT") - 4
+    return data[:place] + png_chunk(kind, b"") * count + data[place:]
+
+
+def many_numbers(tag: int = 0x0112, at: int = 26) -> bytes:
+    """EXIF whose orientation, or another tag, is two million numbers."""
+    return tags([(tag, 3, 2_000_000, at)], rest=bytes(4_000_000))
+
+
+def png_with_exif(exif: bytes) -> bytes:
+    data = encoded(PHOTO, "PNG")
+    place = data.index(b"IDAT") - 4
+    return data[:place] + png_chunk(b"eXIf", exif) + data[place:]
+
+
+def webp_with_exif(exif: bytes) -> bytes:
+    data = encoded(PHOTO, "WEBP", exif=b"Exif\0\0" + tags([]))
+    place = data.index(b"EXIF")
+    body = data[12:place] + b"EXIF" + struct.pack("<I", len(exif)) + exif
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def bmp_of_runs(runs: int) -> bytes:
+    header = struct.pack("<IiiHHIIiiII", 40, 2000, 2000, 1, 8, 1, 0, 0, 0, 256, 0)
+    start = 14 + len(header) + 1024
+    body = header + bytes(1024) + b"\x01\x07" * runs
+    return b"BM" + struct.pack("<IHHI", start + 2 * runs, 0, 0, start) + body
+
+
+EXCESSIVE = {
+    "a JPEG of 1,000 scans": (jpeg_of_scans(1000), "more than 100 scans"),
+    "few scans over very many pixels": (
+        jpeg_of_scans(90).replace(b"\0\x40\0\x40", b"\x40\0\x40\0", 1),
+        "90 scans over 268,435,456 pixels",
+    ),
+    "a JPEG of very many segments": (
+        b"\xff\xd8" + b"\xff\xfe\0\x02" * 10_001 + encoded(PHOTO, "JPEG")[2:],
+        "very many segments",
+    ),
+    "a JPEG with junk between its segments": (
+        b"\xff\xd8\xff\xfe\0\x02" + bytes(1 << 17) + encoded(PHOTO, "JPEG")[2:],
+        "very many segments",
+    ),
+    "a PNG of empty chunks": (png_of_chunks(b"teXt", 40_000), "more than 20,"),
+    "a PNG of empty pixel chunks": (png_of_chunks(b"IDAT", 40_000), "more than 20,"),
+    "a GIF with a long comment": (gif_with_comment(2 << 20), "before its first frame"),
+    "a BMP of short runs": (bmp_of_runs(5 << 20), "run-length encoded"),
+    "a JPEG of very much EXIF": (
+        b"\xff\xd8"
+        + (b"\xff\xe1\xff\xffExif\0\0" + bytes(65_527)) * 100
+        + encoded(PHOTO, "JPEG")[2:],
+        "more than 4 MiB of EXIF",
+    ),
+    "EXIF of a PNG": (png_with_exif(many_numbers()), "more than 1,000,000 numbers"),
+    "EXIF of a WebP": (webp_with_exif(many_numbers()), "more than 1,000,000 numbers"),
+    "EXIF of an AVIF": (encoded(PHOTO, "AVIF") + many_numbers(), "more than 1,000,000 numbers"),
+    "a TIFF of very many strips": (many_numbers(273), "more than 1,000,000 numbers"),
+    "a TIFF whose child table has very many numbers": (
+        tags([(34665, 4, 1, 26)], rest=many_numbers()[8:]),
+        "more than 1,000,000 numbers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EXCESSIVE)
+def test_what_asks_for_too_much_is_refused_before_it_is_decoded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, problem = EXCESSIVE[name]
+    kind = format_of(data)
+    assert kind is not None
+    monkeypatch.setattr(type(kind), "open", lambda *_: pytest.fail("it was decoded"))
+    with pytest.raises(ImageError, match=problem) as caught:
+        load_image(data)
+    assert str(caught.value).endswith("; save the image again")
+
+
+@pytest.mark.parametrize("kind", [one.name for one in FORMATS])
+def test_what_programs_write_is_read(kind: str) -> None:
+    data = encoded(PHOTO, kind)
+    assert excessive_work(kind, data) is None
+    wanted = Image.open(io.BytesIO(data)).convert("RGB")
+    assert load_image(data).tobytes() == wanted.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_progressive_jpeg_is_read(mode: str) -> None:
+    data = encoded(PHOTO.convert(mode), "JPEG", progressive=True, quality=95)
+    assert data.count(b"\xff\xda") >= 6
+    assert load_image(data).tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+
+
+def test_scans_of_what_follows_the_image_do_not_count() -> None:
+    """Phones append videos and depth maps."""
+    data = encoded(PHOTO, "JPEG", progressive=True) + jpeg_of_scans(1000)
+    assert load_image(data).size == (60, 40)
+
+
+def test_scans_of_a_thumbnail_do_not_count() -> None:
+    data = encoded(PHOTO, "JPEG", progressive=True, comment=jpeg_of_scans(1000)[:60_000])
+    assert load_image(data).size == (60, 40)
+
+
+def test_a_large_icc_profile_and_long_texts_are_read() -> None:
+    profile = bytes(900_000)  # Pillow reads up to a mebibyte of a PNG
+    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
+        assert load_image(encoded(PHOTO, kind, icc_profile=profile)).size == (60, 40)
+
+
+def test_every_row_of_a_tall_tiff_may_be_a_strip() -> None:
+    tall = Image.new("L", (2, 20_000))
+    assert load_image(encoded(tall, "TIFF", strip_size=2)).size == (2, 20_000)
