@@ -38,8 +38,8 @@ class PaliGemma:
     binary mode (JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF), a PIL image, or a uint8 array
     [height, width, 3] whose channels are red, green, blue (OpenCV has them the other way round:
     `frame[..., ::-1]`); [height, width] is grey, a fourth channel is alpha. A file is turned as its
-    EXIF orientation says, an image or array is taken as given. For many images use `batch`, for many
-    prompts about one image, or a prompt about several, `encode`.
+    EXIF orientation says, an image or array is taken as given. For many images use `batch`, for
+    many prompts about one image, or a prompt about several, `encode`.
 
     Threads may share a model and call it at once: each answer then has keys and values of its own,
     and all share the cores. A model that was opened with `max_batch_size` or `max_length` makes one
