@@ -60,6 +60,8 @@ demo: $(EXPORT_VENV)/ready $(DEVICE_VENV)/ready ## export the sample model and a
 	$(call install_wheel,$(EXPORT_VENV))
 	$(call install_wheel,$(DEVICE_VENV))
 	$(EXPORT_VENV)/bin/paligemma-edge export $(SAMPLE)/checkpoint $(BUNDLE) --overwrite
+	@echo "a first answer, before smaller variants are made:"
+	$(DEVICE_VENV)/bin/paligemma-edge run $(BUNDLE) "caption en" samples/images/03.png
 	$(EXPORT_VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int8 --min-agreement 0.99
 	$(EXPORT_VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int4
 	$(DEVICE_VENV)/bin/python samples/demo.py $(BUNDLE) samples/images build/demo

@@ -31,10 +31,14 @@ if TYPE_CHECKING:
         PromptError,
         TokenizerError,
     )
-    from paligemma_edge.runtime.generation.sampling import TopSampling
+    from paligemma_edge.runtime.generation.request_list import Images
+    from paligemma_edge.runtime.generation.sampling import Sampling, TopSampling
+    from paligemma_edge.runtime.grammar.base import Grammar
     from paligemma_edge.runtime.grammar.choices import Choices
     from paligemma_edge.runtime.grammar.regex import Regex
+    from paligemma_edge.runtime.grammar.task_grammar import Labels
     from paligemma_edge.runtime.images.load import ImageInput
+    from paligemma_edge.runtime.loading.variants import DeviceName
     from paligemma_edge.runtime.model import PaliGemma
     from paligemma_edge.runtime.results.detection import Detection
     from paligemma_edge.runtime.results.generation import Generation
@@ -52,10 +56,14 @@ __all__ = [
     "Choices",
     "Detection",
     "DeviceError",
+    "DeviceName",
     "EncodedImage",
     "Generation",
+    "Grammar",
     "ImageError",
     "ImageInput",
+    "Images",
+    "Labels",
     "MissingExtraError",
     "NonFiniteLogitsError",
     "ObjectResult",
@@ -66,6 +74,7 @@ __all__ = [
     "PromptError",
     "Regex",
     "RunOptions",
+    "Sampling",
     "TextResult",
     "TokenizerError",
     "TopSampling",
@@ -78,13 +87,18 @@ _HOME = {
     "ChoiceResult": "results.result",
     "Choices": "grammar.choices",
     "Detection": "results.detection",
+    "DeviceName": "loading.variants",
     "EncodedImage": "encoded_image",
     "Generation": "results.generation",
+    "Grammar": "grammar.base",
     "ImageInput": "images.load",
+    "Images": "generation.request_list",
+    "Labels": "grammar.task_grammar",
     "ObjectResult": "results.result",
     "PaliGemma": "model",
     "Regex": "grammar.regex",
     "RunOptions": "run.options",
+    "Sampling": "generation.sampling",
     "TextResult": "results.result",
     "TopSampling": "generation.sampling",
     "run_images": "run.job",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 from paligemma_edge.runtime.cli.progress import shown_progress
+from paligemma_edge.runtime.errors import PaliGemmaError
 
 _LOGGER = logging.getLogger("paligemma_edge")
 
@@ -94,9 +95,21 @@ def _quantize(options: argparse.Namespace) -> int:
         if report.layers:
             print(f"errors by layer: {Path(options.bundle) / plot_name(report.variant)}")
     names = ", ".join(recipe.name for recipe in recipes)
-    print(f"{options.bundle}: added {names}; `paligemma-edge inspect` lists its variants")
+    print(f"{options.bundle}: added {names}; {_used_here(Path(options.bundle))}")
     return 0
 
 
 def _note(text: str) -> None:
     _LOGGER.warning("%s", text)
+
+
+def _used_here(bundle: Path) -> str:
+    """Which variant the bundle is opened with from now on, where none is named."""
+    from paligemma_edge.runtime.bundle.bundle import Bundle
+    from paligemma_edge.runtime.loading.variants import choose_variant
+
+    try:
+        name = choose_variant(Bundle.open(bundle).manifest).name
+    except PaliGemmaError:  # no variant is for a device of this machine
+        return "`paligemma-edge inspect` lists its variants"
+    return f"where no variant is named, {name} is now used here"

@@ -165,9 +165,10 @@ class EncodedImage(TypedCalls[TextResult, ObjectResult, ChoiceResult]):
         return request.about(self._read)
 
     def _read(self, watch: Stopwatch) -> ImageBatch:
-        """The images; an answer's seconds include what was spent on them, whoever came first."""
+        """The images; what was spent on them counts for the answer that came first."""
         images, _ = self._open, self._features
-        for stage, seconds in self._watch.seconds.items():
+        spent, self._watch = self._watch, Stopwatch()
+        for stage, seconds in spent.seconds.items():
             watch.add(stage, seconds)
         return images
 

@@ -46,9 +46,10 @@ def smallest_that_keeps(
     for step in steps:
         stages.append({**stages[-1], step.layer: step})
     measured: dict[int, float] = {}
+    tries = 1 + len(stages).bit_length()  # the safest, then by halving
 
     def keeps(place: int) -> bool:
-        progress(f"searching {recipe.name}", place, len(stages))
+        progress(f"searching {recipe.name}", len(measured), tries)
         graphs = round_graphs(transformed, recipe, stages[place])
         measured[place] = _agreement(bundle, recipe, graphs, known)
         return measured[place] >= min_agreement

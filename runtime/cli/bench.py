@@ -104,7 +104,8 @@ def _describe(measured: Benchmark, imported: float) -> Iterator[str]:
     if measured.gpu is not None:
         yield f"GPU           {measured.gpu}"
     yield f"ONNX Runtime  {measured.onnxruntime}"
-    yield f"image         {measured.image}, {measured.image_tokens} tokens"
+    width, height = measured.image_size
+    yield f"image         {measured.image}, {width} x {height}, {measured.image_tokens} tokens"
     yield f"prompt        {measured.prompt!r}, {measured.prompt_tokens} tokens"
     yield f"runs          {measured.runs} of {measured.steps} steps, after a warm-up"
     yield ""

@@ -10,12 +10,31 @@ from typing import Any, NoReturn
 from paligemma_edge.runtime.cli.exit_codes import EXIT_USAGE
 from paligemma_edge.runtime.suggestion import suggestion
 
+_GIVEN = "options that were given"
+
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Examples keep their lines, and the texts of options begin in one column."""
 
     def __init__(self, prog: str, **more: Any) -> None:  # noqa: ANN401 - argparse's own
         super().__init__(prog, max_help_position=28, **more)
+
+
+class _Once(argparse.Action):
+    """Stores a value; a second one would silently take the place of the first."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        given: set[str] = vars(namespace).setdefault(_GIVEN, set())
+        if option_string is not None and self.dest in given:
+            parser.error(f"{option_string} is given twice; give it once")
+        given.add(self.dest)
+        setattr(namespace, self.dest, values)
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -28,6 +47,9 @@ class CommandParser(argparse.ArgumentParser):
             allow_abbrev=False,
         )
         self._positionals.title = "arguments"
+        for group in (self, self._positionals, self._optionals):
+            group.register("action", None, _Once)
+            group.register("action", "store", _Once)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """The options, which may stand between the arguments; exits with 2 where one is wrong."""
@@ -37,6 +59,7 @@ class CommandParser(argparse.ArgumentParser):
         options, unknown = self.parse_known_intermixed_args(arguments)
         if unknown:
             self.refuse(unknown)
+        vars(options).pop(_GIVEN, None)
         return options
 
     def error(self, message: str) -> NoReturn:

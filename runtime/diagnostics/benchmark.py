@@ -59,6 +59,7 @@ class Benchmark:
     processor: str
     onnxruntime: str
     image: str
+    image_size: tuple[int, int]  # width and height in pixels; reading it takes its share
     prompt: str
     prompt_tokens: int  # with <bos> and the newline
     image_tokens: int
@@ -75,6 +76,7 @@ class Benchmark:
         fields = {name: value for name, value in vars(self).items() if value is not None}
         return {
             **fields,
+            "image_size": list(self.image_size),
             "load": round(self.load, 6),
             "reading": {name: timings.to_json() for name, timings in self.reading.items()},
             "stepping": [timings.to_json() for timings in self.stepping],
@@ -107,7 +109,7 @@ def benchmark(
         raise OptionError("batch_sizes is empty, wanted at least one batch size")
     _plan_for(sizes, load)
     with _image_file(image) as path:
-        load_image(path)  # an error comes before the model is loaded
+        width, height = load_image(path).size  # an error comes before the model is loaded
         gpu = _gpu(bundle, device, variant)
         progress("opening the bundle", 0, 1)
         start = time.perf_counter()
@@ -122,6 +124,7 @@ def benchmark(
         bundle=os.fspath(bundle),
         adapter=adapter,
         image="drawn" if image is None else os.fspath(image),
+        image_size=(width, height),
         prompt=prompt,
         prompt_tokens=len(read.ids),
         steps=steps,

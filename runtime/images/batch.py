@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,6 +47,15 @@ class ImageReader:
     def load(self, image: ImageInput) -> Image.Image:
         """An image as RGB; ImageError where it cannot be read or is too large."""
         return load_image(image, max_pixels=self.max_pixels)
+
+    def hold(self, image: ImageInput) -> ImageInput:
+        """An image that stays as it is, whatever its giver does with it next.
+
+        A camera's loop fills one array again and again, a generator closes the file that it gave.
+        """
+        if isinstance(image, np.ndarray):
+            return image.copy()
+        return image if isinstance(image, str | os.PathLike | bytes) else self.load(image)
 
     def read(self, images: Sequence[ImageInput], watch: Stopwatch) -> ImageBatch:
         """Read and preprocess one or more images; ImageError for one that cannot be read."""

@@ -7,13 +7,16 @@ a caller's generator may be at home there alone.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
 
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.batch import ImageBatch, ImageReader
 from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.timing import Stopwatch
+
+R = TypeVar("R")
 
 
 def read_ahead(
@@ -29,7 +32,7 @@ def read_ahead(
     with ThreadPoolExecutor(max(1, depth), thread_name_prefix="read-ahead") as pool:
         try:
             for number, image in enumerate(_until_error(images, errors)):
-                waiting.append(pool.submit(_read, image, number, reader))
+                waiting.append(_begin(pool, image, number, reader))
                 if len(waiting) > depth:
                     yield waiting.popleft().result()
             while waiting:
@@ -50,8 +53,23 @@ def _until_error(images: Iterable[ImageInput], errors: list[Exception]) -> Itera
         errors.append(error)
 
 
-def _read(image: ImageInput, number: int, reader: ImageReader) -> ImageBatch | ImageError:
-    try:
+def _begin(
+    pool: ThreadPoolExecutor, image: ImageInput, number: int, reader: ImageReader
+) -> Future[ImageBatch | ImageError]:
+    """Read an image in a thread, as it is now: its giver may change or close it next."""
+
+    def read(image: ImageInput) -> ImageBatch:
         return reader.read([image], Stopwatch())
-    except ImageError as error:
-        return ImageError(f"images[{number}]: {error}")
+
+    def named(work: Callable[[ImageInput], R], image: ImageInput) -> R | ImageError:
+        try:
+            return work(image)
+        except ImageError as error:
+            return ImageError(f"images[{number}]: {error}")
+
+    held = named(reader.hold, image)
+    if isinstance(held, ImageError):
+        failed: Future[ImageBatch | ImageError] = Future()
+        failed.set_result(held)
+        return failed
+    return pool.submit(named, read, held)

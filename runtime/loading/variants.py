@@ -110,7 +110,7 @@ def _named(manifest: Manifest, device: str, name: str) -> VariantChoice:
     if named is None:
         raise OptionError(
             f"variant is {name!r}, the bundle has {', '.join(manifest.variants)}"
-            f"{suggestion(name, manifest.variants)}"
+            f"{_how_to_get(name, manifest)}"
         )
     if device not in ("auto", named.device):
         raise OptionError(
@@ -118,6 +118,12 @@ def _named(manifest: Manifest, device: str, name: str) -> VariantChoice:
             "leave one of the two out"
         )
     return VariantChoice(name, named, f"{name} was asked for")
+
+
+def _how_to_get(name: object, manifest: Manifest) -> str:
+    if any(name in names for names in _PREFERRED.values()):
+        return f"; `paligemma-edge quantize BUNDLE {name}` adds it where it was exported"
+    return suggestion(name, manifest.variants)
 
 
 def _best(

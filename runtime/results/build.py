@@ -28,6 +28,7 @@ WITHOUT_MASKS = (
 )
 
 WITHOUT_CODES = "the model gave objects without masks: the boxes are its whole answer"
+REPEATED = "the model named an object twice, with one label and one box; see docs/confidence.md"
 IN_WORDS = "the model answered in words and found no objects; its words are the text of the answer"
 
 
@@ -91,9 +92,17 @@ def object_result(
         finish_reason=generation.finish_reason,
         width=size[0],
         height=size[1],
-        notes=(IN_WORDS,) if in_words else _mask_notes(task, parsed, decode_masks),
+        notes=(IN_WORDS,) if in_words else _notes(task, parsed, decode_masks),
         image=image,
     )
+
+
+def _notes(
+    task: Task, parsed: Sequence[ParsedObject], decode_masks: DecodeMasks
+) -> tuple[str, ...]:
+    """What a user should know of the objects: why some have no masks, that one came twice."""
+    repeated = len({(one.label, one.xyxy_normalized) for one in parsed}) < len(parsed)
+    return _mask_notes(task, parsed, decode_masks) + (REPEATED,) * repeated
 
 
 def _mask_notes(

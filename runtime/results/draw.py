@@ -46,6 +46,7 @@ _MASK_OPACITY = 0.5
 _LONGEST = 200  # characters of a label
 _MOST_HIDDEN = 0.3  # share of a label's plate that may cover another label's
 _STEPS = 6  # positions for a label, one under the other, that are tried in a crowd
+_ROOM = 0.25  # of the image's width, that a label may take beyond its box for its confidence
 _HALO = 130  # opacity, of 255, of the contrasting edge of a box
 
 
@@ -88,7 +89,8 @@ def draw(
 ) -> Image.Image:
     """Draw translucent masks, boxes and labels over a copy of an image.
 
-    A box without pixels is left out, and so is a label that would hide another.
+    A label has its confidence beside it where there is room. A box without pixels is left out,
+    and so is a label that would hide another.
 
     Args:
         image: an image of any mode.
@@ -109,7 +111,7 @@ def draw(
     """
     canvas = image.convert("RGB")
     style = _Style.for_image(*canvas.size, font)
-    outlined = [(colour_of(o.label), o.label, _corners(o, canvas)) for o in objects]
+    outlined = [(colour_of(o.label), _captions(o), _corners(o, canvas)) for o in objects]
     if masks is not None:
         _draw_masks(canvas, [colour for colour, _, _ in outlined], masks, style.line)
     pen = ImageDraw.Draw(canvas, "RGBA")
@@ -117,8 +119,8 @@ def draw(
     for colour, _, corners in shown:
         _draw_box(pen, corners, colour, style.line)
     taken: list[Corners] = []
-    for colour, label, corners in shown:
-        if text := _fitted(label, style, canvas.width):
+    for colour, captions, corners in shown:
+        if text := _chosen(captions, style, corners, canvas.width):
             plate = _plate_corners(corners, _plate_size(text, style), canvas.size, taken)
             if plate:
                 _draw_label(pen, text, plate, colour, style)
@@ -236,6 +238,20 @@ def _fitted(label: str, style: _Style, width: int) -> str:
     while short and style.font.getlength(f"{short}...") > available:
         short = short[:-1]
     return f"{short}..." if short else ""
+
+
+def _captions(detection: LabelledBox) -> tuple[str, str]:
+    """Its label with its confidence, if it has one, and its label alone."""
+    confidence = getattr(detection, "confidence", None)
+    label = detection.label
+    return label if confidence is None else f"{label} {confidence:.2f}".lstrip(), label
+
+
+def _chosen(captions: tuple[str, str], style: _Style, corners: Corners, width: int) -> str:
+    """The longer text where there is room for it, else the shorter."""
+    longer, shorter = (_fitted(caption, style, width) for caption in captions)
+    room = max(corners[2] - corners[0], width * _ROOM)
+    return longer if style.font.getlength(longer) + 2 * style.pad <= room else shorter
 
 
 def _is_accent(character: str) -> bool:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.text.tasks import Task
 
+_TASKS = ("answer", "caption", "describe", "detect", "ocr", "question", "segment")
+_NEAR = 0.75  # of 1: one letter is missing, added, changed or swapped
 _KINDS = 8  # of files that are named
 
 
@@ -22,6 +26,17 @@ def prompt_hints(prompts: Iterable[str]) -> Iterator[str]:
                     f"{prompt!r} asks for one thing of that name; for {len(parts)} things write "
                     f"'{verb} {' ; '.join(parts)}'"
                 )
+
+
+def task_hint(prompts: Iterable[str]) -> Iterator[str]:
+    """A line for each prompt that begins nearly as a task does, or that names a file."""
+    for prompt in prompts:
+        first = (prompt.split() or [""])[0]
+        if os.path.exists(prompt):  # noqa: PTH110 - any text
+            yield short_line(f"the prompt {prompt!r} is a file: PROMPT comes before PATHS")
+        elif first.lower() not in _TASKS:
+            for near in difflib.get_close_matches(first.lower(), _TASKS, 1, _NEAR):
+                yield short_line(f"{prompt!r} is asked as it stands; did you mean {near}?")
 
 
 def left_out_hint(left_out: Mapping[str, int]) -> Iterator[str]:

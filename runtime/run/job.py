@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.results.build import WITHOUT_MASKS
 from paligemma_edge.runtime.run.answer import Answers, among_choices, in_slots
 from paligemma_edge.runtime.run.console import Console
-from paligemma_edge.runtime.run.hints import left_out_hint, prompt_hints
+from paligemma_edge.runtime.run.hints import left_out_hint, prompt_hints, task_hint
 from paligemma_edge.runtime.run.identity import run_identity
 from paligemma_edge.runtime.run.journal import Journal, Key
 from paligemma_edge.runtime.run.options import RunOptions
@@ -60,7 +61,8 @@ def run_images(
     if options.out is not None:
         target = check_out(Path(options.out), overwrite=options.overwrite)
     sources = _sources(options, stdin or sys.stdin)
-    for hint in (*prompt_hints(options.prompts), *left_out_hint(sources.left_out)):
+    hints = prompt_hints(options.prompts), task_hint(options.prompts)
+    for hint in (*itertools.chain(*hints), *left_out_hint(sources.left_out)):
         console.note(hint)
     if options.stream or options.together:
         check_single(options, sources)

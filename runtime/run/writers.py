@@ -80,6 +80,8 @@ def write_jsonl(records: Records, file: TextIO) -> None:
 def write_csv(records: Records, file: TextIO) -> None:
     """One row for each object; one for an answer without objects, and one for an error.
 
+    That of an answer without objects has no confidence, so that a filter by it finds objects only.
+
     Lines end in CR LF, so that a line break within a text is quoted, whichever it is, and is read
     as it was. Texts are written as they are: in a spreadsheet import the columns as text, for an
     answer that begins with "=" would be a formula there.
@@ -128,6 +130,8 @@ def _writer(target: Path) -> Write:
 
 def _row(record: Record, detection: Mapping[str, Any]) -> dict[str, Any]:
     corners = dict(zip(("x0", "y0", "x1", "y1"), detection.get("xyxy", ()), strict=False))
+    if record.get("objects") == []:  # how sure the model is of nothing is no object's confidence
+        record = {**record, "confidence": "", "log_prob": ""}
     return {**record, **detection, **corners}
 
 

@@ -21,7 +21,10 @@ IMAGES = Path(__file__).parents[1] / "images"
 
 
 def write(folder: Path, first: int = FIRST, count: int = COUNT) -> None:
-    """NN.png, NN-masks.png (pixel value i + 1 for shape i) and prompts.json."""
+    """NN.png, .NN-masks.png (pixel value i + 1 for shape i) and prompts.json.
+
+    The masks are hidden, so that a run over the folder does not ask about them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     entries = [_write_one(folder, f"{place:02d}", first + place) for place in range(count)]
     (folder / "prompts.json").write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
@@ -31,11 +34,11 @@ def _write_one(folder: Path, name: str, number: int) -> dict[str, Any]:
     scene = draw("held_out", number)
     rng = np.random.default_rng([3, number])
     scene.image().save(folder / f"{name}.png", optimize=True)
-    Image.fromarray(scene.owner).save(folder / f"{name}-masks.png", optimize=True)
+    Image.fromarray(scene.owner).save(folder / f".{name}-masks.png", optimize=True)
     questions = [make_question(scene, task, rng) for task in possible_tasks(scene)]
     return {
         "image": f"{name}.png",
-        "masks": f"{name}-masks.png",
+        "masks": f".{name}-masks.png",
         "questions": [_entry(scene, question) for question in questions],
     }
 

@@ -175,6 +175,34 @@ def test_an_array_of_frames_is_a_batch(shapes_model: PaliGemma, images: list[Pat
     assert both == [shapes_model.caption(images[0], max_new_tokens=FEW)] * 2
 
 
+def test_a_frame_is_as_it_was_when_it_was_given(
+    shapes_model: PaliGemma, images: list[Path]
+) -> None:
+    """Cameras fill one array again and again, and a generator closes the file that it gave."""
+    frames = [np.asarray(Image.open(path).convert("RGB")) for path in images]
+    wanted = [shapes_model.caption(frame).text for frame in frames]
+    assert len(set(wanted)) > 1
+
+    def camera() -> Iterator[ImageInput]:
+        buffer = np.empty_like(frames[0])
+        for frame in frames:
+            buffer[:] = frame
+            yield buffer
+
+    def files() -> Iterator[ImageInput]:
+        for path in images:
+            with path.open("rb") as file:
+                yield file
+
+    def opened() -> Iterator[ImageInput]:
+        for path in images:
+            with Image.open(path) as image:
+                yield image
+
+    for given in (camera, files, opened):
+        assert [result.text for result in shapes_model.batch(given()).caption()] == wanted
+
+
 def test_what_cannot_be_asked_is_said_by_the_call(
     shapes_model: PaliGemma, images: list[Path]
 ) -> None:

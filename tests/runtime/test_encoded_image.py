@@ -86,7 +86,7 @@ def test_the_words_are_those_of_the_whole_prompt(shapes_model: PaliGemma, image:
 def test_objects_have_boxes_masks_and_scores_of_their_own(
     shapes_model: PaliGemma, shapes_images: Path
 ) -> None:
-    truth = shapes_images / "02-masks.png"
+    truth = shapes_images / ".02-masks.png"
     result = shapes_model.segment(shapes_images / "02.png", "black star")
     generation = shapes_model.generate(shapes_images / "02.png", "segment black star")
     assert result.text == generation.text
@@ -230,3 +230,13 @@ def test_a_result_shows_its_image(shapes_model: PaliGemma, image: Path) -> None:
     assert (np.asarray(drawn) != np.asarray(load_image(image))).any()
     html = result._repr_html_()
     assert html is not None and html.startswith("<")
+
+
+def test_the_seconds_of_the_image_count_for_the_answer_that_came_first(
+    shapes_model: PaliGemma, image: Path
+) -> None:
+    encoded = shapes_model.encode(image)
+    first, second = (encoded.generate("caption en", max_new_tokens=2) for _ in range(2))
+    assert {"preprocess", "vision", "projector", "prefill", "steps"} == set(first.seconds)
+    assert not {"vision", "projector"} & {name for name, t in second.seconds.items() if t}
+    assert second.seconds["preprocess"] < first.seconds["preprocess"]

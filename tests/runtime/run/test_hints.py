@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from paligemma_edge.runtime.run.hints import left_out_hint, prompt_hints
+from pathlib import Path
+
+import pytest
+
+from paligemma_edge.runtime.run.hints import left_out_hint, prompt_hints, task_hint
 
 
 def test_labels_that_commas_part_are_hinted_at_once_each() -> None:
@@ -28,3 +32,32 @@ def test_what_a_folder_leaves_out_is_named_by_kind_the_most_frequent_first() -> 
     (hint,) = left_out_hint({f".{n}": 1 for n in range(20)} | {".\x1b[2J": 99})
     assert "99 .\\x1b[2J, 1 .0" in hint
     assert hint.endswith("13 others")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "meant"),
+    [("detet star", "detect"), ("Segmnet cat", "segment"), ("captoin en", "caption")],
+)
+def test_a_task_that_is_nearly_written_is_hinted(prompt: str, meant: str) -> None:
+    (hint,) = task_hint([prompt])
+    assert hint == f"{prompt!r} is asked as it stands; did you mean {meant}?"
+
+
+def test_a_prompt_that_is_a_file_is_hinted(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (hint,) = task_hint([f"{tmp_path}/a.png"])
+    assert hint.endswith("a.png' is a file: PROMPT comes before PATHS")
+
+
+def test_other_words_are_the_users_own() -> None:
+    own = [
+        "",
+        "  ",
+        "detect star",
+        "DETECT star",
+        "describe en",
+        "en",
+        "what is this?",
+        "count cars",
+    ]
+    assert not list(task_hint([*own, "<image>detect star", "scratch", "oct", "anomaly"]))
