@@ -12,10 +12,14 @@ from paligemma_edge import (
     Choices,
     Detection,
     DeviceError,
+    DeviceName,
     EncodedImage,
     Generation,
+    Grammar,
     ImageError,
     ImageInput,
+    Images,
+    Labels,
     MissingExtraError,
     NonFiniteLogitsError,
     ObjectResult,
@@ -26,6 +30,7 @@ from paligemma_edge import (
     PromptError,
     Regex,
     RunOptions,
+    Sampling,
     TextResult,
     TokenizerError,
     TopSampling,
@@ -42,6 +47,15 @@ def boxes(bundle: str, image: ImageInput) -> list[tuple[str, tuple[int, int, int
         first: Detection = found[0]
         print(first.label, len(found), model.variant, model.variant_reason, model.device)
         return [(one.label, one.xyxy) for one in found]
+
+
+def annotated(
+    bundle: str, device: DeviceName, labels: Labels, grammar: Grammar, sampling: Sampling
+) -> int:
+    images: Images = ["left.jpg", "right.jpg"]
+    with PaliGemma(bundle, device) as model:
+        made = model.generate_batch([(images, "ocr")], grammar=grammar, sampling=sampling)
+        return len(made) + len(model.detect("left.jpg", "cat", labels=labels))
 
 
 def words(model: PaliGemma, image: ImageInput, second: bytes) -> str:

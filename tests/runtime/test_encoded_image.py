@@ -238,5 +238,4 @@ def test_the_seconds_of_the_image_count_for_the_answer_that_came_first(
     encoded = shapes_model.encode(image)
     first, second = (encoded.generate("caption en", max_new_tokens=2) for _ in range(2))
     assert {"preprocess", "vision", "projector", "prefill", "steps"} == set(first.seconds)
-    assert not {"vision", "projector"} & {name for name, t in second.seconds.items() if t}
-    assert second.seconds["preprocess"] < first.seconds["preprocess"]
+    assert set(second.seconds) == {"prefill", "steps"}
