@@ -23,10 +23,11 @@ from paligemma_edge.runtime.contract import (
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.schema import MismatchError, parse_value
 
-SCHEMA_VERSION = "2.1"
+SCHEMA_VERSION = "3.0"
 PIECE_BYTES = 64 << 20  # a large file has a digest for each piece of this size
 LICENSES_FOLDER = "licenses"  # licence and terms, as they lay beside the checkpoint's weights
 MAX_NOTE = 500  # characters
+MOST_EOS_IDS = 64
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # of a variant or an adapter
 _MOST_ORIGINS = 64  # entries of `source`
 _CHANGED = "the bundle's manifest was changed or written by something else: export it again"
@@ -64,7 +65,7 @@ class TokenizerConfig:
 
     file: str
     pad_id: int
-    eos_id: int
+    eos_ids: tuple[int, ...]  # each of them ends an answer; ascending
     bos_id: int
     newline_id: int
     first_loc_id: int
@@ -72,8 +73,11 @@ class TokenizerConfig:
     image_id: int  # the first id that is never part of an answer
 
     def __post_init__(self) -> None:
-        for name in ("pad_id", "eos_id", "bos_id", "newline_id"):
+        for name in ("pad_id", "bos_id", "newline_id"):
             _check_range(name, getattr(self, name), 0, self.image_id - 1)
+        _check_range("number of eos_ids", len(self.eos_ids), 1, MOST_EOS_IDS)
+        for low, token in zip((-1, *self.eos_ids), self.eos_ids, strict=False):
+            _check_range("eos_ids", token, low + 1, self.image_id - 1)
         _check_range("first_loc_id", self.first_loc_id, 0, self.first_seg_id - LOC_COUNT)
         _check_range("first_seg_id", self.first_seg_id, LOC_COUNT, self.image_id - SEG_COUNT)
 

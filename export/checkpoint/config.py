@@ -6,6 +6,7 @@ decoder are in `text_config`). Never looks at a tensor.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from paligemma_edge.export.checkpoint.config_fields import (
 from paligemma_edge.export.checkpoint.text_config import Gemma2Config, TextConfig, read_text_config
 from paligemma_edge.export.checkpoint.unsupported import check_supported
 from paligemma_edge.runtime.errors import CheckpointError
+from paligemma_edge.runtime.manifest import MOST_EOS_IDS
 
 __all__ = [
     "Gemma2Config",
@@ -34,6 +36,7 @@ __all__ = [
 ]
 
 CONFIG_FILE = "config.json"
+GENERATION_FILE = "generation_config.json"
 
 # What an absent field of a present section means: SiglipVisionConfig.
 _VISION_DEFAULTS: Json = {
@@ -84,15 +87,22 @@ class PaliGemmaConfig:
     image_token_id: int
     pad_token_id: int
     bos_token_id: int
-    eos_token_id: int  # the first one, where several are listed
+    eos_token_ids: tuple[int, ...]  # each ends an answer; none where no file names one
 
 
 def read_config(directory: Path) -> PaliGemmaConfig:
-    """Read `config.json` of a checkpoint.
+    """Read `config.json` of a checkpoint, and the ends of answers in `generation_config.json`.
 
-    Raises CheckpointError when it is absent, is not valid JSON, or describes another model.
+    As for transformers' `generate`, the latter alone says what ends an answer where it is there.
+    Raises CheckpointError when there is no config.json, one is not valid JSON, or it describes
+    another model.
     """
-    return parse_config(read_json(directory / CONFIG_FILE))
+    config = parse_config(read_json(directory / CONFIG_FILE))
+    generation = directory / GENERATION_FILE
+    if not generation.is_file():
+        return config
+    eos_token_ids = _eos_token_ids(read_json(generation), GENERATION_FILE)
+    return dataclasses.replace(config, eos_token_ids=eos_token_ids)
 
 
 def parse_config(data: Json) -> PaliGemmaConfig:
@@ -109,7 +119,7 @@ def parse_config(data: Json) -> PaliGemmaConfig:
         image_token_id=integer(image_token, index, least=0),
         pad_token_id=_special_id(data, "pad_token_id", 0),
         bos_token_id=_special_id(data, "bos_token_id", 2),
-        eos_token_id=_special_id(data, "eos_token_id", 1),
+        eos_token_ids=_eos_token_ids({**present(section(data, "text_config")), **present(data)}),
     )
 
 
@@ -169,6 +179,14 @@ def _check_length(vision: VisionConfig, text: TextConfig) -> None:
 def _special_id(data: Json, name: str, default: int) -> int:
     # The top level first, as transformers' generation config reads them.
     values = {name: default, **present(section(data, "text_config")), **present(data)}
-    if isinstance(values[name], list) and values[name]:
-        values[name] = values[name][0]
     return integer(values, name, least=0)
+
+
+def _eos_token_ids(values: Json, file: str = CONFIG_FILE) -> tuple[int, ...]:
+    """One id or a list of them, as both of transformers' files may have."""
+    value = values.get("eos_token_id")
+    listed = [] if value is None else value if isinstance(value, list) else [value]
+    if len(listed) > MOST_EOS_IDS or not all(type(i) is int and 0 <= i < 2**24 for i in listed):
+        wanted = f"a token id, or a list of at most {MOST_EOS_IDS}"
+        reject("eos_token_id", value, wanted, file)
+    return tuple(sorted(set(listed)))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from paligemma_edge.runtime.errors import CheckpointError
+from paligemma_edge.runtime.printable import short_line
 
 Json = Mapping[str, Any]
 
@@ -24,10 +25,11 @@ def section(data: Json, name: str) -> Json:
     return value or {}
 
 
-def reject(name: str, value: object, wanted: str) -> NoReturn:
-    """Raise CheckpointError for a field of config.json with an unusable value."""
+def reject(name: str, value: object, wanted: str, file: str = "config.json") -> NoReturn:
+    """Raise CheckpointError for a field of config.json, or another file, with an unusable value."""
     raise CheckpointError(
-        f"config.json has {name} {value!r}, wanted {wanted}; this kind of model is not supported"
+        f"{file} has {name} {short_line(repr(value))}, wanted {wanted}; "
+        "this kind of model is not supported"
     )
 
 

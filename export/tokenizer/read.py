@@ -15,7 +15,11 @@ from typing import NoReturn
 
 from sentencepiece import SentencePieceProcessor
 
-from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
+from paligemma_edge.export.checkpoint.config import (
+    CONFIG_FILE,
+    GENERATION_FILE,
+    PaliGemmaConfig,
+)
 from paligemma_edge.export.tokenizer.from_json import (
     CONTROL_PIECES,
     IMAGE_PIECE,
@@ -123,7 +127,7 @@ def _token_ids(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> To
     token_ids = TokenizerConfig(
         file=MODEL_FILE,
         pad_id=_piece_id(processor, CONTROL_PIECES["pad"]),
-        eos_id=_piece_id(processor, CONTROL_PIECES["eos"]),
+        eos_ids=_eos_ids(processor, config),
         bos_id=_piece_id(processor, CONTROL_PIECES["bos"]),
         newline_id=_piece_id(processor, "\n"),
         first_loc_id=_first_id(processor, LOC_PIECES),
@@ -131,12 +135,11 @@ def _token_ids(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> To
         image_id=_image_id(processor, config),
     )
     _check_single_tokens(processor, (*LOC_PIECES, *SEG_PIECES, "\n"))
-    for name, expected in (("eos", config.eos_token_id), ("bos", config.bos_token_id)):
-        if (actual := _piece_id(processor, CONTROL_PIECES[name])) != expected:
-            _fail(
-                f"tokenizer has <{name}> at id {actual}, config.json says {expected}",
-                "use the tokenizer that was saved with these weights",
-            )
+    if token_ids.bos_id != config.bos_token_id:
+        _fail(
+            f"tokenizer has <bos> at id {token_ids.bos_id}, config.json says {config.bos_token_id}",
+            "use the tokenizer that was saved with these weights",
+        )
     return token_ids
 
 
@@ -165,6 +168,18 @@ def _check_single_tokens(processor: SentencePieceProcessor, pieces: tuple[str, .
                 f"tokenizer encodes {piece!r} as ids {ids}, wanted one",
                 "use the tokenizer of a PaliGemma",
             )
+
+
+def _eos_ids(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> tuple[int, ...]:
+    """The ids that end an answer: those that the checkpoint names, `<eos>` where it names none."""
+    eos_ids = config.eos_token_ids or (_piece_id(processor, CONTROL_PIECES["eos"]),)
+    if eos_ids[-1] >= (end := _image_id(processor, config)):
+        _fail(
+            f"the checkpoint names {eos_ids[-1]} as an id that ends an answer (eos_token_id of "
+            f"{GENERATION_FILE} or {CONFIG_FILE}), and no answer holds an id from {end} on",
+            "correct it, or use the tokenizer that was saved with these weights",
+        )
+    return eos_ids
 
 
 def _image_id(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> int:

@@ -40,8 +40,8 @@ Float = NDArray[np.float32]
 class ReferenceTrace:
     """Every stage of one greedy answer.
 
-    `tokens[i]` is chosen from row i of `logits`. The last token is the end-of-sequence id unless
-    the answer was cut; `text` leaves it out.
+    `tokens[i]` is chosen from row i of `logits`. The last token is one that ends an answer unless
+    `cut`; `text` leaves it out.
     """
 
     pixel_values: Float  # [images, 3, R, R]
@@ -51,6 +51,7 @@ class ReferenceTrace:
     logits: Float  # [tokens, vocab]
     tokens: tuple[int, ...]
     text: str
+    cut: bool  # at the largest number of tokens
 
 
 def trace_all(
@@ -134,6 +135,7 @@ class Reference:
         with self._record_stages() as outputs:
             first = self.prefill(pixels, ids, cache)
         logits, tokens = self._answer(first, cache, max_new_tokens)
+        cut = tokens[-1] not in self.eos_ids
         return ReferenceTrace(
             pixel_values=pixels,
             ids=tuple(ids[ids.count(self.image_id) :]),
@@ -141,7 +143,8 @@ class Reference:
             image_features=outputs["projector"],
             logits=logits,
             tokens=tokens,
-            text=self.processor.decode(tokens, skip_special_tokens=True),
+            text=self.processor.decode(tokens if cut else tokens[:-1], skip_special_tokens=True),
+            cut=cut,
         )
 
     def forward_full(self, sample: Sample, answer: Sequence[int]) -> Float:
@@ -176,9 +179,15 @@ class Reference:
         return int(self.model.config.image_token_id)
 
     @property
-    def eos_id(self) -> int:
-        """The id that ends an answer."""
-        return int(self.processor.tokenizer.eos_token_id)
+    def eos_ids(self) -> frozenset[int]:
+        """The ids that end an answer: those of transformers' `generate`.
+
+        Where the checkpoint's files name none, `generate` would never end; then it is `<eos>`.
+        """
+        named = self.model.generation_config.eos_token_id
+        ids = named if isinstance(named, list) else [named]
+        given = frozenset(int(token) for token in ids if token is not None)
+        return given or frozenset([int(self.processor.tokenizer.eos_token_id)])
 
     def prefill(self, pixels: Float, ids: Sequence[int], cache: DynamicCache) -> Float:
         """Read a whole prompt into a cache; returns the logits [vocab] of the next token."""
@@ -197,7 +206,7 @@ class Reference:
         self, first: Float, cache: DynamicCache, max_new_tokens: int
     ) -> tuple[Float, tuple[int, ...]]:
         logits, tokens = [first], [self._choose(first)]
-        while len(tokens) < max_new_tokens and tokens[-1] != self.eos_id:
+        while len(tokens) < max_new_tokens and tokens[-1] not in self.eos_ids:
             last = torch.tensor([tokens[-1:]])
             with torch.inference_mode():
                 output = self.model(input_ids=last, past_key_values=cache, use_cache=True)

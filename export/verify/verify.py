@@ -215,11 +215,18 @@ def _answer_disagreement(
     """Tokens that differ when fed with the original's; if none, those of the free answer."""
     if -1 in chosen:
         return _disagreement(chosen, trace.tokens)
-    options = GenerationOptions(max_new_tokens=len(trace.tokens))
+    options = GenerationOptions(max_new_tokens=_tokens_to_compare(model, sample, trace))
     request = model.pipeline.request_about(sample.images, sample.prompt, options)
     answer = model.pipeline.answer_one(request)
     forced = _disagreement(chosen, trace.tokens)
     return forced if forced[0] else _disagreement(answer.token_ids, trace.tokens)
+
+
+def _tokens_to_compare(model: LoadedModel, sample: Sample, trace: ReferenceTrace) -> int:
+    """As many as the original's; one more where it ended by itself, so that a lost end shows."""
+    config, count = model.bundle.manifest.model, len(trace.tokens)
+    room = config.max_length - config.image_tokens * len(sample.images) - len(trace.ids)
+    return count if trace.cut else min(count + 1, room)
 
 
 def _report(

@@ -77,12 +77,12 @@ class EvalRequest:
 
         They are float32 [answer tokens], valid until the next ones are computed.
         """
-        eos_id = self.model.bundle.manifest.tokenizer.eos_id
+        eos_ids = self.model.bundle.manifest.tokenizer.eos_ids
         tokens = greedy(
             self.model.engine,
             self.prompt,
             self.limit,
-            eos_id,
+            eos_ids,
             choose=lambda row: int(self._finite(row).argmax()),
         )
         for token, row in tokens:

@@ -124,10 +124,10 @@ def _write(bundle: Bundle, recipe: Recipe, graphs: Graphs, path: Path) -> None:
 
 
 def _same(model: LoadedModel, known: Calibration) -> float:
-    eos_id, same = model.bundle.manifest.tokenizer.eos_id, 0
+    eos_ids, same = model.bundle.manifest.tokenizer.eos_ids, 0
     for sample in known.samples:
         pixels = known.images[sample.image][None]
         prompt = encode_prompt(model.engine, pixels, sample.ids)
-        answer = greedy(model.engine, prompt, len(sample.answer), eos_id)
+        answer = greedy(model.engine, prompt, len(sample.answer), eos_ids)
         same += tuple(token for token, _ in answer) == sample.answer
     return same / len(known.samples)

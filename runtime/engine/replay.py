@@ -5,7 +5,7 @@ Knows tensors and ids. Knows nothing of what is compared with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,14 +62,14 @@ def greedy(
     engine: Engine,
     prompt: EncodedPrompt,
     max_new_tokens: int,
-    eos_id: int,
+    eos_ids: Collection[int],
     *,
     choose: Callable[[Row], int] = lambda row: row.best,
 ) -> Iterator[tuple[int, Row]]:
     """The greedy answer: each token with the logits that it was chosen from.
 
-    It ends with `eos_id`, or after `max_new_tokens`. `choose` may look at a row before it picks
-    the most likely token. Each row is valid until the next one is asked for.
+    It ends with one of `eos_ids`, or after `max_new_tokens`. `choose` may look at a row before it
+    picks the most likely token. Each row is valid until the next one is asked for.
     """
     cache = engine.cache(1, prompt.length + max_new_tokens)
     row = engine.prefill(cache, 0, prompt.image_features, prompt.ids)
@@ -77,6 +77,6 @@ def greedy(
     for place in range(max_new_tokens):
         token = choose(row)
         yield token, row
-        if token == eos_id or place + 1 == max_new_tokens:
+        if token in eos_ids or place + 1 == max_new_tokens:
             return
         row = stepper.step([token])[0]

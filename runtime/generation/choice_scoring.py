@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+import numpy as np
+
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.grammar.choices import Choices
 from paligemma_edge.runtime.grammar.trie import TokenTrie
@@ -28,7 +30,9 @@ def score_choices(
     """
     trie = choices.trie(encoder)
     totals = _totals(trie, first, read)
-    return {answer: totals[end] for answer, end in zip(choices.answers, trie.ends, strict=True)}
+    ends = np.array([totals[end] for end in trie.ends]).reshape(len(choices.answers), -1)
+    scores: list[float] = np.logaddexp.reduce(ends, axis=1).tolist()  # whichever token ends it
+    return dict(zip(choices.answers, scores, strict=True))
 
 
 def _totals(trie: TokenTrie, first: Row, read: Read) -> dict[int, float]:

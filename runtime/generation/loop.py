@@ -7,7 +7,7 @@ batch is never padded and never waits for its longest answer.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ class ActiveSequence:
 
     number: int  # its place among the requests
     request: Request
-    eos_id: int
+    eos_ids: Collection[int]
     locations: range  # the tokens that a box consists of
     state: State | None  # of the grammar
     watch: Stopwatch = field(default_factory=Stopwatch)
@@ -41,7 +41,7 @@ class ActiveSequence:
     @property
     def finish_reason(self) -> FinishReason | None:
         """Why the answer has ended, None while it has not. Nothing else decides it."""
-        if self.tokens and self.tokens[-1] == self.eos_id:
+        if self.tokens and self.tokens[-1] in self.eos_ids:
             return "stop"
         return "length" if len(self.tokens) == self.request.max_new_tokens else None
 
@@ -81,18 +81,18 @@ def generate(
     requests: Iterable[Request],
     cache: KVCache,
     *,
-    eos_id: int,
+    eos_ids: Collection[int],
     locations: range,
     slots: int | None = None,
 ) -> Iterator[GeneratedToken]:
     """Answer requests in the first `slots` slots of a cache, or all; yield tokens as they come.
 
-    `features` encodes images that are not in it yet. The end-of-sequence token is yielded too,
-    last of an answer that ended by itself. `locations` are the tokens that boxes consist of.
-    `requests` is read only as slots become free.
+    `features` encodes images that are not in it yet. Each of `eos_ids` ends an answer; it is
+    yielded too, last of an answer that ended by itself. `locations` are the tokens that boxes
+    consist of. `requests` is read only as slots become free.
     """
     waiting = enumerate(requests)
-    loop = _Loop(engine, features, eos_id, locations, waiting, cache, slots or cache.slots)
+    loop = _Loop(engine, features, eos_ids, locations, waiting, cache, slots or cache.slots)
     yield from loop.admit()
     while loop.running:
         yield from loop.step()
@@ -105,7 +105,7 @@ class _Loop:
 
     engine: Engine
     features: ImageFeatureCache
-    eos_id: int
+    eos_ids: Collection[int]
     locations: range
     waiting: Iterator[tuple[int, Request]]
     cache: KVCache
@@ -135,7 +135,7 @@ class _Loop:
             yield self._extend(slot, logits[slot])
 
     def _sequence(self, number: int, request: Request) -> ActiveSequence:
-        return ActiveSequence(number, request, self.eos_id, self.locations, request.state)
+        return ActiveSequence(number, request, self.eos_ids, self.locations, request.state)
 
     def _prefill(self, slot: int, sequence: ActiveSequence) -> Row:
         """Read and encode the images of a request, then its prompt → logits of what follows."""

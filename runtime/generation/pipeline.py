@@ -140,7 +140,7 @@ class Pipeline:
                 features,
                 requests,
                 cache,
-                eos_id=ids.eos_id,
+                eos_ids=ids.eos_ids,
                 locations=locations,
                 slots=slots,
             )

@@ -41,19 +41,24 @@ class Grammar(Protocol):
 
 @dataclass(frozen=True)
 class EndState:
-    """The state after the end of an answer, where only the end token is allowed."""
+    """The state after the end of an answer, where only tokens that end it are allowed."""
 
-    eos_id: int
+    eos_ids: tuple[int, ...]  # ascending
 
     @property
     def allowed(self) -> Allowed:
-        """The end token."""
-        return np.array([self.eos_id])
+        """The tokens that end an answer."""
+        return np.array(self.eos_ids)
 
     def after(self, token: int) -> EndState:
         """The same state."""
-        assert token == self.eos_id
+        assert token in self.eos_ids
         return self
+
+
+def ended_answers(encoder: PromptEncoder, tokens: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """An answer's tokens with each of the tokens that may end it."""
+    return [(*tokens, eos_id) for eos_id in encoder.config.eos_ids]
 
 
 def answer_tokens(encoder: PromptEncoder, text: str) -> tuple[int, ...]:

@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from typing import Self
 
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.grammar.base import Allowed, EndState, State, answer_tokens
+from paligemma_edge.runtime.grammar.base import (
+    Allowed,
+    EndState,
+    State,
+    answer_tokens,
+    ended_answers,
+)
 from paligemma_edge.runtime.grammar.trie import TokenTrie
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
@@ -45,12 +51,15 @@ class Choices:
 
     def start(self, encoder: PromptEncoder) -> State:
         """The state before an answer; PromptError where the tokenizer cannot write one."""
-        return _ChoiceState(self.trie(encoder), 0, EndState(encoder.config.eos_id))
+        return _ChoiceState(self.trie(encoder), 0, EndState(encoder.config.eos_ids))
 
     def trie(self, encoder: PromptEncoder) -> TokenTrie:
-        """The tokens of the answers, in order, each with the end token; PromptError as above."""
-        eos_id = encoder.config.eos_id
-        return TokenTrie.of((*answer_tokens(encoder, answer), eos_id) for answer in self.answers)
+        """The tokens of each answer, in order, with each of its ends; PromptError as above."""
+        return TokenTrie.of(
+            ended
+            for answer in self.answers
+            for ended in ended_answers(encoder, answer_tokens(encoder, answer))
+        )
 
     def longest(self, encoder: PromptEncoder) -> int:
         """Number of tokens of the longest answer, its end included."""

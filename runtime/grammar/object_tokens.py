@@ -53,7 +53,7 @@ class ObjectTokens:
         last_corner = config.first_loc_id + LOC_COUNT - 1
         corners = _flags(len(blank), range(config.first_loc_id, last_corner))
         codes = _flags(len(blank), range(config.first_seg_id, config.first_seg_id + SEG_COUNT))
-        end = _flags(len(blank), range(config.eos_id, config.eos_id + 1))
+        end = np.isin(np.arange(len(blank)), config.eos_ids)
         in_label = corners | words | separator | end
         return cls(
             blank=blank,

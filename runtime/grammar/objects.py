@@ -13,13 +13,20 @@ would have given it, and the model has to begin with one of the objects or with 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import CODES_PER_MASK, LOC_COUNT, SEG_COUNT
-from paligemma_edge.runtime.grammar.base import Allowed, EndState, State, answer_tokens
+from paligemma_edge.runtime.grammar.base import (
+    Allowed,
+    EndState,
+    State,
+    answer_tokens,
+    ended_answers,
+)
 from paligemma_edge.runtime.grammar.object_tokens import ObjectTokens
 from paligemma_edge.runtime.grammar.trie import TokenTrie
 from paligemma_edge.runtime.text.labels import checked_labels
@@ -69,7 +76,7 @@ class _Rules:
         return cls(
             locations=config.first_loc_id + np.arange(LOC_COUNT),
             codes=config.first_seg_id + np.arange(SEG_COUNT),
-            end=EndState(config.eos_id),
+            end=EndState(config.eos_ids),
             masks=grammar.masks,
             labels=_label_tokens(grammar.labels, encoder),
         )
@@ -102,10 +109,10 @@ class _Start:
         if isinstance(self.rules.labels, ObjectTokens):
             return self.rules.labels.first
         corners = self.rules.locations[:-1]
-        return np.sort(np.append(corners, self.rules.end.eos_id))
+        return np.sort(np.append(corners, self.rules.end.eos_ids))
 
     def after(self, token: int) -> State:
-        if token == self.rules.end.eos_id:
+        if token in self.rules.end.eos_ids:
             return self.rules.end
         if self.rules.is_location(token):
             return _InBox(self.rules, ()).after(token)
@@ -120,7 +127,7 @@ class _InWords:
     allowed: None = None
 
     def after(self, token: int) -> State:
-        return self.end if token == self.end.eos_id else self
+        return self.end if token in self.end.eos_ids else self
 
 
 @dataclass(frozen=True)
@@ -177,7 +184,7 @@ class _InLabel:
         if not self.labels.is_end(child):
             return _InLabel(self.rules, self.labels, child)
         end = self.rules.end
-        return end if token == end.eos_id else _InBox(self.rules, ())
+        return end if token in end.eos_ids else _InBox(self.rules, ())
 
 
 @dataclass(frozen=True)
@@ -193,7 +200,7 @@ class _InOwnLabel:
         return self.tokens.after_box if self.may_have_mask else self.tokens.in_label
 
     def after(self, token: int) -> State:
-        if token == self.rules.end.eos_id:
+        if token in self.rules.end.eos_ids:
             return self.rules.end
         if self.rules.is_location(token):
             return _InBox(self.rules, ()).after(token)
@@ -217,7 +224,7 @@ class _AfterSeparator:
         return self.tokens.after_separator
 
     def after(self, token: int) -> State:
-        if token == self.rules.end.eos_id:
+        if token in self.rules.end.eos_ids:
             return self.rules.end
         return _InBox(self.rules, ()).after(token) if self.rules.is_location(token) else self
 
@@ -227,7 +234,7 @@ def _label_tokens(
 ) -> TokenTrie | ObjectTokens:
     if labels is None:
         return encoder.once(ObjectTokens.of)
-    eos_id = encoder.config.eos_id
     texts = [f" {label}" for label in labels]
-    last = ((*answer_tokens(encoder, text), eos_id) for text in texts)
-    return TokenTrie.of([*last, *(answer_tokens(encoder, text + SEPARATOR) for text in texts)])
+    last = (ended_answers(encoder, answer_tokens(encoder, text)) for text in texts)
+    more = (answer_tokens(encoder, text + SEPARATOR) for text in texts)
+    return TokenTrie.of(chain(*last, more))

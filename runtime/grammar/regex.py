@@ -67,7 +67,7 @@ class Regex:
         """
         start = _RegexState(self.pattern, encoder, _matcher(self.pattern, encoder))
         ids = np.flatnonzero(start.allowed) if start.allowed.dtype == np.bool_ else start.allowed
-        first = ids[ids != encoder.config.eos_id]
+        first = np.setdiff1d(ids, encoder.config.eos_ids)
         if not len(first):
             raise _refused(self.pattern, "nothing but the empty text matches it")
         # A pattern that grows too large does so after the first token: fail here, not midway.
@@ -88,15 +88,17 @@ class _RegexState:
         bits = np.frombuffer(self.matcher.compute_bitmask(), np.uint8)
         if self.matcher.is_error():
             raise _refused(self.pattern, _reason(self.matcher.get_error()))
-        image_id = self.encoder.config.image_id
+        config = self.encoder.config
+        image_id, eos_ids = config.image_id, list(config.eos_ids)
         flags = np.unpackbits(bits, count=image_id, bitorder="little").view(np.bool_)
+        flags[eos_ids] = flags[eos_ids[0]]  # the one that llguidance knows
         few = np.count_nonzero(flags) * _FEW < image_id
         return np.flatnonzero(flags) if few else flags
 
     def after(self, token: int) -> State:
-        eos_id = self.encoder.config.eos_id
-        if token == eos_id:
-            return EndState(eos_id)
+        eos_ids = self.encoder.config.eos_ids
+        if token in eos_ids:
+            return EndState(eos_ids)
         matcher = self.matcher.deep_copy()
         matcher.consume_token(token)
         return _RegexState(self.pattern, self.encoder, matcher)
@@ -107,7 +109,7 @@ class _Vocabulary:
 
     def __init__(self, encoder: PromptEncoder) -> None:
         config = encoder.config
-        self.eos_token_id = config.eos_id
+        self.eos_token_id = config.eos_ids[0]
         self.bos_token_id = config.bos_id
         self.tokens = encoder.vocabulary
         self._encoder: ReferenceType[PromptEncoder] = ref(encoder)

@@ -76,7 +76,7 @@ class PromptEncoder:
         return tuple(token for part in parts for token in self._pieces.encode(part))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids, with `<loc>` and `<seg>`; control tokens and `<image>` have no text.
+        """Text of ids, with `<loc>` and `<seg>`; control tokens, ends and `<image>` have none.
 
         Any ids are accepted. A byte that is not part of a UTF-8 character becomes U+FFFD.
         """
@@ -84,15 +84,11 @@ class PromptEncoder:
         return "".join([*map(stream.push, ids), stream.finish()])
 
     def token_bytes(self, token: int) -> bytes:
-        """UTF-8 of one token, a part of a character where the tokenizer fell back to bytes."""
-        if not 0 <= token < min(self._config.image_id, self._pieces.get_piece_size()):
-            return b""
-        if self._pieces.is_control(token) or self._pieces.is_unknown(token):
-            return b""
-        piece = self._pieces.id_to_piece(token)
-        if self._pieces.is_byte(token):
-            return bytes.fromhex(piece[3:5])  # <0xNN>
-        return piece.replace(_SPACE, " ").encode()
+        """UTF-8 of one token, a part of a character where the tokenizer fell back to bytes.
+
+        Tokens that end an answer are no part of its text.
+        """
+        return b"" if token in self._config.eos_ids else self._piece_bytes(token)
 
     @cached_property
     def vocabulary(self) -> tuple[bytes, ...]:
@@ -109,6 +105,16 @@ class PromptEncoder:
         value: T = self._made[make]
         return value
 
+    def _piece_bytes(self, token: int) -> bytes:
+        if not 0 <= token < min(self._config.image_id, self._pieces.get_piece_size()):
+            return b""
+        if self._pieces.is_control(token) or self._pieces.is_unknown(token):
+            return b""
+        piece = self._pieces.id_to_piece(token)
+        if self._pieces.is_byte(token):
+            return bytes.fromhex(piece[3:5])  # <0xNN>
+        return piece.replace(_SPACE, " ").encode()
+
     def _check_pieces(self) -> None:
         size = self._pieces.get_piece_size()
         for token, wanted in _known_pieces(self._config).items():
@@ -117,14 +123,15 @@ class PromptEncoder:
             if piece != wanted and not beyond:
                 _refuse(f"id {token} is {piece!r}, wanted {wanted!r}")
         config = self._config
-        for token in (config.pad_id, config.eos_id, config.bos_id):
+        for token in (config.pad_id, config.bos_id):
             if not self._pieces.is_control(token):
                 _refuse(
                     f"{self._pieces.id_to_piece(token)!r} is plain text, wanted a control token"
                 )
 
     def _check_exactness(self) -> None:
-        returned = self.decode(self._pieces.encode(_PROBE))
+        pieces = map(self._piece_bytes, self._pieces.encode(_PROBE))
+        returned = b"".join(pieces).decode("utf-8", "replace")
         if returned != _PROBE:
             _refuse(f"{_PROBE!r} comes back as {returned!r}")
         config = self._config
@@ -182,7 +189,6 @@ def _read(path: Path) -> bytes:
 def _known_pieces(config: TokenizerConfig) -> dict[int, str]:
     return {
         config.pad_id: "<pad>",
-        config.eos_id: "<eos>",
         config.bos_id: "<bos>",
         config.newline_id: "\n",
         config.first_loc_id: "<loc0000>",

@@ -74,7 +74,7 @@ class _Begun:
     def allowed(self) -> NDArray[np.intp]:
         allowed = self.state.allowed
         assert allowed is not None
-        return np.setdiff1d(allowed, [self.encoder.config.eos_id]).astype(np.intp)
+        return np.setdiff1d(allowed, self.encoder.config.eos_ids).astype(np.intp)
 
     def after(self, token: int) -> State:
         return self.state.after(token)
@@ -88,7 +88,7 @@ class Exactly:
 
     def start(self, encoder: PromptEncoder) -> State:
         """The state before the answer."""
-        return _Told(self.tokens, EndState(encoder.config.eos_id))
+        return _Told(self.tokens, EndState(encoder.config.eos_ids))
 
 
 @dataclass(frozen=True)

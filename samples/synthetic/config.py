@@ -36,9 +36,10 @@ _HUB_GEMMA2_DEFAULTS: Json = {
 
 def write_configs(directory: Path, config: PaliGemmaConfig, dtype: str, dialect: Dialect) -> None:
     """Write config.json, generation_config.json and preprocessor_config.json."""
+    ends = list(config.eos_token_ids)
     ids = {
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
+        "eos_token_id": ends if ends[1:] else ends[0],
         "pad_token_id": config.pad_token_id,
     }
     _write(directory / "config.json", {**_config(config, dtype, dialect), **ids})

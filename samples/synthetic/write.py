@@ -62,7 +62,7 @@ def _config(vision: VisionConfig, text: TextConfig, image_token_id: int) -> Pali
         image_token_id=image_token_id,
         pad_token_id=0,
         bos_token_id=2,
-        eos_token_id=1,
+        eos_token_ids=(1,),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 
@@ -12,11 +13,11 @@ from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 MODEL = Path(__file__).parents[2] / "samples/shapes/checkpoint/tokenizer.model"
-EOS, LOC, SEG, IMAGE = 1, 1000, 2024, 2152
+EOS, MASK, LOC, SEG, IMAGE = 1, 4, 1000, 2024, 2152
 CONFIG = TokenizerConfig(
     file="",
     pad_id=0,
-    eos_id=EOS,
+    eos_ids=(EOS,),
     bos_id=2,
     newline_id=5,
     first_loc_id=LOC,
@@ -28,6 +29,12 @@ CONFIG = TokenizerConfig(
 @cache
 def encoder() -> PromptEncoder:
     return PromptEncoder(MODEL, CONFIG)
+
+
+@cache
+def encoder_with_two_ends() -> PromptEncoder:
+    """Answers end with `<eos>` or with `<mask>`, a piece with a text of its own."""
+    return PromptEncoder(MODEL, dataclasses.replace(CONFIG, eos_ids=(EOS, MASK)))
 
 
 def ids(state: State) -> list[int]:

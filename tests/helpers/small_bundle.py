@@ -37,7 +37,7 @@ def manifest() -> Manifest:
         tokenizer=TokenizerConfig(
             file="tokenizer.model",
             pad_id=0,
-            eos_id=1,
+            eos_ids=(1,),
             bos_id=2,
             newline_id=3,
             first_loc_id=4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import GenerationConfig
 from transformers import PaliGemmaConfig as Original
 
 from paligemma_edge.export.checkpoint.config import Gemma2Config, PaliGemmaConfig, read_config
@@ -174,7 +176,7 @@ def test_a_config_is_read_as_by_transformers(tmp_path: Path, data: Json) -> None
         "gemma2": gemma2_of(text) if text.model_type == "gemma2" else None,
     }
     assert config.image_token_id == original.image_token_id
-    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 2, 1)
+    assert (config.pad_token_id, config.bos_token_id) == (0, 2)
 
 
 def gemma2_of(text: Any) -> Gemma2Config:  # noqa: ANN401 - a config of transformers
@@ -190,7 +192,7 @@ def gemma2_of(text: Any) -> Gemma2Config:  # noqa: ANN401 - a config of transfor
 def test_without_sections_it_is_the_released_model(tmp_path: Path) -> None:
     # transformers fills 4096, 257152 and 256000 here, which no released checkpoint has.
     config = read(tmp_path, {"model_type": "paligemma"})
-    assert config == read(tmp_path, HUB)
+    assert config == dataclasses.replace(read(tmp_path, HUB), eos_token_ids=())
 
 
 def test_derived_sizes(tmp_path: Path) -> None:
@@ -202,7 +204,7 @@ def test_special_ids_are_read(tmp_path: Path) -> None:
     data = changed(text={"eos_token_id": [4, 107], "bos_token_id": 5, "pad_token_id": None})
     data = {k: v for k, v in data.items() if not k.endswith("os_token_id")}
     config = read(tmp_path, data)
-    assert (config.pad_token_id, config.bos_token_id, config.eos_token_id) == (0, 5, 4)
+    assert (config.pad_token_id, config.bos_token_id, config.eos_token_ids) == (0, 5, (4, 107))
 
 
 @pytest.mark.parametrize(
@@ -274,7 +276,6 @@ def test_special_ids_are_read(tmp_path: Path) -> None:
         (changed(text={"rope_theta": float("inf")}), "rope_theta inf"),
         (changed(text={"rms_norm_eps": 1e-300}), "rms_norm_eps 1e-300"),
         (changed(top={"image_token_index": -1}), "image_token_index -1"),
-        (changed(top={"eos_token_id": []}), "eos_token_id"),
         (changed(top={"text_config": [1]}) | {"text_config": [1]}, "text_config"),
         ([], "wanted a JSON object"),
     ],
@@ -327,3 +328,40 @@ def test_any_value_gives_a_config_or_an_error(
         assert read(folder, changed(base, **{field[0]: {field[1]: value}})).vision.image_tokens > 0
     except CheckpointError as error:
         assert "\n" not in str(error)
+
+
+ENDS: tuple[object, ...] = (None, 1, [1, 107], [107, 1], [])
+
+
+@pytest.mark.parametrize("generation", [*ENDS, "no file", "no field"])
+@pytest.mark.parametrize("top", ENDS)
+@pytest.mark.parametrize("text", [None, [4, 9]])
+def test_the_ends_of_an_answer_are_those_of_transformers_generate(
+    tmp_path: Path, generation: object, top: object, text: object
+) -> None:
+    if generation != "no file":
+        given = {} if generation == "no field" else {"eos_token_id": generation}
+        (tmp_path / "generation_config.json").write_text(json.dumps({"bos_token_id": 2, **given}))
+    config = read(tmp_path, changed(top={"eos_token_id": top}, text={"eos_token_id": text}))
+    # As `GenerationMixin.adjust_generation_fn` of transformers 5.23 does when a model is loaded.
+    try:
+        original = GenerationConfig.from_pretrained(tmp_path)
+    except OSError:
+        original = GenerationConfig.from_pretrained(
+            tmp_path, config_file_name="config.json", _from_model_config=True
+        )
+    wanted = original.eos_token_id
+    listed = wanted if isinstance(wanted, list) else [wanted]
+    assert config.eos_token_ids == tuple(sorted(token for token in listed if token is not None))
+
+
+@pytest.mark.parametrize("value", ["1", 1.0, True, [1, None], [[1]], {"a": 1}, [-1], -5, 2**40])
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_ends_that_are_no_ids_are_refused(tmp_path: Path, value: object, file: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(changed(top={"eos_token_id": 1})))
+    (tmp_path / file).write_text(json.dumps(changed(top={"eos_token_id": value})))
+    with pytest.raises(CheckpointError, match=rf"^{file} has eos_token_id .* wanted a token id"):
+        read_config(tmp_path)
+    (tmp_path / file).write_text(json.dumps(changed(top={"eos_token_id": list(range(65))})))
+    with pytest.raises(CheckpointError, match="at most 64"):
+        read_config(tmp_path)

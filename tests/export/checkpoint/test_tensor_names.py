@@ -22,7 +22,12 @@ from samples.synthetic.models import official
 
 VISION, TEXT = official("paligemma-3b-224")
 CONFIG = PaliGemmaConfig(
-    vision=VISION, text=TEXT, image_token_id=257152, pad_token_id=0, bos_token_id=2, eos_token_id=1
+    vision=VISION,
+    text=TEXT,
+    image_token_id=257152,
+    pad_token_id=0,
+    bos_token_id=2,
+    eos_token_ids=(1,),
 )
 SECOND = replace(CONFIG, text=official("paligemma2-3b-224")[1])
 

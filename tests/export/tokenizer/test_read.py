@@ -72,7 +72,7 @@ def test_a_sentencepiece_model_is_copied_unchanged(folder: Path, config: PaliGem
     assert tokenizer.model_bytes == (folder / "tokenizer.model").read_bytes()
     ids = tokenizer.config
     assert (ids.first_loc_id, ids.first_seg_id, ids.image_id) == (1000, 2024, 2152)
-    assert (ids.pad_id, ids.eos_id, ids.bos_id, ids.newline_id) == (0, 1, 2, 5)
+    assert (ids.pad_id, ids.eos_ids, ids.bos_id, ids.newline_id) == (0, (1,), 2, 5)
 
 
 def add_token(folder: Path, name: str, piece: str, token: int) -> None:
@@ -216,11 +216,10 @@ def test_a_config_of_another_tokenizer(folder: Path, config: PaliGemmaConfig) ->
     assert "2152 pieces for an embedding of 2151 rows" in load_error(
         folder, dataclasses.replace(config, text=text)
     )
-    for other in (
-        dataclasses.replace(config, eos_token_id=107),
-        dataclasses.replace(config, bos_token_id=107),
-    ):
-        assert "config.json says 107" in load_error(folder, other)
+    other = dataclasses.replace(config, bos_token_id=107)
+    assert "config.json says 107" in load_error(folder, other)
+    other = dataclasses.replace(config, eos_token_ids=(1, 2152))
+    assert "2152 as an id that ends an answer" in load_error(folder, other)
     assert "id 300" in load_error(folder, dataclasses.replace(config, image_token_id=300))
 
 

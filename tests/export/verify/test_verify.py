@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import shutil
 import warnings
 import weakref
 from collections.abc import Callable
@@ -22,7 +23,9 @@ from rich.console import Console
 from transformers import DynamicCache
 from transformers.utils import logging
 
+from paligemma_edge import PaliGemma
 from paligemma_edge.export.cli.parity_table import parity_table
+from paligemma_edge.export.exporter import export
 from paligemma_edge.export.verify import verify as verify_module
 from paligemma_edge.export.verify.parity import STAGES, ParityReport, StageParity, tolerance
 from paligemma_edge.export.verify.reference import Reference, ReferenceTrace, trace_all
@@ -421,3 +424,62 @@ def test_a_prefix_is_bidirectional_in_the_original_too(reference: Reference) -> 
         layer: Any = cache.layers[1]
         keys.append(layer.keys[0, :, 0])
     assert (keys[0] - keys[1]).abs().max() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def ended_by_another_token(
+    shapes_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path, tuple[int, ...]]:
+    """A checkpoint whose answer ends with a second end token, its bundle, and the answer."""
+    folder = tmp_path_factory.mktemp("ends")
+    checkpoint = Path(shutil.copytree(shapes_checkpoint, folder / "checkpoint"))
+    (free,) = trace_all(checkpoint, SAMPLES[:1], 8)
+    ends = [1, next(token for token in free.tokens[2:] if token not in free.tokens[:2])]
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    bundle = folder / "a.bundle"
+    manifest = export(checkpoint, bundle)
+    assert manifest.tokenizer.eos_ids == tuple(sorted(ends))
+    return checkpoint, bundle, free.tokens[: free.tokens.index(ends[1]) + 1]
+
+
+def test_a_second_end_token_ends_answers_as_in_transformers_generate(
+    ended_by_another_token: tuple[Path, Path, tuple[int, ...]],
+) -> None:
+    checkpoint, bundle, answer = ended_by_another_token
+    reference = Reference.open(checkpoint)
+    trace = reference.trace(SAMPLES[0], 8)
+    assert (trace.tokens, trace.cut) == (answer, False)
+    pixels, ids = reference.inputs(SAMPLES[0])
+    output = reference.model.generate(
+        input_ids=torch.tensor([ids]),
+        token_type_ids=torch.zeros((1, len(ids)), dtype=torch.int64),
+        attention_mask=torch.ones((1, len(ids)), dtype=torch.int64),
+        pixel_values=torch.from_numpy(pixels),
+        max_new_tokens=8,
+        do_sample=False,
+        suppress_tokens=list(range(2152, 2176)),
+    )
+    assert tuple(output[0, len(ids) :].tolist()) == answer
+    (image,) = SAMPLES[0].images
+    generation = PaliGemma(bundle, device="cpu").generate(image, SAMPLES[0].prompt)
+    assert (generation.token_ids, generation.finish_reason) == (answer, "stop")
+    report = verify(bundle, checkpoint, samples=SAMPLES[:1], max_new_tokens=8)
+    assert report.passed
+    assert Golden.read(Bundle.open(bundle)).text == generation.text
+    assert self_test(bundle).passed
+
+
+def test_a_lost_and_a_foreign_end_token_are_noticed(
+    ended_by_another_token: tuple[Path, Path, tuple[int, ...]], tmp_path: Path
+) -> None:
+    checkpoint, bundle, answer = ended_by_another_token
+    for name, ends in (("lost", (1,)), ("foreign", tuple(sorted({1, answer[0], answer[-1]})))):
+        copy = Path(shutil.copytree(bundle, tmp_path / name))
+
+        def change(manifest: Manifest, ends: tuple[int, ...] = ends) -> Manifest:
+            tokenizer = dataclasses.replace(manifest.tokenizer, eos_ids=ends)
+            return dataclasses.replace(manifest, tokenizer=tokenizer)
+
+        amend_bundle(Bundle.open(copy), {}, change)
+        report = verify(copy, checkpoint, samples=SAMPLES[:1], max_new_tokens=8)
+        assert failures(report) == ["answer"], name

@@ -36,8 +36,8 @@ def answer(shapes_model: PaliGemma, image: Path) -> list[int]:
 
 
 def _greedy(model: PaliGemma, encoded: EncodedPrompt, limit: int) -> list[int]:
-    eos_id = model.bundle.manifest.tokenizer.eos_id
-    return [token for token, _ in greedy(model._loaded.engine, encoded, limit, eos_id)]
+    eos_ids = model.bundle.manifest.tokenizer.eos_ids
+    return [token for token, _ in greedy(model._loaded.engine, encoded, limit, eos_ids)]
 
 
 def test_a_greedy_answer_ends_as_the_pipelines_does(
@@ -61,9 +61,9 @@ def test_a_greedy_answer_takes_what_is_chosen(
     def second(row: Row) -> int:
         return int(np.argsort(row.answer_logits)[-2])
 
-    eos_id = shapes_model.bundle.manifest.tokenizer.eos_id
+    eos_ids = shapes_model.bundle.manifest.tokenizer.eos_ids
     chosen, seen = [], []
-    for token, row in greedy(shapes_model._loaded.engine, encoded, 3, eos_id, choose=second):
+    for token, row in greedy(shapes_model._loaded.engine, encoded, 3, eos_ids, choose=second):
         chosen.append(token)
         seen.append(row.answer_logits.copy())
     assert chosen[0] != answer[0]

@@ -80,10 +80,14 @@ def _answers(
     return answers
 
 
-def _run(engine: Countdown, requests: Any, cache: KVCache) -> Iterator[GeneratedToken]:  # noqa: ANN401
-    return generate(
-        cast(Any, engine), cast(Any, engine), requests, cache, eos_id=EOS, locations=LOCATIONS
-    )
+def _run(
+    engine: Countdown,
+    requests: Any,  # noqa: ANN401
+    cache: KVCache,
+    eos_ids: Sequence[int] = (EOS,),
+) -> Iterator[GeneratedToken]:
+    model = cast(Any, engine)
+    return generate(model, model, requests, cache, eos_ids=eos_ids, locations=LOCATIONS)
 
 
 @given(
@@ -140,6 +144,14 @@ def test_an_answer_ends_by_itself_or_by_its_limit_and_only_its_last_token_says_s
     assert cut == [None, "length"]
     both = [g.finish_reason for g in _run(Countdown(), _requests([3], 3), _cache(1))]
     assert both == [None, None, "stop"]  # it had ended anyway
+
+
+def test_any_of_several_ends_ends_an_answer() -> None:
+    tokens: list[list[int]] = [[], [], []]
+    for generated in _run(Countdown(), _requests([9, 4, 20], 99), _cache(2), eos_ids=(EOS, 4, 18)):
+        tokens[generated.sequence.number].append(generated.token)
+        assert (generated.finish_reason == "stop") == (generated.token in (EOS, 4, 18))
+    assert tokens == [[9, 8, 7, 6, 5, 4], [4], [20, 19, 18]]
 
 
 def test_each_token_has_the_log_probability_that_the_model_gave_it() -> None:

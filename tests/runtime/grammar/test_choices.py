@@ -19,7 +19,7 @@ from paligemma_edge.runtime.grammar.base import State
 from paligemma_edge.runtime.grammar.choices import MAX_CHOICES, Choices
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel
-from tests.helpers.sample_tokenizer import EOS, IMAGE, encoder, ids
+from tests.helpers.sample_tokenizer import EOS, IMAGE, MASK, encoder, encoder_with_two_ends, ids
 
 VOCAB = 2176
 Prefix = tuple[int, ...]
@@ -58,6 +58,16 @@ def test_an_answer_has_the_tokens_that_training_wrote() -> None:
         assert token in ids(state)
         state = state.after(token)
     assert ids(state) == [EOS]
+
+
+def test_any_of_several_ends_may_end_a_choice() -> None:
+    choices = Choices(("red circle", "red"))
+    state = choices.start(encoder_with_two_ends())
+    for token in encoder().continuation("red"):
+        state = state.after(token)
+    assert {EOS, MASK} < set(ids(state))
+    for end in (EOS, MASK):
+        assert ids(state.after(end)) == [EOS, MASK]
 
 
 class FakeReader:
@@ -103,6 +113,16 @@ def test_the_scores_are_those_of_each_answer_alone(answers: tuple[str, ...], see
     prefixes = {ids[:end] for ids in tokens.values() for end in range(1, len(ids) + 1)}
     assert len(reader.read) == len(prefixes)
     assert set(reader.read) == prefixes
+
+
+def test_the_score_of_a_choice_is_that_of_any_of_its_ends() -> None:
+    reader, choices = FakeReader(3), Choices(("red circle", "red", "blue"))
+    reader.row[:] = reader.logits(())
+    scores = score_choices(choices, encoder_with_two_ends(), HostRow(reader.row, IMAGE), reader)
+    for answer, score in scores.items():
+        tokens = encoder().continuation(answer)
+        ends = [np.exp(reader.score((*tokens, end))) for end in (EOS, MASK)]
+        assert score == pytest.approx(np.log(sum(ends)), abs=1e-5)
 
 
 def test_the_scores_are_those_of_the_model_fed_with_each_answer(

@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 from paligemma_edge.runtime.errors import MissingExtraError, OptionError
 from paligemma_edge.runtime.grammar.regex import MAX_PATTERN, Regex
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
-from tests.helpers.sample_tokenizer import CONFIG, EOS, MODEL, encoder, ids
+from tests.helpers.sample_tokenizer import (
+    CONFIG,
+    EOS,
+    MASK,
+    MODEL,
+    encoder,
+    encoder_with_two_ends,
+    ids,
+)
 
 CONTROL = {0, 1, 2, 3}
 PATTERNS = {
@@ -65,6 +73,14 @@ def test_the_end_is_allowed_only_where_the_pattern_may_end() -> None:
     (b,) = encoder().continuation("b")
     assert ids(start.after(a))[0] == EOS
     assert ids(start.after(a).after(b)) == [EOS]
+
+
+def test_any_of_several_ends_is_allowed_where_the_pattern_may_end() -> None:
+    start = Regex("(ab?|<mask>)").start(encoder_with_two_ends())
+    (a,) = encoder().continuation("a")
+    assert not {EOS, MASK} & set(ids(start))  # an end is no part of a text
+    assert ids(start.after(a))[:2] == [EOS, MASK]
+    assert ids(start.after(a).after(MASK)) == [EOS, MASK]
 
 
 def test_a_state_is_a_value() -> None:

@@ -23,7 +23,7 @@ SIZE = 2152
 CONFIG = TokenizerConfig(
     file="tokenizer.model",
     pad_id=0,
-    eos_id=1,
+    eos_ids=(1,),
     bos_id=2,
     newline_id=5,
     first_loc_id=1000,
@@ -107,7 +107,7 @@ def test_the_last_newline_stays_alone(ending: str) -> None:
 @pytest.mark.parametrize("name", ["<bos>", "<eos>", "<pad>", "<unk>"])
 def test_control_tokens_in_a_text_are_plain_text(name: str) -> None:
     ids = encoder().encode(f"a {name} b", 1)
-    assert not set(ids[1:]) & {CONFIG.bos_id, CONFIG.eos_id, CONFIG.pad_id, 3}
+    assert not set(ids[1:]) & {CONFIG.bos_id, *CONFIG.eos_ids, CONFIG.pad_id, 3}
     assert encoder().decode(ids) == f"a {name} b\n"
 
 
@@ -178,7 +178,7 @@ def test_the_ids_of_a_continuation_are_those_of_transformers(text: str) -> None:
 def test_in_a_continuation_control_tokens_and_the_marker_are_spelt_out(text: str) -> None:
     for one in (encoder(), with_an_image_piece()):
         ids = one.continuation(text)
-        assert not set(ids) & {CONFIG.bos_id, CONFIG.eos_id, CONFIG.pad_id, 3}
+        assert not set(ids) & {CONFIG.bos_id, *CONFIG.eos_ids, CONFIG.pad_id, 3}
         assert max(ids) < SIZE
         assert one.decode(ids) == text
 
@@ -273,7 +273,6 @@ def test_bytes_and_path_are_the_same_model() -> None:
     ("field", "value"),
     [
         ("pad_id", 3),
-        ("eos_id", 4),
         ("bos_id", 7),
         ("newline_id", 6),
         ("first_loc_id", 999),
@@ -339,3 +338,11 @@ def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
 def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TokenizerError, match=r"missing\.model: cannot read"):
         PromptEncoder(tmp_path / "missing.model", CONFIG)
+
+
+def test_a_token_that_ends_an_answer_has_no_text() -> None:
+    (end,) = encoder().continuation(" red")
+    ended = PromptEncoder(MODEL, dataclasses.replace(CONFIG, eos_ids=(1, end)))
+    assert encoder().decode([*encoder().continuation(" blue"), end]) == " blue red"
+    assert ended.decode([*encoder().continuation(" blue"), end]) == " blue"
+    assert ended.encode("detect red", 1) == encoder().encode("detect red", 1)
