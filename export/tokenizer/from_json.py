@@ -16,14 +16,22 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer
 
-from paligemma_edge.export.tokenizer.probe_texts import LOC_PIECES, SEG_PIECES, probe_texts
+from paligemma_edge.export.tokenizer.added_pieces import IMAGE_PIECE, AddedPieces
+from paligemma_edge.export.tokenizer.probe_texts import (
+    LOC_PIECES,
+    SEG_PIECES,
+    probe_texts,
+    texts_around,
+)
 from paligemma_edge.runtime.errors import TokenizerError
+from paligemma_edge.runtime.printable import short_line
 
-IMAGE_PIECE = "<image>"
 UNKNOWN_PIECE = "<unk>"
 CONTROL_PIECES = {"pad": "<pad>", "eos": "<eos>", "bos": "<bos>"}
+_CONTROL = frozenset(CONTROL_PIECES.values())
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 _PB: Any = sentencepiece_model_pb2  # protobuf makes its classes at run time
+_SHOWN = 60  # characters of a text in a message
 ADVICE = "put the tokenizer.model of the base PaliGemma beside it"
 
 
@@ -32,43 +40,66 @@ def convert_tokenizer(path: Path) -> bytes:
 
     Raises TokenizerError when there is no such model, naming the first difference.
     """
-    tokenizer = _load(path)
+    data, tokenizer = _load(path)
     _add_paligemma_tokens(tokenizer)
-    model = _build(json.loads(tokenizer.to_str()), path)
+    bpe = data["model"]
+    if bpe.get("type") != "BPE":
+        raise TokenizerError(f"{path} holds a {bpe.get('type')} model, wanted BPE; {ADVICE}")
+    added = AddedPieces.of(tokenizer)
+    if added.unlike:
+        raise TokenizerError(
+            f"{path} matches {short_line(repr(added.unlike[0]))} as a word of its own or with the "
+            "white space around it, which sentencepiece cannot do; save the tokenizer with added "
+            f"tokens that have neither single_word nor lstrip nor rstrip, or {ADVICE}"
+        )
+    model = _build(bpe, added, path)
     try:
         processor = SentencePieceProcessor(model_proto=model)
     except RuntimeError as error:
         raise TokenizerError(
             f"{path} has no sentencepiece model ({str(error).splitlines()[0]}); {ADVICE}"
         ) from None
-    check_equal(tokenizer, processor)
+    check_equal(tokenizer, processor, added.own)
     return model
 
 
-def check_equal(tokenizer: Tokenizer, processor: SentencePieceProcessor) -> None:
-    """Raise TokenizerError at the first probe text that the two encode or decode differently."""
-    for text in probe_texts():
+def check_equal(
+    tokenizer: Tokenizer, processor: SentencePieceProcessor, own: Sequence[str] = ()
+) -> None:
+    """Raise TokenizerError at the first probe text that the two encode or decode differently.
+
+    `own` are added tokens of the tokenizer, which are tried in several places.
+    """
+    for text in (*probe_texts(), *texts_around(own)):
         wanted = tokenizer.encode(text, add_special_tokens=False).ids
         actual = processor.encode(text)
         if actual != wanted:
             raise TokenizerError(
-                f"tokenizer.json encodes {text!r} as {wanted}, its sentencepiece model as "
-                f"{actual}; {ADVICE}"
+                f"tokenizer.json encodes {_shown(text)} as {_shown(wanted)}, its sentencepiece "
+                f"model as {_shown(actual)}; {ADVICE}"
             )
         returned = processor.decode(actual)
         if returned != (original := tokenizer.decode(wanted, skip_special_tokens=False)):
             raise TokenizerError(
-                f"tokenizer.json decodes {wanted} as {original!r}, its sentencepiece model as "
-                f"{returned!r}; {ADVICE}"
+                f"tokenizer.json decodes {_shown(wanted)} as {_shown(original)}, its "
+                f"sentencepiece model as {_shown(returned)}; {ADVICE}"
             )
 
 
-def _load(path: Path) -> Tokenizer:
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _load(path: Path) -> tuple[Mapping[str, Any], Tokenizer]:
+    """The file as JSON, and as the library reads it."""
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        return json.loads(text), Tokenizer.from_str(text)
     except Exception as error:  # tokenizers raises bare Exception
+        reason = short_line(str(error))
         raise TokenizerError(
-            f"{path} is not a tokenizer that can be read ({error}); download it again, or {ADVICE}"
+            f"{path} is not a tokenizer that can be read ({reason}); download it again, or {ADVICE}"
         ) from None
 
 
@@ -80,30 +111,27 @@ def _add_paligemma_tokens(tokenizer: Tokenizer) -> None:
     tokenizer.add_tokens([AddedToken(piece) for piece in (*LOC_PIECES, *SEG_PIECES)])
 
 
-def _build(data: Mapping[str, Any], path: Path) -> bytes:
-    bpe = data["model"]
-    if bpe.get("type") != "BPE":
-        raise TokenizerError(f"{path} holds a {bpe.get('type')} model, wanted BPE; {ADVICE}")
-    added = {token["content"]: token["id"] for token in data["added_tokens"]}
-    pieces = _pieces_by_id({**bpe["vocab"], **added}, path)
-    ranks = _ranks(bpe["merges"])
+def _build(bpe: Mapping[str, Any], added: AddedPieces, path: Path) -> bytes:
+    pieces = _pieces_by_id(bpe["vocab"], added, path)
+    ranks, last = _ranks(bpe["merges"]), len(bpe["merges"])
     proto = _PB.ModelProto()
-    for piece in pieces:
-        kind = _kind(piece, piece in added, len(piece) == 1 or piece in ranks)
-        proto.pieces.add(piece=piece, score=-float(ranks.get(piece, len(ranks))), type=kind)
+    for token, piece in enumerate(pieces):
+        kind = _kind(piece, token in added.matched, len(piece) == 1 or piece in ranks)
+        proto.pieces.add(piece=piece, score=-float(ranks.get(piece, last)), type=kind)
     _specify(proto, pieces, bool(bpe.get("byte_fallback")))
     return bytes(proto.SerializeToString())
 
 
-def _pieces_by_id(vocabulary: Mapping[str, int], path: Path) -> list[str]:
+def _pieces_by_id(vocabulary: Mapping[str, int], added: AddedPieces, path: Path) -> list[str]:
     """Pieces in the order of their ids, without `<image>` where it comes last."""
     pieces: dict[int, str] = {}
-    for piece, token in vocabulary.items():
+    for piece, token in (*vocabulary.items(), *((p, t) for t, p in added.named.items())):
         # A tab may share the id of its byte token, or replace it: see GemmaConverter.vocab.
         if _BYTE.fullmatch(pieces.get(token, "")) is None:
             pieces[token] = piece
     if (tab := vocabulary.get("\t")) is not None and "<0x09>" not in vocabulary:
         pieces[tab] = "<0x09>"
+    pieces |= added.matched
     if pieces.get(len(pieces) - 1) == IMAGE_PIECE:
         del pieces[len(pieces) - 1]
     if gaps := [i for i in range(len(pieces)) if i not in pieces]:
@@ -116,20 +144,20 @@ def _pieces_by_id(vocabulary: Mapping[str, int], path: Path) -> list[str]:
 def _ranks(merges: Sequence[str | Sequence[str]]) -> dict[str, int]:
     """Rank of each merged piece: that of the first merge that makes it."""
     ranks: dict[str, int] = {}
-    for merge in merges:
-        parts = merge.split(" ") if isinstance(merge, str) else merge
-        ranks.setdefault("".join(parts), len(ranks))
+    for rank, merge in enumerate(merges):
+        piece = merge.replace(" ", "") if isinstance(merge, str) else merge[0] + merge[1]
+        ranks.setdefault(piece, rank)
     return ranks
 
 
-def _kind(piece: str, added: bool, reachable: bool) -> str:
+def _kind(piece: str, matched: bool, reachable: bool) -> str:
     if piece == UNKNOWN_PIECE:
         return "UNKNOWN"
-    if piece in CONTROL_PIECES.values():
+    if piece in _CONTROL or piece == IMAGE_PIECE:
         return "CONTROL"
-    if added:
+    if matched:
         return "USER_DEFINED"
-    if _BYTE.fullmatch(piece):
+    if piece.startswith("<0x") and _BYTE.fullmatch(piece):
         return "BYTE"
     return "NORMAL" if reachable else "UNUSED"
 

@@ -1,12 +1,13 @@
 """Texts on which a converted tokenizer must agree with the original, token for token.
 
-All tasks and languages of PaliGemma's prompts, all `<loc>` and `<seg>` tokens, and texts that
-tokenizers are known to split differently: spaces, newlines, digits, emoji, code, scripts, noise.
+All tasks and languages of PaliGemma's prompts, all `<loc>` and `<seg>` tokens, runs of each kind of
+white space, and texts that tokenizers are known to split differently: digits, emoji, code, scripts,
+noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -62,6 +63,10 @@ _TEXTS = (
     "<table><tr><td>1</td></tr></table> &amp; </s><s> <2en> [INST] <0x41> <unused7>",
 )  # fmt: skip
 
+# Blank, tab, newline, carriage return, both, no-break, em and ideographic space, vertical tab.
+_WHITE_SPACE = (" ", "\t", "\n", "\r", "\r\n", "\u00a0", "\u2003", "\u3000", "\v")
+_LONGEST_RUN = 64  # Gemma has pieces of up to 31 blanks and 31 newlines
+
 
 def probe_texts() -> Iterator[str]:
     """Every probe text; the same ones in every run."""
@@ -73,6 +78,30 @@ def probe_texts() -> Iterator[str]:
     yield "".join(SEG_PIECES)
     yield " ".join((*LOC_PIECES[::7], *SEG_PIECES[::3]))
     yield from random_texts(np.random.default_rng(0), 400)
+    yield from white_space()
+
+
+def white_space() -> Iterator[str]:
+    """Runs of each kind of white space, of every length: leading, inner, trailing, alone, mixed."""
+    for space in _WHITE_SPACE:
+        for length in range(1, _LONGEST_RUN + 1):
+            run = space * length
+            yield from (run, f"C{run}", f"{run}C", f"the{run}cat", f"<loc0001>{run}<seg001>{run};")
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        runs = [
+            _WHITE_SPACE[kind] * int(rng.integers(1, 40))
+            for kind in rng.integers(0, len(_WHITE_SPACE), int(rng.integers(2, 6)))
+        ]
+        yield "".join(runs)
+        yield "cat".join(("", *runs, ""))
+
+
+def texts_around(pieces: Iterable[str]) -> Iterator[str]:
+    """Each piece in the places where a tokenizer may match it otherwise."""
+    for piece in pieces:
+        yield from (piece, f"x{piece}x", f" {piece} ", f"a {piece}{piece}\n{piece}.")
+        yield from (f"  {piece}  <loc0001>{piece}<seg001>", piece.upper(), piece[:-1])
 
 
 def random_texts(rng: np.random.Generator, count: int) -> Iterator[str]:

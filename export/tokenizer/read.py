@@ -20,11 +20,8 @@ from paligemma_edge.export.checkpoint.config import (
     GENERATION_FILE,
     PaliGemmaConfig,
 )
-from paligemma_edge.export.tokenizer.from_json import (
-    CONTROL_PIECES,
-    IMAGE_PIECE,
-    convert_tokenizer,
-)
+from paligemma_edge.export.tokenizer.added_pieces import IMAGE_PIECE
+from paligemma_edge.export.tokenizer.from_json import CONTROL_PIECES, convert_tokenizer
 from paligemma_edge.export.tokenizer.probe_texts import LOC_PIECES, SEG_PIECES
 from paligemma_edge.runtime.errors import TokenizerError
 from paligemma_edge.runtime.manifest import TokenizerConfig
