@@ -25,6 +25,7 @@ from paligemma_edge.export.checkpoint.text_config import Gemma2Config, TextConfi
 from paligemma_edge.export.checkpoint.unsupported import check_supported
 from paligemma_edge.runtime.errors import CheckpointError
 from paligemma_edge.runtime.manifest import MOST_EOS_IDS
+from paligemma_edge.runtime.printable import short_line
 
 __all__ = [
     "Gemma2Config",
@@ -134,7 +135,8 @@ def read_json(path: Path) -> Json:
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as JSON ({error}); download or save the checkpoint again"
+            f"{path} cannot be read as JSON ({short_line(str(error))}); "
+            "download or save the checkpoint again"
         ) from None
     if not isinstance(data, dict):
         raise CheckpointError(

@@ -24,20 +24,26 @@ import onnx_ir as ir
 from numpy.lib import format as npy
 
 from paligemma_edge.export.checkpoint.joined_file import JoinedFile
+from paligemma_edge.export.checkpoint.name_list import join_names
+from paligemma_edge.export.checkpoint.other_formats import content_of
 from paligemma_edge.export.checkpoint.tensors import (
+    FLOAT64,
     NUMPY_DTYPES,
     Array,
     CheckpointTensor,
     ComputedTensor,
     FileTensor,
+    as_float32,
 )
 from paligemma_edge.runtime.errors import CheckpointError
+from paligemma_edge.runtime.printable import short_line
 
 _MOST_HEADER_BYTES = 8192
 _DTYPES: Mapping[np.dtype[Any], ir.DataType] = {
     **{dtype: kind for kind, dtype in NUMPY_DTYPES.items() if kind != ir.DataType.BFLOAT16},
     np.dtype("V2"): ir.DataType.BFLOAT16,
     np.dtype("<u2"): ir.DataType.BFLOAT16,
+    FLOAT64: ir.DataType.FLOAT,  # rounded as it is read
 }
 _READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and of the extra
@@ -58,8 +64,8 @@ def read_npz(paths: Sequence[Path], folder: str = "") -> dict[str, CheckpointTen
     """Read the headers of an archive: name, without .npy, to array, in the order of the file.
 
     Where names begin with `folder`, they are given without it, and the others are skipped.
-    bfloat16 is stored as words without a type, or as uint16. Raises CheckpointError for a
-    damaged archive, and for arrays other than float32, float16 and bfloat16.
+    bfloat16 is stored as words without a type, or as uint16; float64 is read as float32. Raises
+    CheckpointError for a damaged archive, and for arrays of other dtypes.
     """
     try:
         file = JoinedFile.open(paths)
@@ -70,12 +76,14 @@ def read_npz(paths: Sequence[Path], folder: str = "") -> dict[str, CheckpointTen
         raise
     except Exception as error:  # zipfile and numpy raise some ten classes for damaged files
         missing = f"; or a part after {paths[-1].name} is missing" if len(paths) > 1 else ""
-        raise CheckpointError(
-            f"{paths[0]} is not a sound npz archive: {_reason(error)}; {_ADVICE}{missing}"
-        ) from None
+        kind = content_of(paths[0])
+        problem = f"is {kind}" if kind else f"is not a sound npz archive: {_reason(error)}"
+        raise CheckpointError(f"{paths[0]} {problem}; {_ADVICE}{missing}") from None
 
 
 def _members(archive: zipfile.ZipFile, folder: str) -> dict[str, zipfile.ZipInfo]:
+    if any(m.filename.endswith("data.pkl") for m in archive.infolist()):
+        raise zipfile.BadZipFile("it holds a pickle, as torch.save writes it")
     members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
     if len(members) < len(archive.infolist()):
         raise zipfile.BadZipFile("two arrays of one name")
@@ -101,7 +109,7 @@ def _tensor(
 ) -> CheckpointTensor:
     header = read_header(archive, member.filename)
     dtype = _dtype(file, name, header)
-    needed = header.size + math.prod(header.shape) * NUMPY_DTYPES[dtype].itemsize
+    needed = header.size + math.prod(header.shape) * header.dtype.itemsize
     if member.file_size != needed:
         raise CheckpointError(
             f"{file} holds {name} in {member.file_size} bytes, its shape {list(header.shape)} "
@@ -118,13 +126,15 @@ def _values(
 ) -> CheckpointTensor:
     """The values in the order in which they are stored."""
     name, dtype = member.filename.removesuffix(".npy"), _DTYPES[header.dtype]
+    double = header.dtype == FLOAT64
     if member.compress_type == zipfile.ZIP_STORED:
         start = _data_start(file, member)
         if member.compress_size != member.file_size or start + member.file_size > file.size:
             raise zipfile.BadZipFile(f"{name} is cut")
-        return FileTensor(file, start + header.size, dtype, header.shape, name)
+        return FileTensor(file, start + header.size, dtype, header.shape, name, double=double)
     if member.compress_type == zipfile.ZIP_DEFLATED:
-        return DeflatedTensor(_Stream(archive, member), header.size, dtype, header.shape, name)
+        stream = _Stream(archive, member)
+        return DeflatedTensor(stream, header.size, dtype, header.shape, name, double=double)
     raise CheckpointError(
         f"{file} holds {name} compressed by method {member.compress_type}, wanted stored or "
         f"deflated members; {_ADVICE}"
@@ -132,12 +142,19 @@ def _values(
 
 
 def _dtype(file: JoinedFile, name: str, header: NpyHeader) -> ir.DataType:
-    if header.dtype not in _DTYPES:
+    if header.dtype in _DTYPES:
+        return _DTYPES[header.dtype]
+    found = f"{file} holds {join_names([name])} as"
+    if header.dtype.hasobject:
         raise CheckpointError(
-            f"{file} holds {name} as {header.dtype}, wanted float32, float16 or bfloat16; "
-            "export the checkpoint as it was before it was quantized"
+            f"{found} Python objects, a pickle, which can run code and is not read, wanted arrays "
+            "of numbers; save the weights by numpy.savez, each as an array of its own"
         )
-    return _DTYPES[header.dtype]
+    wanted = "wanted float32, float16, bfloat16 or float64"
+    advice = _ADVICE
+    if header.dtype.kind in "iub":
+        advice = "it is quantized, or holds no weights: give the npz as big_vision saves it"
+    raise CheckpointError(f"{found} {short_line(str(header.dtype))}, {wanted}; {advice}")
 
 
 def _data_start(file: JoinedFile, member: zipfile.ZipInfo) -> int:
@@ -167,14 +184,21 @@ class DeflatedTensor(CheckpointTensor):
     """A compressed array. Reading in order is one pass; going back restarts it."""
 
     def __init__(
-        self, stream: _Stream, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
+        self,
+        stream: _Stream,
+        offset: int,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        name: str,
+        *,
+        double: bool = False,
     ) -> None:
         super().__init__(dtype, shape, name)
-        self._stream, self._offset = stream, offset
+        self._stream, self._offset, self._double = stream, offset, double
 
     def read(self, start: int, stop: int) -> Array:
         """Decompress up to `stop`."""
-        array = np.empty(stop - start, NUMPY_DTYPES[self.dtype])
+        array = np.empty(stop - start, FLOAT64 if self._double else NUMPY_DTYPES[self.dtype])
         view = array.view(np.uint8).data
         try:
             done = self._stream.read_into(self._offset + start * array.itemsize, view)
@@ -184,7 +208,7 @@ class DeflatedTensor(CheckpointTensor):
             ) from None
         if done < len(view):
             raise CheckpointError(f"{self.name} ends early in its npz archive; {_ADVICE}")
-        return array
+        return as_float32(array, str(self.name)) if self._double else array
 
 
 def _reason(error: Exception) -> str:

@@ -23,8 +23,9 @@ from paligemma_edge.export.checkpoint.config import (
     read_json,
 )
 from paligemma_edge.export.checkpoint.mask_decoder_file import MASK_DECODER_FILE
-from paligemma_edge.export.checkpoint.name_list import join_tensor_names
+from paligemma_edge.export.checkpoint.name_list import join_names, join_tensor_names
 from paligemma_edge.export.checkpoint.npz_paths import is_npz_name, npz_files
+from paligemma_edge.export.checkpoint.other_formats import other_file, other_folder
 from paligemma_edge.export.checkpoint.safetensors_file import read_safetensors
 from paligemma_edge.export.checkpoint.tensor_names import (
     EMBEDDING,
@@ -44,8 +45,8 @@ __all__ = ["Checkpoint", "CheckpointTensor", "open_checkpoint"]
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
+_LONGEST_NAME = 255  # bytes, on every common file system
 _RELEASED = re.compile(r"paligemma2?-[A-Za-z0-9.-]+")  # as google names its repositories
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +84,16 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_directory(directory: Path) -> Checkpoint:
     if not os.path.isdir(directory):  # noqa: PTH112 - Path raises where a name is too long
+        other = other_file(directory) if os.path.exists(directory) else None  # noqa: PTH110 - same
         raise CheckpointError(
-            f"{directory} is not a directory; give {_hub_name(directory)}the directory of a "
+            f"{directory} {other}"
+            if other
+            else f"{directory} is not a directory; give {_hub_name(directory)}the directory of a "
             "PaliGemma checkpoint as transformers saves it, or the npz of big_vision"
         )
     _reject_folder_of_npz(directory)
+    if other := other_folder(directory):
+        raise CheckpointError(f"{directory} {other}")
     config = read_config(directory)
     files = _weight_files(directory)
     tensors = _match(config, _read_all(files))
@@ -118,15 +124,9 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
         return (directory / WEIGHTS_FILE,)
     if (directory / INDEX_FILE).is_file():
         return _shards(directory)
-    if pickles := sorted(p.name for pattern in _PICKLES for p in directory.glob(pattern)):
-        raise CheckpointError(
-            f"{directory} holds pickled weights ({', '.join(pickles)}), which can run code, wanted "
-            "safetensors; convert them with transformers: "
-            "from_pretrained(source).save_pretrained(target)"
-        )
     raise CheckpointError(
         f"{directory} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; give the directory of a whole "
-        "PaliGemma checkpoint (a LoRA adapter is given beside it, by --adapter)"
+        "PaliGemma checkpoint"
     )
 
 
@@ -137,16 +137,25 @@ def _shards(directory: Path) -> tuple[Path, ...]:
             f"{directory / INDEX_FILE} has no weight_map; download or save the checkpoint again"
         )
     names = sorted(set(map(str, weight_map.values())))
-    if odd := [name for name in names if Path(name).name != name or not name.strip(".")]:
+    if odd := [name for name in names if not _is_plain_name(name)]:
         raise CheckpointError(
-            f"{INDEX_FILE} names {', '.join(map(repr, odd))}, wanted plain file names; "
+            f"{INDEX_FILE} names {join_names(odd)}, wanted plain file names; "
             "download the checkpoint again from a source that you trust"
         )
-    if absent := [name for name in names if not (directory / name).is_file()]:
+    if absent := [name for name in names if not os.path.isfile(directory / name)]:  # noqa: PTH113
         raise CheckpointError(
-            f"{directory} lacks {', '.join(absent)}, which {INDEX_FILE} names; finish the download"
+            f"{directory} lacks {join_names(absent)}, which {INDEX_FILE} names; finish the download"
         )
     return tuple(directory / name for name in names)
+
+
+def _is_plain_name(name: str) -> bool:
+    """A name of a file in the same folder, on any system."""
+    plain = Path(name).name == name and not set(name) & set("/\\\0") and name.strip(".")
+    try:
+        return bool(plain) and len(os.fsencode(name)) <= _LONGEST_NAME
+    except UnicodeEncodeError:  # half a character
+        return False
 
 
 def _read_all(files: tuple[Path, ...]) -> dict[str, CheckpointTensor]:

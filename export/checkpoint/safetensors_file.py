@@ -15,15 +15,19 @@ import onnx_ir as ir
 import safetensors
 
 from paligemma_edge.export.checkpoint.joined_file import JoinedFile
-from paligemma_edge.export.checkpoint.tensors import FileTensor
+from paligemma_edge.export.checkpoint.name_list import join_names
+from paligemma_edge.export.checkpoint.tensors import FLOAT64, FileTensor
 from paligemma_edge.runtime.errors import CheckpointError
 
 _DTYPES = {
+    "F64": ir.DataType.FLOAT,  # rounded as it is read
     "F32": ir.DataType.FLOAT,
     "F16": ir.DataType.FLOAT16,
     "BF16": ir.DataType.BFLOAT16,
 }
-_OTHER_BYTES = {"I64": 8, "F64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+_OTHER_BYTES = {"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+# Of weights that were rounded to few bits, by whatever tool.
+_QUANTIZED = ("I8", "U8", "I16", "I32", "I64", "F8", "F6", "F4")
 
 
 def read_safetensors(
@@ -32,7 +36,7 @@ def read_safetensors(
     """Read the header of a safetensors file: key to tensor, in the order of the file.
 
     Keys that `ignore` accepts are left out. Raises CheckpointError for a damaged file and for
-    dtypes other than float32, float16 and bfloat16.
+    dtypes other than float32, float16 and bfloat16, and float64, which is read as float32.
     """
     try:
         with path.open("rb") as file:
@@ -61,11 +65,21 @@ def _tensors(
             offset += math.prod(shape) * _OTHER_BYTES[kind]
             continue
         if kind not in _DTYPES:
-            raise CheckpointError(
-                f"{file} holds {key!r} as {kind}, wanted F32, BF16 or F16; "
-                "export the checkpoint as it was before it was quantized"
-            )
-        tensor = FileTensor(file, offset, _DTYPES[kind], shape, key)
-        offset += tensor.nbytes
+            raise _unknown_dtype(file, key, kind)
+        double = kind == "F64"
+        tensor = FileTensor(file, offset, _DTYPES[kind], shape, key, double=double)
+        offset += tensor.size * FLOAT64.itemsize if double else tensor.nbytes
         if not ignore(key):
             yield tensor
+
+
+def _unknown_dtype(file: JoinedFile, key: str, kind: str) -> CheckpointError:
+    advice = "save it in one of those, with transformers' save_pretrained"
+    if kind.startswith(_QUANTIZED):
+        advice = (
+            "it is quantized already: give the weights as they were before, and quantize the "
+            "bundle by `paligemma-edge quantize`"
+        )
+    return CheckpointError(
+        f"{file} holds {join_names([key])} as {kind}, wanted F32, BF16, F16 or F64; {advice}"
+    )

@@ -27,10 +27,11 @@ NUMPY_DTYPES: Mapping[ir.DataType, np.dtype[Any]] = {
     ir.DataType.FLOAT16: np.dtype("<f2"),
     ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
 }
+FLOAT64 = np.dtype("<f8")
 
 
 class CheckpointTensor(ir.LazyTensor, abc.ABC):
-    """A float32, float16 or bfloat16 tensor of a checkpoint.
+    """A float32, float16 or bfloat16 tensor of a checkpoint; float64 is read as float32.
 
     Every use reads it again; nothing is cached. `numpy()` of bfloat16 is `ml_dtypes.bfloat16`.
     Reads raise CheckpointError when the file was removed or cut since it was opened.
@@ -73,18 +74,26 @@ class CheckpointTensor(ir.LazyTensor, abc.ABC):
 
 
 class FileTensor(CheckpointTensor):
-    """A tensor whose bytes are contiguous in a file, from `offset` on."""
+    """A tensor whose bytes are contiguous in a file, from `offset` on, float64 where `double`."""
 
     def __init__(
-        self, file: JoinedFile, offset: int, dtype: ir.DataType, shape: tuple[int, ...], name: str
+        self,
+        file: JoinedFile,
+        offset: int,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        name: str,
+        *,
+        double: bool = False,
     ) -> None:
         super().__init__(dtype, shape, name)
         self.file = file
         self.offset = offset
+        self.double = double
 
     def read(self, start: int, stop: int) -> Array:
         """Read that part of the file alone."""
-        array = np.empty(stop - start, NUMPY_DTYPES[self.dtype])
+        array = np.empty(stop - start, FLOAT64 if self.double else NUMPY_DTYPES[self.dtype])
         view = array.view(np.uint8).data
         try:
             done = self.file.read_into(self.offset + start * array.itemsize, view)
@@ -97,12 +106,14 @@ class FileTensor(CheckpointTensor):
                 f"{self.file} ends {len(view) - done} bytes early in {self.name!r}; "
                 "it changed while it was read: download or save it again"
             )
-        return array
+        return as_float32(array, str(self.name)) if self.double else array
 
     def reshaped(self, shape: tuple[int, ...]) -> FileTensor:
         """The same elements in another shape."""
         assert math.prod(shape) == self.size
-        return FileTensor(self.file, self.offset, self.dtype, shape, str(self.name))
+        return FileTensor(
+            self.file, self.offset, self.dtype, shape, str(self.name), double=self.double
+        )
 
 
 class ComputedTensor(CheckpointTensor):
@@ -156,6 +167,21 @@ class CastTensor(CheckpointTensor):
                 f"{cast.dtype} cannot hold; it was trained on another base"
             )
         return cast
+
+
+def as_float32(values: Array, name: str) -> Array:
+    """float64 rounded to the nearest float32, as torch's `float()` does.
+
+    CheckpointError where a number is beyond float32.
+    """
+    with np.errstate(over="ignore", under="ignore"):  # checked below
+        rounded = values.astype(np.float32)
+    if (beyond := np.isinf(rounded) & np.isfinite(values)).any():
+        raise CheckpointError(
+            f"{name} holds {values[beyond][0]:.6g} in float64, which float32 cannot hold, and "
+            "float32 is what is computed in; train it again, or save it in float32"
+        )
+    return rounded
 
 
 def same_values(one: CheckpointTensor, other: CheckpointTensor) -> bool:

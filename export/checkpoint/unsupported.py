@@ -15,11 +15,15 @@ _ARCHITECTURE = "PaliGemmaForConditionalGeneration"
 _TANH_GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu_fast", "gelu_python_tanh")
 _SIGLIP = ("siglip_vision_model", "siglip")
 _DECODERS = ("gemma", "gemma2")
+_SHOWN = 80  # characters of a value in a message
 # Models that are easily taken for a PaliGemma, by model_type.
 _OTHERS: Mapping[str, str] = {
     "colpali": "ColPali gives vectors to search with, and no answers",
     "gemma": "Gemma alone reads no images",
     "gemma2": "Gemma 2 alone reads no images",
+    "gemma3": "Gemma 3 is another model, whose prompts and answers are a chat's",
+    "siglip": "SigLIP alone gives no answers",
+    "siglip_vision_model": "SigLIP alone gives no answers",
     "pi0": "pi0 gives motions of a robot, and no answers",
 }
 
@@ -41,12 +45,17 @@ def _check_model_type(data: Json, text: Json) -> None:
     known = isinstance(architectures, list) and _ARCHITECTURE in architectures
     if kind != "paligemma" or not known:
         raise CheckpointError(
-            f"config.json describes model_type {kind!r}, architectures "
-            f"{data.get('architectures')!r}, wanted 'paligemma' and {_ARCHITECTURE!r}; "
-            f"{_OTHERS.get(str(kind), 'other models are not supported')}"
+            f"config.json describes model_type {_short(kind)}, architectures "
+            f"{_short(data.get('architectures'))}, wanted 'paligemma' and {_ARCHITECTURE!r}; "
+            f"{_OTHERS.get(str(kind), 'models other than PaliGemma are not supported')}"
         )
     if (text_type := text.get("model_type") or "gemma") not in _DECODERS:
         reject("text_config.model_type", text_type, "'gemma' (PaliGemma) or 'gemma2' (PaliGemma 2)")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _check_vision(vision: Json) -> None:

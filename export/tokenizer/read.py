@@ -48,10 +48,7 @@ def read_tokenizer(source: Path, config: PaliGemmaConfig) -> TokenizerExport:
     """
     path = _find(source)
     model = convert_tokenizer(path) if path.suffix == ".json" else _read_model(path)
-    try:
-        processor = SentencePieceProcessor(model_proto=model)
-    except RuntimeError:
-        _fail(f"{path} is not a sentencepiece model", "download it again")
+    processor = _opened(model, path)
     token_ids = _token_ids(processor, config)
     if path == source / MODEL_FILE:
         _check_added_tokens(source, processor)
@@ -77,6 +74,16 @@ def _read_model(path: Path) -> bytes:
         return path.read_bytes() or b"\0"
     except OSError as error:
         _fail(f"{path} cannot be read ({error.strerror})", "download it again")
+
+
+def _opened(model: bytes, path: Path) -> SentencePieceProcessor:
+    """The model with all its pieces readable: the library itself does not look at them."""
+    try:
+        processor = SentencePieceProcessor(model_proto=model)
+        processor.id_to_piece(list(range(processor.get_piece_size())))
+    except (RuntimeError, UnicodeDecodeError):  # the latter also of the library's own message
+        _fail(f"{path} is not a sentencepiece model, or is damaged", "download it again")
+    return processor
 
 
 def _check_added_tokens(directory: Path, processor: SentencePieceProcessor) -> None:

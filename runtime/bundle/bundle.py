@@ -29,6 +29,7 @@ from paligemma_edge.runtime.manifest import (
 )
 
 MANIFEST = "manifest.json"
+_CHECKPOINT_FILE = "config.json"  # of transformers
 MAX_MANIFEST_BYTES = 16 << 20
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _CHUNK = 256 << 10
@@ -246,9 +247,10 @@ def _read_manifest(directory: Path) -> Manifest:
         problem = "is not a directory" if directory.exists() else "does not exist"
         raise BundleError(f"bundle {directory} {problem}; make one with `paligemma-edge export`")
     if not path.is_file() or path.is_symlink():
+        kind = "a checkpoint" if (directory / _CHECKPOINT_FILE).is_file() else "not a bundle"
         raise BundleError(
-            f"{directory} has no {MANIFEST}, so it is not a bundle; "
-            "make one with `paligemma-edge export`"
+            f"{directory} has no {MANIFEST}, so it is {kind}; "
+            "make a bundle with `paligemma-edge export`"
         )
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")

@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from paligemma_edge.runtime.contract import LOC_COUNT, SEG_COUNT
 from paligemma_edge.runtime.errors import PromptError, TokenizerError
 from paligemma_edge.runtime.manifest import TokenizerConfig
+from paligemma_edge.runtime.printable import short_line
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -27,6 +28,7 @@ MAX_CHARACTERS = 200_000
 _SPACE = "\u2581"  # how sentencepiece writes a space within a piece
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # how the error handler decodes a stray byte
 _PROBE = " a  b\n"
+_BYTE = re.compile("<0x([0-9A-F]{2})>")
 _IN_MARKER = re.compile("(?<=<)(?=image>)")
 
 T = TypeVar("T")
@@ -110,24 +112,31 @@ class PromptEncoder:
             return b""
         if self._pieces.is_control(token) or self._pieces.is_unknown(token):
             return b""
-        piece = self._pieces.id_to_piece(token)
-        if self._pieces.is_byte(token):
-            return bytes.fromhex(piece[3:5])  # <0xNN>
-        return piece.replace(_SPACE, " ").encode()
+        piece = self._piece(token)
+        if not self._pieces.is_byte(token):
+            return piece.replace(_SPACE, " ").encode()
+        if (byte := _BYTE.fullmatch(piece)) is None:
+            _refuse(f"id {token} is {piece!r}, wanted a byte as '<0x41>'")
+        return bytes.fromhex(byte[1])
+
+    def _piece(self, token: int) -> str:
+        try:
+            piece: str = self._pieces.id_to_piece(token)
+        except UnicodeDecodeError:
+            _refuse(f"the piece of id {token} is not UTF-8")
+        return piece
 
     def _check_pieces(self) -> None:
         size = self._pieces.get_piece_size()
         for token, wanted in _known_pieces(self._config).items():
-            piece = self._pieces.id_to_piece(token) if 0 <= token < size else None
+            piece = self._piece(token) if 0 <= token < size else None
             beyond = wanted == IMAGE_MARKER and token == size
             if piece != wanted and not beyond:
                 _refuse(f"id {token} is {piece!r}, wanted {wanted!r}")
         config = self._config
         for token in (config.pad_id, config.bos_id):
             if not self._pieces.is_control(token):
-                _refuse(
-                    f"{self._pieces.id_to_piece(token)!r} is plain text, wanted a control token"
-                )
+                _refuse(f"{self._piece(token)!r} is plain text, wanted a control token")
 
     def _check_exactness(self) -> None:
         pieces = map(self._piece_bytes, self._pieces.encode(_PROBE))
@@ -167,7 +176,7 @@ def _load(model: str | os.PathLike[str] | bytes) -> SentencePieceProcessor:
     data = model if isinstance(model, bytes) else _read(Path(model))
     try:
         pieces = SentencePieceProcessor(model_proto=data) if data else None
-    except RuntimeError:
+    except (RuntimeError, UnicodeDecodeError):  # the latter of the library's own message
         pieces = None
     if pieces is None:
         raise TokenizerError(
@@ -199,9 +208,9 @@ def _known_pieces(config: TokenizerConfig) -> dict[int, str]:
     }
 
 
-def _refuse(problem: str) -> None:
+def _refuse(problem: str) -> NoReturn:
     raise TokenizerError(
-        f"the tokenizer does not fit the bundle: {problem}; export the bundle again "
+        f"the tokenizer does not fit the bundle: {short_line(problem)}; export the bundle again "
         "with the tokenizer of its checkpoint"
     )
 

@@ -21,11 +21,12 @@ _OTHERS = "".join(
 _BLOCKS = ["table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td"]
 _HEADINGS = (*(f"h{level}" for level in range(1, 7)), "blockquote")
 _STYLES = ["strong", "em", "b", "i", "u", "s", "sub", "sup", "code"]
+_TAGS = (_BLOCKS, _HEADINGS, _STYLES)
 _RUNS = (*("\n" * n for n in range(1, 32)), *("\u2581" * n for n in range(2, 32)))
 _OWN = (
     *("<mask>", "<2mass>", "[@BOS@]", *(f"<unused{i}>" for i in range(99))),
     *("<start_of_turn>", "<end_of_turn>", *_RUNS),
-    *(f"<{end}{tag}>" for tags in (_BLOCKS, _HEADINGS, _STYLES) for end in ("", "/") for tag in tags),
+    *(f"<{end}{tag}>" for tags in _TAGS for end in ("", "/") for tag in tags),
 )  # fmt: skip
 _LOCATIONS = (*(f"<loc{i:04d}>" for i in range(1024)), *(f"<seg{i:03d}>" for i in range(128)))
 

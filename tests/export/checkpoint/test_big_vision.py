@@ -36,7 +36,7 @@ def arrays(original: Path) -> Arrays:
 
 
 def assert_same(actual: Checkpoint, wanted: Checkpoint) -> None:
-    assert actual.config == wanted.config
+    assert actual.config == dataclasses.replace(wanted.config, eos_token_ids=())
     assert actual.tensors.keys() == wanted.tensors.keys()
     for name, tensor in wanted.tensors.items():
         ours = actual.tensors[name]

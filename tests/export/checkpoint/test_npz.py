@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import io
 import itertools
+import pickle
 import struct
 import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -166,9 +168,9 @@ FLOATS = {"descr": "<f4", "fortran_order": False, "shape": (3,)}
         ({"shape": (2**62, 2**62, 2**62)}, "needs"),
         ({"shape": (4,)}, "its shape [4] needs 144"),
         ({"shape": (-1, -3)}, "negative size"),
-        ({"descr": ">f4"}, "x as >f4, wanted float32, float16 or bfloat16"),
+        ({"descr": ">f4"}, "x as >f4, wanted float32, float16, bfloat16 or float64"),
         ({"descr": "<i4"}, "x as int32, wanted float32"),
-        ({"descr": "|O"}, "x as object, wanted float32"),
+        ({"descr": "|O"}, "x as Python objects, a pickle"),
         ({"descr": [("a", "<u2"), ("b", "<u2")]}, "wanted float32"),
     ],
 )
@@ -182,8 +184,35 @@ def test_a_pickle_is_not_run(tmp_path: Path) -> None:
             return (Path(tmp_path / "sprung").touch, ())
 
     path = write(tmp_path / "x.npz", {"x": np.array([Trap()], object)})
-    assert "x as object, wanted float32" in read_error(path)
+    assert "x as Python objects, a pickle, which can run code and is not read" in read_error(path)
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_pickle_with_the_name_of_an_npz(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "x.npz"
+    path.write_bytes(pickle.dumps({"x": np.zeros(3)}, protocol))
+    assert "x.npz is a pickle, which can run code and is not read" in read_error(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", b"x")
+    assert "it holds a pickle, as torch.save writes it" in read_error(path)
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_float64_is_rounded_as_by_torch(
+    tmp_path: Path, save: Callable[..., None], order: Literal["C", "F"]
+) -> None:
+    values = np.asarray(np.random.default_rng(0).normal(0, 1, (40, 30)), order=order)
+    values[0, :4] = [1 + 2**-24, 1 + 3 * 2**-24, 1e-42, -0.0]  # ties, a subnormal number, a sign
+    save(tmp_path / "x.npz", x=values)
+    (tensor,) = read_npz([tmp_path / "x.npz"]).values()
+    assert tensor.dtype == ir.DataType.FLOAT
+    assert tensor.tobytes() == torch.from_numpy(values.copy()).float().numpy().tobytes()
+    save(tmp_path / "x.npz", x=np.array([0.0, 1e39]))
+    (tensor,) = read_npz([tmp_path / "x.npz"]).values()
+    with pytest.raises(CheckpointError, match=r"holds 1e\+39 in float64, which float32 cannot"):
+        tensor.numpy()
 
 
 def test_members_of_other_kinds(tmp_path: Path) -> None:
@@ -213,7 +242,7 @@ def test_files_that_are_not_archives(tmp_path: Path) -> None:
         path.write_bytes(data)
         assert "is not a sound npz archive" in read_error(path)
     np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
-    assert "is not a sound npz archive" in read_error(tmp_path / "x.npy")
+    assert "is a single array (npy)" in read_error(tmp_path / "x.npy")
     assert "No such file" in read_error(tmp_path / "absent.npz")
 
 

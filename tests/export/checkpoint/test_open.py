@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
@@ -216,20 +217,44 @@ def test_layouts_do_not_mix(folder: Path) -> None:
 
 def test_integer_tensors(folder: Path) -> None:
     rewrite(folder, lambda a: a.update({NORM: a[NORM].astype(np.int8)}))
-    assert "as I8, wanted F32, BF16 or F16" in open_error(folder)
+    assert "as I8, wanted F32, BF16, F16 or F64; it is quantized already" in open_error(folder)
+
+
+def test_float64_is_rounded_as_by_torch(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    exact: dict[str, Any] = {}
+
+    def widen(arrays: Arrays) -> None:
+        for name in (NORM, TABLE):
+            exact[name] = rng.normal(0, 1, arrays[name].shape)
+            arrays[name] = exact[name]
+
+    rewrite(folder, widen)
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.dtype == ir.DataType.FLOAT
+    for name, key in ((EMBEDDING, TABLE), ("decoder.norm.weight", NORM)):
+        wanted = torch.from_numpy(exact[key]).float().numpy()
+        assert checkpoint.tensors[name].tobytes() == wanted.tobytes()
+    others = load_file(folder / WEIGHTS)
+    for tensor in checkpoint.tensors.values():
+        if tensor.name not in exact:
+            np.testing.assert_array_equal(tensor.numpy(), others[str(tensor.name)])
 
 
 def test_directories_without_weights(folder: Path) -> None:
     assert "is not a directory" in open_error(folder / "absent")
-    assert "is not a directory" in open_error(folder / "config.json")
+    assert "is one file of a checkpoint; give its folder" in open_error(folder / "config.json")
     assert "is not a directory" in open_error(folder / ("x" * 300))
     (folder / WEIGHTS).unlink()
     (folder / "adapter_model.safetensors").touch()
-    assert "LoRA" in open_error(folder)
+    assert "is an adapter" in open_error(folder)
+    (folder / "adapter_model.safetensors").unlink()
+    assert "has neither model.safetensors nor" in open_error(folder)
     (folder / "pytorch_model.bin").touch()
     message = open_error(folder)
     assert "pytorch_model.bin" in message
     assert "save_pretrained" in message
+    (folder / "pytorch_model.bin").unlink()
     (folder / "config.json").unlink()
     assert "has no config.json" in open_error(folder)
 
@@ -243,11 +268,29 @@ def test_a_bad_index(folder: Path) -> None:
         ({"a": "../x.safetensors"}, "plain file names"),
         ({"a": "/etc/passwd"}, "plain file names"),
         ({"a": ".."}, "plain file names"),
+        ({"a": ""}, "plain file names"),
+        ({"a": "x/y.safetensors"}, "plain file names"),
+        ({"a": "x\\y.safetensors"}, "plain file names"),
+        ({"a": "C:x\\y.safetensors"}, "plain file names"),
+        ({"a": "x\0.safetensors"}, r"names 'x\x00.safetensors', wanted plain file names"),
+        ({"a": "x" * 256}, "plain file names"),
+        ({"a": "é" * 128}, "plain file names"),
+        ({"a": "x" * 100_000}, "plain file names"),
+        ({"a": "\ud800.safetensors"}, "plain file names"),
+        ({"a": "x" * 255}, "finish the download"),
+        ({"a": "\x1b[2J\n.safetensors"}, r"lacks '\x1b[2J\n.safetensors', which"),
+        ({"a": "\u202egpj.safetensors"}, r"lacks '\u202egpj.safetensors', which"),
+        ({f"{n}": f"{n}.safetensors" for n in range(9999)}, "and 9989 more, which"),
+        ({"a": ["x"]}, "finish the download"),
+        ({"a": None}, "finish the download"),
         ([], "no weight_map"),
         (None, "no weight_map"),
     ]:
         (folder / INDEX).write_text(json.dumps({**index, "weight_map": weight_map}))
-        assert message in open_error(folder)
+        error = open_error(folder)
+        assert message in error
+        assert error.isprintable()
+        assert len(error) < 1000
 
 
 def test_a_tensor_in_two_shards(folder: Path) -> None:

@@ -282,7 +282,7 @@ def test_whole_tensors_of_another_base(adapter: Path, shapes: dict[str, Shape]) 
 
 def test_integer_tensors(adapter: Path, shapes: dict[str, Shape]) -> None:
     change(adapter, lambda t: t.update({f"{QUERY}lora_A.weight": torch.ones(4, 48).char()}))
-    assert "as I8, wanted F32, BF16 or F16" in read_error(adapter, shapes)
+    assert "as I8, wanted F32, BF16, F16 or F64; it is quantized" in read_error(adapter, shapes)
 
 
 @given(st.dictionaries(st.text(max_size=60), st.integers(0, 3), max_size=3), st.data())

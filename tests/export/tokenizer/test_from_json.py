@@ -1,4 +1,4 @@
-"""A tokenizer.json of Gemma's structure and size: white space, added tokens, and what is refused."""
+"""A tokenizer.json of Gemma's structure: white space, added tokens, and what is refused."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from paligemma_edge.export.tokenizer.from_json import convert_tokenizer
 from paligemma_edge.export.tokenizer.probe_texts import probe_texts
 from paligemma_edge.export.tokenizer.read import read_tokenizer
 from paligemma_edge.runtime.errors import TokenizerError
+from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 MODEL: Any = sentencepiece_model_pb2
 CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
@@ -240,3 +242,30 @@ def test_missing_and_damaged_files(folder: Path, config: PaliGemmaConfig) -> Non
     assert "can be read" in load_error(folder, config)
     (folder / "tokenizer.json").unlink()
     assert "neither tokenizer.model nor tokenizer.json" in load_error(folder, config)
+
+
+def test_a_model_with_damaged_bytes_is_read_or_refused_in_one_line(
+    folder: Path, config: PaliGemmaConfig
+) -> None:
+    path = folder / "tokenizer.model"
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(data)
+        for place in rng.integers(0, len(data), int(rng.integers(1, 9))):
+            damaged[place] = int(rng.integers(0, 256))
+        path.write_bytes(damaged)
+        try:
+            model = read_tokenizer(folder, config)
+            _ = PromptEncoder(model.model_bytes, model.config).vocabulary
+        except TokenizerError as error:
+            refused += 1
+            assert str(error).isprintable()
+            assert len(str(error)) < 600
+    assert 0 < refused < 300
+
+
+def test_two_bytes_that_are_no_text(folder: Path, config: PaliGemmaConfig) -> None:
+    path = folder / "tokenizer.model"
+    path.write_bytes(path.read_bytes().replace(b"<loc0500>", b"<loc\xff\xfe0>"))
+    assert "is not a sentencepiece model, or is damaged" in load_error(folder, config)

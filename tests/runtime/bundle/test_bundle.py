@@ -96,7 +96,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no JSON": (lambda p: (p / "manifest.json").write_text("{"), "is not JSON"),
     "deep JSON": (lambda p: (p / "manifest.json").write_text("[" * 100_000), "is not JSON"),
     "a list": (lambda p: (p / "manifest.json").write_text("[]"), "schema version None"),
-    "newer schema": (lambda p: _edit(p, lambda d: d.update(schema_version="3.0")), "'3.0'"),
+    "newer schema": (lambda p: _edit(p, lambda d: d.update(schema_version="4.0")), "'4.0'"),
     "missing field": (lambda p: _edit(p, lambda d: d["model"].pop("head_dim")), "no head_dim"),
     "wrong type": (lambda p: _edit(p, lambda d: d["model"].update(head_dim="4")), "head_dim"),
     "true for a number": (lambda p: _edit(p, lambda d: d["model"].update(head_dim=True)), "True"),
@@ -137,8 +137,8 @@ def test_a_flipped_bit_is_found(path: Path) -> None:
 
 
 def test_newer_minor_schema_with_unknown_fields_is_read(path: Path) -> None:
-    _edit(path, lambda data: data.update(schema_version="2.7", something_new=3))
-    assert Bundle.open(path).manifest.schema_version == "2.7"
+    _edit(path, lambda data: data.update(schema_version="3.7", something_new=3))
+    assert Bundle.open(path).manifest.schema_version == "3.7"
 
 
 def test_a_file_that_is_not_listed_is_no_part_of_the_bundle(path: Path) -> None:

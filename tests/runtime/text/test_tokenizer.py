@@ -346,3 +346,20 @@ def test_a_token_that_ends_an_answer_has_no_text() -> None:
     assert encoder().decode([*encoder().continuation(" blue"), end]) == " blue red"
     assert ended.decode([*encoder().continuation(" blue"), end]) == " blue"
     assert ended.encode("detect red", 1) == encoder().encode("detect red", 1)
+
+
+def replaced(old: bytes, new: bytes) -> bytes:
+    data = MODEL.read_bytes()
+    assert len(old) == len(new)
+    assert old in data
+    return data.replace(old, new)
+
+
+def test_a_piece_that_is_not_utf8_is_one_line() -> None:
+    """sentencepiece reads it, and python's decoder is the first to fail."""
+    with pytest.raises(TokenizerError, match="piece of id 1000 is not UTF-8"):
+        PromptEncoder(replaced(b"<loc0000>", b"<loc\xff000>"), CONFIG)
+    damaged = PromptEncoder(replaced(b"<loc0777>", b"<loc\xff777>"), CONFIG)
+    with pytest.raises(TokenizerError, match="piece of id 1777 is not UTF-8") as caught:
+        _ = damaged.vocabulary
+    assert str(caught.value).isprintable()
