@@ -17,7 +17,9 @@ from paligemma_edge.export.checkpoint.mask_decoder_file import find_mask_decoder
 from paligemma_edge.export.checkpoint.mask_decoder_weights import read_mask_weights
 from paligemma_edge.export.checkpoint.open import Checkpoint, open_checkpoint
 from paligemma_edge.export.checkpoint.preprocessor_config import read_image_config
+from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING
 from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
+from paligemma_edge.export.checkpoint.tensors import CheckpointTensor
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.graphs.decoder import build_decoder
 from paligemma_edge.export.graphs.mask_decoder import build_mask_decoder
@@ -25,6 +27,7 @@ from paligemma_edge.export.graphs.projector import build_projector
 from paligemma_edge.export.graphs.vision_encoder import build_vision_encoder
 from paligemma_edge.export.lora.adapter import PeftAdapter, read_adapter
 from paligemma_edge.export.lora.merge import merge_adapters
+from paligemma_edge.export.tokenizer.image_last import MovedRow
 from paligemma_edge.export.tokenizer.read import TokenizerExport, read_tokenizer
 from paligemma_edge.quantize.graphs.prefill import has_windows, whole_prompt
 from paligemma_edge.runtime import contract
@@ -64,14 +67,16 @@ def read_source(
     base = open_checkpoint(path)
     _require_window(base.config, sliding_window)
     changes = [read_adapter(Path(folder), expected_shapes(base.config)) for folder in adapters]
-    checkpoint = dataclasses.replace(base, tensors=merge_adapters(base.tensors, changes))
     beside = base.weights_directory
+    encoder = read_tokenizer(Path(tokenizer or beside), base.config)
+    tensors = _renumbered(merge_adapters(base.tensors, changes), encoder)
+    checkpoint = dataclasses.replace(base, tensors=tensors)
     masks = _mask_decoder_file(mask_decoder, beside)
     return ExportSource(
         path=path,
         checkpoint=checkpoint,
         adapters=changes,
-        tokenizer=read_tokenizer(Path(tokenizer or beside), base.config),
+        tokenizer=encoder,
         mask_decoder=masks,
         licenses=read_license_files(beside),
         image=read_image_config(base.directory, base.config),
@@ -80,6 +85,16 @@ def read_source(
         ),
         sliding_window=sliding_window,
     )
+
+
+def _renumbered(
+    tensors: Mapping[str, CheckpointTensor], tokenizer: TokenizerExport
+) -> Mapping[str, CheckpointTensor]:
+    """The table in the order of the bundle's ids."""
+    if tokenizer.moved_image_id is None:
+        return tensors
+    table = MovedRow(tensors[EMBEDDING], tokenizer.moved_image_id, tokenizer.config.image_id)
+    return {**tensors, EMBEDDING: table}
 
 
 def _mask_decoder_file(given: MaskDecoder, directory: Path) -> Path | None:

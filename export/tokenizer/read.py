@@ -1,11 +1,13 @@
 """The tokenizer of a checkpoint, as the sentencepiece model and the token ids of a bundle.
 
-`tokenizer.model` is copied unchanged; a lone `tokenizer.json` is converted. Ids are read from the
-pieces and compared with config.json, never assumed.
+`tokenizer.model` is copied unchanged; a `tokenizer.json` is converted where it is alone, or has
+tokens that a fine-tune added. Ids are read from the pieces and compared with config.json, never
+assumed.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -20,8 +22,10 @@ from paligemma_edge.export.checkpoint.config import (
     GENERATION_FILE,
     PaliGemmaConfig,
 )
+from paligemma_edge.export.checkpoint.name_list import join_names
 from paligemma_edge.export.tokenizer.added_pieces import IMAGE_PIECE
 from paligemma_edge.export.tokenizer.from_json import CONTROL_PIECES, convert_tokenizer
+from paligemma_edge.export.tokenizer.image_last import with_image_last, without_piece
 from paligemma_edge.export.tokenizer.probe_texts import LOC_PIECES, SEG_PIECES
 from paligemma_edge.runtime.errors import TokenizerError
 from paligemma_edge.runtime.manifest import TokenizerConfig
@@ -38,6 +42,7 @@ class TokenizerExport:
 
     model_bytes: bytes  # a sentencepiece model, to be written as `config.file`
     config: TokenizerConfig
+    moved_image_id: int | None = None  # the checkpoint's, where tokens were added behind `<image>`
 
 
 def read_tokenizer(source: Path, config: PaliGemmaConfig) -> TokenizerExport:
@@ -46,14 +51,24 @@ def read_tokenizer(source: Path, config: PaliGemmaConfig) -> TokenizerExport:
     `source` is the checkpoint's directory, or a file: a sentencepiece model, or a tokenizer.json.
     Raises TokenizerError when it is absent, damaged, not PaliGemma's or not of this checkpoint.
     """
+    model, processor = _read(source, config)
+    _require_rows(processor, config)
+    if (moved := _inner_image_id(processor, config)) is not None:
+        model = without_piece(model, moved)
+        processor = SentencePieceProcessor(model_proto=model)
+        config = with_image_last(config, processor.get_piece_size())
+    token_ids = _token_ids(processor, config)
+    PromptEncoder(model, token_ids)  # the runtime's own checks
+    return TokenizerExport(model_bytes=model, config=token_ids, moved_image_id=moved)
+
+
+def _read(source: Path, config: PaliGemmaConfig) -> tuple[bytes, SentencePieceProcessor]:
     path = _find(source)
     model = convert_tokenizer(path) if path.suffix == ".json" else _read_model(path)
     processor = _opened(model, path)
-    token_ids = _token_ids(processor, config)
-    if path == source / MODEL_FILE:
-        _check_added_tokens(source, processor)
-    PromptEncoder(model, token_ids)  # the runtime's own checks
-    return TokenizerExport(model_bytes=model, config=token_ids)
+    if path == source / MODEL_FILE and _has_more(source, processor, config):
+        return _with_added_tokens(source)
+    return model, processor
 
 
 def _find(source: Path) -> Path:
@@ -86,22 +101,47 @@ def _opened(model: bytes, path: Path) -> SentencePieceProcessor:
     return processor
 
 
-def _check_added_tokens(directory: Path, processor: SentencePieceProcessor) -> None:
+def _has_more(directory: Path, processor: SentencePieceProcessor, config: PaliGemmaConfig) -> bool:
+    """Whether tokens were added to a PaliGemma's tokenizer.model, which is not another model's."""
+    _token_ids(processor, dataclasses.replace(config, eos_token_ids=()))
+    return bool(_lacking(directory, processor))
+
+
+def _lacking(directory: Path, processor: SentencePieceProcessor) -> list[str]:
     """A fine-tune's added tokens are stored beside the sentencepiece model, which lacks them."""
     size = processor.get_piece_size()
-    unknown = [
+    return [
         f"{piece!r} at id {token}"
         for piece, token in dict(_added_tokens(directory)).items()
         if piece != IMAGE_PIECE
-        and not (0 <= token < size and processor.id_to_piece(token) == piece)
+        and not (0 <= token < size and _as_typed(processor.id_to_piece(token)) == _as_typed(piece))
     ]
-    if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+
+
+def _as_typed(piece: str) -> str:
+    return piece.replace("\u2581", " ")
+
+
+def _with_added_tokens(directory: Path) -> tuple[bytes, SentencePieceProcessor]:
+    """The tokenizer.json beside a tokenizer.model, converted; it has to have all added tokens."""
+    path = directory / JSON_FILE
+    model = convert_tokenizer(path) if path.is_file() else _read_model(directory / MODEL_FILE)
+    processor = _opened(model, path)
+    if lacking := _lacking(directory, processor):
         _fail(
-            f"{directory} has added tokens that its {MODEL_FILE} lacks: "
-            f"{', '.join(unknown[:5])}{more}",
-            "added tokens are not supported, use the tokenizer of a PaliGemma",
+            f"{directory} has added tokens that its {MODEL_FILE} lacks, and {JSON_FILE} "
+            f"{'too' if path.is_file() else 'is not there'}: {join_names(lacking)}",
+            "load the tokenizer with transformers and save it again, which writes all of them to "
+            f"{JSON_FILE}",
         )
+    return model, processor
+
+
+def _inner_image_id(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> int | None:
+    """The id of `<image>` where pieces follow it."""
+    token = config.image_token_id
+    inner = token < processor.get_piece_size() - 1 and processor.id_to_piece(token) == IMAGE_PIECE
+    return token if inner else None
 
 
 def _added_tokens(directory: Path) -> Iterator[tuple[str, int]]:
@@ -121,13 +161,17 @@ def _added_tokens(directory: Path) -> Iterator[tuple[str, int]]:
             _fail(f"{path} is not a tokenizer that can be read", "download it again")
 
 
-def _token_ids(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> TokenizerConfig:
-    size = processor.get_piece_size()
-    if size > config.text.vocab_size:
+def _require_rows(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> None:
+    size, rows = processor.get_piece_size(), config.text.vocab_size
+    if size > rows:
         _fail(
-            f"tokenizer has {size} pieces for an embedding of {config.text.vocab_size} rows",
-            "use the tokenizer that was saved with these weights",
+            f"tokenizer has {size} pieces for an embedding of {rows} rows",
+            "use the tokenizer that was saved with these weights; a fine-tune with tokens of its "
+            "own has to resize the table (resize_token_embeddings)",
         )
+
+
+def _token_ids(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> TokenizerConfig:
     token_ids = TokenizerConfig(
         file=MODEL_FILE,
         pad_id=_piece_id(processor, CONTROL_PIECES["pad"]),

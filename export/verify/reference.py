@@ -52,6 +52,7 @@ class ReferenceTrace:
     tokens: tuple[int, ...]
     text: str
     cut: bool  # at the largest number of tokens
+    image_id: int  # the original's; no answer holds it
 
 
 def trace_all(
@@ -145,6 +146,7 @@ class Reference:
             tokens=tokens,
             text=self.processor.decode(tokens if cut else tokens[:-1], skip_special_tokens=True),
             cut=cut,
+            image_id=self.image_id,
         )
 
     def forward_full(self, sample: Sample, answer: Sequence[int]) -> Float:
@@ -175,7 +177,7 @@ class Reference:
 
     @property
     def image_id(self) -> int:
-        """The id of an image token; this id and those above never occur in an answer."""
+        """The id of an image token; no answer holds it."""
         return int(self.model.config.image_token_id)
 
     @property
@@ -215,7 +217,10 @@ class Reference:
         return np.stack(logits), tuple(tokens)
 
     def _choose(self, logits: Float) -> int:
-        return int(logits[: self.image_id].argmax())
+        known = max(self.image_id, len(self.processor.tokenizer))
+        answers = logits[:known].copy()
+        answers[self.image_id : self.image_id + 1] = -np.inf
+        return int(answers.argmax())
 
     @contextlib.contextmanager
     def _record_stages(self) -> Iterator[dict[str, Float]]:

@@ -6,6 +6,7 @@ accumulated errors are seen. The steps are fed with the original's tokens; answe
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import importlib.metadata
 import io
@@ -26,6 +27,7 @@ from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
 from paligemma_edge.export.lora.adapter import read_adapter
 from paligemma_edge.export.origin import ADAPTERS, SLIDING_WINDOW
+from paligemma_edge.export.tokenizer.image_last import renumbered
 from paligemma_edge.export.variant_names import LOSSLESS_VARIANT
 from paligemma_edge.export.verify.parity import (
     STAGES,
@@ -45,6 +47,7 @@ from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.loading.variants import choose_variant
+from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.progress import Progress, no_progress
 
 _Difference: TypeAlias = tuple[float, float]  # absolute and relative, see StageParity
@@ -114,6 +117,7 @@ def verify(
             adapters=folders,
         )
         model = load_model(bundle_path, variant=variant)
+        traces = [_in_bundle_ids(trace, bundle.manifest.tokenizer) for trace in traces]
         measured = []
         for number, (sample, trace) in enumerate(zip(compared, traces, strict=True)):
             progress("asking the bundle", number, len(compared))
@@ -165,6 +169,18 @@ def _require_original(path: Path, adapters: Sequence[Path]) -> None:
 def _sliding_window(bundle: Bundle) -> SlidingWindow:
     """The window that the bundle was exported with; the original gets the same."""
     return "hf" if bundle.manifest.source.get(SLIDING_WINDOW) == "hf" else "full"
+
+
+def _in_bundle_ids(trace: ReferenceTrace, ids: TokenizerConfig) -> ReferenceTrace:
+    """The trace with the bundle's ids: `<image>` is the last there, see `image_last`."""
+    if ids.image_id <= trace.image_id:
+        return trace
+    return dataclasses.replace(
+        trace,
+        ids=tuple(renumbered(token, trace.image_id) for token in trace.ids),
+        tokens=tuple(renumbered(token, trace.image_id) for token in trace.tokens),
+        logits=np.delete(trace.logits, trace.image_id, axis=1),
+    )
 
 
 def _compare(

@@ -22,6 +22,7 @@ from paligemma_edge.export.tokenizer.probe_texts import probe_texts
 from paligemma_edge.export.tokenizer.read import read_tokenizer
 from paligemma_edge.runtime.errors import TokenizerError
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
+from tests.helpers.gemma_tokenizer import added_token
 
 MODEL: Any = sentencepiece_model_pb2
 CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>", "<image>")
@@ -81,22 +82,56 @@ def add_token(folder: Path, name: str, piece: str, token: int) -> None:
     path = folder / name
     data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if name == "tokenizer.json":
-        data["added_tokens"].append({"content": piece, "id": token})
+        data["added_tokens"].append(added_token(token, piece))
     else:
         data[piece] = token
     path.write_text(json.dumps(data), encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "added_tokens.json"])
 @pytest.mark.parametrize(("piece", "token"), [("<answer>", 2153), ("<answer>", 300), ("\n", 6)])
-def test_added_tokens_that_the_model_lacks_are_an_error(
-    name: str, piece: str, token: int, folder: Path, config: PaliGemmaConfig
+def test_added_tokens_that_no_tokenizer_has_are_an_error(
+    piece: str, token: int, folder: Path, config: PaliGemmaConfig
 ) -> None:
-    add_token(folder, name, "<image>", 2152)
-    add_token(folder, name, "<loc0003>", 1003)
-    read_tokenizer(folder, config)
-    add_token(folder, name, piece, token)
-    assert f"{piece!r} at id {token}" in load_error(folder, config)
+    add_token(folder, "added_tokens.json", "<image>", 2152)
+    add_token(folder, "added_tokens.json", "<loc0003>", 1003)
+    assert read_tokenizer(folder, config).model_bytes == (folder / "tokenizer.model").read_bytes()
+    add_token(folder, "added_tokens.json", piece, token)
+    for there in ("too", "is not there"):
+        error = load_error(folder, config)
+        assert f"{piece!r} at id {token}" in error
+        assert f"tokenizer.json {there}" in error
+        assert "load the tokenizer with transformers and save it again" in error
+        (folder / "tokenizer.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_tokens_that_a_fine_tune_added_come_from_the_json(
+    both: bool, folder: Path, config: PaliGemmaConfig
+) -> None:
+    text = "detect <extra_0> ; red<extra 1>star<loc0001> \n"
+    add_token(folder, "tokenizer.json", "<extra_0>", 2153)
+    add_token(folder, "tokenizer.json", "<extra 1>", 2154)
+    original = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    if not both:
+        (folder / "tokenizer.model").unlink()
+    config = dataclasses.replace(config, eos_token_ids=(1, 2154))
+    tokenizer = read_tokenizer(folder, config)
+    assert (tokenizer.moved_image_id, tokenizer.config.image_id) == (2152, 2154)
+    assert tokenizer.config.eos_ids == (1, 2153)
+    encoder = PromptEncoder(tokenizer.model_bytes, tokenizer.config)
+    wanted = original.encode(text, add_special_tokens=False).ids
+    assert {2153, 2154} < set(wanted)
+    # The image's id is the last of a bundle's.
+    assert list(encoder.continuation(text)) == [t if t < 2152 else t - 1 for t in wanted]
+    assert encoder.token_bytes(2152) == b"<extra_0>"
+    assert encoder.token_bytes(2153) == b""  # it ends an answer
+    assert "<image>" not in encoder.decode(range(2200))
+
+
+def test_added_tokens_need_rows_of_the_table(folder: Path, config: PaliGemmaConfig) -> None:
+    add_token(folder, "tokenizer.json", "<extra_0>", 2153)
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocab_size=2153))
+    assert "2154 pieces for an embedding of 2153 rows" in load_error(folder, config)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"added_tokens": [1]}', "[" * 99999])
