@@ -53,7 +53,9 @@ def read_tokenizer(source: Path, config: PaliGemmaConfig) -> TokenizerExport:
     """
     model, processor = _read(source, config)
     _require_rows(processor, config)
-    if (moved := _inner_image_id(processor, config)) is not None:
+    moved = _inner_image_id(processor, config)
+    _require_ends(processor, config, inner=moved is not None)
+    if moved is not None:
         model = without_piece(model, moved)
         processor = SentencePieceProcessor(model_proto=model)
         config = with_image_last(config, processor.get_piece_size())
@@ -171,6 +173,21 @@ def _require_rows(processor: SentencePieceProcessor, config: PaliGemmaConfig) ->
         )
 
 
+def _require_ends(
+    processor: SentencePieceProcessor, config: PaliGemmaConfig, *, inner: bool
+) -> None:
+    """The ids that end an answer are those of pieces; `inner` where some follow `<image>`."""
+    last = (processor.get_piece_size() if inner else _image_id(processor, config)) - 1
+    for token in config.eos_token_ids:
+        if token > last or token == config.image_token_id:
+            _fail(
+                f"the checkpoint names {token} as an id that ends an answer (eos_token_id of "
+                f"{GENERATION_FILE} or {CONFIG_FILE}), and answers hold ids up to {last} without "
+                f"{config.image_token_id}, the image's",
+                "correct it, or use the tokenizer that was saved with these weights",
+            )
+
+
 def _token_ids(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> TokenizerConfig:
     token_ids = TokenizerConfig(
         file=MODEL_FILE,
@@ -220,14 +237,7 @@ def _check_single_tokens(processor: SentencePieceProcessor, pieces: tuple[str, .
 
 def _eos_ids(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> tuple[int, ...]:
     """The ids that end an answer: those that the checkpoint names, `<eos>` where it names none."""
-    eos_ids = config.eos_token_ids or (_piece_id(processor, CONTROL_PIECES["eos"]),)
-    if eos_ids[-1] >= (end := _image_id(processor, config)):
-        _fail(
-            f"the checkpoint names {eos_ids[-1]} as an id that ends an answer (eos_token_id of "
-            f"{GENERATION_FILE} or {CONFIG_FILE}), and no answer holds an id from {end} on",
-            "correct it, or use the tokenizer that was saved with these weights",
-        )
-    return eos_ids
+    return config.eos_token_ids or (_piece_id(processor, CONTROL_PIECES["eos"]),)
 
 
 def _image_id(processor: SentencePieceProcessor, config: PaliGemmaConfig) -> int:

@@ -118,6 +118,9 @@ def test_tokens_that_a_fine_tune_added_come_from_the_json(
     tokenizer = read_tokenizer(folder, config)
     assert (tokenizer.moved_image_id, tokenizer.config.image_id) == (2152, 2154)
     assert tokenizer.config.eos_ids == (1, 2153)
+    for end in (2152, 2155):
+        other = dataclasses.replace(config, eos_token_ids=(1, end))
+        assert f"names {end} as an id that ends an answer" in load_error(folder, other)
     encoder = PromptEncoder(tokenizer.model_bytes, tokenizer.config)
     wanted = original.encode(text, add_special_tokens=False).ids
     assert {2153, 2154} < set(wanted)
