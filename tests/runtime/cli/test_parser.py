@@ -47,6 +47,8 @@ def test_a_bare_command_prints_its_help_and_what_is_missing(name: str, capsys: C
         (("quantize", "b", "r", "--calibration", "d"), "there is no option --calibration; did"),
         (("check", "b", "c", "d"), "unexpected argument: c d"),
         (("check", "b", "--threads", "four"), "argument --threads: invalid int value: 'four'"),
+        (("export", "c", "b", "--note", "x", "--note", "y"), "--note is given twice; give it once"),
+        (("bench", "b", "--threads=1", "--threads", "1"), "--threads is given twice; give it once"),
         (("check", "b", "-q", "-v"), "argument -v/--verbose: not allowed with argument -q"),
     ],
 )

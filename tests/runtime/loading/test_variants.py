@@ -14,7 +14,7 @@ from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.device.cuda.driver import Gpu
-from paligemma_edge.runtime.errors import BundleError, DeviceError
+from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
 from paligemma_edge.runtime.loading import variants as loading_variants
 from paligemma_edge.runtime.loading.variants import (
     DeviceLimits,
@@ -173,3 +173,13 @@ def test_a_model_says_which_variant_it_took_and_why(
     )
     with PaliGemma(shapes_copy) as model:
         assert model.variant_reason == "cpu-fp32 is the default that the bundle's maker marked"
+
+
+def test_a_variant_of_a_shipped_recipe_that_the_bundle_lacks_is_told_how_to_get(
+    shapes_bundle: Path,
+) -> None:
+    manifest = Bundle.open(shapes_bundle).manifest
+    with pytest.raises(OptionError, match="quantize BUNDLE cpu-int4` adds it"):
+        choose_variant(manifest, variant="cpu-int4")
+    with pytest.raises(OptionError, match="did you mean cpu-fp32"):
+        choose_variant(manifest, variant="cpu-fp23")

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.results.build import (
     IN_WORDS,
+    REPEATED,
     WITHOUT_CODES,
     WITHOUT_MASKS,
     decoded_masks,
@@ -67,6 +68,12 @@ def test_words_that_a_grammar_let_pass_hold_no_objects() -> None:
 def test_no_answer_has_neither_objects_nor_notes(constrained: bool) -> None:
     nothing = answered("", constrained=constrained)
     assert (nothing.objects, nothing.notes) == ((), ())
+
+
+def test_an_object_that_comes_twice_is_told() -> None:
+    twice = answered(f"{BOX} cat ; {BOX} dog ; {BOX} cat", "detect cat ; dog")
+    assert ([one.label for one in twice], twice.notes) == (["cat", "dog", "cat"], (REPEATED,))
+    assert answered(f"{BOX} cat ; {BOX} dog", "detect cat ; dog").notes == ()
 
 
 def test_boxes_alone_are_what_a_model_gave_that_was_asked_for_masks() -> None:

@@ -1,6 +1,7 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,28 @@ def test_a_label_has_a_plate_of_its_colour_with_text_on_it() -> None:
     assert rows.min() < y.min() <= y.max() < rows.max()
     assert columns.min() < x.min() <= x.max() < columns.max()
     assert (above_the_box("") == GREY).all()
+
+
+@dataclass(frozen=True)
+class Sure:
+    """An object with a confidence."""
+
+    label: str
+    xyxy_normalized: tuple[float, float, float, float]
+    confidence: float
+
+
+def test_the_confidence_stands_beside_the_label_where_there_is_room() -> None:
+    wide, narrow = (0.25, 0.25, 0.75, 0.75), (0.25, 0.25, 0.3, 0.75)
+    alone, sure = ([detection("cat")], [Sure("cat", wide, 0.871)])
+    plates = [
+        is_colour(draw(canvas(), one), colour_of("cat"))[:39].any(0).sum() for one in (alone, sure)
+    ]
+    assert plates[1] > 1.5 * plates[0]
+    name = "a long label for such a box"
+    assert draw(canvas(), [Sure(name, narrow, 0.871)]) == draw(
+        canvas(), [detection(name, Box.from_xyxy(narrow))]
+    )
 
 
 def test_labels_of_one_box_do_not_hide_each_other() -> None:

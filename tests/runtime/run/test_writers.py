@@ -108,6 +108,7 @@ def test_csv_has_a_row_for_each_object_and_one_for_what_has_none() -> None:
     assert (caption["confidence"], caption["log_prob"]) == ("0.875", "-0.125")
     assert (caption["x0"], caption["error"]) == ("", "")
     assert (nothing["x0"], nothing["finish_reason"]) == ("", "stop")
+    assert (nothing["confidence"], nothing["log_prob"]) == ("", "")
     assert (broken["error"], broken["text"]) == ("d: empty", "")
 
 
