@@ -72,9 +72,9 @@ def pytest_report_header() -> list[str]:
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{name} {importlib.metadata.version(name)}")
-    import onnxruntime
+    from paligemma_edge.runtime.device.ort import ort
 
-    return [", ".join(versions), f"providers: {', '.join(onnxruntime.get_available_providers())}"]
+    return [", ".join(versions), f"providers: {', '.join(ort.get_available_providers())}"]
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.export.checkpoint.open import open_checkpoint
@@ -41,6 +40,7 @@ from paligemma_edge.export.verify.samples import DEFAULT_MAX_NEW_TOKENS, Sample,
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden
 from paligemma_edge.runtime.bundle.writer import amend_bundle
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, replay
 from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
 from paligemma_edge.runtime.generation.request import GenerationOptions

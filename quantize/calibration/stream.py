@@ -14,13 +14,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
 from paligemma_edge.quantize.graphs.derived_weights import matrix_rows
 from paligemma_edge.quantize.graphs.linear import initializer, tensor_of
 from paligemma_edge.quantize.graphs.prefill import WINDOW
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.system.linux import usable_cores
 
 Array: TypeAlias = NDArray[Any]

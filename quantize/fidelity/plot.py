@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from paligemma_edge.quantize.fidelity.matplotlib_folder import without_traces
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, LayerError, plot_name, report_name
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ def plot_layers(report: Fidelity) -> bytes:
     or Inf a hollow mark on the right.
     """
     assert report.layers, "a report without layers has nothing to plot"
+    with without_traces():
+        return _plot(report)
+
+
+def _plot(report: Fidelity) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

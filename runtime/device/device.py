@@ -202,7 +202,6 @@ def open_device(
             f"run: pip install 'paligemma-edge[{name}]'"
         )
     check_present(name)
-    ort.disable_telemetry_events()
     gpu: cuda.Gpu | None = None
     missing: tuple[str, ...] = ()
     if name == "cuda":

@@ -21,6 +21,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from paligemma_edge.quantize.fidelity.matplotlib_folder import without_traces
 from paligemma_edge.runtime.loading.loaded_model import load_model
 from paligemma_edge.runtime.results.confidence import ObjectLogProbs, mean, object_log_prob
 from samples.shapes.asked_labels import OVERLAP, AskedLabel, ask
@@ -217,7 +218,8 @@ def main() -> None:
     print(table(figures))
     print(json.dumps({name: vars(one) for name, one in figures.items()}))
     if args.plot is not None:
-        args.plot.write_bytes(plot(*reliability(asked, CANDIDATES["as it is"]), model.variant))
+        with without_traces():
+            args.plot.write_bytes(plot(*reliability(asked, CANDIDATES["as it is"]), model.variant))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnxruntime import OrtValue
 from transformers import DynamicCache
 
 from paligemma_edge import PaliGemma
@@ -19,6 +18,7 @@ from paligemma_edge.export.verify.parity import ParityReport
 from paligemma_edge.export.verify.reference import Reference
 from paligemma_edge.export.verify.samples import Sample, default_samples, read_samples
 from paligemma_edge.export.verify.verify import verify
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.request_list import Images
@@ -285,7 +285,7 @@ def pixels_of(model: PaliGemma, sample: Sample) -> NDArray[np.float32]:
     return np.stack([pixel_values(load_image(image), config) for image in sample.images])
 
 
-def features_of(model: PaliGemma, sample: Sample) -> OrtValue:
+def features_of(model: PaliGemma, sample: Sample) -> ort.OrtValue:
     return model._loaded.engine.project(model._loaded.engine.encode(pixels_of(model, sample)))
 
 

@@ -12,12 +12,12 @@ import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import onnxruntime as ort
 import pytest
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.device.cuda.check import find_gpu
 from paligemma_edge.runtime.device.device import Device, open_device
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import DeviceError
 from tests.gpu.on_gpu import SHAPES, Requests, Where, sample_requests
 

@@ -42,7 +42,7 @@ measure() {
 wanted() { [[ " $stages " == *" $1 "* ]]; }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader
-"$python" -c 'import onnxruntime as o; print(o.__file__, o.__version__, o.get_available_providers())'
+"$python" -c 'from paligemma_edge.runtime.device.ort import ort; print(ort.__file__, ort.__version__, ort.get_available_providers())'
 [ -d "$prepared" ] || stage prepare 120 "$python" -m tests.gpu.prepare "$prepared"
 
 if wanted tests; then

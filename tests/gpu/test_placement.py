@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import onnxruntime as ort
 import pytest
 
 from paligemma_edge.runtime.device.device import Device
+from paligemma_edge.runtime.device.ort import ort
 from tests.gpu.on_gpu import BUNDLES, VARIANTS, Where
 
 pytestmark = pytest.mark.gpu

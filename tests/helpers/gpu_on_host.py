@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.device.device import Device
 from paligemma_edge.runtime.device.memory import DeviceMemory
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.loading import loaded_model
 
 

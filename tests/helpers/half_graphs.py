@@ -8,12 +8,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from paligemma_edge.quantize.graphs.graph_file import write_graph
 from paligemma_edge.quantize.graphs.prefill import has_windows, whole_prompt
 from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.manifest import ModelConfig
 
 Array: TypeAlias = NDArray[Any]

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from peft import PeftModel
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.device.ort import ort
 from tests.conftest import IMAGE_ID
 from tests.helpers import adapters as peft
 

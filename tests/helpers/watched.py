@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 
 from paligemma_edge.quantize.calibration.calibrate import CalibrationSample, calibrate
 from paligemma_edge.quantize.graphs.derived_weights import Float, matrix_rows
@@ -21,6 +20,7 @@ from paligemma_edge.quantize.graphs.linear import Linear, linears
 from paligemma_edge.quantize.graphs.prefill import whole_prompt
 from paligemma_edge.quantize.rounding.statistics import Moments
 from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.manifest import ModelConfig
 from tests.helpers.half_graphs import Array, load, run
 

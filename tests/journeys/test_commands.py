@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 
 from paligemma_edge.quantize.recipes.recipe import shipped
 from paligemma_edge.runtime.cli import main as cli
+from paligemma_edge.runtime.device.ort import ort
 from tests.helpers.journey import HEAVY, call, refused, stages_of, without
 
 CHECKPOINT = Path("samples/shapes/checkpoint")
@@ -231,7 +231,7 @@ def test_an_interrupted_run_promises_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_cuda_without_cuda_is_an_error(shapes_bundle: Path, image: Path) -> None:
     line = refused("run", shapes_bundle, "caption en", image, "--device", "cuda")
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
         assert "device cuda was requested" in line
         assert "paligemma-edge[cuda]" in line
     assert "quantize" not in line

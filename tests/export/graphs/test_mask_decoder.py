@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -16,6 +15,7 @@ from torch import nn
 
 from paligemma_edge.export.checkpoint.mask_decoder_weights import SHAPES, read_mask_weights
 from paligemma_edge.export.graphs.mask_decoder import build_mask_decoder
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import CheckpointError
 
 Arrays = dict[str, NDArray[np.float32]]

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 
 from paligemma_edge.quantize.graphs.graph_file import (
@@ -17,6 +16,7 @@ from paligemma_edge.quantize.graphs.graph_file import (
     weight_bytes,
     write_graph,
 )
+from paligemma_edge.runtime.device.ort import ort
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +15,7 @@ from paligemma_edge.quantize.schemes.argmax_head import add_argmax_head, logit_g
 from paligemma_edge.quantize.schemes.cuda_check import missing_kernels
 from paligemma_edge.quantize.schemes.half import to_half
 from paligemma_edge.runtime import contract
+from paligemma_edge.runtime.device.ort import ort
 from tests.helpers.half_graphs import load
 
 HALF = ir.DataType.FLOAT16

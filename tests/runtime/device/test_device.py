@@ -9,12 +9,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 import pytest
 
 from paligemma_edge.runtime.device.cuda import check as cuda
 from paligemma_edge.runtime.device.cuda.check import Gpu
 from paligemma_edge.runtime.device.device import Device, open_device, require_placed
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.manifest import Manifest
@@ -132,13 +132,6 @@ def test_threads_are_the_usable_cores(tmp_path: Path) -> None:
     for threads in wrong:
         with pytest.raises(OptionError, match=r"threads is .*, wanted a whole number"):
             open_device("cpu", threads)
-
-
-def test_telemetry_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[str] = []
-    monkeypatch.setattr(ort, "disable_telemetry_events", lambda: calls.append("off"))
-    open_device("cpu")
-    assert calls == ["off"]
 
 
 def test_nodes_that_would_run_elsewhere_are_named(shapes_bundle: Path) -> None:

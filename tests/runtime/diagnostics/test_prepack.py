@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 
 from paligemma_edge import PaliGemma
@@ -18,6 +17,7 @@ from paligemma_edge.runtime.bundle.bundle import MANIFEST, Bundle
 from paligemma_edge.runtime.bundle.folder_writer import extend_bundle
 from paligemma_edge.runtime.cli import main as cli
 from paligemma_edge.runtime.device.device import Device
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.diagnostics.prepack import prepack, remove_prepacked
 from paligemma_edge.runtime.errors import (
     BundleError,

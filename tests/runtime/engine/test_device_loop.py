@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
@@ -15,6 +14,7 @@ from paligemma_edge import PaliGemma
 from paligemma_edge.quantize.fidelity.questions import sample_questions
 from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
 from paligemma_edge.quantize.recipes.recipe import load_recipe
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.engine.decode_step import Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceLogits, DeviceRow
 from paligemma_edge.runtime.engine.logits import HostRow

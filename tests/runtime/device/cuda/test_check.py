@@ -7,13 +7,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import onnxruntime as ort
 import pytest
 
 from paligemma_edge.runtime.device.cuda import check
 from paligemma_edge.runtime.device.cuda.check import load_libraries, package_advice
 from paligemma_edge.runtime.device.cuda.driver import Gpu
 from paligemma_edge.runtime.device.device import Device, open_device
+from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import DeviceError
 
 # As ONNX Runtime prints it: a package of pip's that does not load, then libraries of the system.
