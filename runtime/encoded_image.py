@@ -97,7 +97,7 @@ class EncodedImage(TypedCalls[TextResult, ObjectResult, ChoiceResult]):
             A Generation: text, tokens, their log-probabilities, why it ended, seconds by stage.
 
         Raises:
-            PromptError: the prompt is empty or does not fit into the model.
+            PromptError: the prompt does not fit into the model.
             OptionError: an option cannot be used, or the image was closed.
 
         Example:

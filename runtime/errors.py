@@ -44,7 +44,7 @@ class ImageError(PaliGemmaError, ValueError):
 
 
 class PromptError(PaliGemmaError, ValueError):
-    """A prompt is empty or too long, or does not fit the images. Also a ValueError."""
+    """A prompt asks for nothing, is too long or does not fit the images. Also a ValueError."""
 
 
 class OptionError(PaliGemmaError, ValueError):

@@ -473,7 +473,7 @@ class PaliGemma:
 
         Raises:
             ImageError: the image cannot be read.
-            PromptError: the prompt is empty, asks for nothing, or does not fit into the model.
+            PromptError: the prompt asks for nothing, as `detect` alone, or is too long.
             OptionError: `image` is a list, options do not go together, or there is no such adapter.
 
         Example:
@@ -513,7 +513,7 @@ class PaliGemma:
 
         Raises:
             ImageError: the image cannot be read.
-            PromptError: the prompt is empty or does not fit into the model.
+            PromptError: the prompt does not fit into the model.
             OptionError: `image` is a list, an option cannot be used, or there is no such adapter.
 
         Example:

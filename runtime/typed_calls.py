@@ -183,7 +183,7 @@ class TypedCalls(ABC, Generic[Text, Objects, Choice]):
             An ObjectResult or a TextResult; of a batch an iterator with one for each image.
 
         Raises:
-            PromptError: the prompt is empty, asks for nothing, or does not fit into the model.
+            PromptError: the prompt asks for nothing, as `detect` alone, or is too long.
             OptionError: as for `detect`.
 
         Example:

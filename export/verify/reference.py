@@ -31,7 +31,7 @@ from paligemma_edge.export.verify.samples import Sample
 from paligemma_edge.runtime.errors import CheckpointError, ImageError, PaliGemmaError
 from paligemma_edge.runtime.images.load import ImageInput, image_label
 from paligemma_edge.runtime.progress import Progress, no_progress
-from paligemma_edge.runtime.text.tokenizer import IMAGE_MARKER
+from paligemma_edge.runtime.text.prompt_prefix import IMAGE_MARKER, split_prefix
 
 Float = NDArray[np.float32]
 
@@ -169,9 +169,11 @@ class Reference:
     def inputs(self, sample: Sample) -> tuple[Float, list[int]]:
         """The processor's pixel values [images, 3, R, R] and ids, image tokens included."""
         images = [_load_image(image) for image in sample.images]
-        text = IMAGE_MARKER * len(images) + sample.prompt
+        _, text = split_prefix(sample.prompt)
         with _quiet():
-            inputs = self.processor(text=[text], images=[images], do_convert_rgb=True)
+            inputs = self.processor(
+                text=[IMAGE_MARKER * len(images) + text], images=[images], do_convert_rgb=True
+            )
         pixels = np.stack(inputs["pixel_values"]).astype(np.float32, copy=False)
         return pixels, [int(token) for token in inputs["input_ids"][0]]
 

@@ -9,6 +9,11 @@ from paligemma_edge.runtime.errors import PromptError
 _RESERVED = ";<>"  # what ends a label
 
 
+def is_label(text: str) -> bool:
+    """Whether an answer can hold this as a label."""
+    return bool(text.strip()) and not any(sign in text for sign in _RESERVED)
+
+
 def checked_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """The labels without duplicates and extra blanks; PromptError for an unusable one."""
     wanted = "wanted names such as 'cat'"
@@ -17,7 +22,7 @@ def checked_labels(labels: Iterable[str]) -> tuple[str, ...]:
     for label in given:
         if not isinstance(label, str) or not label.strip():
             raise PromptError(f"a label is {label!r}, {wanted}")
-        if any(sign in label for sign in _RESERVED):
+        if not is_label(label):
             raise PromptError(
                 f"the label {label!r} holds ';', '<' or '>', which end a label in an answer; "
                 "leave them out"

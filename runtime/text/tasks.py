@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from paligemma_edge.runtime.errors import PromptError
-from paligemma_edge.runtime.text.labels import checked_labels
-from paligemma_edge.runtime.text.tokenizer import IMAGE_MARKER
+from paligemma_edge.runtime.text.labels import checked_labels, is_label
+from paligemma_edge.runtime.text.prompt_prefix import split_prefix
 
 _SEPARATOR = ";"
 EVERYTHING = ("all classes",)  # PaliGemma 2 was trained to answer this with any labels
@@ -39,10 +39,8 @@ class Task:
     @classmethod
     def of(cls, prompt: str) -> Self:
         """The task of a whole prompt, by its first word. The prompt is asked as it is typed."""
-        text = prompt.strip() if isinstance(prompt, str) else ""
-        while text.startswith(IMAGE_MARKER):
-            text = text.removeprefix(IMAGE_MARKER).lstrip()
-        match = _OBJECTS.fullmatch(text)
+        _, text = split_prefix(prompt) if isinstance(prompt, str) else (0, "")
+        match = _OBJECTS.fullmatch(text.strip())
         if match is None:
             return cls(prompt)
         verb = match[1].lower()
@@ -97,4 +95,10 @@ def _labels(verb: str, what: str | Iterable[str]) -> tuple[str, ...]:
             raise PromptError(
                 f"the prompt asks for nothing, wanted what to {verb}, such as 'cat ; dog'"
             )
-    return checked_labels(parts)
+    return _typed_labels(parts) if isinstance(what, str) else checked_labels(parts)
+
+
+def _typed_labels(parts: Iterable[str]) -> tuple[str, ...]:
+    """The labels of a text; what no answer can have as its label, such as `<loc0001>`, is none."""
+    labels = [part for part in parts if is_label(part)]
+    return checked_labels(labels) if labels else ()

@@ -18,11 +18,11 @@ from paligemma_edge.runtime.contract import LOC_COUNT, SEG_COUNT
 from paligemma_edge.runtime.errors import PromptError, TokenizerError
 from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.printable import short_line
+from paligemma_edge.runtime.text.prompt_prefix import IMAGE_MARKER, split_prefix
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
 
-IMAGE_MARKER = "<image>"
 # More than any model can hold; a longer text would take seconds to tokenize before it is refused.
 MAX_CHARACTERS = 200_000
 _SPACE = "\u2581"  # how sentencepiece writes a space within a piece
@@ -38,7 +38,8 @@ class PromptEncoder:
     """A tokenizer whose ids were checked against the bundle's config.
 
     `<loc0000>`..`<loc1023>` and `<seg000>`..`<seg127>` are single tokens in both directions.
-    Control tokens cannot be written in a text: `<bos>`, `<eos>` and `<pad>` are split like words.
+    Control tokens cannot be written in a text: `<bos>`, `<eos>` and `<pad>` are split like words,
+    but for the `<bos>` that a prompt may begin with.
     """
 
     def __init__(self, model: str | os.PathLike[str] | bytes, config: TokenizerConfig) -> None:
@@ -55,19 +56,15 @@ class PromptEncoder:
         return self._config
 
     def encode(self, prompt: str, num_images: int) -> tuple[int, ...]:
-        """Ids of `<bos>`, the prompt and a newline; PromptError if the prompt cannot be used.
+        """Ids of `<bos>`, the prompt and a newline, as transformers' `PaliGemmaProcessor` has them.
 
-        `<image>` markers at the start are dropped when there is one for each image. Newlines at
-        the end are replaced by the one that ends every prompt; other spaces are kept, as
-        transformers does.
+        The prompt is encoded as it is typed, together with the newline, and may be empty. At its
+        start `<image>` markers are dropped when there is one for each image, and so is a `<bos>`
+        after them, which that processor would double. PromptError if the prompt cannot be used.
         """
-        text = _without_markers(_utf8(prompt, "prompt"), num_images).rstrip("\r\n")
-        if not text.strip():
-            raise PromptError(
-                "the prompt is empty; for a caption ask 'caption en', 'describe en' or 'cap en'"
-            )
-        ids: list[int] = self._pieces.encode(text)
-        return (self._config.bos_id, *ids, self._config.newline_id)
+        text = _without_prefix(_utf8(prompt, "prompt"), num_images)
+        ids: list[int] = self._pieces.encode(f"{text}\n")
+        return (self._config.bos_id, *ids)
 
     def continuation(self, text: str) -> tuple[int, ...]:
         """Ids of a text within an answer, as in training; PromptError if it is not Unicode.
@@ -233,19 +230,16 @@ def _utf8(text: str, name: str) -> str:
     return text
 
 
-def _without_markers(prompt: str, num_images: int) -> str:
-    text = prompt
-    while text.startswith(IMAGE_MARKER):
-        text = text.removeprefix(IMAGE_MARKER)
-    total = prompt.count(IMAGE_MARKER)
+def _without_prefix(prompt: str, num_images: int) -> str:
+    markers, text = split_prefix(prompt)
     if IMAGE_MARKER in text:
         raise PromptError(
             "the prompt has an <image> marker after its start, but images come before "
             "the text; leave the markers out"
         )
-    if total not in (0, num_images):
+    if markers not in (0, num_images):
         raise PromptError(
-            f"the prompt has {total} <image> markers for {num_images} images; "
+            f"the prompt has {markers} <image> markers for {num_images} images; "
             "leave the markers out, or write one for each image"
         )
     return text

@@ -67,8 +67,8 @@ def test_a_stream_is_the_answer_in_pieces(shapes_model: PaliGemma, images: list[
 def test_a_stream_is_checked_by_the_call(shapes_model: PaliGemma) -> None:
     with pytest.raises(OptionError, match="max_new_tokens"):
         shapes_model.stream(b"x", "caption en", max_new_tokens=0)
-    with pytest.raises(PromptError, match="empty"):
-        shapes_model.stream(b"x", "")
+    with pytest.raises(PromptError, match="after its start"):
+        shapes_model.stream(b"x", "cap <image>")
 
 
 def test_threads_and_a_stream_left_early_change_no_answer(
@@ -89,8 +89,8 @@ def test_an_error_names_the_request(shapes_model: PaliGemma, images: list[Path])
     good, wrong = (images[0], "caption en"), (b"x", "caption en")
     with pytest.raises(ImageError, match=r"requests\[1\]: the given bytes"):
         shapes_model.generate_batch([good, wrong], max_new_tokens=1)
-    with pytest.raises(PromptError, match=r"requests\[1\]: the prompt is empty"):
-        shapes_model.generate_batch([good, (images[0], "")])
+    with pytest.raises(PromptError, match=r"requests\[1\]: the prompt has an <image> marker"):
+        shapes_model.generate_batch([good, (images[0], "cap <image>")])
 
 
 @pytest.mark.parametrize("requests", [None, "ab", ["ab"], [("a", "b", "c")], [3]])
@@ -186,7 +186,7 @@ def test_no_requests_need_no_run(shapes_model: PaliGemma) -> None:
         (b"", "caption en", {}, ImageError, "the given bytes"),
         (np.zeros((4, 4, 3)), "caption en", {}, ImageError, "float64"),
         (3, "caption en", {}, ImageError, "int"),
-        (b"x", "", {}, PromptError, "empty"),
+        (b"x", "cap <image>", {}, PromptError, "after its start"),
         (b"x", "caption en", {"max_new_tokens": 0}, OptionError, "max_new_tokens is 0"),
         (b"x", "caption en", {"max_new_tokens": 9999}, PromptError, "lower max_new_tokens"),
     ],

@@ -224,6 +224,13 @@ def test_every_kind_of_file_is_read_as_the_original_reads_it(
     assert failures(report)[0] == "pixels"
 
 
+def test_markers_and_a_bos_before_a_prompt_are_not_doubled(reference: Reference) -> None:
+    image = SAMPLES[0].images[0]
+    _, plain = reference.inputs(Sample((image,), "detect star"))
+    for prefix in ("<image>", "<image><bos>", "<bos>"):
+        assert reference.inputs(Sample((image,), f"{prefix}detect star"))[1] == plain
+
+
 def test_the_original_reads_every_kind_of_input_the_same_way(reference: Reference) -> None:
     (image,) = SAMPLES[0].images
     assert isinstance(image, Image.Image)

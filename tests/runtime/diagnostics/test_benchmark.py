@@ -199,8 +199,8 @@ def test_an_image_that_cannot_be_read_is_reported_before_the_bundle_is_opened(
 def test_what_cannot_be_answered_is_refused(
     shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(PromptError, match="the prompt is empty"):
-        benchmark(shapes_bundle, "cpu", prompt=" ")
+    with pytest.raises(PromptError, match="after its start"):
+        benchmark(shapes_bundle, "cpu", prompt="cap <image>")
     with pytest.raises(OptionError, match="batch_sizes is empty"):
         benchmark(shapes_bundle, "cpu", batch_sizes=())
     monkeypatch.setattr(measure, "available_memory", lambda: 1000)

@@ -18,7 +18,9 @@ def test_the_prompts_are_those_of_the_training() -> None:
     )
 
 
-@pytest.mark.parametrize("what", ["cat;dog", " a  cat ;cat;", "Cat", "cat and dog\n"])
+@pytest.mark.parametrize(
+    "what", ["cat;dog", " a  cat ;cat;", "Cat", "cat and dog\n", "cat, dog", "a <loc0001>"]
+)
 def test_what_is_typed_is_asked(what: str) -> None:
     assert Task.detect(what).prompt == f"detect {what}"
     assert Task.segment(what) == Task.of(f"segment {what}")
@@ -36,6 +38,11 @@ def test_a_label_is_asked_for_once_and_in_one_line() -> None:
         ("Detect cat;dog", Task("Detect cat;dog", ("cat", "dog"))),
         ("<image>detect cat", Task("<image>detect cat", ("cat",))),
         ("<image><image> segment cat", Task("<image><image> segment cat", ("cat",), True)),
+        ("<image><bos>detect cat", Task("<image><bos>detect cat", ("cat",))),
+        ("<bos>segment cat", Task("<bos>segment cat", ("cat",), True)),
+        ("<bos>caption en", Task("<bos>caption en")),
+        ("detect <loc0001>", Task("detect <loc0001>", ())),
+        ("detect <eos> ; cat", Task("detect <eos> ; cat", ("cat",))),
         ("detecting cats", Task("detecting cats")),
         ("segment-wise", Task("segment-wise")),
         ("please detect cat", Task("please detect cat")),
@@ -71,8 +78,8 @@ def test_a_prompt_that_asks_for_nothing_is_refused(prompt: str) -> None:
         ([], "asks for nothing"),
         ([" ", ""], "asks for nothing"),
         (["cat;dog"], "holds ';'"),
-        ("cat <loc0001>", "'<' or '>'"),
-        ("<eos>", "'<' or '>'"),
+        (["cat <loc0001>"], "'<' or '>'"),
+        (["<eos>"], "'<' or '>'"),
         (3, "the labels are 3"),
         (["cat", None], "a label is None"),
     ],
