@@ -207,7 +207,7 @@ def test_what_is_wrong_is_reported_in_one_line(
     assert "does not exist" in refused("run", tmp_path / "no.bundle", "caption en", image)
     assert "text.png" in refused(*ask, tmp_path / "text.png")
     assert "missing.png" in refused(*ask, tmp_path / "missing.png")
-        assert "after its start" in refused("run", shapes_bundle, "ocr <image>", image, code=2)
+    assert "after its start" in refused("run", shapes_bundle, "ocr <image>", image, code=2)
     long = ("run", shapes_bundle, "word " * 999, image)
     assert "shorten the prompt" in refused(*long, code=2)
     out = ("--out", tmp_path / "out.csv")
