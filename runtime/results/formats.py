@@ -5,7 +5,8 @@ Knows those forms. Knows nothing of a model, of files, or of how an answer was r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from paligemma_edge.runtime.text.parse_answer import Box
 if TYPE_CHECKING:
     import supervision
 
+_SPARE_BITS = 2  # of a checksum of 32, so that it fits into an int32 with classes before it
 _WHOLE = Box(0, 0, 1, 1)
 _CLASS_NAME = "class_name"  # supervision.config.CLASS_NAME_DATA_FIELD
 
@@ -90,9 +92,14 @@ def to_coco(
     return [{"id": number, **fields} for number, fields in enumerate(annotations, first_id)]
 
 
-def number_labels(labels: Iterable[str]) -> dict[str, int]:
-    """COCO's ids of labels, from 1 on as they first appear."""
-    return {label: number for number, label in enumerate(dict.fromkeys(labels), 1)}
+def class_number(label: str, classes: Sequence[str]) -> int:
+    """The place of a label in `classes`; of others a larger number that their text alone decides.
+
+    It is so the same in the results of all images, and fits into an int32.
+    """
+    if label in classes:
+        return classes.index(label)
+    return len(classes) + (zlib.crc32(label.encode()) >> _SPARE_BITS)
 
 
 def coco_annotation(
@@ -119,10 +126,9 @@ def to_supervision(
 ) -> supervision.Detections:
     """`supervision.Detections` of all detections, in order; boxes without pixels included.
 
-    Float32 `xyxy` in pixels; `mask` bool [objects, height, width], None where no detection has
-    one; `class_id` is the place in `classes`, after which labels that are not among them are
-    numbered as they first appear; `data["class_name"]` holds the labels. MissingExtraError without
-    that package.
+    `xyxy` is that of the package's own parser, in pixels, not rounded, with corners in order;
+    `mask` bool [objects, height, width], None where no detection has one; `class_id` is the
+    `class_number`; `data["class_name"]` holds the labels. MissingExtraError without that package.
     """
     try:
         import supervision
@@ -134,12 +140,13 @@ def to_supervision(
             "run: pip install supervision"
         ) from None
     labels = [detection.label for detection in detections]
-    names = list(dict.fromkeys((*classes, *labels)))
+    corners = np.array([one.xyxy_normalized for one in detections], np.float64).reshape(-1, 2, 2)
+    xyxy = np.sort(corners, axis=1) * (width, height)
     return supervision.Detections(
-        xyxy=np.array([one.xyxy for one in detections], np.float32).reshape(-1, 4),
+        xyxy=xyxy.reshape(-1, 4),
         mask=_stacked_masks(detections, width, height),
         confidence=np.array([one.confidence for one in detections], np.float32),
-        class_id=np.array([names.index(label) for label in labels], int),
+        class_id=np.array([class_number(label, classes) for label in labels], int),
         data={_CLASS_NAME: np.array(labels, str)},
     )
 

@@ -295,8 +295,8 @@ class ObjectResult(_Result):
 
         Args:
             image_id: COCO's id of the image.
-            categories: COCO's category id of each label. By default `classes` are 1, 2, 3...,
-                followed by other labels of the answer.
+            categories: COCO's category id of each label. By default `classes` are 1, 2, 3...;
+                other labels have larger ids, the same in the results of all images.
             first_id: the id of the first annotation, at least 1.
 
         Returns:
@@ -311,7 +311,7 @@ class ObjectResult(_Result):
         """
         if categories is None:
             names = (*self.classes, *(one.label for one in self.objects))
-            categories = formats.number_labels(names)
+            categories = {name: formats.class_number(name, self.classes) + 1 for name in names}
         return formats.to_coco(
             self.objects, image_id=image_id, categories=categories, first_id=first_id
         )
@@ -320,10 +320,11 @@ class ObjectResult(_Result):
         """All objects as `supervision.Detections`, in order.
 
         Returns:
-            `xyxy` float32 [objects, 4] in pixels, `mask` bool [objects, height, width] or None,
-            `confidence` float32 [objects], `class_id` int [objects], and `data["class_name"]`, the
-            labels. Labels that are not among `classes` have the ids after those, as they first
-            appear.
+            `xyxy` float64 [objects, 4] in pixels, as `Detections.from_vlm` has them: not rounded,
+            and corners that the answer has in the wrong order are exchanged;
+            `mask` bool [objects, height, width] or None, `confidence` float32 [objects], `class_id`
+            int [objects], and `data["class_name"]`, the labels. Labels that are not among `classes`
+            have larger ids, the same in the results of all images.
 
         Raises:
             MissingExtraError: the package supervision is not installed.

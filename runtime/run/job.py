@@ -20,6 +20,7 @@ from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.results.build import WITHOUT_MASKS
 from paligemma_edge.runtime.run.answer import Answers, among_choices, in_slots
+from paligemma_edge.runtime.run.class_ids import ClassIds
 from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.hints import left_out_hint, prompt_hints, task_hint
 from paligemma_edge.runtime.run.identity import run_identity
@@ -271,7 +272,19 @@ def _report(
         progress=progress,
         raw=options.raw,
         console=console,
+        classes=_classes(options, sources, journal),
     )
+
+
+def _classes(options: RunOptions, sources: Sources, journal: Journal | None) -> ClassIds:
+    """Ids of labels as they are printed; those of an interrupted run are counted first."""
+    questions = () if options.prompts else sources.known
+    asked = (prompt for source in questions for prompt in source.prompts)
+    classes = ClassIds(options.prompts or asked)
+    if journal is not None and options.json:
+        for record in journal.records(journal.keys):
+            classes.number(record)
+    return classes
 
 
 def _count_done(options: RunOptions, sources: Sources, journal: Journal) -> int:

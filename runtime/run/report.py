@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult
+from paligemma_edge.runtime.run.class_ids import ClassIds
 from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.progress import RunProgress
 from paligemma_edge.runtime.run.queries import Failure, InOrder, QueryResult, Result
@@ -30,6 +31,7 @@ class Report:
     progress: RunProgress | None
     raw: bool = False  # whether objects are printed as the model's own text
     console: Console = field(default_factory=Console.standard)
+    classes: ClassIds = field(default_factory=lambda: ClassIds(()))
     failures: int = 0
     _noted: set[str] = field(default_factory=set)  # notes that were printed
     _left: dict[str, int] = field(default_factory=dict)  # of an image, queries without a result
@@ -66,7 +68,7 @@ class Report:
             self._show_notes(result.outcome)
         if self.style == "json":
             # In ASCII, which is JSON on every terminal and for every name of a file.
-            self._print(json.dumps(result.record))
+            self._print(json.dumps(self.classes.number(result.record)))
         elif isinstance(result.outcome, Failure):
             self._clear()
             self.console.message(str(result.outcome))

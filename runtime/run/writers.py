@@ -11,14 +11,15 @@ import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO, TypeAlias
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.results.formats import coco_annotation
+from paligemma_edge.runtime.run.class_ids import ClassIds
 from paligemma_edge.runtime.run.journal import Journal, Key, Record
 from paligemma_edge.runtime.system.atomic_file import check_file_target, check_new, drafted
-from paligemma_edge.runtime.text.tasks import Task
 
 # Records that can be read more than once, always in the same order.
 Records: TypeAlias = Callable[[], Iterator[Record]]
@@ -55,14 +56,16 @@ def finish(
     """Write these records of a journal in this order, whole or not at all; then remove it.
 
     `place` is what `check_out` returned for the journal's target, whose suffix names the format.
-    COCO has the names of images as `relative` gives them: below the folder of the data set.
+    Labels have the ids of the whole run. COCO has the names of images as `relative` gives them:
+    below the folder of the data set.
     """
     keys, write = list(order), _writer(journal.target)
+    classes = ClassIds(prompt for _, prompt in keys)
 
     def records() -> Iterator[Record]:
         for record in journal.records(keys):
             named = relative(record["image"]) if write is write_coco else record["image"]
-            yield {**record, "image": named}
+            yield {**classes.number(record), "image": named}
 
     with drafted(place, _OPTION) as file:
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
@@ -98,8 +101,8 @@ def write_coco(records: Records, file: TextIO) -> None:
 
     Captions and other texts are `annotations` where no answer has objects, as in COCO's caption
     files, and else `captions`. Images without an answer are `errors`. A category is a label
-    that a prompt names, in the order of the prompts, or that an answer names. `info` says by
-    which variant the answers were made.
+    that a prompt names, in the order of the prompts, or that an answer names; its id is the
+    `class_id` of its objects and one. `info` says by which variant the answers were made.
     """
     images, categories = _surveyed(records())
     parts: dict[str, Iterable[Any]] = {
@@ -109,7 +112,9 @@ def write_coco(records: Records, file: TextIO) -> None:
     if categories is None:
         parts["annotations"] = _captions(records(), numbers)
     else:
-        parts["categories"] = [{"id": n, "name": name} for name, n in categories.items()]
+        parts["categories"] = [
+            {"id": n, "name": name} for name, n in sorted(categories.items(), key=itemgetter(1))
+        ]
         parts["annotations"] = _annotations(records(), numbers, categories)
         parts["captions"] = _captions(records(), numbers)
     parts["errors"] = _errors(records())
@@ -149,9 +154,8 @@ def _surveyed(
             images[record["image"]] = len(images) + 1, kept
         if "objects" in record:
             categories = {} if categories is None else categories
-            labels = Task.of(record["prompt"]).classes
-            for label in (*labels, *(detection["label"] for detection in record["objects"])):
-                categories.setdefault(label, len(categories) + 1)
+            categories.update({label: n for n, label in enumerate(record["classes"], 1)})
+            categories.update({one["label"]: one["class_id"] + 1 for one in record["objects"]})
     return images, categories
 
 

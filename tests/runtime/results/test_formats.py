@@ -214,8 +214,8 @@ def test_supervision_has_the_same_objects() -> None:
         [detection("dog", decoded=disc()), detection("cat"), detection("dog", NO_PIXELS, disc())]
     )
     detections = answer.to_supervision()
-    assert detections.xyxy.dtype == np.float32
-    assert detections.xyxy.tolist() == [[6, 10, 36, 30], [6, 10, 36, 30], [54, 20, 6, 8]]
+    assert detections.xyxy.dtype == np.float64
+    assert detections.xyxy.tolist() == [[6, 10, 36, 30], [6, 10, 36, 30], [6, 8, 54, 20]]
     assert detections.confidence == pytest.approx([math.exp(-0.5)] * 3)
     assert detections.class_id is not None and isinstance(detections.mask, np.ndarray)
     assert detections.class_id.tolist() == [1, 0, 1]
@@ -285,15 +285,26 @@ def test_an_array_of_nothing_has_the_same_fields() -> None:
 
 def test_without_categories_the_requested_labels_are_numbered_first() -> None:
     answer = dataclasses.replace(TWO, classes=("zebra", "dog"))
-    assert [annotation["category_id"] for annotation in answer.to_coco()] == [3, 2]
+    cat, dog = (annotation["category_id"] for annotation in answer.to_coco())
+    assert (cat > 2, dog) == (True, 2)
 
 
-def test_labels_that_are_no_class_are_numbered_after_those_in_supervision() -> None:
+def class_ids(*labels: str) -> list[int]:
+    found = result([detection(label) for label in labels]).to_supervision().class_id
+    assert found is not None
+    return [int(number) for number in found]
+
+
+def test_a_label_that_is_no_class_has_the_same_id_in_every_result() -> None:
     answer = result([detection(label) for label in ("owl", "dog", "bee", "owl")])
     assert [one.class_id for one in answer] == [-1, 1, -1, -1]
-    detections = answer.to_supervision()
-    assert detections.class_id is not None
-    assert detections.class_id.tolist() == [2, 1, 3, 2]
+    owl, dog, bee, again = class_ids("owl", "dog", "bee", "owl")
+    assert (owl, dog, [bee, owl]) == (again, 1, class_ids("bee", "owl"))
+    assert len({owl, bee, *class_ids("", "日本")}) == 4
+    assert min(owl, bee, *class_ids("", "日本")) >= 2
+    assert max(owl, bee) < 2**31
+    annotations = answer.to_coco()
+    assert [one["category_id"] for one in annotations] == [owl + 1, 2, bee + 1, owl + 1]
 
 
 def test_categories_are_a_mapping() -> None:

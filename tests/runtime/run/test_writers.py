@@ -13,6 +13,7 @@ import pytest
 
 from paligemma_edge.runtime.errors import OptionError, OutputError
 from paligemma_edge.runtime.results import rle
+from paligemma_edge.runtime.run.class_ids import ClassIds
 from paligemma_edge.runtime.run.journal import Journal, Key, journal_of
 from paligemma_edge.runtime.run.writers import (
     COLUMNS,
@@ -74,8 +75,10 @@ def keys(records: Sequence[dict[str, Any]]) -> list[Key]:
 
 
 def coco(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The file of records with the ids of their run."""
+    classes = ClassIds(record["prompt"] for record in records)
     file = io.StringIO()
-    write_coco(lambda: iter(records), file)
+    write_coco(lambda: map(classes.number, records), file)
     found: dict[str, Any] = json.loads(file.getvalue())
     return found
 
