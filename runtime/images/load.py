@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageFile
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.decoding_work import excessive_work
 from paligemma_edge.runtime.images.formats import WANTED, ImageFormat, describe, format_of
+from paligemma_edge.runtime.images.libtiff import silence_libtiff
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | NDArray[np.uint8] | Image.Image
 
@@ -176,6 +177,7 @@ def _with_header(kind: ImageFormat, data: bytes, label: str) -> Image.Image:
         try:
             image = kind.open(data)
             if kind.name == "TIFF":  # whose `load` would warn of what these say
+                silence_libtiff()
                 exif = image.getexif()
                 for table in ExifTags.IFD:
                     exif.get_ifd(table)
