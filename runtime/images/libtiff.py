@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-from PIL import Image
+from PIL import _imaging
 
 
 def silence_libtiff() -> None:
@@ -15,5 +15,5 @@ def silence_libtiff() -> None:
     Pillow that hides the library's functions keeps it as it is.
     """
     with contextlib.suppress(OSError, AttributeError):
-        library = ctypes.CDLL(Image.core.__file__)  # also finds what that is linked with
+        library = ctypes.CDLL(_imaging.__file__)  # also finds what that is linked with
         library.TIFFSetErrorHandler(None)

@@ -46,7 +46,11 @@ def test_every_format_that_is_read_is_damaged() -> None:
 
 def test_the_seed_decides_the_damage() -> None:
     data, value = bytes(range(256)), {"a": [1, "b", None], "c": {"d": 0.5}}
-    for change in (lambda r: mutated_bytes(data, r), lambda r: mutated_json(value, r)):
+    changes: list[Callable[[Random], bytes]] = [
+        lambda random: mutated_bytes(data, random),
+        lambda random: mutated_json(value, random),
+    ]
+    for change in changes:
         first, again = ([change(Random(seed)) for seed in range(200)] for _ in range(2))
         assert first == again
         assert len(set(first)) > 100
