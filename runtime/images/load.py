@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, ImageFile
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.decoding_work import excessive_work
 from paligemma_edge.runtime.images.formats import WANTED, ImageFormat, describe, format_of
-from paligemma_edge.runtime.images.libtiff import silence_libtiff
+from paligemma_edge.runtime.images.quiet_tiff import quiet_tiff
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | NDArray[np.uint8] | Image.Image
 
@@ -175,9 +175,10 @@ def _with_header(kind: ImageFormat, data: bytes, label: str) -> Image.Image:
     """An image whose pixels are not decoded yet."""
     with _without_warnings():
         try:
+            if kind.name == "TIFF":
+                quiet_tiff()
             image = kind.open(data)
             if kind.name == "TIFF":  # whose `load` would warn of what these say
-                silence_libtiff()
                 exif = image.getexif()
                 for table in ExifTags.IFD:
                     exif.get_ifd(table)
@@ -274,7 +275,8 @@ def _alone(image: Image.Image) -> Image.Image:
     if image.mode != "RGB" or image.format in _KEEP_DECODER:
         image = image.convert("RGB")
     if isinstance(image, ImageFile.ImageFile):
-        image.getexif().clear()
+        with _without_warnings():  # it looks at each entry
+            image.getexif().clear()
         image.fp = None
     image.info = {}
     return image

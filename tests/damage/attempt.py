@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Protocol
+from unicodedata import category
 
 from paligemma_edge.runtime.errors import PaliGemmaError
 
@@ -63,7 +64,7 @@ def _judged(use: Callable[[], str]) -> tuple[str, str | None]:
 
 def unfit_line(text: str) -> str | None:
     """Why a text is no message for a terminal; None where it is one."""
-    if not text or not text.isprintable():
+    if not text or not all(one.isprintable() or category(one) == "Zs" for one in text):
         return f"a message that is not one printable line: {text[:LONGEST_LINE]!r}"
     if len(text) > LONGEST_LINE:
         return f"a message of {len(text)} characters: {text[:LONGEST_LINE]!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import select
@@ -11,11 +12,10 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Self
+from typing import IO
 
 ROOT = Path(__file__).parents[2]
 _GRACE = 30  # seconds beyond those after which a process ends itself
@@ -79,7 +79,7 @@ def in_threads(
             threads.shutdown(cancel_futures=True)
 
 
-class _Worker(AbstractContextManager["_Worker"]):
+class _Worker:
     """A process, and the next one where it ends."""
 
     def __init__(self, trials: Trials, prepared: Path, own: Path) -> None:
@@ -98,8 +98,9 @@ class _Worker(AbstractContextManager["_Worker"]):
         process = self._process = self._process or self._started()
         assert process.stdin
         assert process.stdout
-        process.stdin.write(f"{number}\n")
-        process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it ended by itself, and says why below
+            process.stdin.write(f"{number}\n")
+            process.stdin.flush()
         if line := _line(process.stdout, self._trials.seconds + _GRACE):
             ended, problem = json.loads(line)
         else:
@@ -111,7 +112,7 @@ class _Worker(AbstractContextManager["_Worker"]):
         """What ended a process that gave no answer."""
         self.close()
         written = self._own.with_suffix(".txt").read_text(errors="backslashreplace")
-        if written.startswith("Timeout") or not written:
+        if "Timeout (" in written or not written:
             return "no end", f"no end after {self._trials.seconds:g} s\n{written}"
         return "crash", written
 
@@ -142,12 +143,6 @@ class _Worker(AbstractContextManager["_Worker"]):
             process.kill()
             with process:  # waits, and closes its pipes
                 self._process = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _line(stream: IO[str], seconds: float) -> str:

@@ -103,7 +103,7 @@ def number_of(deed: str) -> int:
     ],
 )
 def test_what_a_process_does_is_noticed(deed: str, ended: str, problem: str) -> None:
-    trials = Trials(MODULE, seed=0, seconds=3, memory=256 << 20, jobs=1)
+    trials = Trials(MODULE, seed=0, seconds=2, memory=256 << 20, jobs=1)
     numbers = [number_of(deed), number_of("behave")]
     fallen, fine = trials.outcomes(numbers)
     assert fallen.ended == ended
