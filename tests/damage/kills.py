@@ -36,7 +36,7 @@ _ROUNDED, _LOSSLESS = ("--no-calibration",), ("--variant", "cpu-fp32")
 _QUICK = ("--device", "cpu", *_LOSSLESS, "--threads", "1")
 _ASK = ("run", _BUNDLE, "caption en", str(IMAGE), *_QUICK, "--quiet")
 
-# In a folder that holds the bundle and the adapter; each gives the same when it is done twice.
+# In a folder that holds the bundle and the adapter.
 COMMANDS: dict[str, Sequence[str]] = {
     "run": ("run", _BUNDLE, "caption en", str(IMAGES), *_QUICK, "--out", _OUT),
     "quantize": ("quantize", _BUNDLE, "cpu-int4", "--no-report", *_ROUNDED, "--overwrite"),
@@ -46,6 +46,7 @@ COMMANDS: dict[str, Sequence[str]] = {
     "export": ("export", str(CHECKPOINT), _NEW, "--overwrite"),
     "export --overwrite": ("export", str(CHECKPOINT), _BUNDLE, "--overwrite"),
 }
+_ONCE = ("run", "adapter --remove")  # are refused where they were complete: all is there, or gone
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def _check(name: str, whole: Undisturbed, place: Path, answer: str) -> None:
     if _done(_ASK, place) != answer:
         raise _Lost("another answer after it")
     out = place / _OUT
-    if not (name == "run" and out.exists()):  # which was complete, and is kept by the command
+    if not (name in _ONCE and _files(place) == whole.files):
         _done(COMMANDS[name], place)
     if (out.read_bytes() if out.exists() else b"") != whole.out:
         raise _Lost(f"{_OUT} is another than that of an undisturbed run")
