@@ -10,7 +10,6 @@ bundle answers as before, and the command, repeated, ends as if nothing had been
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
 
+from paligemma_edge.runtime.system.linux import usable_cores
 from tests.damage.kills import Kills
 from tests.damage.pool import Outcome, Trials
 
@@ -42,9 +42,7 @@ class Tally:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the attempts; 0 where none fell, else 1."""
     options = parser().parse_args(argv)
-    tallies = [
-        tried(kind, numbers, options) for kind, numbers in asked(options).items() if len(numbers)
-    ]
+    tallies = [tried(kind, numbers, options) for kind, numbers in asked(options).items()]
     print(f"{'':<10}{'attempts':>9}{'fallen':>8}  ended", *(t.row() for t in tallies), sep="\n")
     return int(any(tally.fallen for tally in tallies))
 
@@ -59,20 +57,29 @@ def parser() -> argparse.ArgumentParser:
     for kind in KINDS:
         parser.add_argument(f"--{kind}", type=int, default=0, metavar="N", help="attempts")
     parser.add_argument("--seed", type=int, default=0, help="decides all attempts")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="default: the cores")
+    parser.add_argument("--jobs", type=int, default=usable_cores(), help="default: the cores")
     parser.add_argument("--seconds", type=float, default=5.0, help="limit of an attempt")
     parser.add_argument("--memory", type=int, default=4096, metavar="MIB", help="likewise")
     parser.add_argument("--keep", type=Path, default=Path("fallen"), help="folder of what fell")
-    parser.add_argument("--again", metavar="KIND:NUMBER", help="repeat this attempt alone")
+    parser.add_argument("--again", type=named, metavar="KIND:N", help="repeat this attempt alone")
     return parser
+
+
+def named(text: str) -> tuple[str, int]:
+    """The kind and the number of an attempt."""
+    kind, _, number = text.partition(":")
+    if kind not in KINDS or not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is not such as {KINDS[0]}:7")
+    return kind, int(number)
 
 
 def asked(options: argparse.Namespace) -> dict[str, range | list[int]]:
     """The numbers of the attempts of each kind."""
     if options.again:
-        kind, _, number = options.again.partition(":")
-        return {kind: [int(number)]}
-    return {kind: range(getattr(options, kind)) for kind in KINDS}
+        kind, number = options.again
+        return {kind: [number]}
+    counts = {kind: getattr(options, kind) for kind in KINDS}
+    return {kind: range(count) for kind, count in counts.items() if count}
 
 
 def tried(kind: str, numbers: range | list[int], options: argparse.Namespace) -> Tally:

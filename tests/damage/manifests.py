@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 
@@ -14,7 +15,7 @@ from tests.damage.attempt import LONGEST_LINE, Damaged, Wrong, unfit_line
 from tests.damage.bundles import IMAGE, command, write_adapter, write_bundle
 from tests.damage.mutate import mutated_bytes, mutated_json
 
-_INSPECT = ((), ("--files",), ("--json",))
+_INSPECT: Sequence[Sequence[str]] = ((), ("--files",), ("--json",))
 
 
 class Manifests:
@@ -47,7 +48,7 @@ class Manifests:
         if damaged.about:
             self._flip(damaged.about)
         try:
-            self._inspect(len(damaged.data))
+            self._inspect(_INSPECT[len(damaged.data) % len(_INSPECT)])
             return self._ask()
         finally:
             if damaged.about:
@@ -61,8 +62,7 @@ class Manifests:
             file.seek(-1, 1)
             file.write(bytes([byte[0] ^ 16]))
 
-    def _inspect(self, number: int) -> None:
-        options = _INSPECT[number % len(_INSPECT)]
+    def _inspect(self, options: Sequence[str]) -> None:
         code, output, errors = command("inspect", self._bundle, *options)
         for line in (*output.split("\n"), *errors.split("\n")):
             shown = line[:LONGEST_LINE] if "--json" in options else line  # JSON is for programs
