@@ -13,9 +13,10 @@ version of the installed package.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing's own, without the time that its import takes
 if TYPE_CHECKING:
+    from typing import Any
+
     from paligemma_edge.runtime.batch_calls import BatchCalls
     from paligemma_edge.runtime.encoded_image import EncodedImage
     from paligemma_edge.runtime.errors import (

@@ -2,6 +2,6 @@
 
 import sys
 
-from paligemma_edge.runtime.cli.main import main
+from paligemma_edge.runtime.cli.start import main
 
 sys.exit(main())

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from paligemma_edge.quantize.recipes.recipe import load_recipe, shipped
 from paligemma_edge.runtime.cli.progress import shown_progress
+from paligemma_edge.runtime.cli.table import rendered
 from paligemma_edge.runtime.errors import PaliGemmaError
+from paligemma_edge.runtime.system.console import Console
 
 _LOGGER = logging.getLogger("paligemma_edge")
 
@@ -67,8 +69,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from paligemma_edge.quantize.fidelity.questions import read_questions, sample_questions
     from paligemma_edge.quantize.fidelity.report_table import render_reports
     from paligemma_edge.quantize.quantizer import QuantizeOptions, quantize
@@ -89,13 +89,16 @@ def _quantize(options: argparse.Namespace) -> int:
     )
     with shown_progress() as progress:
         reports = quantize(options.bundle, recipes, settings, progress, _note)
-    if reports:
-        Console().print(render_reports(reports))
+    console = Console.standard()
+    with console.optional():
+        if reports:
+            console.exact(rendered(render_reports(reports)))
     for report in reports:
         if report.layers:
-            print(f"errors by layer: {Path(options.bundle) / plot_name(report.variant)}")
+            plot = Path(options.bundle) / plot_name(report.variant)
+            console.summary(f"errors by layer: {plot}")
     names = ", ".join(recipe.name for recipe in recipes)
-    print(f"{options.bundle}: added {names}; {_used_here(Path(options.bundle))}")
+    console.summary(f"{options.bundle}: added {names}; {_used_here(Path(options.bundle))}")
     return 0
 
 

@@ -12,8 +12,9 @@
     ├── OutputError          a file or folder cannot be written
     └── MissingExtraError    a package that is needed is not installed
 
-Every message is one line: what was found, what was wanted, what to do. Each class is also
-the builtin exception that a caller would expect to catch.
+Every message is one line: what was found, what was wanted, what to do. Whatever it quotes of a
+stranger's file is made short and harmless when the error is made. Each class is also the builtin
+exception that a caller would expect to catch.
 
 Example:
     >>> try:
@@ -22,9 +23,16 @@ Example:
     ...     print(f"not answered: {error}")
 """
 
+from __future__ import annotations
+
+from paligemma_edge.runtime.printable import short_line
+
 
 class PaliGemmaError(Exception):
     """Base class of every error that this package raises on purpose."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(short_line(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class BundleError(PaliGemmaError, ValueError):

@@ -107,8 +107,7 @@ def _expect(value: object, kind: Any, wanted: str, where: str) -> Any:  # noqa: 
 
 
 def _mismatch(value: object, wanted: str, where: str) -> NoReturn:
-    shown = repr(value)
-    shown = shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."
+    shown = short_line(repr(value), _SHOWN)
     raise MismatchError(f"{short_line(where)} holds {shown}, wanted {wanted}")
 
 

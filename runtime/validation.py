@@ -7,6 +7,7 @@ import re
 from numbers import Integral
 
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.printable import short_line
 
 _SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([KMGT])(i?)B", re.ASCII | re.IGNORECASE)
 
@@ -29,7 +30,7 @@ def check_bytes(name: str, value: object) -> int:
     else:
         size = int(value) if isinstance(value, Integral) and not isinstance(value, bool) else 0
     if size < 1:
-        shown = value if not isinstance(value, str) or len(value) < 40 else f"{value[:40]}..."
+        shown = short_line(value, 40) if isinstance(value, str) else value
         raise OptionError(
             f"{name} is {shown!r}, wanted a size above 0 with its unit, such as '6GB', '512MB' or "
             "'4GiB'; in Python a whole number is bytes"

@@ -10,6 +10,7 @@ import argparse
 from paligemma_edge.export.cli.hub_options import adapter_path, add_hub_options
 from paligemma_edge.runtime.cli.progress import shown_progress
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.system.console import Console
 
 _EPILOG = """\
 examples:
@@ -59,12 +60,13 @@ def _adapter(options: argparse.Namespace) -> int:
     from paligemma_edge.export.lora.add_to_bundle import add_adapter, remove_adapter
     from paligemma_edge.runtime.bundle.bundle import Bundle
 
+    console = Console.standard()
     if options.remove:
         more = (options.variant, options.overwrite, options.revision, options.from_cache)
         if options.adapter is not None or any(more):
             raise OptionError("--remove takes a bundle and --name, and nothing else")
         remove_adapter(options.bundle, options.name)
-        print(f"{options.bundle}: removed adapter {options.name}")
+        console.summary(f"{options.bundle}: removed adapter {options.name}")
         return 0
     if options.adapter is None:
         raise OptionError("ADAPTER is missing, wanted the directory of a LoRA adapter")
@@ -79,10 +81,12 @@ def _adapter(options: argparse.Namespace) -> int:
             overwrite=options.overwrite,
             progress=progress,
         )
-    print(
+    console.summary(
         f"{options.bundle}: added adapter {options.name} of rank {info.rank} for "
         f"{', '.join(info.files)}; it changes {', '.join(info.graphs)}"
     )
     if before is not None and (lost := [name for name in before.files if name not in info.files]):
-        print(f"{options.bundle}: {options.name} is no longer there for {', '.join(lost)}")
+        console.summary(
+            f"{options.bundle}: {options.name} is no longer there for {', '.join(lost)}"
+        )
     return 0

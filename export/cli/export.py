@@ -20,6 +20,7 @@ from paligemma_edge.export.cli.hub_options import (
 from paligemma_edge.export.variant_names import LOSSLESS_VARIANT
 from paligemma_edge.quantize.recipes.recipe import load_recipe
 from paligemma_edge.runtime.cli.progress import shown_progress
+from paligemma_edge.runtime.system.console import Console
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -150,7 +151,8 @@ def _export(options: argparse.Namespace) -> int:
         )
     size = sum(record.bytes for record in manifest.files.values())
     names = ", ".join(manifest.variants)
-    print(f"{options.bundle}: {names}, {len(manifest.files)} files, {size / 1e6:,.1f} MB")
+    made = f"{names}, {len(manifest.files)} files, {size / 1e6:,.1f} MB"
+    Console.standard().summary(f"{options.bundle}: {made}")
     return 0
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 from paligemma_edge.export.cli.hub_options import adapter_paths, add_hub_options, checkpoint_path
 from paligemma_edge.export.verify.samples import DEFAULT_MAX_NEW_TOKENS, read_samples
 from paligemma_edge.runtime.cli.progress import shown_progress
+from paligemma_edge.runtime.cli.table import rendered
+from paligemma_edge.runtime.system.console import Console
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -62,8 +64,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from paligemma_edge.export.cli.parity_table import parity_table
 
     with warnings.catch_warnings():
@@ -82,5 +82,7 @@ def _verify(options: argparse.Namespace) -> int:
             adapters=adapters,
             progress=progress,
         )
-    Console().print(parity_table(report))
+    console = Console.standard()
+    with console.optional():  # the result is the exit code
+        console.exact(rendered(parity_table(report)))
     return 0 if report.passed else 1

@@ -7,21 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from rich.markup import escape
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
 from paligemma_edge.runtime.bundle.fidelity import Fidelity, MemoryUse
+from paligemma_edge.runtime.printable import short_line
 
 _ABSENT = "–"
 
 
 def render_reports(reports: Sequence[Fidelity]) -> Table:
     """A column for each report, their notes below; a measure that none has is left out."""
-    notes = "\n".join(f"{report.variant}: {note}" for report in reports for note in report.notes)
-    table = Table(caption=escape(notes) or None, caption_justify="left")
+    notes = (_escape(f"{r.variant}: {note}") for r in reports for note in r.notes)
+    table = Table(caption="\n".join(notes) or None, caption_justify="left")
     table.add_column("")
     for report in reports:
-        table.add_column(escape(report.variant), justify="right")
+        table.add_column(_escape(report.variant), justify="right")
     for name, cells in _rows(reports):
         if set(cells) != {_ABSENT}:
             table.add_row(name, *cells)
@@ -32,7 +33,7 @@ def _rows(reports: Sequence[Fidelity]) -> Iterator[tuple[str, list[str]]]:
     for name, show in _MEASURES.items():
         yield name, [show(report) for report in reports]
     for task in dict.fromkeys(task for report in reports for task in report.tasks):
-        yield f"{escape(task)}, true answers", [_score(report, task) for report in reports]
+        yield f"{_escape(task)}, true answers", [_score(report, task) for report in reports]
     yield "worst layer", [_worst_layer(report) for report in reports]
 
 
@@ -49,7 +50,13 @@ def _worst_layer(report: Fidelity) -> str:
     if not errors:
         return _ABSENT
     error, layer = max(errors, key=lambda pair: pair[0])
-    return escape(f"{layer.graph} {layer.layer}\n{layer.scheme}, {error:.2e}")
+    place, scheme = f"{layer.graph} {layer.layer}", f"{layer.scheme}, {error:.2e}"
+    return f"{_escape(place)}\n{_escape(scheme)}"
+
+
+def _escape(text: str) -> str:
+    """A text of a report, which may be a stranger's."""
+    return escape_markup(short_line(text))
 
 
 def _megabytes(count: int) -> str:
@@ -69,8 +76,8 @@ def _share(share: float | None) -> str:
 
 
 _MEASURES: Mapping[str, Callable[[Fidelity], str]] = {
-    "recipe": lambda r: escape(r.recipe),
-    "reference": lambda r: escape(r.reference),
+    "recipe": lambda r: _escape(r.recipe),
+    "reference": lambda r: _escape(r.reference),
     "questions, tokens": lambda r: f"{r.questions}, {r.tokens}",
     "on disk": lambda r: _megabytes(r.disk_bytes),
     "peak of memory": lambda r: _memory(r.memory),

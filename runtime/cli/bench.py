@@ -16,6 +16,7 @@ from paligemma_edge.runtime.cli.device_options import (
 )
 from paligemma_edge.runtime.cli.progress import shown_progress
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.system.console import Console
 
 if TYPE_CHECKING:
     from paligemma_edge.runtime.diagnostics.benchmark import Benchmark
@@ -82,8 +83,9 @@ def _bench(options: argparse.Namespace) -> int:
             **{name: given[name] for name in _OF_LIBRARY if given[name] is not None},
             **load_options(options),
         )
-    print("\n".join(_describe(measured, imported)))
-    print(json.dumps({"import": round(imported, 6), **measured.to_json()}))
+    console = Console.standard()
+    console.print(*_describe(measured, imported))
+    console.exact(json.dumps({"import": round(imported, 6), **measured.to_json()}) + "\n")
     return 0
 
 

@@ -14,6 +14,7 @@ from paligemma_edge.runtime.cli.device_options import (
 )
 from paligemma_edge.runtime.cli.prepack import describe_prepacked
 from paligemma_edge.runtime.cli.progress import shown_progress
+from paligemma_edge.runtime.system.console import Console
 
 _EPILOG = """\
 Without a golden answer, which `verify` writes where the checkpoint is, the digests alone decide.
@@ -51,7 +52,7 @@ def _check(options: argparse.Namespace) -> int:
             progress=progress,
             **load_options(options),
         )
-    print(result.summary())
-    for line in describe_prepacked(Bundle.open(options.bundle)):
-        print(f"prepacked: {line}")
+    prepacked = describe_prepacked(Bundle.open(options.bundle))
+    lines = [*result.summary(), *(f"prepacked: {line}" for line in prepacked)]
+    Console.standard().summary(*lines)  # the result is the exit code
     return 0 if result.passed else 1

@@ -25,7 +25,8 @@ examples:
   paligemma-edge run mix.bundle "detect cat ; dog" photo.jpg --draw boxes.png
   paligemma-edge COMMAND --help
 
-exit codes: 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted
+exit codes: 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted,
+143 terminated
 """
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping
+
+from paligemma_edge.runtime.system.console import Console
 
 SHELLS = ("bash", "zsh")
 
@@ -38,7 +39,7 @@ def _complete(options: argparse.Namespace) -> int:
 
     parser = whole_parser()
     _complete_paths(parser, shtab.FILE, shtab.DIRECTORY)
-    sys.stdout.write(shtab.complete(parser, shell=options.shell) + "\n")
+    Console.standard().exact(shtab.complete(parser, shell=options.shell) + "\n")
     return 0
 
 

@@ -16,8 +16,8 @@ from paligemma_edge.runtime.engine.cache_plan import CachePlan
 from paligemma_edge.runtime.errors import BundleError, MissingExtraError
 from paligemma_edge.runtime.loading.memory_estimate import estimate_memory
 from paligemma_edge.runtime.manifest import Manifest
-from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.size_text import size_text
+from paligemma_edge.runtime.system.console import Console
 
 _EPILOG = """\
 examples:
@@ -50,24 +50,20 @@ def _inspect(options: argparse.Namespace) -> int:
     """Print the manifest, in words or as it is."""
     bundle = Bundle.open(options.bundle)
     plan = CachePlan.complete(bundle.manifest.model, options.max_batch_size, options.max_length)
+    console = Console.standard()
     if options.json:
-        print(json.dumps(bundle.manifest.to_json(), indent=2))
+        console.exact(json.dumps(bundle.manifest.to_json(), indent=2) + "\n")
         return 0
-    _say(str(bundle.path), *aligned(_origin(bundle.manifest)))
+    console.print(str(bundle.path), *aligned(_origin(bundle.manifest)))
     reports, damaged = _reports(bundle)
     name, reason = _default(bundle.manifest, options)
-    _say("", *_table(bundle.manifest, plan, reports, name))
-    _say("", *aligned(_remarks(bundle, plan, reports, reason)), *damaged)
+    console.print("", *_table(bundle.manifest, plan, reports, name))
+    console.print("", *aligned(_remarks(bundle, plan, reports, reason)), *damaged)
     if is_verbose():
-        _say(*_details(bundle.manifest, plan, reports))
+        console.print(*_details(bundle.manifest, plan, reports))
     if options.files:
-        _say("", *_files(bundle))
+        console.print("", *_files(bundle))
     return 0
-
-
-def _say(*lines: str) -> None:
-    """Print lines, each short and harmless, whatever a stranger's bundle holds."""
-    print(*map(short_line, lines), sep="\n")
 
 
 def _origin(manifest: Manifest) -> Iterator[tuple[str, str]]:

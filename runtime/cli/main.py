@@ -7,25 +7,17 @@ of what a command does.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import io
-import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from types import FrameType
+from pathlib import Path
 from typing import NoReturn
 
 from paligemma_edge.runtime.cli.commands import COMMANDS, command_parser, program_parser
-from paligemma_edge.runtime.cli.exit_codes import (
-    EXIT_FAILED,
-    EXIT_INTERRUPTED,
-    EXIT_NO_SPACE,
-    EXIT_USAGE,
-)
+from paligemma_edge.runtime.cli.exit_codes import EXIT_FAILED, EXIT_NO_SPACE, EXIT_USAGE
+from paligemma_edge.runtime.cli.signals import interruptible
 from paligemma_edge.runtime.cli.verbosity import level_of, log_traceback, logging_to_stderr
 from paligemma_edge.runtime.errors import (
     MissingExtraError,
@@ -33,8 +25,9 @@ from paligemma_edge.runtime.errors import (
     PaliGemmaError,
     PromptError,
 )
-from paligemma_edge.runtime.printable import printable
 from paligemma_edge.runtime.suggestion import suggestion
+from paligemma_edge.runtime.system import streams
+from paligemma_edge.runtime.system.console import Console
 
 # Which extra brings a package, by the name that is imported.
 _EXTRAS: Mapping[str, str] = {
@@ -50,9 +43,11 @@ _BEFORE: Mapping[str, str] = {
     "torch": "pip install torch --index-url https://download.pytorch.org/whl/cpu && ",
 }
 
+_NOWHERE = "the working directory is no longer there; change to another one"
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; 0 done, 1 failed, 2 wrong usage or option, 3 disk full, 130 interrupted."""
+    """Run a command; its exit code, as the help of the program lists them."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guarded((arguments or [""])[0], partial(_dispatch, arguments))
 
@@ -60,41 +55,52 @@ def main(argv: Sequence[str] | None = None) -> int:
 def guarded(name: str, work: Callable[[], int]) -> int:
     """Do the work of a command and say in a line what stopped it; exit codes as of `main`."""
     _write_any_text()
-    with _terminable():
-        try:
+    console = Console.standard()
+    try:
+        with interruptible(sys._getframe()) as interruption:
             return _done(name, work)
-        except PaliGemmaError as error:
-            print(f"paligemma-edge: {printable(_text(error))}", file=sys.stderr)
-            return _exit_code(error)
-        except KeyboardInterrupt as interrupt:
-            writes = ("export", "quantize", "adapter", "prepack")
-            kept = "; nothing half-written was left" if name in writes else ""
-            kept = f"; {interrupt}" if interrupt.args else kept
-            print(f"paligemma-edge: interrupted{kept}", file=sys.stderr)
-            return EXIT_INTERRUPTED
-        except BrokenPipeError:
-            # The reader of our output has gone, as `head` does; nobody is left to read a message.
-            _discard_output()
-            return EXIT_FAILED
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            # What commands write raises OutputError; an error without a name is standard output's.
-            _discard_output()
-            return _tell_output(error)
+    except PaliGemmaError as error:
+        console.message(_text(error))
+        if not _is_somewhere():
+            console.message(_NOWHERE)
+        return _exit_code(error)
+    except KeyboardInterrupt as interrupt:
+        writes = ("export", "quantize", "adapter", "prepack")
+        kept = "; nothing half-written was left" if name in writes else ""
+        kept = f"; {interrupt}" if interrupt.args else kept
+        console.message(f"interrupted{kept}")
+        return interruption.exit_code
+    except BrokenPipeError:
+        # The reader of our output has gone, as `head` does; nobody is left to read a message.
+        return EXIT_FAILED
+    except FileNotFoundError:
+        if _is_somewhere():
+            raise
+        console.message(_NOWHERE)
+        return EXIT_FAILED
+    except Exception:
+        if not interruption.came:
+            raise
+        console.message("interrupted")  # amid code that made another error of it
+        return interruption.exit_code
+    finally:
+        _let_go(console)
 
 
-def _discard_output() -> None:
+def _let_go(console: Console) -> None:
     """Let nothing fail again when the interpreter ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        console.flush()
+    except (PaliGemmaError, BrokenPipeError):
+        streams.discard(console.out)
 
 
-def _tell_output(error: OSError) -> int:
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    todo = "free some space" if full else "check where it leads"
-    message = f"cannot write standard output: {error.strerror}; {todo}"
-    print(f"paligemma-edge: {message}", file=sys.stderr)
-    return EXIT_NO_SPACE if full else EXIT_FAILED
+def _is_somewhere() -> bool:
+    """Whether the working directory is there: a name that is relative to it needs it."""
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
 
 
 def _write_any_text() -> None:
@@ -102,19 +108,6 @@ def _write_any_text() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-@contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C; Python lets the main thread alone say so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _dispatch(arguments: Sequence[str]) -> int:
@@ -151,7 +144,7 @@ def _done(name: str, work: Callable[[], int]) -> int:
     try:
         code = work()
     except SystemExit:  # of --help
-        sys.stdout.flush()
+        Console.standard().flush()
         raise
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
@@ -161,7 +154,7 @@ def _done(name: str, work: Callable[[], int]) -> int:
             f"`{name}` needs the package {error.name}, which is not installed; "
             f"run: {_BEFORE.get(error.name or '', '')}pip install 'paligemma-edge[{extra}]'"
         ) from None
-    sys.stdout.flush()  # here, where a reader that has gone is not an accident
+    Console.standard().flush()  # here, where a reader that has gone is not an accident
     return code
 
 
@@ -169,10 +162,6 @@ def _exit_code(error: PaliGemmaError) -> int:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return EXIT_NO_SPACE
     return EXIT_USAGE if isinstance(error, OptionError | PromptError) else EXIT_FAILED
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _text(error: PaliGemmaError) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from paligemma_edge.runtime.cli.exit_codes import EXIT_USAGE
+from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.suggestion import suggestion
 
 _GIVEN = "options that were given"
@@ -66,7 +67,7 @@ class CommandParser(argparse.ArgumentParser):
         """Print the usage and what is wrong, and exit with 2."""
         usage = "" if self.usage == argparse.SUPPRESS else self.format_usage()
         see = f"\nsee: {self.prog} --help" if usage else ""
-        self.exit(EXIT_USAGE, f"{usage}paligemma-edge: {message}{see}\n")
+        self.exit(EXIT_USAGE, f"{usage}paligemma-edge: {short_line(message)}{see}\n")
 
     def refuse(self, arguments: Sequence[str]) -> NoReturn:
         """Say which of the arguments that were left over is unknown, and exit with 2."""

@@ -9,7 +9,7 @@ from paligemma_edge.runtime.cli.device_options import add_bundle
 from paligemma_edge.runtime.cli.progress import shown_progress
 from paligemma_edge.runtime.cli.verbosity import is_verbose
 from paligemma_edge.runtime.errors import MissingExtraError
-from paligemma_edge.runtime.printable import short_line
+from paligemma_edge.runtime.system.console import Console
 
 _EPILOG = """\
 examples:
@@ -44,13 +44,14 @@ def _prepack(options: argparse.Namespace) -> int:
     from paligemma_edge.runtime.diagnostics.prepack import prepack as prepack_variant
     from paligemma_edge.runtime.diagnostics.prepack import remove_prepacked
 
+    console = Console.standard()
     if options.remove:
         removed = remove_prepacked(options.bundle, options.variant)
-        print(f"removed what was prepacked: {', '.join(removed) or 'nothing was'}")
+        console.summary(f"removed what was prepacked: {', '.join(removed) or 'nothing was'}")
         return 0
     with shown_progress() as progress:
         name = prepack_variant(options.bundle, options.variant, progress=progress)
-    print(f"prepacked {name} for this device; elsewhere the bundle works as before")
+    console.summary(f"prepacked {name} for this device; elsewhere the bundle works as before")
     return 0
 
 
@@ -61,6 +62,6 @@ def describe_prepacked(bundle: Bundle) -> list[str]:
     try:
         from paligemma_edge.runtime.loading import prepacked
 
-        return [short_line(line) for line in prepacked.describe(bundle, whole=is_verbose())]
+        return prepacked.describe(bundle, whole=is_verbose())
     except MissingExtraError:
         return [f"{name}, not used: no ONNX Runtime is here" for name in bundle.manifest.prepacked]

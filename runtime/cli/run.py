@@ -147,8 +147,8 @@ def _run(arguments: argparse.Namespace) -> int:
         | {"choices": _split(arguments.choices), "load": load_options(arguments)}
     )
     # Only now: it imports ONNX Runtime, and a wrong option is reported without it.
-    from paligemma_edge.runtime.run.console import Console
     from paligemma_edge.runtime.run.job import run_images
+    from paligemma_edge.runtime.system.console import Console
 
     return run_images(options, console=Console.standard(quiet=is_quiet()), stdin=_stdin())
 

@@ -1,10 +1,14 @@
-"""Text in columns."""
+"""Text in columns, and tables of rich as text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from paligemma_edge.runtime.printable import short_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def aligned(rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> Iterator[str]:
@@ -20,3 +24,13 @@ def aligned(rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> Itera
             for place, (text, width) in enumerate(zip(row, widths, strict=True))
         )
         yield "  ".join(cells).rstrip()
+
+
+def rendered(table: Table) -> str:
+    """A table of rich, which the extra `export` brings, as it looks on this terminal."""
+    from rich.console import Console as Terminal
+
+    terminal = Terminal()
+    with terminal.capture() as captured:
+        terminal.print(table)
+    return captured.get()

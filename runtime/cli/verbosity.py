@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import sys
 from collections.abc import Iterator
 
-from paligemma_edge.runtime.printable import printable
+from paligemma_edge.runtime.system.console import Console
 
 _LOGGER = logging.getLogger("paligemma_edge")
 
@@ -51,8 +50,13 @@ def logging_to_stderr(level: int) -> Iterator[None]:
 class _Handler(logging.Handler):
     """Writes to what is standard error by then: bars of progress stand in for it."""
 
+    _traceback = logging.Formatter()
+
     def emit(self, record: logging.LogRecord) -> None:
-        print(f"paligemma-edge: {printable(self.format(record))}", file=sys.stderr, flush=True)
+        console = Console.standard()
+        console.message(record.getMessage())
+        if record.exc_info:
+            console.details(self._traceback.formatException(record.exc_info))
 
 
 def is_quiet() -> bool:

@@ -15,6 +15,7 @@ import sys
 
 from paligemma_edge.runtime.bundle.fidelity import MemoryUse
 from paligemma_edge.runtime.system.linux import process_memory
+from paligemma_edge.runtime.system.streams import open_streams
 
 _SHORT = 8  # tokens of an answer: enough for every graph to have run
 
@@ -57,6 +58,7 @@ def resident() -> MemoryUse | None:
 
 def main() -> None:
     """Answer, then print as JSON what it took."""
+    open_streams()
     from paligemma_edge.runtime.model import PaliGemma
 
     bundle, variant, image, prompt, tokens = sys.argv[1:]

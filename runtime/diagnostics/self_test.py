@@ -51,15 +51,15 @@ class SelfTest:
         """Whether nothing that can be compared differs."""
         return self.answer is None or self.answer.agrees
 
-    def summary(self) -> str:
+    def summary(self) -> list[str]:
         """The result in a few lines, for people."""
         digests = f"the digests of {self.files} files ({size_text(self.file_bytes)}) match"
         answer = self.answer
         if answer is None:
-            return (
+            return [
                 f"passed: {digests}, and {self.variant} can be opened here; there is no golden "
                 "answer to compare (`paligemma-edge verify` makes one, where the checkpoint is)"
-            )
+            ]
         lines = [
             f"{'passed' if self.passed else 'FAILED'}: {digests}; {self.variant} agrees with the "
             f"original on {answer.agreement:.0%} of {len(answer.golden.token_ids)} tokens, "
@@ -67,7 +67,7 @@ class SelfTest:
         ]
         if answer.token_ids != answer.golden.token_ids:
             lines += [f"  original: {answer.golden.text!r}", f"  here:     {answer.text!r}"]
-        return "\n".join(lines)
+        return lines
 
 
 def self_test(

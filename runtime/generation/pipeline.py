@@ -5,7 +5,7 @@ Knows prompts, limits and slots. Knows nothing of files, and of boxes only which
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -28,7 +28,11 @@ from paligemma_edge.runtime.grammar.choices import Choices
 from paligemma_edge.runtime.images.batch import ImageBatch, ImageReader
 from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.manifest import Manifest
-from paligemma_edge.runtime.results.generation import Generation, decode_with_offsets
+from paligemma_edge.runtime.results.generation import (
+    FinishReason,
+    Generation,
+    decode_with_offsets,
+)
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder, TextStream
 from paligemma_edge.runtime.timing import Stopwatch
 
@@ -85,14 +89,21 @@ class Pipeline:
         )
         return generation
 
-    def stream(self, request: Request, features: ImageFeatureCache | None = None) -> Iterator[str]:
-        """The text of one answer, piece by piece; a character is never cut in two."""
-        text = TextStream(self.encoder)
+    def stream(
+        self, request: Request, features: ImageFeatureCache | None = None
+    ) -> Generator[str, None, FinishReason | None]:
+        """The text of one answer, piece by piece, and at last why it ended.
+
+        A character is never cut in two.
+        """
+        text, reason = TextStream(self.encoder), None
         for generated in self._generate([request], 1, request.capacity, features):
+            reason = generated.finish_reason
             if piece := text.push(generated.token):
                 yield piece
         if piece := text.finish():
             yield piece
+        return reason
 
     def score(self, request: Request, image_features: Tensor, choices: Choices) -> dict[str, float]:
         """Log-probability of each choice, its end included; a prefix they share is read once."""

@@ -35,11 +35,6 @@ class ObjectOptions:
 def _check_classes(classes: Sequence[str]) -> None:
     listed = isinstance(classes, Sequence) and not isinstance(classes, str | bytes)
     if not listed or not classes or not all(isinstance(name, str) for name in classes):
-        raise OptionError(f"classes is {_short(classes)}, wanted a list such as ['cat', 'dog']")
+        raise OptionError(f"classes is {classes!r}, wanted a list such as ['cat', 'dog']")
     if len(set(classes)) < len(classes):
-        raise OptionError(f"classes is {_short(classes)}, wanted each name once")
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+        raise OptionError(f"classes is {classes!r}, wanted each name once")

@@ -22,6 +22,7 @@ from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.decoding_work import excessive_work
 from paligemma_edge.runtime.images.formats import WANTED, ImageFormat, describe, format_of
 from paligemma_edge.runtime.images.quiet_tiff import quiet_tiff
+from paligemma_edge.runtime.printable import short_line
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | NDArray[np.uint8] | Image.Image
 
@@ -29,6 +30,7 @@ MAX_PIXELS = 1 << 28  # 16,384 x 16,384; phones reach 200 million
 MAX_SIDE = 65_535  # JPEG's own; the filter of a longer side alone would take gigabytes
 MAX_FILE_BYTES = 512 << 20
 
+_SHOWN = 100  # characters of a name
 _WANTED_ARRAY = "wanted uint8 [height, width, 3] with values from 0 to 255"
 _DAMAGED = "damaged or cut short"
 _ALPHA_MODES = ("LA", "PA", "RGBA", "RGBa")
@@ -85,11 +87,9 @@ def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
 
 
 def image_label(source: object) -> str:
-    """The name of an image in messages, in one line of at most 100 characters."""
+    """The name of an image in messages, in one short line."""
     if isinstance(source, str | os.PathLike):
-        name = os.fsdecode(source)
-        name = name if name.isprintable() and name else repr(name)
-        return name if len(name) <= 100 else f"{name[:48]}...{name[-48:]}"
+        return short_line(os.fsdecode(source), _SHOWN) or "''"
     if _is_file(source):
         named: object = getattr(source, "name", None)
         return image_label(named) if isinstance(named, str) else "the given file"

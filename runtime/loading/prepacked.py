@@ -49,11 +49,11 @@ def describe(bundle: Bundle, *, whole: bool = False) -> list[str]:
         use = "this device" if prepacked.device == here else "not this device, so it is not used"
         if variant in bundle.manifest.lora_graphs:
             use = "not used, since the variant has adapters"
-        device = prepacked.device if whole else _short(prepacked.device)
+        device = prepacked.device if whole else _processor_and_version(prepacked.device)
         lines.append(f"{variant}, {size:.2f} GB, for {device} ({use})")
     return lines
 
 
-def _short(device: str) -> str:
+def _processor_and_version(device: str) -> str:
     processor, _, runtime = device.partition("; ")
     return f"{processor.partition(' with ')[0]}; {runtime.partition(' (')[0]}"

@@ -12,7 +12,7 @@ from paligemma_edge.runtime.loading.options import cache_plan_for, requested_pla
 from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.run.options import RunOptions
 
-_RECORDS = 3  # raised where the fields of records change, so that no file mixes two forms
+_RECORDS = 4  # raised where the fields of records change, so that no file mixes two forms
 _SAMPLING = tuple(TopSampling.__dataclass_fields__)
 _MORE = ("max_new_tokens", "regex", "unconstrained", "labels", "min_confidence", "every")
 

@@ -12,16 +12,17 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TextIO
 
 from paligemma_edge.runtime.engine.cache_plan import DEFAULT_MAX_BATCH_SIZE
-from paligemma_edge.runtime.errors import ImageError
+from paligemma_edge.runtime.errors import ImageError, OutputError
 from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.results.build import WITHOUT_MASKS
 from paligemma_edge.runtime.run.answer import Answers, among_choices, in_slots
 from paligemma_edge.runtime.run.class_ids import ClassIds
-from paligemma_edge.runtime.run.console import Console
+from paligemma_edge.runtime.run.decode_errors import as_image_errors
 from paligemma_edge.runtime.run.hints import left_out_hint, prompt_hints, task_hint
 from paligemma_edge.runtime.run.identity import run_identity
 from paligemma_edge.runtime.run.journal import Journal, Key
@@ -34,8 +35,12 @@ from paligemma_edge.runtime.run.report import Report, Style
 from paligemma_edge.runtime.run.single import check_single, run_single
 from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
 from paligemma_edge.runtime.run.writers import check_out, finish
+from paligemma_edge.runtime.system.atomic_file import descriptor_of, is_stream
+from paligemma_edge.runtime.system.console import Console
+from paligemma_edge.runtime.system.streams import is_missing
 
 _READ_AHEAD = 2  # images for each slot
+_STDOUT = 1  # the descriptor of standard output
 
 
 def run_images(
@@ -58,9 +63,9 @@ def run_images(
         PaliGemmaError: a subclass whose message is one line: what cannot be read, done or written.
     """
     console = console or Console.standard()
-    target = None
-    if options.out is not None:
-        target = check_out(Path(options.out), overwrite=options.overwrite)
+    out = None if options.out is None else Path(options.out)
+    if out is not None:
+        check_out(out, overwrite=options.overwrite)
     sources = _sources(options, stdin or sys.stdin)
     hints = prompt_hints(options.prompts), task_hint(options.prompts)
     for hint in (*itertools.chain(*hints), *left_out_hint(sources.left_out)):
@@ -69,13 +74,10 @@ def run_images(
         check_single(options, sources)
         return run_single(open_model(options), options, sources, console)
     with contextlib.ExitStack() as stack:
-        journal = None
-        if options.out is not None:
-            journal = Journal.open(Path(options.out), run_identity(options))
-            stack.enter_context(journal)
+        journal = None if out is None else stack.enter_context(_journal(out, options, console))
         overlays = _overlays(options, sources, journal)
-        job = _Job(options, sources, console, journal, target, overlays)
-        with _journal_in_interrupt(journal):
+        job = _Job(options, sources, console, journal, out, overlays)
+        with _journal_in_interrupt(None if out is None or is_stream(out) else journal):
             return job.run()
 
 
@@ -92,7 +94,7 @@ class _Job:
     sources: Sources
     console: Console
     journal: Journal | None
-    target: Path | None  # the file that the journal becomes
+    out: Path | None  # what the journal becomes
     overlays: Overlays | None
     keys: list[Key] = field(default_factory=list)  # of the journal's records, in order
 
@@ -103,8 +105,8 @@ class _Job:
             self.keys.extend(_keys(self.sources.known, self.options))
         else:
             failures = self._answer(open_model(self.options))
-        if self.journal is not None and self.target is not None:
-            failures = self._finish(self.journal, self.target)
+        if self.journal is not None and self.out is not None:
+            failures = self._finish(self.journal, self.out)
         return 1 if failures else 0
 
     def _answer(self, model: LoadedModel) -> int:
@@ -128,7 +130,7 @@ class _Job:
             )
         return report.failures
 
-    def _finish(self, journal: Journal, target: Path) -> int:
+    def _finish(self, journal: Journal, out: Path) -> int:
         """Write the file; how many of its answers failed."""
         order = list(self.keys)
         if self.sources.live:  # frames of an earlier run cannot be read again
@@ -137,10 +139,12 @@ class _Job:
             order = list(dict.fromkeys((*order, *journal.keys)))
         journal.keep_only(order)
         count, failures = journal.answers, journal.failures
-        finish(journal, order, target, self.sources.relative)
+        finish(journal, order, out, self.sources.relative)
         if not self.options.json:
             failed = f", {failures:,} failed" if failures else ""
-            self.console.print(f"{self.options.out}: {_counted(count)}{failed}")
+            # What is written to a stream may be standard output's.
+            tell = self.console.note if is_stream(out) else self.console.summary
+            tell(f"{out}: {_counted(count)}{failed}")
         return failures
 
     @property
@@ -224,7 +228,9 @@ def _answers(model: LoadedModel, options: RunOptions, sources: Sources, slots: i
 
 
 def _read(model: LoadedModel, source: Source) -> ImageBatch:
-    return model.pipeline.read_images([source.load()])
+    """Its pixels; ImageError whatever stops that, since no single file ends a run."""
+    with as_image_errors(source.name):
+        return model.pipeline.read_images([source.load()])
 
 
 def _slots(options: RunOptions, sources: Sources, model: LoadedModel) -> int:
@@ -256,17 +262,25 @@ def _overlays(options: RunOptions, sources: Sources, journal: Journal | None) ->
     )
 
 
+def _style(options: RunOptions, console: Console, journal: Journal | None) -> Style:
+    """What is printed of each answer; drawings go on where answers cannot be printed."""
+    if options.draw is not None:
+        drawn_there = descriptor_of(Path(options.draw)) == _STDOUT
+        if drawn_there or is_missing(console.out):
+            return "none"
+    return "json" if options.json else "text" if journal is None else "none"
+
+
 def _report(
     options: RunOptions, sources: Sources, console: Console, journal: Journal | None
 ) -> Report:
-    style: Style = "json" if options.json else "text" if journal is None else "none"
     many = sources.count != 1
     progress = None
     if many and not console.quiet and (journal is not None or console.err.isatty()):
         resumed = 0 if journal is None else _count_done(options, sources, journal)
         progress = RunProgress(console.err, sources.count, resumed=resumed)
     return Report(
-        style,
+        _style(options, console, journal),
         names=many,
         prompts=bool(options.also) or (many and options.questions is not None),
         progress=progress,
@@ -292,6 +306,32 @@ def _count_done(options: RunOptions, sources: Sources, journal: Journal) -> int:
     if sources.count is None:
         return journal.answers // len(options.prompts)
     return sum(all(key in journal for key in _keys([one], options)) for one in sources.known)
+
+
+@contextlib.contextmanager
+def _journal(out: Path, options: RunOptions, console: Console) -> Iterator[Journal]:
+    """The journal of an output; that of a stream, which no run can go on with, is thrown away."""
+    identity = run_identity(options)
+    if not is_stream(out):
+        with Journal.open(out, identity, note=console.message) as journal:
+            yield journal
+        return
+    with _temporary_folder() as folder, Journal.open(folder / "answers", identity) as journal:
+        yield journal
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = TemporaryDirectory(prefix="paligemma-edge-")
+    except OSError as error:
+        raise OutputError(
+            error.errno,
+            f"no folder for temporary files: {error.strerror}; name one that can be written "
+            "in the environment variable TMPDIR",
+        ) from None
+    with folder as name:
+        yield Path(name)
 
 
 @contextlib.contextmanager

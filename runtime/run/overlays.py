@@ -24,14 +24,16 @@ from paligemma_edge.runtime.results.build import DecodeMasks, decoded_masks
 from paligemma_edge.runtime.results.draw import draw
 from paligemma_edge.runtime.results.mask import paste_mask
 from paligemma_edge.runtime.results.result import ObjectResult
+from paligemma_edge.runtime.run.decode_errors import as_image_errors
 from paligemma_edge.runtime.run.journal import Key
 from paligemma_edge.runtime.run.queries import Result
 from paligemma_edge.runtime.run.sources import Source, Sources
 from paligemma_edge.runtime.system.atomic_file import (
-    check_file_target,
-    check_new,
+    check_target,
     drafted,
+    is_stream,
     unwritable,
+    written,
 )
 from paligemma_edge.runtime.text.parse_answer import parse_answer
 
@@ -44,6 +46,7 @@ _WRITTEN: Mapping[str, Mapping[str, Any]] = {
     "BMP": {},
 }
 _SUFFIXES = tuple(one.suffixes[0] for one in FORMATS if one.name in _WRITTEN)
+_OF_STREAMS = "PNG"  # where their name says nothing
 _FRAME = ".jpg"  # for a source whose name has no image suffix
 
 
@@ -82,13 +85,16 @@ class Overlays:
         """
         place = self._places.pop((source.name, prompt))
         try:
-            image = _drawn(load(source.load()), result, decode_masks)
+            with as_image_errors(source.name):
+                image = _drawn(load(source.load()), result, decode_masks)
         except (OptionError, DeviceError) as error:  # such as of another shape than it was
             raise ImageError(f"{image_label(source.name)}: {error}") from None
         data = _encoded(image, place)
         if not self.is_file:
             self._make_folder(place.parent)
-        with drafted(place.resolve() if self.is_file else place, _OPTION) as file:
+        # A link in the folder is replaced: it could lead out of it.
+        output = written if self.is_file else drafted
+        with output(place, _OPTION) as file:
             file.write(data)
         return place
 
@@ -128,18 +134,17 @@ def open_overlays(
 ) -> Overlays:
     """Check, before the model is opened, that overlays can be written after its answers.
 
-    A target with an image's suffix is a file, for one image and prompt; any other is a
-    folder. Either is new, and a folder may be empty, unless `reuse`.
+    A target with an image's suffix is a file, for one image and prompt, and so is a stream, which
+    gets a PNG where it has none; any other is a folder. A file is new, and a folder is new or
+    empty, unless `reuse`.
     """
-    is_file = _is_written(target.name)
+    is_file = _is_written(target.name) or is_stream(target)
     if is_file:
         if sources.count != 1 or len(prompts) > 1:
             raise OptionError(
                 f"{_OPTION} {target} names one image, and more are to be drawn; give a folder"
             )
-        check_file_target(target, _OPTION)
-        if not reuse:
-            check_new(target, _OPTION)
+        check_target(target, _OPTION, overwrite=reuse)
     else:
         _check_folder(target, reuse)
     images = (source.image for source in sources.known)
@@ -208,10 +213,10 @@ def _drawn(image: Image.Image, result: Result, decode_masks: DecodeMasks) -> Ima
 
 
 def _encoded(image: Image.Image, place: Path) -> bytes:
-    kind, file = _format_name(place.name), io.BytesIO()
+    kind, file = _format_name(place.name) or _OF_STREAMS, io.BytesIO()
     try:
         image.save(file, kind, **_WRITTEN[kind])
-    except (OSError, ValueError):  # such as a WebP of more than 16383 pixels a side
+    except Exception:  # of any class, such as of a WebP of more than 16383 pixels a side
         raise ImageError(
             f"cannot write {place}: {image.width} x {image.height} pixels are too large for "
             f"{kind}; draw into a file that ends in .png"

@@ -11,9 +11,9 @@ from typing import Literal, TypeAlias
 
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult
 from paligemma_edge.runtime.run.class_ids import ClassIds
-from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.progress import RunProgress
 from paligemma_edge.runtime.run.queries import Failure, InOrder, QueryResult, Result
+from paligemma_edge.runtime.system.console import Console
 
 CUT = " [cut by --max-new-tokens]"
 NOTHING = "nothing found"
@@ -68,26 +68,27 @@ class Report:
             self._show_notes(result.outcome)
         if self.style == "json":
             # In ASCII, which is JSON on every terminal and for every name of a file.
-            self._print(json.dumps(self.classes.number(result.record)))
+            self._clear()
+            self.console.exact(json.dumps(self.classes.number(result.record)) + "\n")
         elif isinstance(result.outcome, Failure):
             self._clear()
             self.console.message(str(result.outcome))
         elif self.style == "text":
-            self._print(self._text(result, result.outcome))
+            self._clear()
+            self._show_answer(result, result.outcome)
 
-    def _print(self, line: str) -> None:
-        self._clear()
-        self.console.print(line)
-
-    def _text(self, query: QueryResult, answer: Result) -> str:
+    def _show_answer(self, query: QueryResult, answer: Result) -> None:
         """Words in a line; objects in a line each, below the image's name where there is one."""
-        about = [query.source.name] * self.names + [query.prompt] * self.prompts
-        if self.raw or not isinstance(answer, ObjectResult):
-            return ": ".join([*about, answer.text]) + _remark(answer)
-        lines = object_lines(answer)
-        if not about:
-            return "\n".join(lines)
-        return "\n  ".join([f"{': '.join(about)}:", *lines])
+        about = ": ".join([query.source.name] * self.names + [query.prompt] * self.prompts)
+        if not self.raw and isinstance(answer, ObjectResult):
+            lines = object_lines(answer)
+            self.console.answer(
+                *([f"{about}:", *(f"  {one}" for one in lines)] if about else lines)
+            )
+        elif about:
+            self.console.answer(f"{about}: {answer.text}{_remark(answer)}")
+        else:  # there is no other answer that its line breaks could be taken for
+            self.console.write(f"{answer.text}{_remark(answer)}\n")
 
     def _show_notes(self, result: ObjectResult) -> None:
         for note in result.notes:

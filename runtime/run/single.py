@@ -11,11 +11,11 @@ from paligemma_edge.runtime.generation.pipeline import Pipeline
 from paligemma_edge.runtime.generation.request import GenerationOptions, Request
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.results.build import text_result
-from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.options import RunOptions
 from paligemma_edge.runtime.run.queries import made_by
 from paligemma_edge.runtime.run.report import CUT
 from paligemma_edge.runtime.run.sources import Source, Sources
+from paligemma_edge.runtime.system.console import Console
 
 
 def check_single(options: RunOptions, sources: Sources) -> None:
@@ -35,9 +35,7 @@ def run_single(model: LoadedModel, options: RunOptions, sources: Sources, consol
         # Checked before an image is read: a list of missing files may be too long as well.
         request = _request(pipeline, shown, options)
         if options.stream:
-            for piece in pipeline.stream(request):
-                console.write(piece)
-            console.print("")
+            _stream(pipeline, request, console)
         else:
             answer = text_result(pipeline.answer_one(request)).to_dict()
             _print(answered_by | answer, shown, options, console)
@@ -49,6 +47,17 @@ def run_single(model: LoadedModel, options: RunOptions, sources: Sources, consol
             console.message(str(error))
         return 1
     return 0
+
+
+def _stream(pipeline: Pipeline, request: Request, console: Console) -> None:
+    """Print an answer as it comes, and in the end whether it was cut."""
+    pieces = pipeline.stream(request)
+    while True:
+        try:
+            console.write(next(pieces))
+        except StopIteration as end:
+            console.write(f"{CUT if end.value == 'length' else ''}\n")
+            return
 
 
 def _request(pipeline: Pipeline, shown: Sequence[Source], options: RunOptions) -> Request:
@@ -65,8 +74,10 @@ def _print(
 ) -> None:
     names = [source.name for source in shown]
     if options.json:
-        console.print(json.dumps({"image": names, **record}))
-    else:
-        prefix = f"{', '.join(names)}: " if len(names) > 1 else ""
-        cut = CUT if record["finish_reason"] == "length" else ""
-        console.print(f"{prefix}{record['text']}{cut}")
+        console.exact(json.dumps({"image": names, **record}) + "\n")
+        return
+    cut = CUT if record["finish_reason"] == "length" else ""
+    if len(names) > 1:
+        console.answer(f"{', '.join(names)}: {record['text']}{cut}")
+    else:  # there is no other answer that its line breaks could be taken for
+        console.write(f"{record['text']}{cut}\n")

@@ -18,6 +18,7 @@ from typing import TextIO, TypeAlias
 from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.images.formats import IMAGE_SUFFIXES, WANTED
 from paligemma_edge.runtime.images.load import ImageInput
+from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.run import video as frames
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
@@ -204,7 +205,7 @@ def _camera(name: str) -> int | None:
 
 def _listed(stdin: TextIO, every: float | None) -> Iterator[Source]:
     """The files of a list, one a line."""
-    for line in stdin:
+    for line in _lines(stdin):
         name = line.removesuffix("\n").removesuffix("\r")
         if "\0" in name:
             yield _with_nul_bytes(name)
@@ -215,9 +216,21 @@ def _listed(stdin: TextIO, every: float | None) -> Iterator[Source]:
             yield Source(name, name)
 
 
+def _lines(stdin: TextIO) -> Iterator[str]:
+    """Its lines; OptionError where it is closed, or has no text."""
+    try:
+        yield from stdin
+    except (OSError, ValueError) as error:
+        reason = short_line(getattr(error, "strerror", None) or str(error), _SHOWN)
+        raise OptionError(
+            f"standard input cannot be read ({reason}), and - stands for a list of files there; "
+            "name the images, or give the list"
+        ) from None
+
+
 def _with_nul_bytes(line: str) -> Source:
     """The source for a line in which NUL bytes separate names."""
-    name = line.replace("\0", "\\0")[:_SHOWN]
+    name = short_line(line.replace("\0", "\\0"), _SHOWN)
     return Source(
         name,
         ImageError(

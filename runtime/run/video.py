@@ -5,7 +5,6 @@ Knows times and pixels. Knows nothing of names, nor of what is done with an imag
 
 from __future__ import annotations
 
-import contextlib
 import math
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.errors import ImageError, MissingExtraError
 from paligemma_edge.runtime.images.load import image_label
+from paligemma_edge.runtime.run.decode_errors import as_image_errors
 
 if TYPE_CHECKING:
     import av
@@ -27,6 +27,7 @@ Frame: TypeAlias = tuple[float, NDArray[np.uint8]]  # seconds, [height, width, 3
 
 # The file's contents decide its format, and formats that name other files are left out.
 _FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
+_TITLES = "replace"  # texts in any encoding: they are not read
 _WANTED = "wanted a video in MP4, MOV, MKV, WebM or AVI"
 
 
@@ -53,9 +54,9 @@ def video_frames(path: str, every: float) -> Iterator[Frame]:
 
     options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
     with (
-        _as_image_errors(label, _WANTED),
+        as_image_errors(path, _WANTED),
         Path(path).open("rb") as file,
-        av.open(file, "r", options=options) as container,
+        av.open(file, "r", options=options, metadata_errors=_TITLES) as container,
     ):
         yield from spaced(_decoded(container, label), every)
 
@@ -138,7 +139,7 @@ def _camera(number: int) -> Iterator[Frame]:
     device = camera_device(number)
     label = f"camera:{number}"
     wanted = f"wanted a camera that Video4Linux can read at {device}"
-    with _as_image_errors(label, wanted), av.open(str(device), "r", format="v4l2") as container:
+    with as_image_errors(label, wanted), av.open(str(device), "r", format="v4l2") as container:
         yield from _decoded(container, label)
 
 
@@ -158,16 +159,3 @@ def _decoded(container: InputContainer, label: str) -> Iterator[Frame]:
 def _upright(frame: av.VideoFrame) -> NDArray[np.uint8]:
     pixels = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
     return np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / 90)))
-
-
-@contextlib.contextmanager
-def _as_image_errors(label: str, wanted: str) -> Iterator[None]:
-    import av
-
-    try:
-        yield
-    except ImageError:
-        raise
-    except (av.FFmpegError, OSError) as error:
-        reason = error.strerror or type(error).__name__
-        raise ImageError(f"{label}: cannot be read ({reason}), {wanted}") from None

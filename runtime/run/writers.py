@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
@@ -19,7 +18,7 @@ from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.results.formats import coco_annotation
 from paligemma_edge.runtime.run.class_ids import ClassIds
 from paligemma_edge.runtime.run.journal import Journal, Key, Record
-from paligemma_edge.runtime.system.atomic_file import check_file_target, check_new, drafted
+from paligemma_edge.runtime.system.atomic_file import check_target, is_stream, written
 
 # Records that can be read more than once, always in the same order.
 Records: TypeAlias = Callable[[], Iterator[Record]]
@@ -34,32 +33,26 @@ _OF_IMAGE = ("width", "height", "time")  # what COCO's entry of an image has bes
 _OPTION = "--out"
 
 
-def check_out(target: Path, *, overwrite: bool) -> Path:
-    """Check, before the model is opened, that the file can be written after its answers.
+def check_out(target: Path, *, overwrite: bool) -> None:
+    """Check, before the model is opened, that answers can be written there after they came.
 
-    Returns the file that will be written, which is elsewhere where `target` is a link.
     OptionError for a suffix that stands for no format, OutputError for a file that exists
     already or cannot be written.
     """
     _writer(target)
-    check_file_target(target, _OPTION)
-    place = Path(os.path.realpath(target))
-    check_file_target(place, _OPTION)
-    if not overwrite:
-        check_new(target, _OPTION)
-    return place
+    check_target(target, _OPTION, overwrite=overwrite)
 
 
 def finish(
-    journal: Journal, order: Iterable[Key], place: Path, relative: Callable[[str], str] = str
+    journal: Journal, order: Iterable[Key], target: Path, relative: Callable[[str], str] = str
 ) -> None:
     """Write these records of a journal in this order, whole or not at all; then remove it.
 
-    `place` is what `check_out` returned for the journal's target, whose suffix names the format.
-    Labels have the ids of the whole run. COCO has the names of images as `relative` gives them:
-    below the folder of the data set.
+    The suffix of `target` names the format; a stream without one, such as /dev/stdout, gets JSON
+    Lines. Labels have the ids of the whole run. COCO has the names of images as `relative` gives
+    them: below the folder of the data set.
     """
-    keys, write = list(order), _writer(journal.target)
+    keys, write = list(order), _writer(target)
     classes = ClassIds(prompt for _, prompt in keys)
 
     def records() -> Iterator[Record]:
@@ -67,7 +60,7 @@ def finish(
             named = relative(record["image"]) if write is write_coco else record["image"]
             yield {**classes.number(record), "image": named}
 
-    with drafted(place, _OPTION) as file:
+    with written(target, _OPTION) as file:
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
         write(records, text)
         text.detach()
@@ -125,6 +118,8 @@ _WRITERS: Mapping[str, Write] = {".jsonl": write_jsonl, ".csv": write_csv, ".jso
 
 
 def _writer(target: Path) -> Write:
+    if not target.suffix and is_stream(target):
+        return write_jsonl
     if target.suffix.lower() not in _WRITERS:
         raise OptionError(
             f"{_OPTION} {target}: wanted a name that ends in .jsonl (one object a line), "

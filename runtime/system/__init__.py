@@ -1,1 +1,1 @@
-"""The operating system: memory and CPU of this process, locks, flushes, atomic files."""
+"""The operating system: memory, CPU and streams of this process, locks, flushes, atomic files."""

@@ -465,7 +465,7 @@ def test_labels_are_short_and_one_line() -> None:
     assert image_label("a/cat.png") == "a/cat.png"
     assert image_label(Path("a/cat.png")) == "a/cat.png"
     assert image_label(b"123") == "the given bytes"
-    assert image_label("two\nlines\x1b[31m") == r"'two\nlines\x1b[31m'"
+    assert image_label("two\nlines\x1b[31m") == r"two\nlines\x1b[31m"
     assert image_label("") == "''"
     assert len(image_label("x" * 10**6)) < 101
 

@@ -12,10 +12,10 @@ import pytest
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.errors import OptionError, OutputError
-from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.job import run_images
 from paligemma_edge.runtime.run.journal import Journal, journal_of
 from paligemma_edge.runtime.run.options import RunOptions
+from paligemma_edge.runtime.system.console import Console
 
 
 class Captured:
@@ -73,9 +73,15 @@ def test_a_streamed_answer_is_that_of_the_model(
     captured: Captured, folder: Path, shapes_model: PaliGemma
 ) -> None:
     answer = shapes_model.generate(folder / "a.png", "caption en", max_new_tokens=4).text
-    assert captured.run(folder / "a.png", stream=True) == (0, f"{answer}\n", "")
+    cut = f"{answer} [cut by --max-new-tokens]\n"
+    assert captured.run(folder / "a.png", stream=True) == (0, cut, "")
     listed = captured.run("-", stdin=f"{folder}/a.png\n", stream=True, together=True)
-    assert listed == (0, f"{answer}\n", "")
+    assert listed == (0, cut, "")
+    assert captured.run(folder / "a.png", together=True) == (0, cut, "")
+    whole = shapes_model.generate(folder / "a.png", "caption en")
+    assert whole.finish_reason == "stop"
+    streamed = captured.run(folder / "a.png", stream=True, max_new_tokens=None)
+    assert streamed == (0, f"{whole.text}\n", "")
 
 
 def test_images_together_have_one_answer(

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -98,17 +99,131 @@ def test_a_first_line_that_was_cut_short_begins_anew(target: Path, cut: int) -> 
     assert journal_of(target).read_bytes().startswith(first)
 
 
-@pytest.mark.parametrize("damage", [b"\0" * 30, b"[]", b'{"image":1,"prompt":"x"}', b"\xff{"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"\0" * 30,
+        b"[]",
+        b'{"image":1,"prompt":"x"}',
+        b'{"image":"b","prompt":"caption en","text":1,"objects":5}',  # of wrong types
+        b"\xff{",
+        b"[" * 100_000,
+        b'{"image":"a"' + b"x" * 3_000_000,
+        b"",
+    ],
+)
 def test_a_damaged_line_costs_no_other(target: Path, damage: bytes) -> None:
     with Journal.open(target, RUN) as journal:
         journal.append(record("a"))
         journal.append(record("b"))
     first, a, b = journal_of(target).read_bytes().splitlines(keepends=True)
-    damaged = first + a + damage + b"\n" + b
-    journal_of(target).write_bytes(damaged + damage)
+    damaged = first + a + damage + b"\n" + b + damage
+    journal_of(target).write_bytes(damaged)
+    told: list[str] = []
+    for _ in range(2):  # and it is told once
+        with Journal.open(target, RUN, note=told.append) as journal:
+            assert texts(journal, *"ab") == ["about a", "about b"]
+        assert journal_of(target).read_bytes() == first + a + b
+    (line,) = told
+    assert line.startswith(f"{journal_of(target)} was damaged in 1 of its lines; ")
+    assert line.endswith("kept as out.jsonl.partial.damaged")
+    assert target.with_name("out.jsonl.partial.damaged").read_bytes() == damaged
+
+
+def test_any_byte_that_changed_costs_the_record_that_it_is_in(target: Path) -> None:
     with Journal.open(target, RUN) as journal:
-        assert texts(journal, *"ab") == ["about a", "about b"]
+        journal.append(record("a"))
+        journal.append(record("b"))
+    whole = journal_of(target).read_bytes()
+    first, a, _ = whole.splitlines(keepends=True)
+    for place in range(len(first), len(first + a) - 1, 7):
+        changed = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        journal_of(target).write_bytes(changed)
+        with Journal.open(target, RUN) as journal:
+            assert texts(journal, *"ab") == ["about b"]
+            journal.append(record("a"))
+
+
+def test_records_of_another_run_are_not_taken_for_this_one_s(target: Path) -> None:
+    other = {**RUN, "max_new_tokens": 4}
+    with Journal.open(target, other) as journal:
+        journal.append(record("b", text="of the other"))
+    mixed = journal_of(target).read_bytes()
+    journal_of(target).unlink()
+    with Journal.open(target, RUN) as journal:
+        journal.append(record("a"))
+    mixed = journal_of(target).read_bytes() + mixed
+    journal_of(target).write_bytes(mixed)
+    told: list[str] = []
+    with Journal.open(target, RUN, note=told.append) as journal:
+        assert texts(journal, *"ab") == ["about a"]
+    assert "damaged in 2 of its lines" in told[0]
+    assert target.with_name("out.jsonl.partial.damaged").read_bytes() == mixed
+
+
+@pytest.mark.parametrize("first", [b"\0" * 4096 + b"\n", b'{"paligemma_edge_run": 3}\n', b"\xff\n"])
+def test_without_its_first_line_a_journal_is_known_by_its_records(
+    target: Path, first: bytes
+) -> None:
+    with Journal.open(target, RUN) as journal:
+        journal.append(record("a"))
+    whole = journal_of(target).read_bytes()
+    damaged = first + whole.split(b"\n", 1)[1]
+    journal_of(target).write_bytes(damaged)
+    told: list[str] = []
+    with Journal.open(target, RUN, note=told.append) as journal:
+        assert texts(journal, "a") == ["about a"]
+    assert len(told) == 1
+    assert journal_of(target).read_bytes() == whole
+
+
+@pytest.mark.parametrize("left", [b"\0" * 99_999, b'{"paligemma_edge_run": 3}\n', b"\0\n\0\n"])
+def test_a_journal_of_which_nothing_is_left_begins_anew_and_is_kept(
+    target: Path, left: bytes
+) -> None:
+    for count in ("", "1", "2"):
+        journal_of(target).write_bytes(left)
+        told: list[str] = []
+        with Journal.open(target, RUN, note=told.append) as journal:
+            assert len(journal) == 0
+        assert len(told) == 1
+        assert not journal_of(target).exists()
+        assert target.with_name(f"out.jsonl.partial.damaged{count}").read_bytes() == left
+
+
+def test_a_damaged_journal_stays_where_there_is_no_room_to_mend_it(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Journal.open(target, RUN) as journal:
+        journal.append(record("a"))
+    damaged = journal_of(target).read_bytes() + b"?\n"
+    journal_of(target).write_bytes(damaged)
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="free some space"):
+        patch.setattr(os, "pwrite", no_room)
+        Journal.open(target, RUN)
     assert journal_of(target).read_bytes() == damaged
+    assert list(tmp_path.iterdir()) == [journal_of(target)]
+
+
+def no_room(*_: object) -> int:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_leaves_no_empty_journal(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(OutputError, match="free some space"):
+        patch.setattr(os, "pwrite", no_room)
+        Journal.open(target, RUN)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_file_is_no_journal(target: Path, make: Callable[[Path], None]) -> None:
+    make(journal_of(target))
+    with pytest.raises(OutputError, match=r"not the journal of a run|cannot write"):
+        Journal.open(target, RUN)
+    assert os.path.lexists(journal_of(target))
 
 
 def test_another_run_is_refused_by_what_differs(target: Path) -> None:
@@ -133,7 +248,7 @@ def test_long_values_are_shortened_where_they_are_reported(target: Path) -> None
     assert len(str(caught.value)) < 300 + len(str(target)) * 2
 
 
-@pytest.mark.parametrize("text", ["mine\n", "no line", '{"a": 1}\n', '{"paligemma_edge_run": 3}\n'])
+@pytest.mark.parametrize("text", ["mine\n", "no line", '{"a": 1}\n', "\xff\n", "[" * 99_999 + "\n"])
 def test_a_file_of_somebody_else_is_left_alone(target: Path, text: str) -> None:
     journal_of(target).write_text(text)
     with pytest.raises(OutputError, match="is not the journal of a run"):
@@ -236,5 +351,5 @@ def test_a_record_is_one_line_of_ascii(target: Path) -> None:
     with Journal.open(target, RUN) as journal:
         journal.append(record("é\n.png"))
         lines = journal_of(target).read_bytes().decode("ascii").splitlines()
-    assert json.loads(lines[1]) == record("é\n.png")
+    assert json.loads(lines[1]) == record("é\n.png", sum=lines[1][-10:-2])
     assert len(lines) == 2

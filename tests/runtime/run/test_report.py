@@ -9,11 +9,11 @@ import pytest
 from paligemma_edge.runtime.errors import ImageError, PromptError
 from paligemma_edge.runtime.results.generation import FinishReason
 from paligemma_edge.runtime.results.result import ChoiceResult, ObjectResult, TextResult
-from paligemma_edge.runtime.run.console import Console
 from paligemma_edge.runtime.run.progress import RunProgress
 from paligemma_edge.runtime.run.queries import Failure, QueryResult, Result
 from paligemma_edge.runtime.run.report import Report
 from paligemma_edge.runtime.run.sources import Source
+from paligemma_edge.runtime.system.console import Console
 from tests.helpers.detections import detection, result
 
 NOTE = "there is no mask decoder"

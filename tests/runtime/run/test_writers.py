@@ -179,11 +179,12 @@ def test_pycocotools_reads_it(records: Sequence[dict[str, Any]], tmp_path: Path)
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".json", ".JSON"])
 def test_the_file_takes_its_name_whole_and_the_journal_goes(tmp_path: Path, suffix: str) -> None:
     target = tmp_path / f"out{suffix}"
-    place, records = check_out(target, overwrite=False), (*ALL, {**CAPTION, "image": "\udce9.png"})
+    check_out(target, overwrite=False)
+    records = (*ALL, {**CAPTION, "image": "\udce9.png"})
     with Journal.open(target, {"run": 1}) as journal:
         for record in reversed(records):
             journal.append(record)
-        finish(journal, keys(records), place)
+        finish(journal, keys(records), target)
     assert list(tmp_path.iterdir()) == [target]
     text = target.read_text("utf-8")
     names = ["a.jpg", "b.jpg", "c.jpg", "udce9"]
@@ -220,7 +221,8 @@ def test_a_link_leads_to_the_file_that_is_written(tmp_path: Path) -> None:
     target.symlink_to(tmp_path / "data" / "real.jsonl")
     with Journal.open(target, {"run": 1}) as journal:
         journal.append(CAPTION)
-        finish(journal, keys([CAPTION]), check_out(target, overwrite=False))
+        check_out(target, overwrite=False)
+        finish(journal, keys([CAPTION]), target)
     assert target.is_symlink()
     assert json.loads((tmp_path / "data" / "real.jsonl").read_text()) == CAPTION
 
