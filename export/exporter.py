@@ -38,6 +38,7 @@ from paligemma_edge.runtime.manifest import (
 )
 from paligemma_edge.runtime.progress import Progress, no_progress
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
+from paligemma_edge.runtime.validation import check_flag, plain
 
 TOKENIZER_FILE = "tokenizer.model"
 _WEIGHT_DTYPES: Mapping[ir.DataType, Literal["float32", "bfloat16", "float16"]] = {
@@ -105,6 +106,8 @@ def export(
         >>> list(manifest.variants)
         ['cpu-fp32']
     """
+    mask_decoder, note = plain(mask_decoder), plain(note)
+    overwrite, default = check_flag("overwrite", overwrite), check_flag("default", default)
     _require_note(note)
     require_distinct(LOSSLESS_VARIANT if recipe is None else recipe.name for recipe in variants)
     if default and len(variants) != 1:

@@ -37,6 +37,7 @@ from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.errors import BundleError, NonFiniteLogitsError, OptionError
 from paligemma_edge.runtime.manifest import Manifest, Variant
 from paligemma_edge.runtime.progress import Progress, no_progress
+from paligemma_edge.runtime.validation import check_count, check_flag, is_number, plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,16 @@ class QuantizeOptions:
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     overwrite: bool = False
     default: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("calibrate", "report", "overwrite", "default"):
+            object.__setattr__(self, name, check_flag(name, getattr(self, name)))
+        share = plain(self.min_agreement)
+        if share is not None and not (is_number(share) and 0 < share <= 1):
+            raise OptionError(f"min_agreement is {share!r}, wanted more than 0 and at most 1")
+        object.__setattr__(self, "min_agreement", share)
+        count = check_count("max_new_tokens", self.max_new_tokens)
+        object.__setattr__(self, "max_new_tokens", count)
 
 
 def quantize(
@@ -264,9 +275,6 @@ def _check_options(options: QuantizeOptions, recipe_count: int) -> None:
             f"{recipe_count} recipes are given and one variant alone can be the default; "
             "name one recipe with it"
         )
-    agreement = options.min_agreement
-    if agreement is not None and not 0 < agreement <= 1:
-        raise OptionError(f"min_agreement is {agreement}, wanted more than 0 and at most 1")
     if not options.questions:
         raise OptionError("there is no question to calibrate with, wanted at least one")
 

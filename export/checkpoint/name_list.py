@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from paligemma_edge.runtime.printable import short_line
+
 _MOST = 10
 _LONGEST = 120
 
@@ -12,12 +14,7 @@ _LONGEST = 120
 def join_names(names: Sequence[str]) -> str:
     """Join the first ten names, then count the rest."""
     more = len(names) - _MOST
-    return ", ".join(map(_printable, names[:_MOST])) + (f" and {more} more" if more > 0 else "")
-
-
-def _printable(name: str) -> str:
-    name = name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..."
-    return name if name.isprintable() else ascii(name)
+    return ", ".join(short_line(name, _LONGEST) for name in names[:_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
 def join_tensor_names(names: Iterable[str]) -> str:

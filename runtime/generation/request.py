@@ -36,7 +36,8 @@ class GenerationOptions:
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
-            check_count("max_new_tokens", self.max_new_tokens)
+            count = check_count("max_new_tokens", self.max_new_tokens)
+            object.__setattr__(self, "max_new_tokens", count)
         sampling, grammar = self.sampling, self.grammar
         if sampling is not None and not _has(sampling, "choose"):
             raise OptionError(

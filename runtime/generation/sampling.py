@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from paligemma_edge.runtime.engine.scores import require_number
 from paligemma_edge.runtime.errors import OptionError
+from paligemma_edge.runtime.validation import plain
 
 
 class Sampling(Protocol):
@@ -51,6 +52,8 @@ class TopSampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, plain(getattr(self, name)))
         _require(
             _is(self.temperature, Real) and 0 < self.temperature < math.inf,
             f"temperature is {self.temperature!r}, wanted a number above 0; "

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.grammar.task_grammar import Labels
+from paligemma_edge.runtime.validation import check_flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,7 @@ class ObjectOptions:
     classes: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.constrained, bool):
-            raise OptionError(f"constrained is {self.constrained!r}, wanted True or False")
+        object.__setattr__(self, "constrained", check_flag("constrained", self.constrained))
         if self.labels != "any" and not self.constrained:
             raise OptionError(
                 f"labels is {self.labels!r} and constrained is False, but only a constrained "

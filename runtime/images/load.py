@@ -23,6 +23,7 @@ from paligemma_edge.runtime.images.decoding_work import excessive_work
 from paligemma_edge.runtime.images.formats import WANTED, ImageFormat, describe, format_of
 from paligemma_edge.runtime.images.quiet_tiff import quiet_tiff
 from paligemma_edge.runtime.printable import short_line
+from paligemma_edge.runtime.validation import check_pixels
 
 ImageInput: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | NDArray[np.uint8] | Image.Image
 
@@ -78,7 +79,7 @@ def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
         >>> load_image("street.jpg").size
         (1280, 720)
     """
-    label = image_label(source)
+    label, max_pixels = image_label(source), check_pixels("max_pixels", max_pixels)
     if isinstance(source, Image.Image):
         return _given(source, label, max_pixels)
     if isinstance(source, np.ndarray):

@@ -11,7 +11,7 @@ from paligemma_edge.runtime.images.batch import ImageReader
 from paligemma_edge.runtime.images.load import MAX_PIXELS
 from paligemma_edge.runtime.loading.memory_estimate import MemoryEstimate, estimate_memory
 from paligemma_edge.runtime.manifest import Manifest, Variant
-from paligemma_edge.runtime.validation import check_bytes, check_pixels
+from paligemma_edge.runtime.validation import check_bytes, check_flag, check_pixels
 
 
 class LoadOptions(TypedDict, total=False):
@@ -43,7 +43,7 @@ def cache_plan_for(manifest: Manifest, variant: Variant, options: LoadOptions) -
     CUDA graphs need fixed addresses, so with `cuda_graph` there is always a plan.
     """
     plan = requested_plan(manifest, options)
-    if not options.get("cuda_graph"):
+    if not check_flag("cuda_graph", options.get("cuda_graph", False)):
         return plan
     if variant.device != "cuda":
         raise OptionError(
@@ -71,7 +71,7 @@ def device_for(
     if limit is not None:
         _require(needed, needed.total, limit, "the memory limit", "raise the limit")
         workspace = limit - needed.weights - needed.cache - needed.device
-    cuda_graph = options.get("cuda_graph", False)
+    cuda_graph = check_flag("cuda_graph", options.get("cuda_graph", False))
     device = open_device("cuda", threads, memory_limit=workspace, cuda_graph=cuda_graph)
     if (gpu := device.gpu) is not None:
         free = f"what is free of the {gpu.total_bytes / 1e9:.1f} GB of {gpu.name}"

@@ -19,6 +19,7 @@ from paligemma_edge.runtime.results.detection import Detection
 from paligemma_edge.runtime.results.mask import inside, paste_mask
 from paligemma_edge.runtime.results.rle import Rle
 from paligemma_edge.runtime.text.parse_answer import Box
+from paligemma_edge.runtime.validation import check_count, plain
 
 if TYPE_CHECKING:
     import supervision
@@ -74,17 +75,14 @@ def to_coco(
     x, y, width, height in pixels; `area` is the mask's, the box's where there is none; `score`
     is the confidence, by COCO's name. OptionError for a label that `categories` lacks.
     """
-    if not isinstance(first_id, int) or first_id < 1:
-        raise OptionError(
-            f"first_id is {first_id!r}, wanted 1 or more; COCO's tools take 0 for none"
-        )
+    first_id = check_count("first_id", first_id)  # COCO's tools take 0 for none
     if not isinstance(categories, Mapping):
         raise OptionError(f"categories is {categories!r:.80}, wanted the id of each label")
     annotations = (
         coco_annotation(
             to_dict(detection),
-            image_id=image_id,
-            category_id=_category(detection.label, categories),
+            image_id=plain(image_id),
+            category_id=plain(_category(detection.label, categories)),
         )
         for detection in detections
         if _has_pixels(detection)

@@ -23,6 +23,6 @@ def as_image_errors(name: str, wanted: str = "wanted an image") -> Iterator[None
     except MemoryError:
         raise ImageError(f"{label}: not enough memory to read it; make it smaller") from None
     except Exception as error:  # decoders raise any class, with texts that are not for users
-        told = error.strerror if isinstance(error, OSError) else None
-        reason = short_line(told or type(error).__name__, _SHOWN)
+        told = getattr(error, "strerror", None)  # of the system and of FFmpeg
+        reason = short_line(told if isinstance(told, str) else type(error).__name__, _SHOWN)
         raise ImageError(f"{label}: cannot be read ({reason}), {wanted}") from None

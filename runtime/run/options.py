@@ -18,7 +18,7 @@ from paligemma_edge.runtime.grammar.object_options import ObjectOptions
 from paligemma_edge.runtime.grammar.regex import Regex
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
 from paligemma_edge.runtime.text.tasks import Task
-from paligemma_edge.runtime.validation import check_count, check_share
+from paligemma_edge.runtime.validation import check_count, check_flag, check_share, plain
 
 if TYPE_CHECKING:  # they import ONNX Runtime, and a wrong option is reported without it
     from paligemma_edge.runtime.loading.options import LoadOptions
@@ -43,6 +43,7 @@ _REQUIRED: Sequence[tuple[str, Sequence[str]]] = (
     ("--top-p", ("--temperature",)),
     ("--seed", ("--temperature",)),
 )
+_FLAGS = ("together", "unconstrained", "overwrite", "json", "raw", "stream")
 _OF_OBJECTS = ("--labels", "--unconstrained", "--min-confidence")  # of no use for words
 
 
@@ -119,8 +120,13 @@ class RunOptions:
     load: LoadOptions = field(default_factory=_default_load)
 
     def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        for name in _FLAGS:
+            check_flag(name, getattr(self, name))
         self._check_paths()
         self._check_lists()
+        self._check_texts()
         self._check_asked()
         if self.max_new_tokens is not None:
             check_count("--max-new-tokens", self.max_new_tokens)
@@ -166,6 +172,9 @@ class RunOptions:
             value = getattr(self, name)
             if not isinstance(value, str | os.PathLike) and (value is not None or name == "bundle"):
                 raise OptionError(f"{name} is {value!r}, wanted a path; give a str or a Path")
+        for path in (self.bundle, self.out, self.draw, self.questions, self.images):
+            if path is not None and "\0" in os.fsdecode(path):
+                raise OptionError(f"{os.fsdecode(path)!r} holds a NUL byte, which no path can")
 
     def _check_lists(self) -> None:
         """A single text would be taken for the list of its letters."""
@@ -173,6 +182,12 @@ class RunOptions:
         _check_list("also", self.also, (str,), "caption en")
         if self.choices is not None:
             _check_list("choices", self.choices, (str,), "yes")
+
+    def _check_texts(self) -> None:
+        for name in ("prompt", "adapter", "variant"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise OptionError(f"{name} is {value!r}, wanted a text")
 
     def _check_asked(self) -> None:
         """Either questions, or a prompt and images."""

@@ -20,6 +20,7 @@ from paligemma_edge.runtime.images.formats import IMAGE_SUFFIXES, WANTED
 from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.run import video as frames
+from paligemma_edge.runtime.validation import is_number
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
 STDIN = "-"
@@ -105,7 +106,7 @@ def find_sources(
     its load says so. OptionError for a folder or a glob that has no image and for a camera
     that is not there, MissingExtraError for a video without PyAV.
     """
-    if every is not None and not 0 < every < float("inf"):
+    if every is not None and not (is_number(every) and 0 < every < float("inf")):
         raise OptionError(f"--every is {every}, wanted seconds above 0")
     given = [os.fspath(path) for path in paths]
     left_out: Counter[str] = Counter()

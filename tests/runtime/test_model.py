@@ -242,3 +242,28 @@ def test_an_encoded_image_outlives_its_model(shapes_bundle: Path, images: list[P
         before = encoded.caption(max_new_tokens=3)
         model.close()
         assert encoded.caption(max_new_tokens=3) == before
+
+
+def test_options_of_numpy_answer_as_python_s_own(
+    shapes_bundle: Path, shapes_model: PaliGemma, images: list[Path]
+) -> None:
+    limits: dict[str, Any] = {"threads": np.int64(2), "max_batch_size": np.uint8(2)}
+    limits |= {"max_length": np.int32(300), "max_pixels": np.int64(10**8), "cuda_graph": np.False_}
+    drawn: dict[str, Any] = {"temperature": np.float32(0.5), "top_k": np.int8(4)}
+    drawn |= {"top_p": np.float64(0.9), "seed": np.uint64(3)}
+    few: Any = np.int64(FEW)
+    constrained: Any = np.True_
+    with PaliGemma(np.str_(shapes_bundle), "cpu", np.str_("cpu-fp32"), **limits) as model:
+        found = model.detect(
+            images[0], np.array(["star", "cross"]), constrained=constrained, max_new_tokens=few
+        )
+        said = model.generate(
+            images[0], np.str_("ocr"), sampling=TopSampling(**drawn), max_new_tokens=few
+        )
+    own = TopSampling(temperature=0.5, top_k=4, top_p=0.9, seed=3)
+    assert found.to_json() == shapes_model.detect(
+        images[0], ["star", "cross"], max_new_tokens=FEW
+    ).to_json()
+    assert said.text == shapes_model.generate(
+        images[0], "ocr", sampling=own, max_new_tokens=FEW
+    ).text

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 
 from paligemma_edge.runtime.errors import OptionError
-from paligemma_edge.runtime.validation import check_bytes, check_pixels
+from paligemma_edge.runtime.validation import (
+    check_bytes,
+    check_count,
+    check_flag,
+    check_pixels,
+    check_share,
+    plain,
+)
 
 WRONG = ["6", "GB", "-6GB", "0GB", "0.0001kB", "6 gigabytes", "6GB!", "", "٦GB", 0, 6.5, True, None]
 
@@ -56,3 +66,50 @@ def test_pixels_are_a_number_or_have_a_unit(value: int | str, pixels: int) -> No
 def test_anything_else_is_no_number_of_pixels(value: Any) -> None:  # noqa: ANN401
     with pytest.raises(OptionError, match=r"max_pixels, in pixels such as '50M', is .*whole"):
         check_pixels("max_pixels", value)
+
+
+@pytest.mark.parametrize(
+    ("value", "own"),
+    [
+        (np.int64(64), 64),
+        (np.uint8(3), 3),
+        (np.float32(0.5), 0.5),
+        (np.float64(0.1), 0.1),
+        (np.float16(2), 2.0),
+        (np.bool_(True), True),
+        (np.str_("asked"), "asked"),
+        (Fraction(1, 4), 0.25),
+        (Fraction(10**400), math.inf),
+        (True, True),
+        (None, None),
+    ],
+)
+def test_a_scalar_of_numpy_is_python_s_own(value: object, own: object) -> None:
+    assert plain(value) == own
+    assert type(plain(value)) is type(own)
+    array = np.array([1])
+    assert plain(array) is array
+
+
+@pytest.mark.parametrize("value", [True, False, np.True_, np.False_])
+def test_a_flag_is_true_or_false(value: Any) -> None:  # noqa: ANN401
+    assert check_flag("json", value) is bool(value)
+
+
+@pytest.mark.parametrize("value", [0, 1, "no", None, np.int64(1), np.array([True])])
+def test_nothing_else_is_a_flag(value: Any) -> None:  # noqa: ANN401
+    with pytest.raises(OptionError, match=r"json is .*, wanted True or False"):
+        check_flag("json", value)
+
+
+def test_numbers_of_numpy_count_and_truth_does_not() -> None:
+    assert check_count("steps", np.int64(3)) == 3
+    assert type(check_count("steps", np.int64(3))) is int
+    assert check_share("min_confidence", np.float32(0.5)) == 0.5
+    assert check_bytes("memory_limit", np.int64(9)) == 9
+    for wrong in (True, np.True_, np.float32(3), "3", np.array(3)):
+        with pytest.raises(OptionError, match="steps is"):
+            check_count("steps", wrong)
+    for wrong in (True, np.True_, np.float32("nan"), np.float32(2), "1"):
+        with pytest.raises(OptionError, match="min_confidence is"):
+            check_share("min_confidence", wrong)

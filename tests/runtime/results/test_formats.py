@@ -205,7 +205,7 @@ def test_a_label_that_is_no_category_is_named() -> None:
 
 @pytest.mark.parametrize("number", [0, -1, "a"])
 def test_an_id_that_coco_takes_for_none_is_refused(number: Any) -> None:  # noqa: ANN401
-    with pytest.raises(OptionError, match=f"first_id is {number!r}, wanted 1 or more"):
+    with pytest.raises(OptionError, match=f"first_id is {number!r}, wanted a whole"):
         TWO.to_coco(categories=CATEGORIES, first_id=number)
 
 

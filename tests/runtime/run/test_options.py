@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from paligemma_edge.runtime.errors import OptionError
@@ -81,3 +83,38 @@ def test_lists_of_any_kind_are_accepted() -> None:
     listed = options(paths=("a.jpg", Path("b.jpg")), also=("ocr",), choices=("yes", "no"))
     assert listed.prompts == ["caption en", "ocr"]
     assert options(choices=["yes", "no"]).choices == ["yes", "no"]
+
+
+def test_scalars_of_numpy_are_python_s_own() -> None:
+    own = {"temperature": 0.5, "top_k": 4, "top_p": 0.25, "seed": 1, "max_new_tokens": 8}
+    given: dict[str, Any] = {
+        "temperature": np.float32(0.5),
+        "top_k": np.int64(4),
+        "top_p": np.float16(0.25),
+        "seed": np.uint64(1),
+        "max_new_tokens": np.int8(8),
+    }
+    words = {"bundle": "b", "prompt": "caption en", "paths": ["a.png"], "json": True}
+    of_numpy = {name: np.bool_(value) if value is True else value for name, value in words.items()}
+    of_numpy |= {"prompt": np.str_("caption en"), "stream": np.False_, "raw": np.False_}
+    made = RunOptions(**of_numpy, **given)
+    assert made == RunOptions(**words, **own)  # type: ignore[arg-type]
+    kept = {name: getattr(made, name) for name in (*own, "prompt", "json", "stream")}
+    assert json.loads(json.dumps(kept)) == kept
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"json": "no"}, "json is 'no', wanted True or False"),
+        ({"stream": 1}, "stream is 1, wanted True or False"),
+        ({"max_new_tokens": np.True_}, "--max-new-tokens is True"),
+        ({"temperature": np.True_}, "temperature is True"),
+        ({"prompt": np.int64(3)}, "prompt is 3, wanted a text"),
+        ({"adapter": 3}, "adapter is 3, wanted a text"),
+        ({"out": "a\0.csv"}, "holds a NUL byte"),
+    ],
+)
+def test_a_value_of_another_kind_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        options(**given)
