@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.printable import short_line
@@ -56,7 +56,7 @@ def check_pixels(name: str, value: object) -> int:
 
 def check_share(name: str, value: object) -> float:
     """A number from 0 to 1; OptionError that names the option for anything else."""
-    if not is_number(value) or not 0 <= plain(value) <= 1:
+    if not is_number(value) or not 0 <= value <= 1:
         raise OptionError(f"{name} is {value!r}, wanted a number from 0 to 1")
     return float(plain(value))
 
@@ -69,7 +69,7 @@ def check_flag(name: str, value: object) -> bool:
     return flag
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a real number, of Python or another library; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
@@ -84,7 +84,7 @@ def plain(value: Any) -> Any:  # noqa: ANN401 - any option
         return bool(value)
     if isinstance(value, str):
         return str.__str__(value)
-    if isinstance(value, bool) or not isinstance(value, Real):
+    if not is_number(value):
         return value
     try:
         return int(value) if isinstance(value, Integral) else float(value)

@@ -14,7 +14,8 @@ _LONGEST = 120
 def join_names(names: Sequence[str]) -> str:
     """Join the first ten names, then count the rest."""
     more = len(names) - _MOST
-    return ", ".join(short_line(name, _LONGEST) for name in names[:_MOST]) + (f" and {more} more" if more > 0 else "")
+    listed = ", ".join(short_line(name, _LONGEST) for name in names[:_MOST])
+    return f"{listed} and {more} more" if more > 0 else listed
 
 
 def join_tensor_names(names: Iterable[str]) -> str:

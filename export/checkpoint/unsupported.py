@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from paligemma_edge.export.checkpoint.config_fields import Json, reject, section
 from paligemma_edge.runtime.errors import CheckpointError
+from paligemma_edge.runtime.printable import short_line
 
 _ARCHITECTURE = "PaliGemmaForConditionalGeneration"
 # Tuples: a config may hold what cannot be hashed.
@@ -54,8 +55,7 @@ def _check_model_type(data: Json, text: Json) -> None:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return short_line(repr(value), _SHOWN)
 
 
 def _check_vision(vision: Json) -> None:

@@ -16,6 +16,7 @@ from typing import NoReturn
 from paligemma_edge.export.checkpoint.config import read_json
 from paligemma_edge.export.checkpoint.config_fields import Json
 from paligemma_edge.runtime.errors import CheckpointError
+from paligemma_edge.runtime.printable import short_line
 
 CONFIG_FILE = "adapter_config.json"
 
@@ -147,6 +148,4 @@ def _flag(path: Path, data: Json, name: str) -> bool:
 
 
 def _reject(path: Path, name: str, value: object, wanted: str) -> NoReturn:
-    shown = repr(value)
-    shown = shown if len(shown) <= 100 else f"{shown[:100]}..."
-    raise CheckpointError(f"{path} has {name} {shown}, wanted {wanted}")
+    raise CheckpointError(f"{path} has {name} {short_line(repr(value), 100)}, wanted {wanted}")

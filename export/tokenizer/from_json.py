@@ -87,8 +87,7 @@ def check_equal(
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return short_line(repr(value), _SHOWN)
 
 
 def _load(path: Path) -> tuple[Mapping[str, Any], Tokenizer]:

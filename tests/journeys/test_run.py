@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -22,9 +23,9 @@ from PIL import Image
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.cli import main as cli
-from paligemma_edge.runtime.cli.exit_codes import EXIT_INTERRUPTED
 from paligemma_edge.runtime.cli.run import add_options
 from paligemma_edge.runtime.loading.options import LoadOptions
+from paligemma_edge.runtime.run import job as run_job
 from paligemma_edge.runtime.run import video as frames
 from paligemma_edge.runtime.run.journal import Journal, journal_of
 from paligemma_edge.runtime.run.options import RunOptions
@@ -85,7 +86,7 @@ def read_lines(process: subprocess.Popen[str], count: int) -> list[str]:
 def test_streamed_text_is_the_answer(shapes_bundle: Path, image: Path) -> None:
     options = (shapes_bundle, "caption en", image, "--max-new-tokens", "8")
     whole = json.loads(call("run", *options, "--json").stdout)["text"]
-    assert call("run", *options, "--stream").stdout == whole + "\n"
+    assert call("run", *options, "--stream").stdout == f"{whole} [cut by --max-new-tokens]\n"
 
 
 def test_json_is_one_object_an_image_in_their_order(
@@ -169,7 +170,7 @@ def test_a_run_that_waits_for_a_list_can_be_interrupted(shapes_bundle: Path, fol
         (line,) = read_lines(process, 1)
         assert line.startswith(f"{folder}/a.png: ")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 130
+        assert process.wait(60) == 143
         assert process.stderr is not None
         assert process.stderr.read() == "paligemma-edge: interrupted\n"
 
@@ -511,7 +512,7 @@ def test_an_interrupted_run_keeps_its_answers_and_goes_on(
         read_lines(process, 20)  # now it waits for more
         assert "another run is writing" in refused(*ask)
         process.send_signal(sign)
-        assert process.wait(60) == 130
+        assert process.wait(60) == 128 + sign  # as a shell says it
         assert process.stderr is not None
         assert process.stderr.read().endswith(
             f"paligemma-edge: interrupted; {journal_of(out)} keeps 20 answers, "
@@ -719,7 +720,7 @@ def test_a_run_of_questions_goes_on_where_it_was_killed(
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "append", twice)
-        assert cli.main([*ask, "--max-batch-size", "1"]) == EXIT_INTERRUPTED
+        assert cli.main([*ask, "--max-batch-size", "1"]) == 130
     assert "--max-batch-size" not in journal_of(out).read_text()
     assert cli.main([*ask, "--max-batch-size", "1"]) == 0
     assert [record["prompt"] for record in lines(out)] == prompts
@@ -741,3 +742,121 @@ def test_supervision_finds_the_images_of_a_coco_file(
     assert set(shown) == {"a.png", "more/c.png"}
     assert all(len(found) for found in shown.values())
     assert all(found.mask is not None for found in shown.values())
+
+
+def test_answers_are_written_to_a_stream_as_to_a_file(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    ask = ("run", shapes_bundle, "caption en", folder, *SHORT, "--out")
+    call(*ask, tmp_path / "out.jsonl")
+    call(*ask, tmp_path / "out.csv")
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    with started(*ask, pipe, "--overwrite") as process:
+        assert pipe.read_text() == (tmp_path / "out.csv").read_text()
+        assert process.wait(60) == 1  # of the image that is broken
+    (tmp_path / "link.csv").symlink_to("/dev/stdout")
+    for name, whole in (("/dev/stdout", "out.jsonl"), (tmp_path / "link.csv", "out.csv")):
+        done = call(*ask, name)
+        assert done.stdout.splitlines() == (tmp_path / whole).read_text().splitlines()
+        assert done.stderr.endswith(f"paligemma-edge: {name}: 2 answers, 1 failed\n")
+    assert call(*ask, "/dev/null").stdout == ""
+    left = {"photos", "out.jsonl", "out.csv", "pipe.csv", "link.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_a_drawing_is_written_to_a_stream(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    ask = [sys.executable, "-m", "paligemma_edge", "run", str(shapes_bundle), "detect star"]
+    ask += [str(folder / "a.png"), "-q", "--draw"]
+    done = subprocess.run([*ask, "/dev/stdout"], capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert subprocess.run([*ask, str(tmp_path / "x.png")], check=False).returncode == 0
+    assert done.stdout == (tmp_path / "x.png").read_bytes()
+    drawn = tmp_path / "drawn"
+    drawn.mkdir()
+    os.mkfifo(drawn / "a.png")
+    done = subprocess.run([*ask, str(drawn), "--overwrite"], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"a.png is a pipe, wanted a file, and is kept" in done.stderr
+    assert [path.name for path in drawn.iterdir()] == ["a.png"]
+    assert (drawn / "a.png").is_fifo()
+
+
+def test_a_disk_without_room_for_a_byte_keeps_no_empty_file(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+    ask = ("run", shapes_bundle, "caption en", folder / "a.png", *SHORT, "-q")
+    with started(*ask, "--out", tmp_path / "out.jsonl", preexec_fn=no_room) as process:
+        assert process.wait(60) == 1
+        assert process.stderr is not None
+        assert "cannot write" in process.stderr.read()
+    assert {path.name for path in tmp_path.iterdir()} == {"photos"}
+
+
+def test_no_single_video_ends_a_run_and_no_title_is_in_the_way(
+    shapes_bundle: Path, folder: Path, tmp_path: Path
+) -> None:
+    av = pytest.importorskip("av")
+    clip = tmp_path / "clip.avi"
+    with av.open(str(clip), "w") as container:
+        container.metadata["title"] = "caf@ au lait"
+        stream = container.add_stream("mpeg4", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode())
+    latin = clip.read_bytes().replace(b"caf@", b"caf\xe9")  # not UTF-8
+    assert latin != clip.read_bytes()
+    clip.write_bytes(latin)
+    out = tmp_path / "out.jsonl"
+    done = call(
+        *("run", shapes_bundle, "caption en", clip, folder / "a.png", *SHORT, "-q", "--out", out)
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert images(out) == [f"{clip}@000000.000s", str(folder / "a.png")]
+
+
+def test_a_damaged_journal_is_mended_and_kept(
+    shapes_bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "b.png").unlink()
+    out = tmp_path / "out.jsonl"
+    ask = ["run", str(shapes_bundle), "caption en", str(folder), *SHORT, "--out", str(out)]
+    with monkeypatch.context() as patch:
+        patch.setattr(run_job, "finish", interrupt)
+        assert cli.main(ask) == 130
+    wrong = b'{"image":"x.png","prompt":"caption en","text":3,"objects":[{"xyxy":null}]}\n'
+    damaged = journal_of(out).read_bytes() + b"\xff\0" + b"[" * 99_999 + b"\n" + wrong
+    journal_of(out).write_bytes(damaged)
+    done = call(*ask)
+    assert (done.returncode, done.stdout) == (0, f"{out}: 2 answers\n")
+    assert done.stderr.count("was damaged in 2 of its lines") == 1
+    assert (tmp_path / "out.jsonl.partial.damaged").read_bytes() == damaged
+    assert images(out) == [str(folder / "a.png"), str(folder / "more" / "c.png")]
+
+
+def interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_no_name_forges_a_line(shapes_bundle: Path, folder: Path) -> None:
+    name = "x\npaligemma-edge: passed\r\x1b[2J\u202e\x9b\udce9.png"
+    forged = folder / name
+    shutil.copy(folder / "a.png", forged)
+    shown = os.fsdecode(forged).encode("unicode_escape").decode()
+    for more in ((), ("--together",), ("--also", "ocr")):
+        done = call(
+            "run", shapes_bundle, "caption en", folder / "a.png", forged, *SHORT, "-q", *more
+        )
+        assert done.returncode == 0, done.stderr
+        assert all(line.isprintable() for line in done.stdout.split("\n"))
+        assert shown in done.stdout
+        assert not any(line.startswith("paligemma-edge") for line in done.stdout.splitlines())
+    done = call("run", shapes_bundle, "caption en", f"{forged}{'y' * 100_000}", "-q")
+    (line,) = done.stderr.splitlines()
+    assert line.isprintable()
+    assert len(line) < 700

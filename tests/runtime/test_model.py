@@ -261,9 +261,10 @@ def test_options_of_numpy_answer_as_python_s_own(
             images[0], np.str_("ocr"), sampling=TopSampling(**drawn), max_new_tokens=few
         )
     own = TopSampling(temperature=0.5, top_k=4, top_p=0.9, seed=3)
-    assert found.to_json() == shapes_model.detect(
-        images[0], ["star", "cross"], max_new_tokens=FEW
-    ).to_json()
-    assert said.text == shapes_model.generate(
-        images[0], "ocr", sampling=own, max_new_tokens=FEW
-    ).text
+    assert (
+        found.to_json()
+        == shapes_model.detect(images[0], ["star", "cross"], max_new_tokens=FEW).to_json()
+    )
+    assert (
+        said.text == shapes_model.generate(images[0], "ocr", sampling=own, max_new_tokens=FEW).text
+    )

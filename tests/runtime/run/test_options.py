@@ -86,7 +86,13 @@ def test_lists_of_any_kind_are_accepted() -> None:
 
 
 def test_scalars_of_numpy_are_python_s_own() -> None:
-    own = {"temperature": 0.5, "top_k": 4, "top_p": 0.25, "seed": 1, "max_new_tokens": 8}
+    own: dict[str, Any] = {
+        "temperature": 0.5,
+        "top_k": 4,
+        "top_p": 0.25,
+        "seed": 1,
+        "max_new_tokens": 8,
+    }
     given: dict[str, Any] = {
         "temperature": np.float32(0.5),
         "top_k": np.int64(4),
@@ -94,11 +100,20 @@ def test_scalars_of_numpy_are_python_s_own() -> None:
         "seed": np.uint64(1),
         "max_new_tokens": np.int8(8),
     }
-    words = {"bundle": "b", "prompt": "caption en", "paths": ["a.png"], "json": True}
-    of_numpy = {name: np.bool_(value) if value is True else value for name, value in words.items()}
-    of_numpy |= {"prompt": np.str_("caption en"), "stream": np.False_, "raw": np.False_}
+    words: dict[str, Any] = {
+        "bundle": "b",
+        "prompt": "caption en",
+        "paths": ["a.png"],
+        "json": True,
+    }
+    of_numpy = words | {
+        "json": np.True_,
+        "prompt": np.str_("caption en"),
+        "stream": np.False_,
+        "raw": np.False_,
+    }
     made = RunOptions(**of_numpy, **given)
-    assert made == RunOptions(**words, **own)  # type: ignore[arg-type]
+    assert made == RunOptions(**words, **own)
     kept = {name: getattr(made, name) for name in (*own, "prompt", "json", "stream")}
     assert json.loads(json.dumps(kept)) == kept
 

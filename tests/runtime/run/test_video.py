@@ -123,6 +123,30 @@ def test_what_is_not_a_video_is_reported_in_one_line(clip: Path, tmp_path: Path)
         source.load()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        UnicodeDecodeError("utf-8", b"\xe9", 0, 1, "invalid"),
+        struct.error("unpack"),
+        RecursionError(),
+        SystemError("null argument"),
+        MemoryError(),
+        KeyError("codec"),
+        OSError(5, "Input/output error"),
+    ],
+)
+def test_whatever_a_decoder_raises_is_the_error_of_that_file(
+    clip: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(av, "open", fail)
+    assert len(refused(clip)) < 300
+    names = [source.name for source in find_sources([str(clip), "a.png"], io.StringIO())]
+    assert names == [str(clip), "a.png"]
+
+
 def test_a_video_without_images(tmp_path: Path) -> None:
     path = tmp_path / "sound.mkv"
     with av.open(str(path), "w") as container:

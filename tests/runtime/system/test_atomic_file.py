@@ -5,7 +5,10 @@ import os
 import socket
 import stat
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -160,7 +163,7 @@ def test_a_terminal_is_written_to() -> None:
 @pytest.mark.parametrize("output", [written, drafted])
 def test_neither_a_socket_nor_a_device_is_replaced(
     tmp_path: Path,
-    output: type[written],  # type: ignore[valid-type]
+    output: Callable[[Path, str], AbstractContextManager[IO[bytes]]],
     linked: bool,
 ) -> None:
     with socket.socket(socket.AF_UNIX) as server:
