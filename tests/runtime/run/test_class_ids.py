@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def record(image: str, prompt: str, *labels: str) -> dict[str, Any]:
     return {"image": image, "prompt": prompt, **FIELDS, "classes": [], "objects": objects}
 
 
-def ids(numbered: dict[str, Any]) -> list[tuple[str, int]]:
+def ids(numbered: Mapping[str, Any]) -> list[tuple[str, int]]:
     return [(one["label"], one["class_id"]) for one in numbered["objects"]]
 
 
