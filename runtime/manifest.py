@@ -30,6 +30,7 @@ MAX_NOTE = 500  # characters
 MOST_EOS_IDS = 64
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")  # of a variant or an adapter
 _MOST_ORIGINS = 64  # entries of `source`
+_MOST_BYTES = 1 << 50
 _CHANGED = "the bundle's manifest was changed or written by something else: export it again"
 _MAJOR = SCHEMA_VERSION.partition(".")[0]  # another one is refused, a newer minor is read
 
@@ -112,6 +113,9 @@ class Variant:
     memory_bytes: int  # of the weights in memory while the variant runs
     files: tuple[str, ...]  # every file of the variant, graphs included
 
+    def __post_init__(self) -> None:
+        _check_range("memory_bytes", self.memory_bytes, 0, _MOST_BYTES)
+
 
 def piece_count(size: int) -> int:
     """Number of pieces of a file of `size` bytes."""
@@ -152,6 +156,9 @@ class LoraInfo:
     graphs: tuple[str, ...]  # those that it changes: an adapter may leave the vision encoder alone
     files: Mapping[str, str]
 
+    def __post_init__(self) -> None:
+        _check_range("rank", self.rank, 0, 1 << 20)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
@@ -166,6 +173,7 @@ class FileRecord:
     pieces: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        _check_range("bytes", self.bytes, 0, _MOST_BYTES)
         _check_range("number of pieces", len(self.pieces), 0, piece_count(self.bytes))
         if self.pieces:
             _check_range("number of pieces", len(self.pieces), piece_count(self.bytes), math.inf)
@@ -223,7 +231,24 @@ class Manifest:
             manifest: Self = parse_value(cls, data, "manifest")
         except MismatchError as error:
             raise BundleError(f"{error}; {_CHANGED}") from None
+        _check_references(manifest)
         return manifest
+
+
+def _check_references(manifest: Manifest) -> None:
+    """BundleError where what was made from a variant has none, or an adapter has no listed file."""
+    adapters = manifest.adapters.items()
+    made = {"prepacked": manifest.prepacked, "lora_graphs": manifest.lora_graphs}
+    made |= {f"adapter {name}": info.files for name, info in adapters}
+    for what, by_variant in made.items():
+        for variant in by_variant:
+            if variant not in manifest.variants:
+                raise BundleError(f"{what} is for {variant[:40]!r}, no variant; {_CHANGED}")
+    for name, info in adapters:
+        absent = [file for file in info.files.values() if file not in manifest.files]
+        if absent or not info.files:
+            lacks = repr(absent[0][:80]) if absent else "any file"
+            raise BundleError(f"adapter {name} lacks {lacks} in the list of files; {_CHANGED}")
 
 
 def problem_of_note(note: str) -> str | None:
@@ -236,7 +261,7 @@ def problem_of_note(note: str) -> str | None:
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     # Written so that NaN fails too.
     if not low <= value <= high:
-        raise BundleError(f"{name} is {value}, wanted {low} to {high}; {_CHANGED}")
+        raise BundleError(f"{name} is {str(value)[:40]}, wanted {low} to {high}; {_CHANGED}")
 
 
 def _check_schema(data: object) -> None:

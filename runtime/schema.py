@@ -58,12 +58,16 @@ def parse_value(kind: Any, value: object, where: str = "it") -> Any:  # noqa: AN
 def _parse_plain(kind: type, value: object, where: str) -> object:
     if kind is float:
         return _parse_float(value, where)
+    if isinstance(value, str):
+        _check_text(value, where)
     return value if type(value) is kind else _mismatch(value, f"a {kind.__name__}", where)
 
 
 def _parse_mapping(element: Any, value: object, where: str) -> dict[str, object]:  # noqa: ANN401
-    items = _expect(value, Mapping, "an object", where).items()
-    return {k: parse_value(element, v, f"{where}.{k}") for k, v in items}
+    given = _expect(value, Mapping, "an object", where)
+    for name in given:
+        _check_text(name, where)
+    return {k: parse_value(element, v, f"{where}.{k}") for k, v in given.items()}
 
 
 def _parse_dataclass(kind: type, value: object, where: str) -> object:
@@ -100,6 +104,12 @@ def _parse_float(value: object, where: str) -> float:
     except OverflowError:
         number = float("inf")
     return number if abs(number) < float("inf") else _mismatch(value, "a finite number", where)
+
+
+def _check_text(text: str, where: str) -> None:
+    """JSON can hold halves of surrogate pairs, which no file can."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        _mismatch(text, "text of whole characters", where)
 
 
 def _expect(value: object, kind: Any, wanted: str, where: str) -> Any:  # noqa: ANN401

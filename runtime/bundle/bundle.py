@@ -12,12 +12,12 @@ import json
 import math
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from paligemma_edge.runtime.bundle.links import file_status, refuse_linked_folder, target_text
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import (
     PIECE_BYTES,
@@ -64,20 +64,19 @@ class Bundle:
 
         Raises:
             BundleError: it is not a bundle, has another schema version, or a file of the model is
-                missing, a link, of another size, or not listed in the manifest.
+                missing, of another size, a link that leads elsewhere, or not listed in the
+                manifest.
         """
         directory = Path(path)
+        bundle = cls(directory, read_manifest(directory))
         with _as_bundle_errors(directory):
-            bundle = cls(directory, _read_manifest(directory))
-            for name in bundle.manifest.files:
-                _check_name(directory, name)
             bundle.file(bundle.manifest.tokenizer.file)
             for variant in bundle.manifest.variants.values():
                 bundle.check_graphs(variant)
         return bundle
 
     def file(self, name: str) -> Path:
-        """The path of a listed file; BundleError where it is a link or has another size."""
+        """The path of a listed file; BundleError where it is elsewhere or has another size."""
         if name not in self.manifest.files:
             raise BundleError(f"bundle {self.path} lists no file {name!r}; export the bundle again")
         with _as_bundle_errors(self.path):
@@ -159,18 +158,14 @@ class Bundle:
 
     def _check_status(self, name: str, record: FileRecord) -> None:
         try:
-            status = (self.path / name).lstat()
+            size = file_status(self.path, name).st_size
         except (FileNotFoundError, NotADirectoryError):
             raise BundleError(
                 f"bundle {self.path}: {name} is missing; {self._remedy([name])}"
             ) from None
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        if size != record.bytes:
             raise BundleError(
-                f"bundle {self.path}: {name} is a link or not a regular file; copy the file itself"
-            )
-        if status.st_size != record.bytes:
-            raise BundleError(
-                f"bundle {self.path}: {name} has {status.st_size} bytes, the manifest says "
+                f"bundle {self.path}: {name} has {size} bytes, the manifest says "
                 f"{record.bytes}; {self._remedy([name])}"
             )
 
@@ -214,12 +209,7 @@ def _digest(file: io.FileIO, limit: int | None, progress: Callable[[int], None] 
 def check_place(directory: Path, name: str) -> None:
     """Refuse a name that leads out of the bundle, by itself or through a link."""
     _check_name(directory, name)
-    parts = PurePosixPath(name).parts
-    for depth in range(1, len(parts)):
-        if (directory / Path(*parts[:depth])).is_symlink():
-            raise BundleError(
-                f"bundle {directory}: {name} is in a folder that is a link; copy it in place"
-            )
+    refuse_linked_folder(directory, name)
 
 
 def _check_name(directory: Path, name: str) -> None:
@@ -241,24 +231,44 @@ def _entries(folder: Path) -> Iterator[Path]:
                 yield from _entries(Path(entry.path))
 
 
-def _read_manifest(directory: Path) -> Manifest:
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a bundle, every name in it checked; BundleError where it is none."""
+    with _as_bundle_errors(directory):
+        manifest = Manifest.from_json(_manifest_data(directory))
+        for name in manifest.files:
+            _check_name(directory, name)
+    return manifest
+
+
+def _manifest_data(directory: Path) -> object:
     path = directory / MANIFEST
     if not directory.is_dir():
-        problem = "is not a directory" if directory.exists() else "does not exist"
-        raise BundleError(f"bundle {directory} {problem}; make one with `paligemma-edge export`")
-    if not path.is_file() or path.is_symlink():
+        raise BundleError(
+            f"bundle {directory} {_absence(directory)}; make one with `paligemma-edge export`"
+        )
+    try:
+        size = file_status(directory, MANIFEST).st_size
+    except FileNotFoundError:
         kind = "a checkpoint" if (directory / _CHECKPOINT_FILE).is_file() else "not a bundle"
         raise BundleError(
             f"{directory} has no {MANIFEST}, so it is {kind}; "
             "make a bundle with `paligemma-edge export`"
-        )
-    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        ) from None
+    if size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
     try:
-        data = json.loads(path.read_bytes())
+        return json.loads(path.read_bytes())
     except (ValueError, RecursionError):
         raise BundleError(f"{path} is not JSON; copy or export the bundle again") from None
-    return Manifest.from_json(data)
+
+
+def _absence(directory: Path) -> str:
+    """Why a path is not a folder."""
+    if directory.exists():
+        return "is not a directory"
+    if directory.is_symlink():
+        return f"is a link to {target_text(directory)}, where nothing is"
+    return "does not exist"
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from paligemma_edge.runtime.bundle.bundle import MANIFEST, Bundle
+from paligemma_edge.runtime.bundle.links import target_text
 from paligemma_edge.runtime.bundle.staging import (
     StagedFiles,
     as_output_errors,
@@ -128,7 +129,13 @@ def _check_target(final: Path, overwrite: bool) -> None:
         raise OutputError(
             errno.EEXIST, f"{final} exists and is kept; give --overwrite or another name"
         )
-    if final.is_symlink() or not (final / MANIFEST).is_file():
+    if final.is_symlink():
+        raise OutputError(
+            errno.EEXIST,
+            f"{final} is a link to {target_text(final)} and is kept; give the "
+            "path that it leads to, or another name",
+        )
+    if not (final / MANIFEST).is_file():
         raise OutputError(
             errno.EEXIST, f"{final} is not a bundle and is kept; remove it or give another name"
         )

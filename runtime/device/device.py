@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from paligemma_edge.runtime.device.cuda import check as cuda
 from paligemma_edge.runtime.device.cuda.errors import explain
+from paligemma_edge.runtime.device.linked_weights import linked_weights
 from paligemma_edge.runtime.device.memory import DeviceKind, DeviceMemory
 from paligemma_edge.runtime.device.ort import one_line, ort
 from paligemma_edge.runtime.errors import DeviceError
@@ -71,11 +72,9 @@ class Device:
         if optimized:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         if weights is not None:
-            folder = os.fspath(weights)
-            options.add_session_config_entry(_WEIGHTS_FOLDER, folder)
+            options.add_session_config_entry(_WEIGHTS_FOLDER, os.fspath(weights))
         remedy = "; run `paligemma-edge prepack` again, or with --remove" if optimized else ""
-        graph = None if weights is None else path.read_bytes()
-        return self._open(path, options, remedy, cuda_graph=cuda_graph, graph=graph)
+        return self._open(path, options, remedy, cuda_graph=cuda_graph, weights=weights)
 
     def save_session(self, path: Path, target: Path) -> None:
         """Save a graph as this device optimizes it, with packed weights, in two files.
@@ -120,15 +119,17 @@ class Device:
         remedy: str = "",
         *,
         cuda_graph: bool = False,
-        graph: bytes | None = None,
+        weights: Path | None = None,
     ) -> ort.InferenceSession:
         """Open a graph from its file, or from bytes where weights are in another folder."""
         provider = self._provider(cuda_graph)
+        graph = os.fspath(path) if weights is None else path.read_bytes()
         try:
-            # Its fallback would print to standard output and hide the reason.
-            session = ort.InferenceSession(
-                graph or os.fspath(path), options, providers=[provider], enable_fallback=0
-            )
+            with linked_weights(options, path, weights):
+                # Its fallback would print to standard output and hide the reason.
+                session = ort.InferenceSession(
+                    graph, options, providers=[provider], enable_fallback=0
+                )
         except Exception as error:  # ONNX Runtime raises a different class for each code
             reason = (explain(error) if self.name == "cuda" else None) or one_line(error)
             raise DeviceError(

@@ -35,4 +35,6 @@ __all__ = ["one_line", "ort"]
 
 def one_line(error: BaseException) -> str:
     """A library's message without line breaks, at most 300 characters."""
+    if isinstance(error, UnicodeDecodeError):  # ONNX Runtime could not hand its message to Python
+        return "an error that names something which is not UTF-8"
     return " ".join(str(error).split())[:300]

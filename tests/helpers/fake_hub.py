@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import threading
@@ -47,10 +48,18 @@ class Hub:
     sent: list[str] = field(default_factory=list)
     status: int = 0  # if not 0, every request fails with this HTTP status
     address: str = ""
+    requests: int = 0
+
+    def reset(self) -> None:
+        """Forget all repositories and what was asked for."""
+        self.repositories.clear()
+        self.sent.clear()
+        self.status = self.requests = 0
 
     def add(self, name: str, folder: Path, *more: str, **options: object) -> Repository:
         """Add a repository with the files of a folder, and `more` files that contain their name."""
-        files = {path.name: path.read_bytes() for path in folder.iterdir()}
+        paths = (path for path in folder.rglob("*") if path.is_file())
+        files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
         files |= {other: other.encode() for other in more}
         self.repositories[name] = Repository(files, **options)  # type: ignore[arg-type]
         return self.repositories[name]
@@ -71,17 +80,22 @@ def running_hub() -> Iterator[Hub]:
         server.server_close()
 
 
-def keep(cache: Path, name: str, folder: Path, commit: str = "0" * 40) -> Path:
-    """A repository as huggingface_hub keeps it: blobs, a snapshot of links to them, a reference."""
+def keep(cache: Path, name: str, folder: Path, commit: str = "0" * 40, *, inner: str = "") -> Path:
+    """A repository as huggingface_hub keeps it: blobs, a snapshot of links to them, a reference.
+
+    The folder's files are below `inner` in it → where they then are in the snapshot.
+    """
     store = cache / f"models--{name.replace('/', '--')}"
-    snapshot = store / "snapshots" / commit
-    for needed in (snapshot, store / "blobs", store / "refs"):
+    kept = store / "snapshots" / commit / inner
+    for needed in (kept, store / "blobs", store / "refs"):
         needed.mkdir(parents=True)
-    for number, path in enumerate(folder.iterdir()):
-        shutil.copy(path, store / "blobs" / str(number))
-        (snapshot / path.name).symlink_to(f"../../blobs/{number}")
+    for number, path in enumerate(path for path in folder.rglob("*") if path.is_file()):
+        blob, link = store / "blobs" / str(number), kept / path.relative_to(folder)
+        shutil.copy(path, blob)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
     (store / "refs" / "main").write_text(commit)
-    return snapshot
+    return kept
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -97,6 +111,7 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def _answer(self) -> None:
+        self.hub.requests += 1
         route = _ROUTES.fullmatch(unquote(urlsplit(self.path).path))
         if route is None:  # huggingface_hub requests more, and works without it
             self._send_error(404, "", "")
