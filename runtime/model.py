@@ -47,7 +47,9 @@ class PaliGemma:
     `cuda_graph` belongs to a single thread. An iterator that a call gives belongs to one thread.
 
     Args:
-        bundle: folder that `paligemma-edge export` wrote.
+        bundle: folder that `paligemma-edge export` wrote, or its name on the Hugging Face Hub,
+            "org/name" or "org/name@revision", for which the extra `hub` is needed. A folder of that
+            name comes first, then what the Hub's cache holds, and a network last.
         device: "cpu", "cuda", or "auto" for CUDA where it is present and the bundle has a variant
             for it.
         variant: name of a variant, such as "cpu-int8"; `model.bundle.manifest.variants` has them.
@@ -65,7 +67,8 @@ class PaliGemma:
             up to 2 GB while a photograph is read.
 
     Raises:
-        BundleError: the bundle is missing, damaged or of another version.
+        BundleError: the bundle is missing, damaged or of another version, or cannot be fetched.
+        MissingExtraError: it is no folder, and the package for names on the Hub is not installed.
         DeviceError: the device is missing, or has too little memory.
         OptionError: an option cannot be used, or the bundle has no such variant.
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from paligemma_edge import PaliGemma
     from paligemma_edge.runtime.loading.loaded_model import LoadedModel
+    from tests.helpers.fake_hub import Hub
 
 # No clock decides a test: a busy machine is not a failure.
 settings.register_profile("no clock", deadline=None)
@@ -92,6 +93,41 @@ def _cores(request: pytest.FixtureRequest) -> Iterator[None]:
         os.sched_setaffinity(0, ALL_CORES)
     yield
     os.sched_setaffinity(0, own)
+
+
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[Hub]:
+    from tests.helpers.fake_hub import running_hub
+
+    with running_hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(hub_server: Hub, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    """An empty Hub that huggingface_hub takes for its own."""
+    from huggingface_hub import constants
+
+    address = hub_server.address
+    template = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    hub_server.reset()
+    return hub_server
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, no token, and no way out to the Hub itself."""
+    from huggingface_hub import constants
+
+    folder = tmp_path / "home" / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing answers there
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "adapter",
         metavar="ADAPTER",
         nargs="?",
-        help="directory of the adapter, or its name on the Hub; not with --remove",
+        help="directory of the adapter, or its name on the Hub (org/name or org/name@revision); "
+        "not with --remove",
     )
     parser.add_argument("--name", required=True, help="the adapter's name in the bundle")
     parser.add_argument(
@@ -46,7 +47,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="add it to this variant; may be repeated; default: all variants of the bundle",
     )
-    add_hub_options(parser, of="ADAPTER")
+    add_hub_options(parser)
     parser.add_argument(
         "--overwrite",
         action="store_true",
@@ -62,7 +63,7 @@ def _adapter(options: argparse.Namespace) -> int:
 
     console = Console.standard()
     if options.remove:
-        more = (options.variant, options.overwrite, options.revision, options.from_cache)
+        more = (options.variant, options.overwrite, options.from_cache)
         if options.adapter is not None or any(more):
             raise OptionError("--remove takes a bundle and --name, and nothing else")
         remove_adapter(options.bundle, options.name)

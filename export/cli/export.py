@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     _add_inputs(parser)
     _add_variants(parser)
-    add_hub_options(parser, of="CHECKPOINT")
+    add_hub_options(parser)
     parser.add_argument(
         "--note",
         metavar="TEXT",
@@ -54,7 +54,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _add_inputs(parser: argparse.ArgumentParser) -> None:
     """Add what is read, and the bundle to create."""
     parser.add_argument(
-        "checkpoint", metavar="CHECKPOINT", help="directory, npz, or name on the Hub (org/name)"
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="directory, npz, or name on the Hub (org/name, or org/name@revision with a branch, "
+        "tag or commit)",
     )
     parser.add_argument("bundle", metavar="BUNDLE", help="directory to create")
     masks = parser.add_mutually_exclusive_group()

@@ -5,17 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from paligemma_edge.export.hub.download import DEFAULT_REVISION, local_path
+from paligemma_edge.export.hub.download import local_path
 from paligemma_edge.export.hub.file_sets import ADAPTER, CHECKPOINT, TOKENIZER
 
 
-def add_hub_options(parser: argparse.ArgumentParser, of: str) -> None:
-    """`--revision`, of the argument that is called `of`, and `--from-cache`."""
-    parser.add_argument(
-        "--revision",
-        metavar="REV",
-        help=f"branch, tag or commit of {of} on the Hub; default: {DEFAULT_REVISION}",
-    )
+def add_hub_options(parser: argparse.ArgumentParser) -> None:
+    """`--from-cache`, of all that a name on the Hub is given for."""
     parser.add_argument(
         "--from-cache",
         action="store_true",
@@ -25,16 +20,12 @@ def add_hub_options(parser: argparse.ArgumentParser, of: str) -> None:
 
 def checkpoint_path(options: argparse.Namespace) -> Path:
     """The folder or npz of the checkpoint."""
-    return local_path(
-        options.checkpoint, CHECKPOINT, revision=options.revision, from_cache=options.from_cache
-    )
+    return local_path(options.checkpoint, CHECKPOINT, from_cache=options.from_cache)
 
 
 def adapter_path(options: argparse.Namespace) -> Path:
     """The folder of the one adapter of a command."""
-    return local_path(
-        options.adapter, ADAPTER, revision=options.revision, from_cache=options.from_cache
-    )
+    return local_path(options.adapter, ADAPTER, from_cache=options.from_cache)
 
 
 def adapter_paths(options: argparse.Namespace) -> list[Path]:

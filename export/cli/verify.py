@@ -32,7 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="directory of the checkpoint it was exported from, or its name on the Hub",
+        help="directory of the checkpoint it was exported from, or its name on the Hub (org/name "
+        "or org/name@revision)",
     )
     parser.add_argument(
         "--adapter",
@@ -41,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a LoRA adapter that the bundle was exported with, which peft merges into the "
         "original; may be repeated, in the order of the export",
     )
-    add_hub_options(parser, of="CHECKPOINT")
+    add_hub_options(parser)
     parser.add_argument(
         "--variant",
         metavar="NAME",

@@ -1,1 +1,1 @@
-"""Fetches files from the Hugging Face Hub, and explains in one line why that failed."""
+"""Names on the Hugging Face Hub in place of paths: which files, and which commit they are of."""

@@ -1,4 +1,4 @@
-"""huggingface_hub's cache: where it is, and which repository and commit a folder in it holds."""
+"""Which repository and commit a folder in huggingface_hub's cache holds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,6 @@ from pathlib import Path
 
 # Where huggingface_hub keeps a repository: models--ORG--NAME/snapshots/COMMIT.
 _SNAPSHOT = re.compile(r".*/models--(?P<org>.+?)--(?P<name>.+)/snapshots/(?P<commit>[0-9a-f]{40})")
-
-
-def cache_folder() -> str:
-    """The folder of the cache, as HF_HOME or HF_HUB_CACHE set it."""
-    from huggingface_hub import constants
-
-    return constants.HF_HUB_CACHE
 
 
 def google_model(path: Path) -> bool:

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from paligemma_edge.export.checkpoint.license_files import LICENSE_NAMES
 from paligemma_edge.export.checkpoint.mask_decoder_file import MASK_DECODER_FILE
-
-
-@dataclass(frozen=True)
-class FileSet:
-    """The files to fetch from a repository."""
-
-    description: str
-    files: tuple[str, ...]  # names, or patterns with a *
-    needed: tuple[str, ...]  # at least one of them has to be there
-    advice: str  # if none is
-
+from paligemma_edge.runtime.errors import CheckpointError
+from paligemma_edge.runtime.hub.file_set import FileSet
 
 _TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "added_tokens.json")
 # What the exporter reads, and what transformers reads in `verify`. Pickles, the npz of JAX's
@@ -35,13 +24,19 @@ CHECKPOINT = FileSet(
     ),
     ("model.safetensors", "model.safetensors.index.json"),
     "give a LoRA adapter by --adapter, beside its base, and an npz by its path",
+    CheckpointError,
 )
 ADAPTER = FileSet(
     "a LoRA adapter as PEFT saves it",
     ("adapter_config.json", "adapter_model.safetensors"),
     ("adapter_model.safetensors",),
     "load it with peft and save it again",
+    CheckpointError,
 )
 TOKENIZER = FileSet(
-    "a PaliGemma's tokenizer", _TOKENIZER_FILES, _TOKENIZER_FILES[:2], "give its path"
+    "a PaliGemma's tokenizer",
+    _TOKENIZER_FILES,
+    _TOKENIZER_FILES[:2],
+    "give its path",
+    CheckpointError,
 )

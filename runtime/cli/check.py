@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.local import open_bundle
 from paligemma_edge.runtime.cli.device_options import (
     add_bundle,
     add_device_options,
@@ -52,7 +52,7 @@ def _check(options: argparse.Namespace) -> int:
             progress=progress,
             **load_options(options),
         )
-    prepacked = describe_prepacked(Bundle.open(options.bundle))
+    prepacked = describe_prepacked(open_bundle(options.bundle))
     lines = [*result.summary(), *(f"prepacked: {line}" for line in prepacked)]
     Console.standard().summary(*lines)  # the result is the exit code
     return 0 if result.passed else 1

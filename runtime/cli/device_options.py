@@ -12,8 +12,12 @@ if TYPE_CHECKING:
 
 
 def add_bundle(parser: argparse.ArgumentParser) -> None:
-    """The bundle, which nearly every command is about."""
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder that `export` wrote")
+    """The bundle that a command reads."""
+    parser.add_argument(
+        "bundle",
+        metavar="BUNDLE",
+        help="folder that `export` wrote, or its name on the Hub (org/name, or org/name@revision)",
+    )
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.fidelity import Fidelity
+from paligemma_edge.runtime.bundle.local import open_bundle
 from paligemma_edge.runtime.cli.device_options import add_bundle, add_max_batch_size, add_max_length
 from paligemma_edge.runtime.cli.prepack import describe_prepacked
 from paligemma_edge.runtime.cli.table import aligned
@@ -48,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _inspect(options: argparse.Namespace) -> int:
     """Print the manifest, in words or as it is."""
-    bundle = Bundle.open(options.bundle)
+    bundle = open_bundle(options.bundle)
     plan = CachePlan.complete(bundle.manifest.model, options.max_batch_size, options.max_length)
     console = Console.standard()
     if options.json:

@@ -33,8 +33,7 @@ from paligemma_edge.runtime.system.console import Console
 _EXTRAS: Mapping[str, str] = {
     "onnxruntime": "cpu",
     **dict.fromkeys(("ml_dtypes", "onnx", "onnx_ir", "onnxscript", "google"), "export"),
-    **dict.fromkeys(("huggingface_hub", "matplotlib", "rich", "safetensors"), "export"),
-    "tokenizers": "export",
+    **dict.fromkeys(("matplotlib", "rich", "safetensors", "tokenizers"), "export"),
     **dict.fromkeys(("torch", "transformers"), "verify"),
     "shtab": "completion",
 }

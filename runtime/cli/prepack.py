@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.cli.device_options import add_bundle
 from paligemma_edge.runtime.cli.progress import shown_progress
 from paligemma_edge.runtime.cli.verbosity import is_verbose
 from paligemma_edge.runtime.errors import MissingExtraError
@@ -27,7 +26,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "devices the bundle works as before."
     )
     parser.epilog = _EPILOG
-    add_bundle(parser)
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder that `export` wrote")
     parser.add_argument(
         "--variant", metavar="NAME", help="variant to pack; default: the one that is used here"
     )

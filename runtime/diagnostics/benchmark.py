@@ -17,7 +17,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from PIL import Image
 
-from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.local import open_bundle
 from paligemma_edge.runtime.device.cuda.check import Gpu, find_gpu
 from paligemma_edge.runtime.device.device import check_present
 from paligemma_edge.runtime.device.ort import ort
@@ -181,7 +181,7 @@ def draw_image(path: Path) -> None:
 
 def _gpu(bundle: str | os.PathLike[str], device: DeviceName, variant: str | None) -> Gpu | None:
     """The GPU that a variant will run on, as it is before; None for a processor."""
-    chosen = choose_variant(Bundle.open(bundle).manifest, device, variant).variant
+    chosen = choose_variant(open_bundle(bundle).manifest, device, variant).variant
     if chosen.device == "cpu":
         return None
     check_present(chosen.device)

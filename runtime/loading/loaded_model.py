@@ -14,6 +14,7 @@ from typing import Unpack
 
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.bundle.digests import comparing
+from paligemma_edge.runtime.bundle.local import open_bundle
 from paligemma_edge.runtime.engine.cache_pool import KVCachePool
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.errors import OptionError
@@ -82,8 +83,8 @@ def load_model(
     BundleError, DeviceError or OptionError say what is in the way.
     """
     if not isinstance(path, str | os.PathLike):
-        raise OptionError(f"the bundle is {path!r}, wanted the path of its folder")
-    bundle = Bundle.open(path)
+        raise OptionError(f"the bundle is {path!r}, wanted its path or its name on the Hub")
+    bundle = open_bundle(path)
     manifest = bundle.manifest
     requested, images = requested_plan(manifest, options), image_reader(manifest, options)
     name, chosen, reason = choose_variant(manifest, device, variant, requested)

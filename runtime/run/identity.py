@@ -6,7 +6,7 @@ import hashlib
 import os
 from typing import Any
 
-from paligemma_edge.runtime.bundle.bundle import Bundle
+from paligemma_edge.runtime.bundle.local import open_bundle
 from paligemma_edge.runtime.generation.sampling import TopSampling
 from paligemma_edge.runtime.loading.options import cache_plan_for, requested_plan
 from paligemma_edge.runtime.loading.variants import choose_variant
@@ -21,10 +21,10 @@ def run_identity(options: RunOptions) -> dict[str, Any]:
     """The bundle's files that take part, the variant, prompts, paths and how they are answered.
 
     Paths are as they were given: a folder among them may have grown. What cannot change an
-    answer, such as the number of threads, is not in it. Errors are those of `Bundle.open` and of
+    answer, such as the number of threads, is not in it. Errors are those of `open_bundle` and of
     the choice of a variant.
     """
-    bundle = Bundle.open(options.bundle)
+    bundle = open_bundle(options.bundle)
     manifest, files = bundle.manifest, bundle.manifest.files
     requested = requested_plan(manifest, options.load)
     name, variant, _ = choose_variant(manifest, options.device, options.variant, requested)

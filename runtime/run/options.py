@@ -59,7 +59,7 @@ class RunOptions:
     values cannot be used or do not go together. A path may be a text or any `os.PathLike`.
 
     Args:
-        bundle: folder that export wrote.
+        bundle: folder that export wrote, or its name on the Hub, as of `PaliGemma`.
         prompt: asked about each image, such as "caption en" or "detect cat".
         paths: image files, folders, globs, videos, "-" for a list on standard input, "camera:0".
         also: more prompts about each image.

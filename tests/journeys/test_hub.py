@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.fake_hub import keep
-from tests.helpers.journey import call, refused, stages_of
+from tests.helpers.journey import call, refused, stages_of, without
 
 NAME = "google/paligemma-shapes"
 
@@ -52,3 +52,27 @@ def test_help_needs_no_package_of_the_extra(command: str) -> None:
     assert shown.returncode == 0, shown.stderr
     assert f"usage: paligemma-edge {command} " in shown.stdout
     assert f"\n  paligemma-edge {command} " in shown.stdout
+
+
+def test_every_command_that_reads_takes_a_bundle_by_its_name(
+    home: Path, shapes_bundle: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept = keep(home / "hub", "me/shapes", shapes_bundle)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the cache has it, so nobody asks
+    asked = ("detect star", Path("samples/images/00.png").resolve(), "--json")
+    monkeypatch.chdir(tmp_path)
+    answered = call("run", "me/shapes", *asked, light=True)
+    assert answered.stdout == call("run", shapes_bundle, *asked, light=True).stdout != ""
+    words = call("inspect", f"me/shapes@{'0' * 40}", light=True)
+    assert words.stdout.startswith(f"{kept}\n"), words.stderr
+    assert call("check", "me/shapes@main", light=True).stdout.startswith("passed: ")
+    few = ("--steps", "2", "--runs", "1")
+    assert call("bench", "me/shapes", *few, light=True).returncode == 0
+    assert "bundle me/shapes does not exist" in refused("prepack", "me/shapes", light=True)
+
+
+def test_a_name_without_the_package_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = refused("inspect", "me/shapes", program=without("huggingface_hub"))
+    assert "there is no me/shapes here; for a name on the Hugging Face Hub the package" in line
+    assert "pip install 'paligemma-edge[hub]'" in line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +16,16 @@ from hypothesis import strategies as st
 
 from paligemma_edge.export.hub.cache import label
 from paligemma_edge.export.hub.download import local_path
-from paligemma_edge.export.hub.file_sets import ADAPTER, CHECKPOINT, TOKENIZER, FileSet
+from paligemma_edge.export.hub.file_sets import ADAPTER, CHECKPOINT, TOKENIZER
 from paligemma_edge.runtime.cli import main as cli
-from paligemma_edge.runtime.errors import CheckpointError, OptionError, OutputError
+from paligemma_edge.runtime.errors import CheckpointError, OutputError
+from paligemma_edge.runtime.hub.file_set import FileSet
 from tests.helpers import adapters as peft
-from tests.helpers.fake_hub import Hub, keep, running_hub
+from tests.helpers.fake_hub import Hub, keep
 
 NAME = "google/paligemma-tiny"
 ELSEWHERE = ("flax_model.npz", "pytorch_model.bin", "onnx/model.safetensors", "README.md")
 MakeCheckpoint = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Hub]:
-    with running_hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(server: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
-    """An empty Hub that huggingface_hub takes for its own."""
-    monkeypatch.setattr(constants, "ENDPOINT", server.address)
-    template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    server.repositories.clear()
-    server.sent.clear()
-    server.status = 0
-    return server
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, no token, and no way out to the Hub itself."""
-    folder = tmp_path / "home" / "hub"
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing answers there
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -72,27 +43,35 @@ def fetch_error(name: str = NAME, wanted: FileSet = CHECKPOINT, **options: Any) 
     with pytest.raises(CheckpointError) as caught:
         local_path(name, wanted, **options)
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith(f"{name} ")
+    assert str(caught.value).startswith(f"{name.partition('@')[0]} ")
     return str(caught.value)
 
 
 # What is a Hub name
 
 
-@pytest.mark.parametrize("given", ["mix", "./google/mix", "a/b/c", "/a/b", "a/b/", "a/..", "a/-b"])
-def test_anything_but_a_hub_name_is_a_path(given: str, cache: Path) -> None:
+@pytest.mark.parametrize(
+    "given",
+    [
+        *("mix", "./google/mix", "a/b/c", "/a/b", "a/b/", "a/..", "a/-b", "../mix", "a--b/c"),
+        *("mix@v1", "a@v1/b", "a/b@", "a/b@ v1", "~/mix", "@a/b"),
+    ],
+)
+def test_anything_but_a_hub_name_is_a_path(given: str, hub_cache: Path) -> None:
     assert local_path(given, CHECKPOINT) == Path(given)
 
 
 @pytest.mark.parametrize("given", ["jax/pt.npz", "jax/pt.npz.part0", "jax/PT.NPZ"])
-def test_an_npz_is_a_path(given: str, cache: Path) -> None:
+def test_an_npz_is_a_path(given: str, hub_cache: Path) -> None:
     assert local_path(given, CHECKPOINT) == Path(given)
 
 
-def test_what_exists_is_a_path(cache: Path) -> None:
+def test_what_exists_is_a_path(hub_cache: Path) -> None:
     Path("google").mkdir()
     Path("google/mix").mkdir()
     assert local_path("google/mix", CHECKPOINT) == Path("google/mix")
+    Path("google/mix@v1").mkdir()
+    assert local_path("google/mix@v1", CHECKPOINT) == Path("google/mix@v1")
     Path("google/broken").symlink_to("nowhere")
     assert local_path(Path("google/broken"), CHECKPOINT) == Path("google/broken")
 
@@ -105,11 +84,6 @@ def test_any_text_is_a_path_or_an_error(text: str) -> None:
     except CheckpointError as error:
         assert text.count("/") == 1
         assert "--from-cache" in str(error)
-
-
-def test_a_revision_of_a_path(cache: Path) -> None:
-    with pytest.raises(OptionError, match="revision is 'v1', and mix is not a name on the Hub"):
-        local_path("mix", CHECKPOINT, revision="v1")
 
 
 # What is fetched
@@ -153,9 +127,9 @@ def test_an_adapter_and_a_tokenizer(hub: Hub, adapter: Path, checkpoint: Path) -
 
 def test_only_the_given_revision_is_fetched(hub: Hub, checkpoint: Path) -> None:
     hub.add(NAME, checkpoint, revisions=("main", "bfloat16"))
-    folder = local_path(NAME, CHECKPOINT, revision="bfloat16")
-    assert local_path(NAME, CHECKPOINT, revision="bfloat16", from_cache=True) == folder
-    assert local_path(NAME, CHECKPOINT, revision=folder.name, from_cache=True) == folder
+    folder = local_path(f"{NAME}@bfloat16", CHECKPOINT)
+    assert local_path(f"{NAME}@bfloat16", CHECKPOINT, from_cache=True) == folder
+    assert local_path(f"{NAME}@{folder.name}", CHECKPOINT, from_cache=True) == folder
     assert "at 'main'" in fetch_error(from_cache=True)
 
 
@@ -185,7 +159,7 @@ def test_a_missing_repository(hub: Hub, checkpoint: Path) -> None:
 
 def test_a_missing_revision(hub: Hub, checkpoint: Path) -> None:
     hub.add(NAME, checkpoint)
-    assert "has no revision 'v9' on the Hub; give a branch" in fetch_error(revision="v9")
+    assert "has no revision 'v9' on the Hub; give a branch" in fetch_error(f"{NAME}@v9")
 
 
 @pytest.mark.parametrize(
@@ -202,28 +176,28 @@ def test_an_http_error_of_the_hub(status: int, message: str, hub: Hub) -> None:
     assert ("run `hf auth login`" in line) == (status == 403)
 
 
-def test_no_network(cache: Path, checkpoint: Path) -> None:
+def test_no_network(hub_cache: Path, checkpoint: Path) -> None:
     line = fetch_error()
     assert "is not a path here, and cannot be fetched from the Hub (ConnectError" in line
     assert "check the network, or give the folder of a copy" in line
-    kept = keep(cache, NAME, checkpoint)
+    kept = keep(hub_cache, NAME, checkpoint)
     assert local_path(NAME, CHECKPOINT) == kept  # as huggingface_hub does
 
 
-def test_offline(cache: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline(hub_cache: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     line = fetch_error()
-    assert f"not complete in the cache {cache} at 'main'; HF_HUB_OFFLINE is set" in line
-    kept = keep(cache, NAME, checkpoint)
+    assert f"not complete in the cache {hub_cache} at 'main'; HF_HUB_OFFLINE is set" in line
+    kept = keep(hub_cache, NAME, checkpoint)
     assert local_path(NAME, CHECKPOINT) == kept
 
 
-def test_from_the_cache(cache: Path, checkpoint: Path) -> None:
+def test_from_the_cache(hub_cache: Path, checkpoint: Path) -> None:
     line = fetch_error(from_cache=True)
-    assert f"not complete in the cache {cache} at 'main'; leave --from-cache out once" in line
-    kept = keep(cache, NAME, checkpoint)
+    assert f"not complete in the cache {hub_cache} at 'main'; leave --from-cache out once" in line
+    kept = keep(hub_cache, NAME, checkpoint)
     assert local_path(NAME, CHECKPOINT, from_cache=True) == kept
-    assert "at 'v2'" in fetch_error(from_cache=True, revision="v2")
+    assert "at 'v2'" in fetch_error(f"{NAME}@v2", from_cache=True)
 
 
 def test_an_incomplete_cache(hub: Hub, checkpoint: Path) -> None:
@@ -233,9 +207,9 @@ def test_an_incomplete_cache(hub: Hub, checkpoint: Path) -> None:
     assert local_path(NAME, CHECKPOINT).is_dir()
 
 
-def test_a_cache_without_weights(cache: Path, checkpoint: Path) -> None:
+def test_a_cache_without_weights(hub_cache: Path, checkpoint: Path) -> None:
     """As another program leaves it that fetched one file; also a link whose file was deleted."""
-    kept = keep(cache, NAME, checkpoint)
+    kept = keep(hub_cache, NAME, checkpoint)
     (kept / "model.safetensors").resolve().unlink()
     line = fetch_error(from_cache=True)
     assert f"as stored in {kept} has neither model.safetensors nor" in line
@@ -271,7 +245,7 @@ def test_a_repository_of_something_else(
 def test_a_cache_that_cannot_be_written(
     error: OSError,
     code: int,
-    cache: Path,
+    hub_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -286,7 +260,7 @@ def test_a_cache_that_cannot_be_written(
     assert "set HF_HOME to another folder" in line
 
 
-def test_an_error_of_any_kind_is_a_line(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_any_kind_is_a_line(hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> str:
         raise RuntimeError("CAS service error :\n  reqwest")
 
@@ -298,15 +272,15 @@ def test_an_error_of_any_kind_is_a_line(cache: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_commands_take_hub_names(
-    cache: Path,
+    hub_cache: Path,
     checkpoint: Path,
     adapter: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """By the real huggingface_hub, from a cache that was made by hand: no network, no fakes."""
-    keep(cache, NAME, checkpoint, "a" * 40)
-    keep(cache, "me/lora", adapter, "b" * 40)
+    keep(hub_cache, NAME, checkpoint, "a" * 40)
+    keep(hub_cache, "me/lora", adapter, "b" * 40)
     names = ["--adapter", "me/lora", "--from-cache"]
     assert cli.main(["export", NAME, "hub.bundle", *names, "--tokenizer", NAME]) == 0
     plain = ["--adapter", str(adapter)]
@@ -327,7 +301,7 @@ def test_the_commands_take_hub_names(
     few = ["--max-new-tokens", "2", *names]
     assert cli.main(["verify", "hub.bundle", NAME, *few]) == 0
     capsys.readouterr()
-    assert cli.main(["export", NAME, "y.bundle", "--revision", "v1", "--from-cache"]) == 1
+    assert cli.main(["export", f"{NAME}@v1", "y.bundle", "--from-cache"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "at 'v1'" in line
     assert not Path("y.bundle").exists()

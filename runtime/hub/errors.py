@@ -10,15 +10,17 @@ import os
 from pathlib import Path
 from typing import NoReturn
 
-from paligemma_edge.export.hub.cache import cache_folder
-from paligemma_edge.export.hub.file_sets import FileSet
-from paligemma_edge.runtime.errors import CheckpointError, OutputError
+from paligemma_edge.runtime.errors import OutputError, PaliGemmaError
+from paligemma_edge.runtime.hub.file_set import FileSet
+from paligemma_edge.runtime.hub.name import HubName
 
 _LONGEST_REASON = 200
 
 
-def raise_fetch_error(error: Exception, name: str, revision: str, from_cache: bool) -> NoReturn:
-    """Raise the CheckpointError, or OutputError, that explains a failed download."""
+def raise_fetch_error(
+    error: Exception, name: HubName, files: FileSet, *, from_cache: bool
+) -> NoReturn:
+    """Raise the error of these files, or OutputError, that explains a failed download."""
     from huggingface_hub import errors
 
     _raise_disk_error(error, name)
@@ -27,7 +29,7 @@ def raise_fetch_error(error: Exception, name: str, revision: str, from_cache: bo
     cause = (error.__cause__ if absent else None) or error
     status = getattr(getattr(cause, "response", None), "status_code", None)
     not_cached = f"is not a path here, and not complete in the cache {cache_folder()}"
-    not_cached += f" at {revision!r}"
+    not_cached += f" at {name.revision!r}"
     match cause:
         case errors.GatedRepoError():
             problem = f"is gated on the Hub, and {_token_state()}"
@@ -36,7 +38,7 @@ def raise_fetch_error(error: Exception, name: str, revision: str, from_cache: bo
             problem = "is neither a path here nor a repository on the Hub that you can see"
             advice = "check the name; if it is private, run `hf auth login`"
         case errors.RevisionNotFoundError():
-            problem = f"has no revision {revision!r} on the Hub"
+            problem = f"has no revision {name.revision!r} on the Hub"
             advice = "give a branch, a tag or a commit"
         case _ if status in (401, 403):
             problem = f"is refused by the Hub ({_reason(cause)})"
@@ -50,10 +52,10 @@ def raise_fetch_error(error: Exception, name: str, revision: str, from_cache: bo
         case _:
             problem = f"is not a path here, and cannot be fetched from the Hub ({_reason(cause)})"
             advice = "check the network, or give the folder of a copy"
-    raise CheckpointError(f"{name} {problem}; {advice}") from None
+    raise files.error(f"{name} {problem}; {advice}") from None
 
 
-def _raise_disk_error(error: Exception, name: str) -> None:
+def _raise_disk_error(error: Exception, name: HubName) -> None:
     """Raise OutputError for an error of the disk: it has a number and usually a path."""
     if not isinstance(error, OSError) or error.errno is None:
         return
@@ -65,13 +67,20 @@ def _raise_disk_error(error: Exception, name: str) -> None:
         ) from None
 
 
-def incomplete(name: str, files: FileSet, folder: Path) -> CheckpointError:
+def incomplete(name: HubName, files: FileSet, folder: Path) -> PaliGemmaError:
     """The error of a repository without any of the needed files."""
     needed = f"{'neither ' if files.needed[1:] else 'no '}{' nor '.join(files.needed)}"
-    return CheckpointError(
+    return files.error(
         f"{name} as stored in {folder} has {needed}, wanted {files.description}; if the Hub has "
         f"more of it, fetch it with a network, else {files.advice}"
     )
+
+
+def cache_folder() -> str:
+    """The folder of the cache, as HF_HOME or HF_HUB_CACHE set it."""
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
 
 
 def _token_state() -> str:
@@ -80,7 +89,7 @@ def _token_state() -> str:
     return "your token gives no access" if get_token() else "you have no token"
 
 
-def _address(name: str) -> str:
+def _address(name: HubName) -> str:
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{name}"
