@@ -16,6 +16,7 @@ from paligemma_edge.quantize.fidelity.plot import report_files
 from paligemma_edge.quantize.fidelity.questions import Question, sample_questions
 from paligemma_edge.quantize.graphs.linear import linears
 from paligemma_edge.quantize.graphs.prefill import PREFIX
+from paligemma_edge.quantize.graphs.read_graph import read_graph
 from paligemma_edge.quantize.graphs.stored_weights import read_weights
 from paligemma_edge.quantize.recipes.recipe import LOSSLESS_RECIPE, Recipe
 from paligemma_edge.quantize.variant.build import (
@@ -283,7 +284,7 @@ def _read_graphs(bundle: Bundle, variant: str) -> dict[str, ir.Model]:
     """The lossless graphs; weights stay in their files until they are used."""
     entry = bundle.manifest.variants[variant]
     bundle.verify(entry.files)
-    graphs = {name: ir.load(bundle.file(graph)) for name, graph in entry.graphs.items()}
+    graphs = {name: read_graph(bundle, graph) for name, graph in entry.graphs.items()}
     for name, model in graphs.items():
         if name != contract.MASK_DECODER and not linears(model):
             raise BundleError(f"bundle {bundle.path}: {name} has no layers; export it again")

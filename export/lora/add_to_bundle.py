@@ -95,6 +95,8 @@ def add_adapter(
 def remove_adapter(bundle_path: str | os.PathLike[str], name: str) -> None:
     """Remove an adapter from a bundle, with the graphs that no other adapter needs.
 
+    What a removal that was killed left behind is removed too.
+
     Args:
         bundle_path: The bundle's directory.
         name: The adapter's name in the bundle.
@@ -108,11 +110,33 @@ def remove_adapter(bundle_path: str | os.PathLike[str], name: str) -> None:
         >>> remove_adapter("mix.bundle", "cats")
     """
     bundle = Bundle.open(bundle_path)
-    if name not in bundle.manifest.adapters:
+    if name not in bundle.manifest.adapters and not _has_remains(bundle, name):
         names = ", ".join(bundle.manifest.adapters) or "none"
-        raise OptionError(f"adapter is {name!r}, bundle {bundle.path} has {names}")
+        raise OptionError(
+            f"adapter is {name!r}, which bundle {bundle.path} does not have or no longer has; it "
+            f"has {names}"
+        )
     with _tidy_afterwards(bundle.path):
         remove_folder(bundle, _folder(name))
+
+
+def _has_remains(bundle: Bundle, name: str) -> bool:
+    """Whether a process that was killed has left files of an adapter, or graphs for none."""
+    if NAME.fullmatch(name) and os.path.lexists(bundle.path / _folder(name)):
+        return True
+    return bool(_without_need(bundle))
+
+
+def _without_need(bundle: Bundle) -> list[str]:
+    """Variants whose LoRA graphs no adapter needs, listed or left behind."""
+    return [
+        variant
+        for variant in bundle.manifest.variants
+        if not needed_graphs(bundle.manifest, variant)
+        and (
+            variant in bundle.manifest.lora_graphs or (bundle.path / lora_folder(variant)).is_dir()
+        )
+    ]
 
 
 def _folder(name: str) -> str:
@@ -204,9 +228,9 @@ def _tidy_afterwards(path: Path) -> Iterator[None]:
 
 def _remove_unneeded(path: Path) -> None:
     bundle = Bundle.open(path)
+    for variant in _without_need(bundle):
+        remove_folder(bundle, lora_folder(variant))
     for variant, known in bundle.manifest.lora_graphs.items():
         needed = needed_graphs(bundle.manifest, variant)
-        if not needed:
-            remove_folder(bundle, lora_folder(variant))
-        elif set(known.graphs) - needed:
+        if needed and set(known.graphs) - needed:
             LoraVariant.read(bundle, variant).write(bundle, needed)

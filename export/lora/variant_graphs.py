@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from paligemma_edge.quantize.graphs.read_graph import read_graph
 from paligemma_edge.quantize.recipes.recipe import LOSSLESS_RECIPE
 from paligemma_edge.quantize.schemes.lora_branches import add_branches, layer_of
 from paligemma_edge.quantize.schemes.products import products
@@ -50,7 +51,7 @@ class LoraVariant:
         variant = bundle.manifest.variants[name]
         files = {graph: variant.graphs[graph] for graph in GRAPHS if graph in variant.graphs}
         bundle.verify(files.values())
-        graphs = {graph: ir.load(bundle.file(file)) for graph, file in files.items()}
+        graphs = {graph: read_graph(bundle, file) for graph, file in files.items()}
         return cls(name, variant, graphs, _read_changes(bundle, name, variant))
 
     def changed_by(self, layers: Collection[str]) -> list[str]:

@@ -38,7 +38,7 @@ from paligemma_edge.export.verify.parity import (
 from paligemma_edge.export.verify.reference import ReferenceTrace, trace_all
 from paligemma_edge.export.verify.samples import DEFAULT_MAX_NEW_TOKENS, Sample, default_samples
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden
+from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden, pixel_grid
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, replay
@@ -291,7 +291,13 @@ def _record(bundle: Bundle, report: ParityReport, sample: Sample, trace: Referen
     files = {f"parity/{report.variant}.json": report.to_json().encode()}
     if report.passed and len(sample.images) == 1:
         golden = Golden(
-            image=GOLDEN_IMAGE, prompt=sample.prompt, token_ids=trace.tokens, text=trace.text
+            image=GOLDEN_IMAGE,
+            prompt=sample.prompt,
+            pixel_grid=pixel_grid(trace.pixel_values[0]),
+            prompt_ids=trace.ids,
+            token_ids=trace.tokens,
+            text=trace.text,
+            cut=trace.cut,
         )
         image = io.BytesIO()
         load_image(sample.images[0]).save(image, "PNG")

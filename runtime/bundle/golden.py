@@ -9,12 +9,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from paligemma_edge.runtime.bundle.bundle import Bundle
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import Variant
 
 GOLDEN = "golden.json"
 GOLDEN_IMAGE = "golden.png"
+
+_GRID = 8  # rows and columns
 
 # The share of tokens that must be the original's where a variant is not exact. This detects a
 # device that computes wrongly; the quality of a variant is in its fidelity report.
@@ -23,12 +28,15 @@ _AGREEMENT: Mapping[str, float] = {"float16": 0.75, "bfloat16": 0.75, "int8": 0.
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """A question and the original's greedy answer to it."""
+    """A question as the original reads it, and its greedy answer."""
 
     image: str  # a file of the bundle
     prompt: str
+    pixel_grid: tuple[float, ...]  # `pixel_grid` of the image as pixel values
+    prompt_ids: tuple[int, ...]  # of the prompt with <bos> and the newline
     token_ids: tuple[int, ...]
     text: str
+    cut: bool  # whether a limit of tokens cut the answer; else its last token ended it
 
     def to_json(self) -> bytes:
         """The contents of `golden.json`."""
@@ -51,6 +59,15 @@ class Golden:
         return golden
 
 
+def pixel_grid(pixels: NDArray[np.float32]) -> tuple[float, ...]:
+    """Some of an image's pixel values [3, R, R], in rows and columns over all of it.
+
+    They tell another mean, deviation, scale, size or filter, to which an answer may be blind.
+    """
+    places = np.linspace(0, pixels.shape[-1] - 1, _GRID).astype(int)
+    return tuple(float(value) for value in pixels[:, places][:, :, places].ravel())
+
+
 def required_agreement(variant: Variant) -> float:
     """The share of tokens that must be the original's: 1 for float weights in float32."""
     kinds = (variant.weight_dtype, variant.compute_dtype)
@@ -63,7 +80,12 @@ def _parse(data: bytes) -> Golden | None:
     try:
         fields = json.loads(data)
         tokens = tuple(int(token) for token in fields["token_ids"])
+        prompt = tuple(int(token) for token in fields["prompt_ids"])
+        grid = tuple(float(value) for value in fields["pixel_grid"])
+        cut = fields["cut"]
         texts = {name: str(fields[name]) for name in ("image", "prompt", "text")}
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
-    return Golden(**texts, token_ids=tokens)
+    if not isinstance(cut, bool):
+        return None
+    return Golden(**texts, pixel_grid=grid, prompt_ids=prompt, token_ids=tokens, cut=cut)

@@ -57,9 +57,14 @@ def prepack(
 
 
 def remove_prepacked(bundle_path: str | os.PathLike[str], variant: str | None = None) -> list[str]:
-    """Remove what one variant, or each, was prepacked with → their names."""
+    """Remove what one variant, or each, was prepacked with → their names.
+
+    What a removal that was killed left behind is removed too.
+    """
     bundle = Bundle.open(bundle_path)
-    prepacked = list(bundle.manifest.prepacked)
+    manifest = bundle.manifest
+    remains = (name for name in manifest.variants if (bundle.path / _folder(name)).is_dir())
+    prepacked = list(dict.fromkeys((*manifest.prepacked, *remains)))
     if variant is not None and variant not in prepacked:
         raise OptionError(f"variant is {variant!r}, prepacked are {', '.join(prepacked) or 'none'}")
     names = prepacked if variant is None else [variant]

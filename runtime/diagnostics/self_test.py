@@ -6,11 +6,14 @@ Knows the golden question, which `verify` took from the original. Knows nothing 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Unpack
 
-from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.bundle.golden import GOLDEN, Golden, required_agreement
+import numpy as np
+
+from paligemma_edge.runtime.bundle.golden import GOLDEN, Golden, pixel_grid, required_agreement
+from paligemma_edge.runtime.bundle.local import open_bundle
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
@@ -19,6 +22,9 @@ from paligemma_edge.runtime.loading.variants import DeviceName
 from paligemma_edge.runtime.progress import Progress, no_progress
 from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.size_text import size_text
+
+# How much pixel values may differ, on average and of their range: 1/8 of a grey level.
+_PIXELS = 1 / 255 / 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +36,12 @@ class GoldenAnswer:
     text: str
     agreement: float  # share of tokens that are the original's, each after the original's own
     required: float  # 1 in a float32 variant
+    misread: tuple[str, ...] = ()  # of image and prompt, what is not what the original reads
 
     @property
     def agrees(self) -> bool:
-        """Whether enough of the tokens are the original's."""
-        return self.agreement >= self.required
+        """Whether the question is the original's, and enough of the tokens are."""
+        return self.agreement >= self.required and not self.misread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +72,7 @@ class SelfTest:
             f"original on {answer.agreement:.0%} of {len(answer.golden.token_ids)} tokens, "
             f"wanted {answer.required:.0%}",
         ]
+        lines += [f"  {what}" for what in answer.misread]
         if answer.token_ids != answer.golden.token_ids:
             lines += [f"  original: {answer.golden.text!r}", f"  here:     {answer.text!r}"]
         return lines
@@ -83,9 +91,9 @@ def self_test(
     BundleError where a file is damaged or the golden question unreadable; DeviceError where the
     device is not there.
     """
-    bundle = Bundle.open(bundle_path)
+    bundle = open_bundle(bundle_path)
     progress("comparing digests and opening the variant", 0, 1)
-    model = load_model(bundle_path, device, variant, **load)
+    model = load_model(bundle.path, device, variant, **load)
     files = bundle.manifest.files
     bundle.verify(set(files) - set(model.verified_files))
     answer = None
@@ -109,7 +117,23 @@ def _golden_answer(model: LoadedModel, golden: Golden) -> GoldenAnswer:
         text=answer.text,
         agreement=1.0 if same else _agreement(model, golden),
         required=required_agreement(model.bundle.manifest.variants[model.variant]),
+        misread=tuple(_misread(model, golden)),
     )
+
+
+def _misread(model: LoadedModel, golden: Golden) -> Iterator[str]:
+    """What the manifest makes of the question that the original does not."""
+    (pixels,) = model.pipeline.read_images([model.bundle.file(golden.image)]).pixel_values
+    here, there = np.array(pixel_grid(pixels)), np.array(golden.pixel_grid)
+    # Written so that NaN fails too. One grey level in a few values is another release of Pillow.
+    if here.shape != there.shape or not np.abs(here - there).mean() <= _PIXELS * np.ptp(there):
+        yield "the image's pixel values are not the original's: see `image` in the manifest"
+    ids = tuple(model.encoder.encode(golden.prompt, 1))
+    if ids != golden.prompt_ids:
+        yield f"the prompt's token ids are {ids}, the original's {golden.prompt_ids}"
+    ends = [token in model.bundle.manifest.tokenizer.eos_ids for token in golden.token_ids]
+    if any(ends[:-1]) or ends[-1] == golden.cut:
+        yield "the answer does not end where the original's does: see `eos_ids` in the manifest"
 
 
 def _answer(model: LoadedModel, golden: Golden) -> Generation:

@@ -7,13 +7,14 @@ that a manifest and graphs that do not belong together are one clear error.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import NoReturn, TypeAlias
 
 from paligemma_edge.runtime import contract
 from paligemma_edge.runtime.contract import LORA, ComputeDtype
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import Manifest, ModelConfig
+from paligemma_edge.runtime.printable import short_line
 
 _Tensor: TypeAlias = tuple[str, tuple[int | None, ...]]  # dtype and sizes; None is a free size
 _Tensors: TypeAlias = Mapping[str, _Tensor]
@@ -41,6 +42,15 @@ def check_graph(
 
     `compute` is the dtype of hidden states, features, keys and values.
     """
+    try:
+        _check_tensors(name, session, manifest, compute)
+    except UnicodeDecodeError:
+        _refuse(f"{name} has inputs, outputs or sizes whose names are not UTF-8")
+
+
+def _check_tensors(
+    name: str, session: ort.InferenceSession, manifest: Manifest, compute: ComputeDtype
+) -> None:
     inputs, outputs = _wanted(name, manifest, _COMPUTED[compute])
     present = session.get_inputs()
     lora = {
@@ -76,6 +86,8 @@ def _wanted(name: str, manifest: Manifest, computed: str) -> tuple[_Tensors, _Te
             {contract.MASK: (_FLOAT, (None, 64, 64))},
         ),
     }
+    if name not in wanted:
+        _refuse(f"the manifest has a graph {short_line(repr(name))}, wanted {', '.join(wanted)}")
     return wanted[name]
 
 
@@ -127,7 +139,7 @@ def _compare(graph: str, kind: str, present: Iterable[ort.NodeArg], wanted: _Ten
             )
 
 
-def _refuse(mismatch: str) -> None:
+def _refuse(mismatch: str) -> NoReturn:
     raise BundleError(
         f"{mismatch}; the manifest and the graphs do not belong together, export the bundle again"
     )

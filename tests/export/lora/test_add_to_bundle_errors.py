@@ -27,6 +27,7 @@ from paligemma_edge.runtime.manifest import SCHEMA_VERSION
 from tests.conftest import MakeCheckpoint
 from tests.helpers import adapters as peft
 from tests.helpers.adapters import CONFIG, WEIGHTS, edit
+from tests.helpers.killed import at_each_step
 from tests.helpers.lora_graphs import logits
 from tests.helpers.lora_models import SIZES, Model, check_whole, contents
 
@@ -108,10 +109,10 @@ def test_a_missing_variant(small: Model) -> None:
 
 
 def test_a_missing_adapter(small: Model, tmp_path: Path) -> None:
-    with pytest.raises(OptionError, match=r"adapter is 'a', bundle .* has none"):
+    with pytest.raises(OptionError, match=r"adapter is 'a', which .* no longer has; it has none"):
         remove_adapter(small.bundle, "a")
     add_adapter(small.bundle, small.adapter, "one")
-    with pytest.raises(OptionError, match=r"adapter is '\.\./one', bundle .* has one"):
+    with pytest.raises(OptionError, match=r"adapter is '\.\./one', .* it has one"):
         remove_adapter(small.bundle, "../one")
     assert "has no adapter_config.json" in add_error(small, tmp_path / "absent")
     with pytest.raises(BundleError, match="does not exist"):
@@ -244,6 +245,43 @@ def test_graphs_left_by_a_killed_process_do_no_harm(
     check_whole(small.bundle)
     remove_adapter(small.bundle, "one")
     assert contents(small.bundle) == before
+
+
+def remove_one(path: Path) -> None:
+    remove_adapter(path, "one")
+
+
+def test_a_removal_that_was_killed_at_any_step_is_finished_by_the_next(small: Model) -> None:
+    before = contents(small.bundle)
+    add_adapter(small.bundle, small.adapter, "one")
+    outcomes = set()
+    for left in at_each_step(small.bundle, f"{__name__}:remove_one"):
+        Bundle.open(left).verify(Bundle.open(left).model_files())
+        try:
+            remove_adapter(left, "one")
+            outcomes.add("finished")
+        except OptionError as error:  # nothing was left to remove
+            assert "does not have or no longer has; it has none" in str(error)
+            outcomes.add("was done")
+        check_whole(left)
+        assert contents(left) == before
+    assert outcomes == {"finished", "was done"}
+
+
+def test_a_removal_that_was_killed_leaves_the_other_adapters(small: Model) -> None:
+    add_adapter(small.bundle, small.adapter, "one")
+    with_one = contents(small.bundle)
+    add_adapter(small.bundle, small.adapter, "two")
+    (small.bundle / "adapters/three").mkdir()
+    (small.bundle / "adapters/three/cpu-fp32.npz").write_bytes(b"left behind")
+    remove_adapter(small.bundle, "three")
+    check_whole(small.bundle)
+    with pytest.raises(OptionError, match="it has one, two"):
+        remove_adapter(small.bundle, "three")
+    with pytest.raises(OptionError, match=r"'\.\./one'"):
+        remove_adapter(small.bundle, "../one")
+    remove_adapter(small.bundle, "two")
+    assert contents(small.bundle) == with_one
 
 
 def test_a_full_disk_is_noticed_before_writing(

@@ -29,6 +29,7 @@ from paligemma_edge.runtime.errors import (
 from paligemma_edge.runtime.loading import prepacked
 from paligemma_edge.runtime.results.generation import Generation
 from tests.helpers.journey import call, refused, stages_of
+from tests.helpers.killed import at_each_step
 
 VARIANT = "cpu-fp32"
 DATA = f"prepacked/{VARIANT}/decoder.onnx.data"
@@ -187,6 +188,21 @@ def test_what_was_prepacked_is_removed(prepacked_copy: Path, shapes_bundle: Path
     assert remove_prepacked(prepacked_copy) == []
     with pytest.raises(OptionError, match="prepacked are none"):
         remove_prepacked(prepacked_copy, VARIANT)
+
+
+def test_a_removal_that_was_killed_at_any_step_is_finished_by_the_next(
+    prepacked_copy: Path, shapes_bundle: Path
+) -> None:
+    for path in prepacked_copy.glob("prepacked/*/*.data"):
+        path.write_bytes(b"")  # their sizes are not looked at, and every step gets a copy
+    before = files(shapes_bundle)
+    removed = set()
+    for left in at_each_step(prepacked_copy, f"{remove_prepacked.__module__}:remove_prepacked"):
+        removed.add(tuple(remove_prepacked(left)))
+        assert {**files(left), MANIFEST: b""} == {**before, MANIFEST: b""}
+        assert Bundle.open(left).manifest == Bundle.open(shapes_bundle).manifest
+        shutil.rmtree(left)
+    assert removed == {(VARIANT,), ()}
 
 
 def test_a_variant_that_is_replaced_takes_its_priming_with_it(prepacked_copy: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +15,29 @@ from PIL import Image
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.bundle.golden import Golden, required_agreement
+from paligemma_edge.runtime.bundle.golden import Golden, pixel_grid, required_agreement
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.diagnostics.self_test import GoldenAnswer, SelfTest, self_test
 from paligemma_edge.runtime.engine.replay import replay
-from paligemma_edge.runtime.errors import BundleError, OptionError
+from paligemma_edge.runtime.errors import BundleError, OptionError, TokenizerError
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.manifest import Variant
 
 PROMPT = "caption en"
+QUESTION = Golden(
+    image="golden.png",
+    prompt=PROMPT,
+    pixel_grid=(),
+    prompt_ids=(),
+    token_ids=(1,),
+    text="",
+    cut=False,
+)
 Answer = Callable[[tuple[int, ...]], tuple[int, ...]]
+
+
+def _golden_with(**fields: object) -> bytes:
+    return json.dumps({**json.loads(QUESTION.to_json()), **fields}).encode()
 
 
 @pytest.fixture
@@ -38,11 +53,20 @@ def give_golden(
     shapes_copy: Path, shapes_model: PaliGemma, image: bytes
 ) -> Callable[[Answer], Path]:
     """Make the bundle's own answer, changed, its golden one."""
-    said = shapes_model.generate(image, PROMPT, max_new_tokens=8)
+    said, loaded = shapes_model.generate(image, PROMPT, max_new_tokens=8), shapes_model._loaded
+    pixels = pixel_grid(loaded.pipeline.read_images([image]).pixel_values[0])
+    ids = loaded.encoder.encode(PROMPT, 1)
 
     def give(change: Answer) -> Path:
         tokens = change(said.token_ids)
-        golden = Golden(image="golden.png", prompt=PROMPT, token_ids=tokens, text="the original's")
+        golden = dataclasses.replace(
+            QUESTION,
+            pixel_grid=pixels,
+            prompt_ids=ids,
+            token_ids=tokens,
+            text="the original's",
+            cut=said.finish_reason == "length",
+        )
         files = {"golden.json": golden.to_json(), "golden.png": image}
         amend_bundle(Bundle.open(shapes_copy), files, lambda manifest: manifest)
         return shapes_copy
@@ -75,6 +99,86 @@ def test_one_other_token_fails_and_both_answers_are_shown(
     assert first.startswith("FAILED: ")
     assert "the original's" in original
     assert repr(answer.text) in here
+
+
+IMAGE_CHANGES: dict[str, dict[str, object]] = {
+    **{name: {"resample": name} for name in ("nearest", "lanczos", "bilinear", "box", "hamming")},
+    "scale": {"rescale_factor": 0.00393},
+    "mean of red": {"mean": [0.505, 0.5, 0.5]},
+    "mean of green": {"mean": [0.5, 0.49, 0.5]},
+    "mean of blue": {"mean": [0.5, 0.5, 0.0]},
+    "deviation of red": {"std": [0.505, 0.5, 0.5]},
+    "deviation of green": {"std": [0.5, 0.49, 0.5]},
+    "deviation of blue": {"std": [0.5, 0.5, 1.0]},
+    "channels": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+}
+
+
+@pytest.mark.parametrize("change", IMAGE_CHANGES)
+def test_another_preprocessing_fails_whatever_the_answer(
+    give_golden: Callable[[Answer], Path], change: str
+) -> None:
+    bundle = give_golden(lambda tokens: tokens)
+    _edit_manifest(bundle, "image", IMAGE_CHANGES[change])
+    result = self_test(bundle, device="cpu")
+    assert not result.passed
+    assert "the image's pixel values are not the original's" in result.summary()
+
+
+@pytest.mark.parametrize("size", [111, 113, 56, 224])
+def test_another_size_is_none_of_the_graphs(
+    give_golden: Callable[[Answer], Path], size: int
+) -> None:
+    bundle = give_golden(lambda tokens: tokens)
+    _edit_manifest(bundle, "image", {"size": size})
+    with pytest.raises(BundleError, match=r"'pixel_values' is .* the manifest says"):
+        self_test(bundle, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["bos_id", "newline_id", "image_id", "first_loc_id"])
+def test_another_id_is_none_of_the_tokenizer(shapes_copy: Path, name: str) -> None:
+    ids = json.loads((shapes_copy / "manifest.json").read_text())["tokenizer"]
+    for other in (ids[name] - 1, ids[name] + 1):
+        _edit_manifest(shapes_copy, "tokenizer", {name: other})
+        with pytest.raises((BundleError, TokenizerError)):
+            self_test(shapes_copy, device="cpu")
+
+
+def test_a_prompt_that_is_read_otherwise_fails(
+    give_golden: Callable[[Answer], Path],
+) -> None:
+    bundle = Bundle.open(give_golden(lambda tokens: tokens))
+    golden = Golden.read(bundle)
+    other = dataclasses.replace(golden, prompt_ids=golden.prompt_ids[1:])
+    amend_bundle(bundle, {"golden.json": other.to_json()}, lambda m: m)
+    result = self_test(bundle.path, device="cpu")
+    assert not result.passed
+    assert f"the original's {golden.prompt_ids[1:]}" in result.summary()
+
+
+def test_other_ends_fail(
+    give_golden: Callable[[Answer], Path], shapes_model: PaliGemma, image: bytes
+) -> None:
+    bundle = give_golden(lambda tokens: tokens)
+    early = shapes_model.generate(image, PROMPT, max_new_tokens=8).token_ids[3]
+    for ends in ([early], sorted({1, early})):
+        _edit_manifest(bundle, "tokenizer", {"eos_ids": ends})
+        result = self_test(bundle, device="cpu")
+        assert not result.passed
+        assert "the answer does not end where the original's does" in result.summary()
+
+
+def test_an_end_that_is_lost_fails(give_golden: Callable[[Answer], Path]) -> None:
+    bundle = Bundle.open(give_golden(lambda tokens: tokens))
+    ended = dataclasses.replace(Golden.read(bundle), cut=False)
+    amend_bundle(bundle, {"golden.json": ended.to_json()}, lambda m: m)
+    assert "does not end where the original's does" in self_test(bundle.path).summary()
+
+
+def _edit_manifest(bundle: Path, part: str, fields: dict[str, Any]) -> None:
+    data = json.loads((bundle / "manifest.json").read_text())
+    data[part] |= fields
+    (bundle / "manifest.json").write_text(json.dumps(data))
 
 
 def test_an_early_difference_does_not_grow_into_others(
@@ -124,10 +228,15 @@ def test_without_a_golden_question_digests_are_compared_all_the_same(shapes_copy
         b"[]",
         b"{}",
         b"[" * 9999,
-        b'{"image": "a", "prompt": "p", "text": "", "token_ids": []}',
-        b'{"image": "a", "prompt": "p", "text": "", "token_ids": "word"}',
-        b'{"image": "a", "prompt": "p", "text": "", "token_ids": 1}',
         b'{"prompt": "p", "text": "", "token_ids": [1]}',
+        _golden_with(token_ids=[]),
+        _golden_with(token_ids="word"),
+        _golden_with(token_ids=1),
+        _golden_with(prompt_ids=None),
+        _golden_with(prompt_ids=[10**400, "1e999"]),
+        _golden_with(cut=0),
+        _golden_with(pixel_grid=["a"]),
+        _golden_with(pixel_grid=[10**400]),
     ],
 )
 def test_a_golden_file_of_another_form_is_one_line(text: bytes, shapes_copy: Path) -> None:
@@ -179,7 +288,7 @@ def test_a_golden_image_must_be_a_file_of_the_bundle(
     give_golden: Callable[[Answer], Path],
 ) -> None:
     bundle = Bundle.open(give_golden(lambda tokens: tokens))
-    golden = Golden(image="../secret.png", prompt=PROMPT, token_ids=(1,), text="")
+    golden = dataclasses.replace(QUESTION, image="../secret.png")
     amend_bundle(bundle, {"golden.json": golden.to_json()}, lambda m: m)
     with pytest.raises(BundleError, match="lists no file"):
         self_test(bundle.path)
@@ -222,7 +331,7 @@ def test_float_weights_in_float32_must_agree_wholly(
         files=(),
     )
     assert required_agreement(variant) == share
-    golden = Golden(image="", prompt="", token_ids=(1, 2, 3, 4), text="")
+    golden = dataclasses.replace(QUESTION, token_ids=(1, 2, 3, 4))
     answer = GoldenAnswer(
         golden=golden, token_ids=(1, 2, 3, 5), text="", agreement=0.75, required=share
     )
