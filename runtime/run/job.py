@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +36,7 @@ from paligemma_edge.runtime.run.sources import Source, Sources, find_sources
 from paligemma_edge.runtime.run.writers import check_out, finish
 from paligemma_edge.runtime.system.atomic_file import descriptor_of, is_stream
 from paligemma_edge.runtime.system.console import Console
-from paligemma_edge.runtime.system.streams import is_missing
+from paligemma_edge.runtime.system.streams import is_missing, standard_input
 
 _READ_AHEAD = 2  # images for each slot
 _STDOUT = 1  # the descriptor of standard output
@@ -66,7 +65,7 @@ def run_images(
     out = None if options.out is None else Path(options.out)
     if out is not None:
         check_out(out, overwrite=options.overwrite)
-    sources = _sources(options, stdin or sys.stdin)
+    sources = _sources(options, stdin or standard_input())
     hints = prompt_hints(options.prompts), task_hint(options.prompts)
     for hint in (*itertools.chain(*hints), *left_out_hint(sources.left_out)):
         console.note(hint)

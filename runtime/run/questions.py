@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TextIO, TypeGuard
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
+from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.run.sources import STDIN, Source, Sources
 
 _OPTION = "--questions"
+_SHOWN = 100  # characters of a reason
 _PROMPTS = ("prefix", "prompt")
 _WANTED = 'wanted {"image": "a.jpg", "prefix": "caption en"}'
 
@@ -36,9 +38,10 @@ def read_questions(
         else:
             with open(name, encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
                 sources = tuple(_sources(name, lines, folder))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: it is closed, or no text
+        reason = short_line(getattr(error, "strerror", None) or str(error), _SHOWN)
         raise OptionError(
-            f"{_OPTION} {name}: cannot be read ({error.strerror}); {_WANTED} in each line"
+            f"{_OPTION} {name}: cannot be read ({reason}); {_WANTED} in each line"
         ) from None
     if not sources:
         raise OptionError(f"{_OPTION} {name}: has no line, {_WANTED} in each one")

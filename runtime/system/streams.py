@@ -37,6 +37,15 @@ def open_streams() -> None:
     sys.stderr.reconfigure(line_buffering=True)
 
 
+def standard_input() -> TextIO:
+    """That of this process; a process without one has one that is closed."""
+    if sys.stdin is not None:
+        return sys.stdin
+    missing = Nowhere()
+    missing.close()
+    return missing
+
+
 def can_write(descriptor: int) -> bool:
     """Whether a descriptor is open for writing; what stands in for a missing output is not."""
     try:

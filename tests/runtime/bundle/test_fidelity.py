@@ -129,7 +129,7 @@ def having(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         (having("layers", [1]), r"layers\[0\]"),
         (having("layers", [{**dataclasses.asdict(REPORT.layers[0]), "relative_error": -1}]), "-1"),
         (having("notes", [1]), "notes"),
-        (having("notes", "x" * 999), "x{50}.*\\.\\.\\."),
+        (having("notes", "x" * 999), "x{30}\\.\\.\\.x"),
     ],
 )
 def test_a_damaged_report_is_one_line(

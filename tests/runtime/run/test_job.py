@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,21 @@ def test_images_together_have_one_answer(
     assert (code, text) == (1, "")
     assert messages.startswith("paligemma-edge: ")
     assert "b.png: not an image that can be read" in messages
+
+
+def test_a_process_without_streams_can_run(
+    shapes_bundle: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    given: dict[str, Any] = {"bundle": shapes_bundle, "prompt": "caption en", "max_new_tokens": 2}
+    out = tmp_path / "out.jsonl"
+    assert run_images(RunOptions(**given, paths=[folder], out=out)) == 1
+    assert len(out.read_text().splitlines()) == 3
+    with pytest.raises(OptionError, match="standard input cannot be read"):
+        run_images(RunOptions(**given, paths=["-"]))
+    with pytest.raises(OptionError, match="--questions -: cannot be read"):
+        run_images(RunOptions(bundle=shapes_bundle, questions="-"))
 
 
 @pytest.mark.parametrize(
