@@ -85,8 +85,8 @@ def test_verify_names_the_extra_before_it_reads_anything(tmp_path: Path) -> None
 def test_a_name_on_the_hub_without_huggingface_hub(tmp_path: Path) -> None:
     program = without("huggingface_hub")
     line = refused("export", "google/paligemma-3b-mix-224", tmp_path / "x", program=program)
-    assert "needs the package huggingface_hub" in line
-    assert "pip install 'paligemma-edge[export]'" in line
+    assert "the package huggingface_hub is needed" in line
+    assert "pip install 'paligemma-edge[hub]'" in line
 
 
 @pytest.mark.parametrize("name", ["paligemma-3b-mix-224", "PaliGemma2-3b-pt-448"])

@@ -39,7 +39,7 @@ def test_an_adapter_is_added_listed_replaced_and_removed(small: Model, capfd: Ca
         (("lora", "--remove"), "--remove takes a bundle and --name, and nothing else"),
         (("--remove", "--variant", "cpu-fp32"), "--remove takes a bundle and --name"),
         (("--remove", "--overwrite"), "--remove takes a bundle and --name"),
-        (("--remove",), "adapter is 'one', bundle"),
+        (("--remove",), "adapter is 'one', which bundle"),
         ((), "ADAPTER is missing, wanted the directory of a LoRA adapter"),
         (("lora", "--variant", "cpu-int4"), "variant is 'cpu-int4'"),
     ],

@@ -35,7 +35,7 @@ def test_the_options_are_those_of_export() -> None:
     assert shown.returncode == 0, shown.stderr
     assert "usage: optimum-cli export paligemma " in shown.stdout
     assert "\n  optimum-cli export paligemma paligemma-3b-mix-224 mix.bundle" in shown.stdout
-    for option in ("--mask-decoder", "--adapter", "--variant", "--revision", "--from-cache"):
+    for option in ("--mask-decoder", "--adapter", "--variant", "--from-cache"):
         assert option in shown.stdout
     assert "    paligemma " in optimum("export", "--help").stdout
 

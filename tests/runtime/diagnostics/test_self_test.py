@@ -122,7 +122,7 @@ def test_another_preprocessing_fails_whatever_the_answer(
     _edit_manifest(bundle, "image", IMAGE_CHANGES[change])
     result = self_test(bundle, device="cpu")
     assert not result.passed
-    assert "the image's pixel values are not the original's" in result.summary()
+    assert "the image's pixel values are not the original's" in "\n".join(result.summary())
 
 
 @pytest.mark.parametrize("size", [111, 113, 56, 224])
@@ -153,7 +153,7 @@ def test_a_prompt_that_is_read_otherwise_fails(
     amend_bundle(bundle, {"golden.json": other.to_json()}, lambda m: m)
     result = self_test(bundle.path, device="cpu")
     assert not result.passed
-    assert f"the original's {golden.prompt_ids[1:]}" in result.summary()
+    assert f"the original's {golden.prompt_ids[1:]}" in "\n".join(result.summary())
 
 
 def test_other_ends_fail(
@@ -165,14 +165,14 @@ def test_other_ends_fail(
         _edit_manifest(bundle, "tokenizer", {"eos_ids": ends})
         result = self_test(bundle, device="cpu")
         assert not result.passed
-        assert "the answer does not end where the original's does" in result.summary()
+        assert "the answer does not end where the original's does" in "\n".join(result.summary())
 
 
 def test_an_end_that_is_lost_fails(give_golden: Callable[[Answer], Path]) -> None:
     bundle = Bundle.open(give_golden(lambda tokens: tokens))
     ended = dataclasses.replace(Golden.read(bundle), cut=False)
     amend_bundle(bundle, {"golden.json": ended.to_json()}, lambda m: m)
-    assert "does not end where the original's does" in self_test(bundle.path).summary()
+    assert "does not end where the original's does" in "\n".join(self_test(bundle.path).summary())
 
 
 def _edit_manifest(bundle: Path, part: str, fields: dict[str, Any]) -> None:
