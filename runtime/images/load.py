@@ -129,6 +129,8 @@ def _read(path: Path, label: str) -> bytes:
         if path.is_dir():
             raise ImageError(f"{label}: a folder, {WANTED}; name one file")
         if not path.is_file():
+            if path.exists():
+                raise ImageError(f"{label}: a pipe, socket or device, wanted a regular file")
             raise ImageError(f"{label}: no such file; check the path (addresses are not fetched)")
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ImageError(f"{label}: more than {MAX_FILE_BYTES >> 20} MiB, {WANTED}")
