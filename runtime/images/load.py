@@ -67,7 +67,7 @@ def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
             it stands to its end, a PIL image, or a uint8 array: [height, width] is grey,
             [height, width, 3] red, green and blue, a fourth channel alpha.
         max_pixels: largest accepted width x height; a larger image is not decoded. An RGB file
-            takes about 4 bytes a pixel while it is read, a turned one 8, WebP and AVIF 16.
+            takes about 4 bytes a pixel while it is read, a turned one 8, AVIF 10, WebP 16.
 
     Returns:
         An RGB image of its own that holds pixels only: no EXIF, no other metadata.
