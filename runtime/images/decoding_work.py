@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping
+
+from paligemma_edge.runtime.images.png_chunks import is_exif_or_xmp, png_chunks
 
 _MAX_SEGMENTS = 10_000  # of a JPEG; an extended XMP of 100 MB has 1,600
 _MAX_JUNK = 64 << 10  # bytes between them
@@ -19,6 +22,8 @@ _FREE_SCAN_PIXELS = 4_000_000_000  # about two seconds of a core
 _SCAN_PIXELS_PER_BYTE = 200  # a photograph has 10 scans and at least a byte in 10 pixels
 _FREE_CHUNKS = 20_000  # of a PNG, whatever its size
 _BYTES_PER_CHUNK = 1024  # for each further one; programs write chunks of 8 KiB
+_MAX_PNG_TEXT = 64 << 20  # bytes; Pillow's own limits, past which it reads no image
+_MAX_PNG_UNPACKED = 1 << 20
 _MAX_GIF_EXTENSIONS = 1 << 20  # bytes before the first frame
 _MAX_BMP_RLE = 8 << 20  # bytes; Pillow reads them one by one
 _MAX_JPEG_EXIF = 4 << 20  # bytes in all segments, which are joined one by one
@@ -98,17 +103,35 @@ def _jpeg_length(data: bytes, marker: int) -> int:
 
 
 def _of_png(data: bytes) -> str | None:
-    place, count, most = 8, 0, _FREE_CHUNKS + len(data) // _BYTES_PER_CHUNK
-    while place + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
-        if kind == b"IEND":
-            break
-        if kind == b"eXIf" and (problem := _of_tags(data[place + 8 : place + 8 + length])):
+    most, plain, unpacked = _FREE_CHUNKS + len(data) // _BYTES_PER_CHUNK, 0, 0
+    for count, (kind, start, length) in enumerate(png_chunks(data), 1):
+        content = slice(start, start + length)
+        if kind == b"eXIf" and (problem := _of_tags(data[content])):
             return problem
-        place, count = place + 12 + length, count + 1
+        if is_exif_or_xmp(kind, data, start):
+            plain += length
+            unpacked += len(_unpacked(kind, data[content]))
+        if plain > _MAX_PNG_TEXT or unpacked > _MAX_PNG_UNPACKED:
+            return (
+                f"a PNG of more than {_MAX_PNG_TEXT >> 20} MiB of EXIF or XMP as text, "
+                f"or {_MAX_PNG_UNPACKED >> 20} MiB where it is compressed, wanted less"
+            )
         if count > most:
             return f"a PNG of more than {most:,} chunks, wanted fewer and larger ones"
     return None
+
+
+def _unpacked(kind: bytes, text: bytes) -> bytes:
+    """What a text is once unpacked, as far as it matters; nothing of one that is not compressed."""
+    rest = text.partition(b"\0")[2]
+    if kind == b"iTXt":
+        packed = rest[2:].split(b"\0", 2)[-1] if rest.startswith(b"\x01\0") else b""
+    else:
+        packed = rest[1:] if kind == b"zTXt" else b""
+    try:
+        return zlib.decompressobj().decompress(packed, _MAX_PNG_UNPACKED + 1)
+    except zlib.error:
+        return b""
 
 
 def _of_webp(data: bytes) -> str | None:

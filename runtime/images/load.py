@@ -21,6 +21,7 @@ from PIL import ExifTags, Image, ImageFile
 from paligemma_edge.runtime.errors import ImageError
 from paligemma_edge.runtime.images.decoding_work import excessive_work
 from paligemma_edge.runtime.images.formats import WANTED, ImageFormat, describe, format_of
+from paligemma_edge.runtime.images.png_chunks import without_unused_chunks
 from paligemma_edge.runtime.images.quiet_tiff import quiet_tiff
 from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.validation import check_pixels
@@ -180,7 +181,7 @@ def _with_header(kind: ImageFormat, data: bytes, label: str) -> Image.Image:
         try:
             if kind.name == "TIFF":
                 quiet_tiff()
-            image = kind.open(data)
+            image = kind.open(without_unused_chunks(data) if kind.name == "PNG" else data)
             if kind.name == "TIFF":  # whose `load` would warn of what these say
                 exif = image.getexif()
                 for table in ExifTags.IFD:

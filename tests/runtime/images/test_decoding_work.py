@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from paligemma_edge.runtime.images.formats import FORMATS, format_of
 from paligemma_edge.runtime.images.load import load_image
 from tests.helpers.image_files import encoded, jpeg_of_scans, png_chunk, tags
 
+XMP = b"XML:com.adobe.xmp\0"
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
 
 
@@ -35,10 +38,10 @@ def many_numbers(tag: int = 0x0112, at: int = 26) -> bytes:
     return tags([(tag, 3, 2_000_000, at)], rest=bytes(4_000_000))
 
 
-def png_with_exif(exif: bytes) -> bytes:
+def png_with(kind: bytes, content: bytes) -> bytes:
     data = encoded(PHOTO, "PNG")
     place = data.index(b"IDAT") - 4
-    return data[:place] + png_chunk(b"eXIf", exif) + data[place:]
+    return data[:place] + png_chunk(kind, content) + data[place:]
 
 
 def webp_with_exif(exif: bytes) -> bytes:
@@ -71,6 +74,18 @@ EXCESSIVE = {
     ),
     "a PNG of empty chunks": (png_of_chunks(b"teXt", 40_000), "more than 20,"),
     "a PNG of empty pixel chunks": (png_of_chunks(b"IDAT", 40_000), "more than 20,"),
+    "compressed XMP of a PNG": (
+        png_with(b"iTXt", XMP + b"\1\0\0\0" + zlib.compress(bytes(2 << 20))),
+        "more than 64 MiB of EXIF or XMP as text, or 1 MiB where it is compressed",
+    ),
+    "compressed EXIF of a PNG": (
+        png_with(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(2 << 20))),
+        "more than 64 MiB of EXIF or XMP as text, or 1 MiB where it is compressed",
+    ),
+    "XMP of a PNG": (
+        png_with(b"iTXt", XMP + b"\0\0\0\0" + bytes(65 << 20)),
+        "more than 64 MiB of EXIF or XMP as text",
+    ),
     "a GIF with a long comment": (gif_with_comment(2 << 20), "before its first frame"),
     "a BMP of short runs": (bmp_of_runs(5 << 20), "run-length encoded"),
     "a JPEG of very much EXIF": (
@@ -79,7 +94,7 @@ EXCESSIVE = {
         + encoded(PHOTO, "JPEG")[2:],
         "more than 4 MiB of EXIF",
     ),
-    "EXIF of a PNG": (png_with_exif(many_numbers()), "more than 1,000,000 numbers"),
+    "EXIF of a PNG": (png_with(b"eXIf", many_numbers()), "more than 1,000,000 numbers"),
     "EXIF of a WebP": (webp_with_exif(many_numbers()), "more than 1,000,000 numbers"),
     "EXIF of an AVIF": (encoded(PHOTO, "AVIF") + many_numbers(), "more than 1,000,000 numbers"),
     "a TIFF of very many strips": (many_numbers(273), "more than 1,000,000 numbers"),
@@ -129,10 +144,20 @@ def test_scans_of_a_thumbnail_do_not_count() -> None:
     assert load_image(data).size == (60, 40)
 
 
-def test_a_large_icc_profile_and_long_texts_are_read() -> None:
-    profile = bytes(900_000)  # Pillow reads up to a mebibyte of a PNG
-    for kind in ("JPEG", "PNG", "WEBP", "TIFF", "AVIF"):
-        assert load_image(encoded(PHOTO, kind, icc_profile=profile)).size == (60, 40)
+def test_large_icc_profiles_and_long_texts_are_read() -> None:
+    long = b"x" * (2 << 20)
+    files: dict[str, dict[str, Any]] = {
+        "JPEG": {"icc_profile": long, "comment": long[:65_000]},
+        "PNG": {"icc_profile": long},
+        "WEBP": {"icc_profile": long, "xmp": long},
+        "GIF": {"comment": long[:900_000]},
+        "TIFF": {"icc_profile": long, "description": long.decode(), "tiffinfo": {700: long}},
+        "AVIF": {"icc_profile": long, "xmp": long},
+    }
+    for kind, about in files.items():
+        data, plain = encoded(PHOTO, kind, **about), encoded(PHOTO, kind)
+        assert len(data) > len(plain) + (1000 if kind == "PNG" else 900_000)  # a PNG's is packed
+        assert load_image(data).tobytes() == load_image(plain).tobytes()
 
 
 def test_every_row_of_a_tall_tiff_may_be_a_strip() -> None:
