@@ -67,6 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def _verify(options: argparse.Namespace) -> int:
     from paligemma_edge.export.cli.parity_table import parity_table
 
+    Path.cwd()  # where it is gone, the import of torch would end the process
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch and transformers about this machine
         from paligemma_edge.export.verify.verify import verify

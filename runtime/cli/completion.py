@@ -5,12 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 
+from paligemma_edge.runtime.cli.paths import FILES, FOLDERS
 from paligemma_edge.runtime.system.console import Console
 
 SHELLS = ("bash", "zsh")
-
-_FOLDERS = {"BUNDLE", "DIR", "CHECKPOINT", "ADAPTER"}  # by their names in help
-_FILES = {"PATHS", "FILE", "TARGET", "NPZ", "RECIPE"}
 
 _EPILOG = """\
 The script is complete in itself: make it again after an update of paligemma-edge.
@@ -51,6 +49,6 @@ def _complete_paths(
         if isinstance(action, argparse._SubParsersAction):
             for command in action.choices.values():
                 _complete_paths(command, file, folder)
-        elif action.metavar in _FOLDERS | _FILES:
-            kind = folder if action.metavar in _FOLDERS else file
+        elif action.metavar in FOLDERS | FILES:
+            kind = folder if action.metavar in FOLDERS else file
             action.complete = kind  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from typing import NoReturn
 
 from paligemma_edge.runtime.cli.commands import COMMANDS, command_parser, program_parser
 from paligemma_edge.runtime.cli.exit_codes import EXIT_FAILED, EXIT_NO_SPACE, EXIT_USAGE
+from paligemma_edge.runtime.cli.paths import has_relative_paths, working_directory
 from paligemma_edge.runtime.cli.signals import interruptible
 from paligemma_edge.runtime.cli.verbosity import level_of, log_traceback, logging_to_stderr
 from paligemma_edge.runtime.errors import (
@@ -60,8 +61,6 @@ def guarded(name: str, work: Callable[[], int]) -> int:
             return _done(name, work)
     except PaliGemmaError as error:
         console.message(_text(error))
-        if not _is_somewhere():
-            console.message(_NOWHERE)
         return _exit_code(error)
     except KeyboardInterrupt as interrupt:
         writes = ("export", "quantize", "adapter", "prepack")
@@ -95,7 +94,7 @@ def _let_go(console: Console) -> None:
 
 
 def _is_somewhere() -> bool:
-    """Whether the working directory is there: a name that is relative to it needs it."""
+    """Whether the working directory is there."""
     try:
         return bool(Path.cwd())
     except FileNotFoundError:
@@ -116,7 +115,10 @@ def _dispatch(arguments: Sequence[str]) -> int:
     name = arguments[0]
     if name not in COMMANDS:
         return _no_command(arguments)
-    return execute(command_parser(name).parse(arguments[1:]))
+    parser = command_parser(name)
+    options = parser.parse(arguments[1:])
+    with working_directory(needed=has_relative_paths(parser, options)):
+        return execute(options)
 
 
 def execute(options: argparse.Namespace) -> int:

@@ -245,25 +245,3 @@ def test_a_name_that_the_terminal_cannot_show_is_shown_escaped(
     assert line.isprintable()
     assert "Traceback" not in line
     assert r"\n.png: no such file" in line
-
-
-def test_a_working_directory_that_is_gone_is_told(shapes_bundle: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "gone"
-    folder.mkdir()
-    code = "import os, sys\nos.rmdir(os.getcwd())\n"
-    code += "from paligemma_edge.runtime.cli.start import main\nsys.exit(main())\n"
-    for arguments in (
-        ["inspect", "mix.bundle"],
-        ["run", "x", "caption en", "x.png", "--out", "x.csv"],
-    ):
-        command = [sys.executable, "-P", "-c", code, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-        assert (done.returncode, done.stdout) == (1, "")
-        last = done.stderr.splitlines()[-1]
-        assert last.startswith("paligemma-edge: the working directory is no longer there")
-        assert "standard output" not in done.stderr
-        folder.mkdir()
-    # What needs none works.
-    command = [sys.executable, "-P", "-c", code, "inspect", str(shapes_bundle)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
-    assert (done.returncode, done.stderr) == (0, "")
