@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
+from paligemma_edge.export.golden_question import golden_question
 from paligemma_edge.export.origin import describe_origin
 from paligemma_edge.export.remarks import remarks
 from paligemma_edge.export.source import ExportSource, MaskDecoder, read_source
@@ -126,12 +127,15 @@ def export(
         for name, data in source.licenses.contents.items():
             writer.write(f"{LICENSES_FOLDER}/{name}", data)
         manifest = _describe(source, note)
+        encoder = PromptEncoder(writer.path(TOKENIZER_FILE), manifest.tokenizer)
+        for name, data in golden_question(manifest.image, encoder).items():
+            writer.write(name, data)
         made: dict[str, Variant] = {}
         for recipe in variants:
             if recipe is None:
                 made[LOSSLESS_VARIANT] = _write_lossless(writer, source, progress)
             else:
-                calibration = _calibration(writer, manifest, recipe, questions)
+                calibration = _calibration(encoder, manifest, recipe, questions)
                 made[recipe.name] = _write_recipe(writer, source, recipe, calibration, progress)
         hashed = _Meter("hashing", writer.bytes(), progress)
         marked = next(iter(made)) if default else None
@@ -174,14 +178,13 @@ def _write_recipe(
 
 
 def _calibration(
-    writer: BundleWriter,
+    encoder: PromptEncoder,
     manifest: Manifest,
     recipe: Recipe,
     questions: Sequence[Question] | None,
 ) -> Calibration | None:
     if not questions or not (recipe.layers or recipe.compute == "float16"):
         return None
-    encoder = PromptEncoder(writer.path(TOKENIZER_FILE), manifest.tokenizer)
     return without_answers(manifest, encoder, questions)
 
 

@@ -6,18 +6,15 @@ Knows images and prompts. Knows no model and no correct answers.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageDraw
-
+from paligemma_edge.export.drawn_image import DRAWN_IMAGES, drawn_image
+from paligemma_edge.export.golden_question import GOLDEN_PROMPT
 from paligemma_edge.quantize.fidelity.questions import parse_prompts
 from paligemma_edge.runtime.images.load import ImageInput
 
-_SIZES = ((357, 240), (181, 299), (640, 427))  # width, height: none is square, none a resolution
-_PROMPTS = ("caption en", "detect cat", "answer en what is this?")
+_PROMPTS = (GOLDEN_PROMPT, "detect cat", "answer en what is this?")
 
 
 DEFAULT_MAX_NEW_TOKENS = 32  # of each answer; few, for the original is slow in float32
@@ -41,7 +38,7 @@ class Sample:
 
 def default_samples() -> list[Sample]:
     """Three generated images with three prompts each; the same ones every time."""
-    images = [_draw(number, *size) for number, size in enumerate(_SIZES)]
+    images = [drawn_image(number) for number in range(DRAWN_IMAGES)]
     return [Sample((p,), prompt) for p, prompt in itertools.product(images, _PROMPTS)]
 
 
@@ -62,25 +59,3 @@ def read_samples(directory: Path) -> list[Sample]:
         >>> verify("mix.bundle", "paligemma-3b-mix-224", samples=samples)
     """
     return [Sample((question.image,), question.prompt) for question in parse_prompts(directory)]
-
-
-def _draw(number: int, width: int, height: int) -> Image.Image:
-    """Colour gradients with a few outlined shapes: smooth areas and sharp edges."""
-    x = np.linspace(0, 1, width)[None, :]
-    y = np.linspace(0, 1, height)[:, None]
-    channels = (x + 0 * y, 0 * x + y, 0.5 + 0.5 * np.sin((3 + number) * np.pi * (x + y)))
-    rotated = [channels[(number + place) % 3] for place in range(3)]
-    image = Image.fromarray(np.rint(np.stack(rotated, axis=-1) * 255).astype(np.uint8))
-    canvas = ImageDraw.Draw(image)
-    for colour, box in _boxes(number, width, height).items():
-        canvas.ellipse(box, fill=colour, outline="black", width=3)
-        canvas.rectangle([edge // 2 for edge in box], outline=colour, width=5)
-    return image
-
-
-def _boxes(number: int, width: int, height: int) -> Mapping[str, list[int]]:
-    left, top = width // (3 + number), height // (4 - number)
-    return {
-        "white": [left, top, left + width // 3, top + height // 3],
-        "red": [width // 2, height // 8, width - 9, height // 2],
-    }

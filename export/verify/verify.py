@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import errno
 import importlib.metadata
-import io
 import itertools
 import math
 import os
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from paligemma_edge.export.checkpoint.open import open_checkpoint
 from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
+from paligemma_edge.export.golden_question import golden_files
 from paligemma_edge.export.lora.adapter import read_adapter
 from paligemma_edge.export.origin import ADAPTERS, SLIDING_WINDOW
 from paligemma_edge.export.tokenizer.image_last import renumbered
@@ -38,7 +38,7 @@ from paligemma_edge.export.verify.parity import (
 from paligemma_edge.export.verify.reference import ReferenceTrace, trace_all
 from paligemma_edge.export.verify.samples import DEFAULT_MAX_NEW_TOKENS, Sample, default_samples
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.bundle.golden import GOLDEN, GOLDEN_IMAGE, Golden, pixel_grid
+from paligemma_edge.runtime.bundle.golden import GOLDEN_IMAGE, Golden, OriginalAnswer, pixel_grid
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, replay
@@ -69,7 +69,7 @@ def verify(
     The original runs in transformers (float32, eager attention) and is released before the bundle
     is opened, so the two are never in memory together. The report is written to
     `parity/<variant>.json`; if every stage passes, the first sample becomes the golden question of
-    the bundle's self-test.
+    the bundle's self-test, with its answer.
 
     Args:
         bundle_path: The bundle's directory.
@@ -295,11 +295,7 @@ def _record(bundle: Bundle, report: ParityReport, sample: Sample, trace: Referen
             prompt=sample.prompt,
             pixel_grid=pixel_grid(trace.pixel_values[0]),
             prompt_ids=trace.ids,
-            token_ids=trace.tokens,
-            text=trace.text,
-            cut=trace.cut,
+            answer=OriginalAnswer(token_ids=trace.tokens, text=trace.text, cut=trace.cut),
         )
-        image = io.BytesIO()
-        load_image(sample.images[0]).save(image, "PNG")
-        files |= {GOLDEN: golden.to_json(), GOLDEN_IMAGE: image.getvalue()}
+        files |= golden_files(golden, load_image(sample.images[0]))
     amend_bundle(bundle, files, lambda manifest: manifest)

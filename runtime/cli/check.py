@@ -1,4 +1,4 @@
-"""The command `check`: digests and the golden answer, on this device."""
+"""The command `check`: digests and the golden question, on this device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from paligemma_edge.runtime.cli.progress import shown_progress
 from paligemma_edge.runtime.system.console import Console
 
 _EPILOG = """\
-Without a golden answer, which `verify` writes where the checkpoint is, the digests alone decide.
+`export` writes the question, `verify` its answer, where the checkpoint is. Without an answer, the
+digests and how image and prompt are read decide.
 
 examples:
   paligemma-edge check mix.bundle
@@ -29,8 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Describe the command to a parser."""
     parser.usage = "%(prog)s [options] BUNDLE"
     parser.description = (
-        "Test a bundle on this device: compare every file with its digest, and answer the\n"
-        "question whose answer is known."
+        "Test a bundle on this device: compare every file with its digest, and how the golden\n"
+        "question is read and answered with the original."
     )
     parser.epilog = _EPILOG
     add_bundle(parser)
@@ -41,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """Check digests and the golden answer; 1 where they differ."""
+    """Check digests and the golden question; 1 where they differ."""
     from paligemma_edge.runtime.diagnostics.self_test import self_test
 
     with shown_progress() as progress:

@@ -1,6 +1,6 @@
-"""Does a bundle work on this device? Digests of all files, then one question with a known answer.
+"""Does a bundle work on this device? Digests of all files, then the golden question.
 
-Knows the golden question, which `verify` took from the original. Knows nothing of the original.
+Knows how the original reads it, and its answer where `verify` asked. Knows nothing of the original.
 """
 
 from __future__ import annotations
@@ -10,9 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Unpack
 
-import numpy as np
-
-from paligemma_edge.runtime.bundle.golden import GOLDEN, Golden, pixel_grid, required_agreement
+from paligemma_edge.runtime.bundle.golden import (
+    GOLDEN,
+    Golden,
+    OriginalAnswer,
+    pixel_grid,
+    required_agreement,
+    same_pixels,
+)
 from paligemma_edge.runtime.bundle.local import open_bundle
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.generation.request import GenerationOptions
@@ -23,59 +28,60 @@ from paligemma_edge.runtime.progress import Progress, no_progress
 from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.size_text import size_text
 
-# How much pixel values may differ, on average and of their range: 1/8 of a grey level.
-_PIXELS = 1 / 255 / 8
-
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenAnswer:
     """What a device answered to the golden question, beside what the original answered."""
 
-    golden: Golden
+    original: OriginalAnswer
     token_ids: tuple[int, ...]
     text: str
     agreement: float  # share of tokens that are the original's, each after the original's own
     required: float  # 1 in a float32 variant
-    misread: tuple[str, ...] = ()  # of image and prompt, what is not what the original reads
 
     @property
     def agrees(self) -> bool:
-        """Whether the question is the original's, and enough of the tokens are."""
-        return self.agreement >= self.required and not self.misread
+        """Whether enough of the tokens are the original's."""
+        return self.agreement >= self.required
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTest:
-    """A bundle whose digests are right, and its answer to the golden question, if it has one."""
+    """A bundle whose digests are right, and what it makes of the golden question, if it has one."""
 
     variant: str
     files: int  # whose digests are right
     file_bytes: int  # of all of them
-    answer: GoldenAnswer | None
+    golden: Golden | None
+    misread: tuple[str, ...] = ()  # of image, prompt and ends, what is not the original's
+    answer: GoldenAnswer | None = None
 
     @property
     def passed(self) -> bool:
         """Whether nothing that can be compared differs."""
-        return self.answer is None or self.answer.agrees
+        return not self.misread and (self.answer is None or self.answer.agrees)
 
     def summary(self) -> list[str]:
         """The result in a few lines, for people."""
         digests = f"the digests of {self.files} files ({size_text(self.file_bytes)}) match"
+        lines = [f"{'passed' if self.passed else 'FAILED'}: {digests}; {self._compared()}"]
+        lines += [f"  {what}" for what in self.misread]
         answer = self.answer
-        if answer is None:
-            return [
-                f"passed: {digests}, and {self.variant} can be opened here; there is no golden "
-                "answer to compare (`paligemma-edge verify` makes one, where the checkpoint is)"
-            ]
-        lines = [
-            f"{'passed' if self.passed else 'FAILED'}: {digests}; {self.variant} agrees with the "
-            f"original on {answer.agreement:.0%} of {len(answer.golden.token_ids)} tokens, "
-            f"wanted {answer.required:.0%}",
-        ]
-        lines += [f"  {what}" for what in answer.misread]
-        if answer.token_ids != answer.golden.token_ids:
-            lines += [f"  original: {answer.golden.text!r}", f"  here:     {answer.text!r}"]
+        if answer is not None and answer.token_ids != answer.original.token_ids:
+            lines += [f"  original: {answer.original.text!r}", f"  here:     {answer.text!r}"]
         return lines
+
+    def _compared(self) -> str:
+        if self.answer is not None:
+            return (
+                f"{self.variant} agrees with the original on {self.answer.agreement:.0%} of "
+                f"{len(self.answer.original.token_ids)} tokens, wanted {self.answer.required:.0%}"
+            )
+        read = "" if self.golden is None or self.misread else ", reads image and prompt rightly"
+        return (
+            f"{self.variant} can be opened here{read}; there is no golden answer to compare "
+            "(`paligemma-edge verify` makes one, where the checkpoint is)"
+        )
 
 
 def self_test(
@@ -96,58 +102,62 @@ def self_test(
     model = load_model(bundle.path, device, variant, **load)
     files = bundle.manifest.files
     bundle.verify(set(files) - set(model.verified_files))
-    answer = None
-    if GOLDEN in files:
-        progress("asking the golden question", 0, 1)
-        answer = _golden_answer(model, Golden.read(bundle))
+    golden = Golden.read(bundle) if GOLDEN in files else None
     return SelfTest(
         variant=model.variant,
         files=len(files),
         file_bytes=sum(record.bytes for record in files.values()),
-        answer=answer,
+        golden=golden,
+        misread=() if golden is None else tuple(_misread(model, golden)),
+        answer=None if golden is None else _golden_answer(model, golden, progress),
     )
 
 
-def _golden_answer(model: LoadedModel, golden: Golden) -> GoldenAnswer:
-    answer = _answer(model, golden)
-    same = answer.token_ids == golden.token_ids
+def _golden_answer(model: LoadedModel, golden: Golden, progress: Progress) -> GoldenAnswer | None:
+    original = golden.answer
+    if original is None:
+        return None
+    progress("asking the golden question", 0, 1)
+    answer = _answer(model, golden, original)
+    same = answer.token_ids == original.token_ids
     return GoldenAnswer(
-        golden=golden,
+        original=original,
         token_ids=answer.token_ids,
         text=answer.text,
-        agreement=1.0 if same else _agreement(model, golden),
+        agreement=1.0 if same else _agreement(model, golden, original),
         required=required_agreement(model.bundle.manifest.variants[model.variant]),
-        misread=tuple(_misread(model, golden)),
     )
 
 
 def _misread(model: LoadedModel, golden: Golden) -> Iterator[str]:
     """What the manifest makes of the question that the original does not."""
     (pixels,) = model.pipeline.read_images([model.bundle.file(golden.image)]).pixel_values
-    here, there = np.array(pixel_grid(pixels)), np.array(golden.pixel_grid)
-    # Written so that NaN fails too. One grey level in a few values is another release of Pillow.
-    if here.shape != there.shape or not np.abs(here - there).mean() <= _PIXELS * np.ptp(there):
+    if not same_pixels(pixel_grid(pixels), golden.pixel_grid):
         yield "the image's pixel values are not the original's: see `image` in the manifest"
     ids = tuple(model.encoder.encode(golden.prompt, 1))
     if ids != golden.prompt_ids:
         yield f"the prompt's token ids are {ids}, the original's {golden.prompt_ids}"
-    ends = [token in model.bundle.manifest.tokenizer.eos_ids for token in golden.token_ids]
-    if any(ends[:-1]) or ends[-1] == golden.cut:
+    if golden.answer is not None and not _ends_alike(model, golden.answer):
         yield "the answer does not end where the original's does: see `eos_ids` in the manifest"
 
 
-def _answer(model: LoadedModel, golden: Golden) -> Generation:
+def _ends_alike(model: LoadedModel, original: OriginalAnswer) -> bool:
+    ends = [token in model.bundle.manifest.tokenizer.eos_ids for token in original.token_ids]
+    return not any(ends[:-1]) and ends[-1] != original.cut
+
+
+def _answer(model: LoadedModel, golden: Golden, original: OriginalAnswer) -> Generation:
     """What the model answers by itself, in as many tokens as the original at most."""
-    options = GenerationOptions(max_new_tokens=len(golden.token_ids))
+    options = GenerationOptions(max_new_tokens=len(original.token_ids))
     image = model.bundle.file(golden.image)
     request = model.pipeline.request_about([image], golden.prompt, options)
     return model.pipeline.answer_one(request)
 
 
-def _agreement(model: LoadedModel, golden: Golden) -> float:
-    """Share of the golden tokens that follow the golden ones before them; never 1 here."""
+def _agreement(model: LoadedModel, golden: Golden, original: OriginalAnswer) -> float:
+    """Share of the original's tokens that follow those before them; never 1 here."""
     image = model.pipeline.read_images([model.bundle.file(golden.image)])
     encoded = model.pipeline.encode(image, golden.prompt)
-    rows = replay(model.engine, encoded, golden.token_ids)
-    wrong = sum(row.best != token for row, token in zip(rows, golden.token_ids, strict=True))
-    return 1 - max(1, wrong) / len(golden.token_ids)
+    rows = replay(model.engine, encoded, original.token_ids)
+    wrong = sum(row.best != token for row, token in zip(rows, original.token_ids, strict=True))
+    return 1 - max(1, wrong) / len(original.token_ids)

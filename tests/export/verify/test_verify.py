@@ -1,4 +1,4 @@
-"""The report names the stage that differs, and only a bundle that passes gets a golden question."""
+"""The report names the stage that differs, and only a bundle that passes gets a golden answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from paligemma_edge.export.verify.reference import Reference, ReferenceTrace, tr
 from paligemma_edge.export.verify.samples import Sample, default_samples, read_samples
 from paligemma_edge.export.verify.verify import verify
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.bundle.golden import Golden
+from paligemma_edge.runtime.bundle.golden import Golden, pixel_grid
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.diagnostics.self_test import self_test
 from paligemma_edge.runtime.errors import (
@@ -85,7 +85,20 @@ def negate_weights(data: bytearray) -> None:
         data[place] ^= 0x80
 
 
-def test_a_sound_bundle_passes_and_gets_its_golden_question(
+def test_a_new_bundle_has_the_golden_question_as_the_original_reads_it(
+    shapes_bundle: Path, known: list[ReferenceTrace]
+) -> None:
+    bundle = Bundle.open(shapes_bundle)
+    golden = Golden.read(bundle)
+    (image,) = SAMPLES[0].images
+    assert isinstance(image, Image.Image)
+    assert Image.open(bundle.file(golden.image)).tobytes() == image.tobytes()
+    assert (golden.prompt, golden.answer) == (SAMPLES[0].prompt, None)
+    assert golden.prompt_ids == known[0].ids
+    assert golden.pixel_grid == pixel_grid(known[0].pixel_values[0])
+
+
+def test_a_sound_bundle_passes_and_gets_the_golden_answer(
     shapes_copy: Path, shapes_checkpoint: Path, known: list[ReferenceTrace]
 ) -> None:
     stages: list[tuple[str, int, int]] = []
@@ -108,8 +121,9 @@ def test_a_sound_bundle_passes_and_gets_its_golden_question(
     assert ParityReport.from_json(bundle.file("parity/cpu-fp32.json").read_bytes()) == report
     golden = Golden.read(bundle)
     assert (golden.image, golden.prompt) == ("golden.png", "caption en")
-    assert golden.token_ids[:3] == known[0].tokens
-    assert golden.text.startswith(known[0].text)
+    assert golden.answer is not None
+    assert golden.answer.token_ids[:3] == known[0].tokens
+    assert golden.answer.text.startswith(known[0].text)
     (original,) = SAMPLES[0].images
     assert isinstance(original, Image.Image)
     assert Image.open(bundle.file("golden.png")).tobytes() == original.tobytes()
@@ -128,8 +142,7 @@ def test_a_damaged_weight_fails_at_its_stage(
     report = verify(shapes_copy, shapes_checkpoint, samples=SAMPLES[:1], max_new_tokens=3)
     assert failures(report)[0] == stage
     assert not report.passed
-    manifest = Bundle.open(shapes_copy).manifest
-    assert "golden.json" not in manifest.files
+    assert Golden.read(Bundle.open(shapes_copy)).answer is None
     assert json.loads((shapes_copy / "parity/cpu-fp32.json").read_bytes())["passed"] is False
 
 
@@ -274,12 +287,13 @@ def test_a_checkpoint_without_the_settings_of_its_tokenizer(
 def test_several_images_leave_the_golden_question_alone(
     shapes_copy: Path, shapes_checkpoint: Path
 ) -> None:
+    before = Golden.read(Bundle.open(shapes_copy))
     several = Sample((SAMPLES[0].images[0], SAMPLES[1].images[0]), "caption en")
     report = verify(shapes_copy, shapes_checkpoint, samples=[several], max_new_tokens=1)
     assert report.passed
     assert report.steps == 0
     assert report.stages[5].worst == ""
-    assert "golden.json" not in Bundle.open(shapes_copy).manifest.files
+    assert Golden.read(Bundle.open(shapes_copy)) == before
 
 
 def test_the_original_is_dropped_and_transformers_is_left_as_it_was(
@@ -472,7 +486,9 @@ def test_a_second_end_token_ends_answers_as_in_transformers_generate(
     assert (generation.token_ids, generation.finish_reason) == (answer, "stop")
     report = verify(bundle, checkpoint, samples=SAMPLES[:1], max_new_tokens=8)
     assert report.passed
-    assert Golden.read(Bundle.open(bundle)).text == generation.text
+    golden = Golden.read(Bundle.open(bundle)).answer
+    assert golden is not None
+    assert golden.text == generation.text
     assert self_test(bundle).passed
 
 

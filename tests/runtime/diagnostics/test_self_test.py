@@ -15,7 +15,12 @@ from PIL import Image
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.bundle.golden import Golden, pixel_grid, required_agreement
+from paligemma_edge.runtime.bundle.golden import (
+    Golden,
+    OriginalAnswer,
+    pixel_grid,
+    required_agreement,
+)
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.diagnostics.self_test import GoldenAnswer, SelfTest, self_test
 from paligemma_edge.runtime.engine.replay import replay
@@ -29,15 +34,17 @@ QUESTION = Golden(
     prompt=PROMPT,
     pixel_grid=(),
     prompt_ids=(),
-    token_ids=(1,),
-    text="",
-    cut=False,
+    answer=OriginalAnswer(token_ids=(1,), text="", cut=False),
 )
 Answer = Callable[[tuple[int, ...]], tuple[int, ...]]
 
 
 def _golden_with(**fields: object) -> bytes:
     return json.dumps({**json.loads(QUESTION.to_json()), **fields}).encode()
+
+
+def _answer_with(**fields: object) -> bytes:
+    return _golden_with(answer={**json.loads(QUESTION.to_json())["answer"], **fields})
 
 
 @pytest.fixture
@@ -63,9 +70,9 @@ def give_golden(
             QUESTION,
             pixel_grid=pixels,
             prompt_ids=ids,
-            token_ids=tokens,
-            text="the original's",
-            cut=said.finish_reason == "length",
+            answer=OriginalAnswer(
+                token_ids=tokens, text="the original's", cut=said.finish_reason == "length"
+            ),
         )
         files = {"golden.json": golden.to_json(), "golden.png": image}
         amend_bundle(Bundle.open(shapes_copy), files, lambda manifest: manifest)
@@ -94,7 +101,7 @@ def test_one_other_token_fails_and_both_answers_are_shown(
     assert not result.passed
     answer = result.answer
     assert answer is not None
-    assert answer.agreement == 1 - 1 / len(answer.golden.token_ids)
+    assert answer.agreement == 1 - 1 / len(answer.original.token_ids)
     first, original, here = result.summary()
     assert first.startswith("FAILED: ")
     assert "the original's" in original
@@ -112,6 +119,19 @@ IMAGE_CHANGES: dict[str, dict[str, object]] = {
     "deviation of blue": {"std": [0.5, 0.5, 1.0]},
     "channels": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
 }
+
+
+@pytest.mark.parametrize("change", IMAGE_CHANGES)
+def test_another_preprocessing_fails_before_the_original_was_asked(
+    shapes_copy: Path, change: str
+) -> None:
+    """As export leaves a bundle."""
+    _edit_manifest(shapes_copy, "image", IMAGE_CHANGES[change])
+    result = self_test(shapes_copy, device="cpu")
+    assert not result.passed
+    first, second = result.summary()
+    assert first.startswith("FAILED: ")
+    assert "the image's pixel values are not the original's" in second
 
 
 @pytest.mark.parametrize("change", IMAGE_CHANGES)
@@ -170,9 +190,19 @@ def test_other_ends_fail(
 
 def test_an_end_that_is_lost_fails(give_golden: Callable[[Answer], Path]) -> None:
     bundle = Bundle.open(give_golden(lambda tokens: tokens))
-    ended = dataclasses.replace(Golden.read(bundle), cut=False)
+    golden = Golden.read(bundle)
+    assert golden.answer is not None
+    ended = dataclasses.replace(golden, answer=dataclasses.replace(golden.answer, cut=False))
     amend_bundle(bundle, {"golden.json": ended.to_json()}, lambda m: m)
     assert "does not end where the original's does" in "\n".join(self_test(bundle.path).summary())
+
+
+def _forget_golden(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for name in ("golden.json", "golden.png"):
+        del manifest["files"][name]
+        (bundle / name).unlink()
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
 
 
 def _edit_manifest(bundle: Path, part: str, fields: dict[str, Any]) -> None:
@@ -196,23 +226,32 @@ def test_an_early_difference_does_not_grow_into_others(
 
     answer = self_test(give_golden(after_another_start), device="cpu").answer
     assert answer is not None
-    assert answer.token_ids[0] != answer.golden.token_ids[0]
+    assert answer.token_ids[0] != answer.original.token_ids[0]
     assert answer.agreement == 1 - 1 / 6
 
 
-def test_a_bundle_without_a_golden_question_has_its_digests(shapes_copy: Path) -> None:
+def test_a_bundle_whose_original_was_not_asked_reads_the_question(shapes_copy: Path) -> None:
     stages: list[str] = []
     result = self_test(shapes_copy, progress=lambda *stage: stages.append(stage[0]))
     assert result.passed
     assert result.answer is None
     files = Bundle.open(shapes_copy).manifest.files
     (summary,) = result.summary()
-    assert summary.startswith(f"passed: the digests of {len(files)} files (14.9 MB) match, and ")
+    assert summary.startswith(f"passed: the digests of {len(files)} files (15 MB) match; ")
+    assert "cpu-fp32 can be opened here, reads image and prompt rightly; " in summary
     assert "no golden answer to compare (`paligemma-edge verify` makes one" in summary
     assert stages == ["comparing digests and opening the variant"]
 
 
-def test_without_a_golden_question_digests_are_compared_all_the_same(shapes_copy: Path) -> None:
+def test_a_bundle_without_a_golden_question_has_its_digests(shapes_copy: Path) -> None:
+    _forget_golden(shapes_copy)
+    result = self_test(shapes_copy)
+    assert result.passed
+    (summary,) = result.summary()
+    assert "cpu-fp32 can be opened here; there is no golden answer to compare" in summary
+
+
+def test_without_a_golden_answer_digests_are_compared_all_the_same(shapes_copy: Path) -> None:
     path = shapes_copy / "cpu-fp32/mask_decoder.onnx.data"
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
@@ -228,20 +267,22 @@ def test_without_a_golden_question_digests_are_compared_all_the_same(shapes_copy
         b"[]",
         b"{}",
         b"[" * 9999,
-        b'{"prompt": "p", "text": "", "token_ids": [1]}',
-        _golden_with(token_ids=[]),
-        _golden_with(token_ids="word"),
-        _golden_with(token_ids=1),
+        b'{"prompt": "p", "answer": null}',
+        _golden_with(answer=[]),
+        _golden_with(answer={}),
+        _answer_with(token_ids=[]),
+        _answer_with(token_ids="word"),
+        _answer_with(token_ids=1),
         _golden_with(prompt_ids=None),
         _golden_with(prompt_ids=[10**400, "1e999"]),
-        _golden_with(cut=0),
+        _answer_with(cut=0),
         _golden_with(pixel_grid=["a"]),
         _golden_with(pixel_grid=[10**400]),
     ],
 )
 def test_a_golden_file_of_another_form_is_one_line(text: bytes, shapes_copy: Path) -> None:
     bundle = amend_bundle(Bundle.open(shapes_copy), {"golden.json": text}, lambda m: m)
-    with pytest.raises(BundleError, match="no question and answer") as caught:
+    with pytest.raises(BundleError, match=r"golden\.json holds no question") as caught:
         Golden.read(bundle)
     assert "\n" not in str(caught.value)
 
@@ -331,9 +372,9 @@ def test_float_weights_in_float32_must_agree_wholly(
         files=(),
     )
     assert required_agreement(variant) == share
-    golden = dataclasses.replace(QUESTION, token_ids=(1, 2, 3, 4))
+    original = OriginalAnswer(token_ids=(1, 2, 3, 4), text="", cut=True)
     answer = GoldenAnswer(
-        golden=golden, token_ids=(1, 2, 3, 5), text="", agreement=0.75, required=share
+        original=original, token_ids=(1, 2, 3, 5), text="", agreement=0.75, required=share
     )
-    result = SelfTest(variant="v", files=1, file_bytes=1, answer=answer)
+    result = SelfTest(variant="v", files=1, file_bytes=1, golden=QUESTION, answer=answer)
     assert result.passed == (share <= 0.75)
