@@ -1,7 +1,7 @@
-"""The golden question of a new bundle: how the original reads it. Its answer is `verify`'s to ask.
+"""The golden question of a new bundle: how the original reads it, and which ids end an answer.
 
-An answer takes the whole model in memory, on a device of its variant. How a question is read takes
-neither, and tells a manifest that was changed after the export.
+The answer is `verify`'s to ask: it takes the whole model in memory, on a device of its variant. The
+rest takes neither, and tells a manifest that was changed after the export.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ def golden_question(config: ImageConfig, encoder: PromptEncoder) -> Mapping[str,
         prompt=GOLDEN_PROMPT,
         pixel_grid=pixel_grid(pixel_values(image, config)),
         prompt_ids=encoder.encode(GOLDEN_PROMPT, 1),
+        eos_ids=encoder.config.eos_ids,
         answer=None,
     )
     return golden_files(golden, image)

@@ -16,7 +16,14 @@ from paligemma_edge.runtime.bundle.golden import required_agreement
 from paligemma_edge.runtime.manifest import Variant
 
 ParityStage = Literal[
-    "pixels", "token ids", "vision", "projector", "first logits", "step logits", "answer"
+    "pixels",
+    "token ids",
+    "end ids",
+    "vision",
+    "projector",
+    "first logits",
+    "step logits",
+    "answer",
 ]
 STAGES: tuple[ParityStage, ...] = get_args(ParityStage)
 
@@ -38,8 +45,8 @@ class StageParity:
     Attributes:
         stage: The stage's name, one of `STAGES`.
         absolute: max |a - b|, b the original's tensor of one sample (of one step); for
-            "token ids" and "answer" the number of tokens that differ. Infinite where a shape
-            differs or a value is NaN or infinite.
+            "token ids", "end ids" and "answer" the number of tokens that differ. Infinite where a
+            shape differs or a value is NaN or infinite.
         relative: max |a - b| / max |b|; for tokens the share that differs. Infinite likewise.
         tolerance: The largest `relative` that passes.
         worst: The prompt with the largest relative error.
@@ -110,7 +117,7 @@ class ParityReport:
 
 def tolerance(stage: ParityStage, variant: Variant) -> float:
     """The largest relative error that a stage of a variant may have."""
-    if stage in ("pixels", "token ids"):  # the same for every variant
+    if stage in ("pixels", "token ids", "end ids"):  # the same for every variant
         return _TOLERANCES["float32"] if stage == "pixels" else 0.0
     if stage == "answer":
         return 1 - required_agreement(variant)

@@ -53,6 +53,7 @@ class ReferenceTrace:
     text: str
     cut: bool  # at the largest number of tokens
     image_id: int  # the original's; no answer holds it
+    eos_ids: tuple[int, ...]  # the original's; ascending
 
 
 def trace_all(
@@ -147,6 +148,7 @@ class Reference:
             text=self.processor.decode(tokens if cut else tokens[:-1], skip_special_tokens=True),
             cut=cut,
             image_id=self.image_id,
+            eos_ids=tuple(sorted(self.eos_ids)),
         )
 
     def forward_full(self, sample: Sample, answer: Sequence[int]) -> Float:

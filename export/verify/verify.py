@@ -179,6 +179,7 @@ def _in_bundle_ids(trace: ReferenceTrace, ids: TokenizerConfig) -> ReferenceTrac
         trace,
         ids=tuple(renumbered(token, trace.image_id) for token in trace.ids),
         tokens=tuple(renumbered(token, trace.image_id) for token in trace.tokens),
+        eos_ids=tuple(renumbered(token, trace.image_id) for token in trace.eos_ids),
         logits=np.delete(trace.logits, trace.image_id, axis=1),
     )
 
@@ -193,6 +194,7 @@ def _compare(
     features = model.engine.project(hidden)
     yield "pixels", _distance(pixels, trace.pixel_values)
     yield "token ids", _disagreement(ids, trace.ids)
+    yield "end ids", _ends_disagreement(config.tokenizer.eos_ids, trace.eos_ids)
     yield "vision", _distance(hidden.numpy(), trace.last_hidden_state)
     yield "projector", _distance(features.numpy(), trace.image_features)
     chosen = []
@@ -217,6 +219,12 @@ def _distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> _Differ
 
 def _disagreement(ours: Sequence[int], theirs: Sequence[int]) -> _Difference:
     differ = sum(a != b for a, b in itertools.zip_longest(ours, theirs))
+    return differ, min(1.0, differ / len(theirs))
+
+
+def _ends_disagreement(ours: Sequence[int], theirs: Sequence[int]) -> _Difference:
+    """Ids that end an answer in one of the two alone."""
+    differ = len(set(ours) ^ set(theirs))
     return differ, min(1.0, differ / len(theirs))
 
 
@@ -295,6 +303,7 @@ def _record(bundle: Bundle, report: ParityReport, sample: Sample, trace: Referen
             prompt=sample.prompt,
             pixel_grid=pixel_grid(trace.pixel_values[0]),
             prompt_ids=trace.ids,
+            eos_ids=trace.eos_ids,
             answer=OriginalAnswer(token_ids=trace.tokens, text=trace.text, cut=trace.cut),
         )
         files |= golden_files(golden, load_image(sample.images[0]))

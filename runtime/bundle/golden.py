@@ -1,7 +1,7 @@
 """The bundle's golden question, which tests whether a device reads and computes correctly.
 
-Knows what `export` recorded of how the question is read, and `verify` of the original's answer.
-Knows nothing of the original.
+Knows what `export` recorded of how the question is read and an answer ends, and `verify` of the
+original's answer. Knows nothing of the original.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import Variant
 
 GOLDEN = "golden.json"
+SCHEMA_VERSION = "2.0"  # of golden.json; the first had none
 GOLDEN_IMAGE = "golden.png"
 
 _GRID = 8  # rows and columns
 _PIXELS = 1 / 255 / 8  # of their range
+_MAJOR = SCHEMA_VERSION.partition(".")[0]  # as of the manifest
 
 # The share of tokens that must be the original's where a variant is not exact. This detects a
 # device that computes wrongly; the quality of a variant is in its fidelity report.
@@ -46,11 +48,13 @@ class Golden:
     prompt: str
     pixel_grid: tuple[float, ...]  # `pixel_grid` of the image as pixel values
     prompt_ids: tuple[int, ...]  # of the prompt with <bos> and the newline
+    eos_ids: tuple[int, ...]  # each of them ends an answer of the original; ascending
     answer: OriginalAnswer | None
 
     def to_json(self) -> bytes:
         """The contents of `golden.json`."""
-        return (json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n").encode()
+        data = {"schema_version": SCHEMA_VERSION, **asdict(self)}
+        return (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode()
 
     @classmethod
     def read(cls, bundle: Bundle) -> Golden:
@@ -60,7 +64,7 @@ class Golden:
                 f"bundle {bundle.path} has no {GOLDEN}, so there is no question to test with; "
                 "run `paligemma-edge verify` where the checkpoint is"
             )
-        golden = _parse(bundle.file(GOLDEN).read_bytes())
+        golden = _parse(_fields(bundle))
         if golden is None:
             raise BundleError(
                 f"bundle {bundle.path}: {GOLDEN} holds no question; "
@@ -97,21 +101,38 @@ def required_agreement(variant: Variant) -> float:
     return min(_AGREEMENT.get(kind, 1.0) for kind in kinds)
 
 
-def _parse(data: bytes) -> Golden | None:
+def _fields(bundle: Bundle) -> Any:  # noqa: ANN401 - of JSON
+    """What golden.json holds; BundleError where it is of another schema."""
     try:
-        fields = json.loads(data)
+        fields = json.loads(bundle.file(GOLDEN).read_bytes())
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, Mapping):
+        return None
+    version = fields.get("schema_version")
+    if not isinstance(version, str) or version.partition(".")[0] != _MAJOR:
+        raise BundleError(
+            f"bundle {bundle.path}: {GOLDEN} has schema version {repr(version)[:40]}, this release "
+            f"reads {SCHEMA_VERSION!r}; run `paligemma-edge verify` or export the bundle again"
+        )
+    return fields
+
+
+def _parse(fields: Any) -> Golden | None:  # noqa: ANN401 - of JSON
+    try:
         answer = None if fields["answer"] is None else _parse_answer(fields["answer"])
         golden = Golden(
             image=str(fields["image"]),
             prompt=str(fields["prompt"]),
             pixel_grid=tuple(float(value) for value in fields["pixel_grid"]),
             prompt_ids=tuple(int(token) for token in fields["prompt_ids"]),
+            eos_ids=tuple(int(token) for token in fields["eos_ids"]),
             answer=answer,
         )
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
     whole = answer is None or (answer.token_ids and isinstance(answer.cut, bool))
-    return golden if whole else None
+    return golden if whole and golden.eos_ids else None
 
 
 def _parse_answer(fields: Mapping[str, Any]) -> OriginalAnswer:

@@ -137,13 +137,12 @@ def _misread(model: LoadedModel, golden: Golden) -> Iterator[str]:
     ids = tuple(model.encoder.encode(golden.prompt, 1))
     if ids != golden.prompt_ids:
         yield f"the prompt's token ids are {ids}, the original's {golden.prompt_ids}"
-    if golden.answer is not None and not _ends_alike(model, golden.answer):
-        yield "the answer does not end where the original's does: see `eos_ids` in the manifest"
-
-
-def _ends_alike(model: LoadedModel, original: OriginalAnswer) -> bool:
-    ends = [token in model.bundle.manifest.tokenizer.eos_ids for token in original.token_ids]
-    return not any(ends[:-1]) and ends[-1] != original.cut
+    ends = model.bundle.manifest.tokenizer.eos_ids
+    if ends != golden.eos_ids:
+        yield (
+            f"the ids that end an answer are {ends}, the original's {golden.eos_ids}: "
+            "see `eos_ids` in the manifest"
+        )
 
 
 def _answer(model: LoadedModel, golden: Golden, original: OriginalAnswer) -> Generation:

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from rich.console import Console
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 from transformers.utils import logging
 
 from paligemma_edge import PaliGemma
@@ -154,7 +154,7 @@ def test_a_nan_weight_is_an_infinite_error(shapes_copy: Path, shapes_checkpoint:
     damage(shapes_copy, "cpu-fp32/projector.onnx.data", fill)
     report = verify(shapes_copy, shapes_checkpoint, samples=SAMPLES[:1], max_new_tokens=3)
     assert failures(report) == ["projector", "first logits", "step logits", "answer"]
-    assert math.isinf(report.stages[3].relative)
+    assert math.isinf(report.stages[STAGES.index("projector")].relative)
     assert ParityReport.from_json(report.to_json()) == report
 
 
@@ -292,7 +292,7 @@ def test_several_images_leave_the_golden_question_alone(
     report = verify(shapes_copy, shapes_checkpoint, samples=[several], max_new_tokens=1)
     assert report.passed
     assert report.steps == 0
-    assert report.stages[5].worst == ""
+    assert report.stages[STAGES.index("step logits")].worst == ""
     assert Golden.read(Bundle.open(shapes_copy)) == before
 
 
@@ -391,7 +391,7 @@ def test_tolerances_depend_on_what_a_variant_computes_with() -> None:
 
     for weights in ("float32", "bfloat16", "float16"):
         limits = [tolerance(stage, variant(weights, "float32")) for stage in STAGES]
-        assert limits == [1e-4, 0, 1e-4, 1e-4, 1e-4, 1e-4, 0]
+        assert limits == [1e-4, 0, 0, 1e-4, 1e-4, 1e-4, 1e-4, 0]
     assert tolerance("vision", variant("float16", "float16")) > 1e-4
     assert 0 < tolerance("answer", variant("int4", "float32")) < 1
     assert tolerance("token ids", variant("int4", "float16")) == 0
@@ -505,4 +505,28 @@ def test_a_lost_and_a_foreign_end_token_are_noticed(
 
         amend_bundle(Bundle.open(copy), {}, change)
         report = verify(copy, checkpoint, samples=SAMPLES[:1], max_new_tokens=8)
-        assert failures(report) == ["answer"], name
+        assert failures(report) == ["end ids", "answer"], name
+
+
+@pytest.mark.parametrize("ends", [(7,), (1,), (1, 7, 366)], ids=str)
+def test_other_ends_fail_where_no_answer_reaches_them(
+    ends: tuple[int, ...], shapes_checkpoint: Path, tmp_path: Path
+) -> None:
+    checkpoint = Path(shutil.copytree(shapes_checkpoint, tmp_path / "checkpoint"))
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": [366, 1]}))
+    bundle = tmp_path / "a.bundle"
+    manifest = export(checkpoint, bundle)
+    original = GenerationConfig.from_pretrained(checkpoint).eos_token_id
+    assert isinstance(original, list)
+    assert list(Golden.read(Bundle.open(bundle)).eos_ids) == sorted(original)
+    assert self_test(bundle).passed
+
+    tokenizer = dataclasses.replace(manifest.tokenizer, eos_ids=ends)
+    changed = amend_bundle(
+        Bundle.open(bundle), {}, lambda m: dataclasses.replace(m, tokenizer=tokenizer)
+    )
+    assert not self_test(bundle).passed
+    report = verify(bundle, checkpoint, samples=SAMPLES[:1], max_new_tokens=2)
+    assert failures(report) == ["end ids"]
+    assert Golden.read(changed).answer is None
+    assert not self_test(bundle).passed

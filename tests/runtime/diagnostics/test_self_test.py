@@ -34,6 +34,7 @@ QUESTION = Golden(
     prompt=PROMPT,
     pixel_grid=(),
     prompt_ids=(),
+    eos_ids=(1,),
     answer=OriginalAnswer(token_ids=(1,), text="", cut=False),
 )
 Answer = Callable[[tuple[int, ...]], tuple[int, ...]]
@@ -176,25 +177,34 @@ def test_a_prompt_that_is_read_otherwise_fails(
     assert f"the original's {golden.prompt_ids[1:]}" in "\n".join(result.summary())
 
 
-def test_other_ends_fail(
-    give_golden: Callable[[Answer], Path], shapes_model: PaliGemma, image: bytes
+ENDS = ([7], [1, 7], [1, 366], [366])  # none of them in the golden answer
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=str)
+def test_other_ends_fail_where_no_answer_reaches_them(
+    give_golden: Callable[[Answer], Path], ends: list[int]
 ) -> None:
     bundle = give_golden(lambda tokens: tokens)
-    early = shapes_model.generate(image, PROMPT, max_new_tokens=8).token_ids[3]
-    for ends in ([early], sorted({1, early})):
-        _edit_manifest(bundle, "tokenizer", {"eos_ids": ends})
-        result = self_test(bundle, device="cpu")
-        assert not result.passed
-        assert "the answer does not end where the original's does" in "\n".join(result.summary())
-
-
-def test_an_end_that_is_lost_fails(give_golden: Callable[[Answer], Path]) -> None:
-    bundle = Bundle.open(give_golden(lambda tokens: tokens))
-    golden = Golden.read(bundle)
+    golden = Golden.read(Bundle.open(bundle))
     assert golden.answer is not None
-    ended = dataclasses.replace(golden, answer=dataclasses.replace(golden.answer, cut=False))
-    amend_bundle(bundle, {"golden.json": ended.to_json()}, lambda m: m)
-    assert "does not end where the original's does" in "\n".join(self_test(bundle.path).summary())
+    assert golden.answer.cut
+    assert not set(ends) & set(golden.answer.token_ids)
+    _edit_manifest(bundle, "tokenizer", {"eos_ids": ends})
+    result = self_test(bundle, device="cpu")
+    assert not result.passed
+    assert result.misread == (
+        f"the ids that end an answer are {tuple(ends)}, the original's (1,): "
+        "see `eos_ids` in the manifest",
+    )
+
+
+@pytest.mark.parametrize("ends", ENDS, ids=str)
+def test_other_ends_fail_before_the_original_was_asked(shapes_copy: Path, ends: list[int]) -> None:
+    """As export leaves a bundle."""
+    _edit_manifest(shapes_copy, "tokenizer", {"eos_ids": ends})
+    result = self_test(shapes_copy, device="cpu")
+    assert not result.passed
+    assert "see `eos_ids` in the manifest" in "\n".join(result.summary())
 
 
 def _forget_golden(bundle: Path) -> None:
@@ -265,9 +275,10 @@ def test_without_a_golden_answer_digests_are_compared_all_the_same(shapes_copy: 
     [
         b"",
         b"[]",
-        b"{}",
         b"[" * 9999,
-        b'{"prompt": "p", "answer": null}',
+        b'{"schema_version": "2.0", "prompt": "p", "answer": null}',
+        _golden_with(eos_ids=[]),
+        _golden_with(eos_ids=None),
         _golden_with(answer=[]),
         _golden_with(answer={}),
         _answer_with(token_ids=[]),
@@ -285,6 +296,22 @@ def test_a_golden_file_of_another_form_is_one_line(text: bytes, shapes_copy: Pat
     with pytest.raises(BundleError, match=r"golden\.json holds no question") as caught:
         Golden.read(bundle)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [None, "1.0", "3.0", 2, "20.0", []])
+def test_a_golden_file_of_another_schema_is_told_as_such(
+    version: object, shapes_copy: Path
+) -> None:
+    text = _golden_with(schema_version=version)
+    bundle = amend_bundle(Bundle.open(shapes_copy), {"golden.json": text}, lambda m: m)
+    with pytest.raises(BundleError, match=r"golden\.json has schema version .* reads '2\.0'"):
+        Golden.read(bundle)
+
+
+def test_a_golden_file_of_a_newer_minor_schema_is_read(shapes_copy: Path) -> None:
+    text = _golden_with(schema_version="2.9", more=1)
+    bundle = amend_bundle(Bundle.open(shapes_copy), {"golden.json": text}, lambda m: m)
+    assert Golden.read(bundle) == QUESTION
 
 
 def test_every_file_is_checked_not_only_those_that_run(
