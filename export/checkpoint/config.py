@@ -21,6 +21,7 @@ from paligemma_edge.export.checkpoint.config_fields import (
     section,
     side,
 )
+from paligemma_edge.export.checkpoint.content import has_file, require_content
 from paligemma_edge.export.checkpoint.text_config import Gemma2Config, TextConfig, read_text_config
 from paligemma_edge.export.checkpoint.unsupported import check_supported
 from paligemma_edge.runtime.errors import CheckpointError
@@ -100,7 +101,7 @@ def read_config(directory: Path) -> PaliGemmaConfig:
     """
     config = parse_config(read_json(directory / CONFIG_FILE))
     generation = directory / GENERATION_FILE
-    if not generation.is_file():
+    if not has_file(generation):
         return config
     eos_token_ids = _eos_token_ids(read_json(generation), GENERATION_FILE)
     return dataclasses.replace(config, eos_token_ids=eos_token_ids)
@@ -126,6 +127,7 @@ def parse_config(data: Json) -> PaliGemmaConfig:
 
 def read_json(path: Path) -> Json:
     """Read a JSON object. Raises CheckpointError when there is none that can be read."""
+    require_content(path)
     try:
         data = json.loads(path.read_bytes())
     except FileNotFoundError:

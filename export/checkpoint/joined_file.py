@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from paligemma_edge.export.checkpoint.content import require_content
+
 
 @dataclass(frozen=True)
 class JoinedFile:
@@ -22,7 +24,12 @@ class JoinedFile:
 
     @classmethod
     def open(cls, paths: Sequence[Path]) -> JoinedFile:
-        """Note the sizes as they are now. Raises OSError where a file cannot be read."""
+        """Note the sizes as they are now.
+
+        Raises OSError where a file cannot be read, CheckpointError where it has no content.
+        """
+        for path in paths:
+            require_content(path)
         sizes = [path.stat().st_size for path in paths]
         return cls(tuple(paths), tuple(itertools.accumulate(sizes, initial=0)))
 

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from paligemma_edge.runtime.system.file_kind import LFS_POINTER, is_lfs_pointer
+
 _STEMS = (
     *("LICENSE", "LICENCE", "NOTICE", "COPYING", "COPYRIGHT", "ATTRIBUTION"),
     *("TERMS", "TERMS_OF_USE", "GEMMA_TERMS", "GEMMA_TERMS_OF_USE"),
@@ -70,6 +72,8 @@ def _read(path: Path, directory: Path) -> bytes | str:
     """The bytes of a file, or why they are not taken."""
     if not _is_of(path, directory):
         return "it is not a file of the checkpoint's own"
+    if is_lfs_pointer(path):
+        return f"it {LFS_POINTER}"
     try:
         with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)

@@ -10,11 +10,13 @@ import contextlib
 import os
 import zipfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.lib import format as npy
 
+from paligemma_edge.export.checkpoint.content import require_content
 from paligemma_edge.export.checkpoint.mask_decoder_file import MASK_DECODER_FILE
 from paligemma_edge.export.checkpoint.npz import NpyHeader, read_header
 from paligemma_edge.runtime.errors import CheckpointError
@@ -46,6 +48,7 @@ _ADVICE = f"give PaliGemma's {MASK_DECODER_FILE}, or --no-mask-decoder"
 
 def read_mask_weights(path: str | os.PathLike[str]) -> dict[str, ir.TensorProtocol]:
     """Read and check the arrays of `vae-oid.npz`; those of the VAE's encoder are skipped."""
+    require_content(Path(path))
     with _as_checkpoint_errors(path), zipfile.ZipFile(path) as archive:
         stored = [name for name in SHAPES if f"{name}.npy" in archive.NameToInfo]
         # Headers first: an array is as large as its header says, whatever the file's size.

@@ -1,14 +1,14 @@
 """The files of an npz archive: one, or several parts, as large ones are stored on the Hub.
 
-Knows file names. Opens no file.
+Knows file names. Reads no archive.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
+from paligemma_edge.export.checkpoint.content import has_file
 from paligemma_edge.runtime.errors import CheckpointError
 
 _PART = re.compile(r"(?P<whole>.+\.npz)\.part-?(?P<number>\d{1,6})", re.IGNORECASE)
@@ -25,7 +25,7 @@ def npz_files(path: Path) -> tuple[Path, ...]:
     `path` is the archive, any of its parts, or NAME.npz where there are only parts. Raises
     CheckpointError where there is none, or a part before the last is missing.
     """
-    if path.suffix.lower() == ".npz" and os.path.isfile(path):  # noqa: PTH113 - see `open`
+    if path.suffix.lower() == ".npz" and has_file(path):
         return (path,)
     part = _PART.fullmatch(path.name)
     whole = part["whole"] if part else path.name

@@ -22,6 +22,7 @@ from paligemma_edge.export.checkpoint.config import (
     read_config,
     read_json,
 )
+from paligemma_edge.export.checkpoint.content import has_file
 from paligemma_edge.export.checkpoint.mask_decoder_file import MASK_DECODER_FILE
 from paligemma_edge.export.checkpoint.name_list import join_names, join_tensor_names
 from paligemma_edge.export.checkpoint.npz_paths import is_npz_name, npz_files
@@ -109,7 +110,7 @@ def _hub_name(path: Path) -> str:
 
 
 def _reject_folder_of_npz(directory: Path) -> None:
-    if (directory / CONFIG_FILE).is_file():
+    if has_file(directory / CONFIG_FILE):
         return
     names = (path.name for path in directory.glob("*.npz*") if is_npz_name(path))
     if archives := sorted(name for name in names if name != MASK_DECODER_FILE):
@@ -120,9 +121,9 @@ def _reject_folder_of_npz(directory: Path) -> None:
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
-    if (directory / WEIGHTS_FILE).is_file():
+    if has_file(directory / WEIGHTS_FILE):
         return (directory / WEIGHTS_FILE,)
-    if (directory / INDEX_FILE).is_file():
+    if has_file(directory / INDEX_FILE):
         return _shards(directory)
     raise CheckpointError(
         f"{directory} has neither {WEIGHTS_FILE} nor {INDEX_FILE}; give the directory of a whole "
@@ -142,7 +143,7 @@ def _shards(directory: Path) -> tuple[Path, ...]:
             f"{INDEX_FILE} names {join_names(odd)}, wanted plain file names; "
             "download the checkpoint again from a source that you trust"
         )
-    if absent := [name for name in names if not os.path.isfile(directory / name)]:  # noqa: PTH113
+    if absent := [name for name in names if not has_file(directory / name)]:
         raise CheckpointError(
             f"{directory} lacks {join_names(absent)}, which {INDEX_FILE} names; finish the download"
         )

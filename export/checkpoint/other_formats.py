@@ -6,12 +6,12 @@ Knows names, first bytes and a few fields of other programs' files. Unpickles no
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from paligemma_edge.export.checkpoint.content import has_file
 from paligemma_edge.export.checkpoint.name_list import join_names
 
 _PICKLE = "a pickle, which can run code and is not read"
@@ -68,6 +68,8 @@ def other_file(path: Path) -> str | None:
 def content_of(path: Path) -> str | None:
     """What a file with the name of an npz holds, by its first bytes; None where unknown."""
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
             start = file.read(8)
     except OSError:
@@ -77,7 +79,7 @@ def content_of(path: Path) -> str | None:
 
 def other_folder(directory: Path) -> str | None:
     """What a folder without safetensors is, and what to do; None where unknown."""
-    if any(os.path.isfile(directory / name) for name in _WEIGHTS):  # noqa: PTH113 - never raises
+    if any(has_file(directory / name) for name in _WEIGHTS):
         return None
     clauses = (_bundle, _adapter, _keras, _other_program, _folder_around)
     return next((text for clause in clauses if (text := clause(directory))), None)
@@ -137,6 +139,8 @@ def _inner(directory: Path) -> Iterator[Path]:
 def _fields(path: Path) -> Mapping[str, Any]:
     """The object that a small JSON file holds; none where it is something else."""
     try:
+        if not path.is_file():
+            return {}
         with path.open("rb") as file:
             data = json.loads(file.read(_MOST_JSON))
     except (OSError, ValueError, RecursionError):

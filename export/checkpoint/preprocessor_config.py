@@ -12,6 +12,7 @@ from PIL import Image
 
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig, read_json
 from paligemma_edge.export.checkpoint.config_fields import Json
+from paligemma_edge.export.checkpoint.content import has_file
 from paligemma_edge.runtime.errors import CheckpointError
 from paligemma_edge.runtime.manifest import ImageConfig
 
@@ -71,11 +72,11 @@ def read_image_config(directory: Path | None, config: PaliGemmaConfig) -> ImageC
 def _stored(directory: Path | None) -> Json:
     if directory is None:
         return {}
-    if (directory / PROCESSOR_FILE).is_file():
+    if has_file(directory / PROCESSOR_FILE):
         inner = read_json(directory / PROCESSOR_FILE).get("image_processor")
         if isinstance(inner, dict):
             return inner
-    if (directory / PREPROCESSOR_FILE).is_file():
+    if has_file(directory / PREPROCESSOR_FILE):
         return read_json(directory / PREPROCESSOR_FILE)
     return {}
 

@@ -39,12 +39,12 @@ def read_safetensors(
     dtypes other than float32, float16 and bfloat16, and float64, which is read as float32.
     """
     try:
+        joined = JoinedFile.open([path])
         with path.open("rb") as file:
             prefix = file.read(8)
         with safetensors.safe_open(path, framework="numpy") as header:
             slices = [(key, header.get_slice(key)) for key in header.offset_keys()]
             specs = [(key, part.get_dtype(), tuple(part.get_shape())) for key, part in slices]
-        joined = JoinedFile.open([path])
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{path} is not a sound safetensors file: {error}; download or save it again"

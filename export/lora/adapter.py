@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from paligemma_edge.export.checkpoint.content import has_file
 from paligemma_edge.export.checkpoint.name_list import join_names, join_tensor_names
 from paligemma_edge.export.checkpoint.safetensors_file import read_safetensors
 from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING, LM_HEAD
@@ -105,7 +106,7 @@ def read_values(tensor: CheckpointTensor, origin: Path | str) -> NDArray[np.floa
 
 
 def _weights_file(directory: Path) -> Path:
-    if (directory / WEIGHTS_FILE).is_file():
+    if has_file(directory / WEIGHTS_FILE):
         return directory / WEIGHTS_FILE
     if (directory / _PICKLE_FILE).is_file():
         raise CheckpointError(

@@ -6,7 +6,6 @@ Knows PEFT's field names and rules (peft 0.21, tuners/lora/config.py). Never loo
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import NoReturn
 
 from paligemma_edge.export.checkpoint.config import read_json
 from paligemma_edge.export.checkpoint.config_fields import Json
+from paligemma_edge.export.checkpoint.content import has_file
 from paligemma_edge.runtime.errors import CheckpointError
 from paligemma_edge.runtime.printable import short_line
 
@@ -81,7 +81,7 @@ def _pattern(patterns: Mapping[str, object], module: str) -> str:
 def read_lora_config(directory: Path) -> LoraConfig:
     """Read `adapter_config.json`. Raises CheckpointError for an unsupported option."""
     path = directory / CONFIG_FILE
-    if not os.path.isfile(path):  # noqa: PTH113 - Path raises where a name is too long
+    if not has_file(path):
         raise CheckpointError(
             f"{directory} has no {CONFIG_FILE}; give the directory of a LoRA adapter as PEFT saves "
             "it"

@@ -16,6 +16,7 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import AddedToken, Tokenizer
 
+from paligemma_edge.export.checkpoint.content import require_content
 from paligemma_edge.export.tokenizer.added_pieces import IMAGE_PIECE, AddedPieces
 from paligemma_edge.export.tokenizer.probe_texts import (
     LOC_PIECES,
@@ -92,6 +93,7 @@ def _shown(value: object) -> str:
 
 def _load(path: Path) -> tuple[Mapping[str, Any], Tokenizer]:
     """The file as JSON, and as the library reads it."""
+    require_content(path, TokenizerError)
     try:
         text = path.read_text(encoding="utf-8")
         return json.loads(text), Tokenizer.from_str(text)

@@ -22,6 +22,7 @@ from paligemma_edge.export.checkpoint.config import (
     GENERATION_FILE,
     PaliGemmaConfig,
 )
+from paligemma_edge.export.checkpoint.content import has_file, require_content
 from paligemma_edge.export.checkpoint.name_list import join_names
 from paligemma_edge.export.tokenizer.added_pieces import IMAGE_PIECE
 from paligemma_edge.export.tokenizer.from_json import CONTROL_PIECES, convert_tokenizer
@@ -74,10 +75,10 @@ def _read(source: Path, config: PaliGemmaConfig) -> tuple[bytes, SentencePiecePr
 
 
 def _find(source: Path) -> Path:
-    if os.path.isfile(source):  # noqa: PTH113 - Path raises where a name is too long
+    if not os.path.isdir(source) and has_file(source, TokenizerError):  # noqa: PTH112 - as below
         return source
     for name in (MODEL_FILE, JSON_FILE):
-        if os.path.isfile(source / name):  # noqa: PTH113 - as above
+        if has_file(source / name, TokenizerError):
             return source / name
     return _fail(
         f"{source} has neither {MODEL_FILE} nor {JSON_FILE}",
@@ -86,6 +87,7 @@ def _find(source: Path) -> Path:
 
 
 def _read_model(path: Path) -> bytes:
+    require_content(path, TokenizerError)
     try:
         # sentencepiece treats empty bytes as "no model was given"
         return path.read_bytes() or b"\0"
@@ -127,12 +129,13 @@ def _as_typed(piece: str) -> str:
 def _with_added_tokens(directory: Path) -> tuple[bytes, SentencePieceProcessor]:
     """The tokenizer.json beside a tokenizer.model, converted; it has to have all added tokens."""
     path = directory / JSON_FILE
-    model = convert_tokenizer(path) if path.is_file() else _read_model(directory / MODEL_FILE)
+    whole = has_file(path, TokenizerError)
+    model = convert_tokenizer(path) if whole else _read_model(directory / MODEL_FILE)
     processor = _opened(model, path)
     if lacking := _lacking(directory, processor):
         _fail(
             f"{directory} has added tokens that its {MODEL_FILE} lacks, and {JSON_FILE} "
-            f"{'too' if path.is_file() else 'is not there'}: {join_names(lacking)}",
+            f"{'too' if whole else 'is not there'}: {join_names(lacking)}",
             "load the tokenizer with transformers and save it again, which writes all of them to "
             f"{JSON_FILE}",
         )
@@ -150,7 +153,7 @@ def _added_tokens(directory: Path) -> Iterator[tuple[str, int]]:
     """Pieces and ids in the files that transformers reads beside the sentencepiece model."""
     for name in (JSON_FILE, ADDED_FILE):
         path = directory / name
-        if not path.is_file():
+        if not has_file(path, TokenizerError):
             continue
         try:
             data = json.loads(path.read_bytes())

@@ -20,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from paligemma_edge.export.checkpoint.content import require_content
 from paligemma_edge.export.checkpoint.open import open_checkpoint
 from paligemma_edge.export.checkpoint.tensor_shapes import expected_shapes
 from paligemma_edge.export.checkpoint.text_config import SlidingWindow
@@ -50,6 +51,12 @@ from paligemma_edge.runtime.loading.variants import choose_variant
 from paligemma_edge.runtime.manifest import TokenizerConfig
 from paligemma_edge.runtime.progress import Progress, no_progress
 
+# Besides what `open_checkpoint` reads.
+_READ_BY_TRANSFORMERS = (
+    *("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("added_tokens.json", "preprocessor_config.json", "processor_config.json"),
+    *("generation_config.json", "chat_template.json", "chat_template.jinja"),
+)
 _Difference: TypeAlias = tuple[float, float]  # absolute and relative, see StageParity
 _Measured: TypeAlias = list[tuple[ParityStage, _Difference]]  # of one sample; steps one by one
 
@@ -162,6 +169,8 @@ def _require_original(path: Path, adapters: Sequence[Path]) -> None:
             f"{path} is an npz, which transformers cannot read, and verify compares with "
             "transformers; give the directory of the same weights as transformers saves them"
         )
+    for name in _READ_BY_TRANSFORMERS:
+        require_content(path / name)
     for adapter in adapters:
         read_adapter(adapter, expected_shapes(checkpoint.config))
 

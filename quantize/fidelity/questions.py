@@ -18,6 +18,7 @@ from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.images.formats import FORMATS, WANTED
 from paligemma_edge.runtime.images.load import image_label, load_image
 from paligemma_edge.runtime.schema import MismatchError, parse_json
+from paligemma_edge.runtime.system.file_kind import problem_of_file
 
 PROMPTS_FILE = "prompts.json"
 DEFAULT_PROMPTS = ("caption en", "answer en what is this?", "detect object")
@@ -125,6 +126,8 @@ def parse_prompts(directory: Path) -> list[Question]:
     OptionError where it is absent or of another form.
     """
     path = directory / PROMPTS_FILE
+    if problem := problem_of_file(path):
+        raise OptionError(f"{path} {problem}")
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise MismatchError(f"it has more than {_MAX_BYTES >> 20} MiB")
@@ -146,6 +149,8 @@ def read_masks(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     cannot be read or are of another size.
     """
     label = image_label(path)
+    if problem := problem_of_file(path):
+        raise ImageError(f"{label}: {problem}")
     try:
         with Image.open(path, formats=[one.name for one in FORMATS]) as image:
             actual, mode = image.size, image.mode

@@ -27,6 +27,7 @@ from paligemma_edge.runtime.manifest import (
     Prepacked,
     Variant,
 )
+from paligemma_edge.runtime.system.file_kind import LFS_POINTER, is_lfs_pointer
 
 MANIFEST = "manifest.json"
 _CHECKPOINT_FILE = "config.json"  # of transformers
@@ -163,6 +164,8 @@ class Bundle:
             raise BundleError(
                 f"bundle {self.path}: {name} is missing; {self._remedy([name])}"
             ) from None
+        if size != record.bytes and is_lfs_pointer(self.path / name):
+            raise BundleError(f"bundle {self.path}: {name} {LFS_POINTER}")
         if size != record.bytes:
             raise BundleError(
                 f"bundle {self.path}: {name} has {size} bytes, the manifest says "
@@ -259,7 +262,8 @@ def _manifest_data(directory: Path) -> object:
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError):
-        raise BundleError(f"{path} is not JSON; copy or export the bundle again") from None
+        problem = "is not JSON; copy or export the bundle again"
+        raise BundleError(f"{path} {LFS_POINTER if is_lfs_pointer(path) else problem}") from None
 
 
 def _absence(directory: Path) -> str:

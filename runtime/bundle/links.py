@@ -14,16 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.printable import short_line
+from paligemma_edge.runtime.system.file_kind import kind_of
 
 _SNAPSHOTS, _BLOBS = "snapshots", "blobs"  # of a repository in the Hub's cache
 _COPY = "copy the file itself in its place, as `cp -rL` does with a whole bundle"
-_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
 
 
 def file_status(directory: Path, name: str) -> os.stat_result:
@@ -37,7 +31,7 @@ def file_status(directory: Path, name: str) -> os.stat_result:
         return _target_status(directory, name)
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(
-            f"bundle {directory}: {name} is {_kind(status)}, not a regular file; copy or export "
+            f"bundle {directory}: {name} is {kind_of(status)}, not a regular file; copy or export "
             "the bundle again"
         )
     return status
@@ -87,7 +81,7 @@ def _target_status(directory: Path, name: str) -> os.stat_result:
     if through_links or stat.S_ISLNK(status.st_mode):
         raise refused("which is another link or behind one")
     if not stat.S_ISREG(status.st_mode):
-        raise refused(f"which is {_kind(status)}")
+        raise refused(f"which is {kind_of(status)}")
     return status
 
 
@@ -107,7 +101,3 @@ def _mode(path: Path) -> int:
         return path.lstat().st_mode
     except OSError:
         return 0
-
-
-def _kind(status: os.stat_result) -> str:
-    return next((kind for fits, kind in _KINDS if fits(status.st_mode)), "of an unknown kind")

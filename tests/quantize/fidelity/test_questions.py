@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -160,3 +161,13 @@ def test_prompts_of_another_form_are_one_line(change: dict[str, Any], tmp_path: 
     with pytest.raises(OptionError, match=r"prompts\.json.*wanted") as caught:
         read_questions(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "prompts.json")
+    wanted = r"is a named pipe, not a regular file; put the file itself in its place"
+    with pytest.raises(OptionError, match=rf"prompts\.json {wanted}"):
+        parse_prompts(tmp_path)
+    os.mkfifo(tmp_path / "masks.png")
+    with pytest.raises(ImageError, match=rf"masks\.png: {wanted}"):
+        read_masks(tmp_path / "masks.png", (6, 4))

@@ -251,3 +251,17 @@ def test_a_name_that_is_too_long_is_one_line(path: Path) -> None:
     bundle = Bundle.open(path)
     with pytest.raises(BundleError, match="File name too long"):
         bundle.verify(bundle.manifest.files)
+
+
+@pytest.mark.parametrize("name", [GRAPH, "manifest.json"])
+def test_a_clone_without_its_large_files_is_told_as_such(name: str, path: Path) -> None:
+    """As https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md has the example of a pointer."""
+    (path / name).write_text(
+        "version https://git-lfs.github.com/spec/v1\n"
+        "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+        "size 12345\n"
+    )
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(path)
+    assert name in str(caught.value)
+    assert "is a pointer of Git LFS, not the file itself; run `git lfs pull`" in str(caught.value)
