@@ -8,7 +8,7 @@ DEV_VENV := .venv
 SAMPLE := samples/shapes
 BUNDLE := build/shapes.bundle
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
-EVERYTHING := [cpu,verify,samples,completion,grammar,video,dev]
+EVERYTHING := [cpu,verify,samples,completion,grammar,serve,video,dev]
 
 # With the pip of an environment: build the wheel, and install it there.
 define build_wheel

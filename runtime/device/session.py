@@ -13,6 +13,8 @@ from paligemma_edge.runtime.contract import LORA
 from paligemma_edge.runtime.device.memory import DeviceMemory
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.device.ort_errors import wrap_ort_errors
+from paligemma_edge.runtime.device.run_stop import RunStop, RunStoppedError
+from paligemma_edge.runtime.errors import DeviceError
 
 _NO_GRAPH = -1  # ONNX Runtime then neither records nor replays
 
@@ -47,19 +49,31 @@ class Session:
         """A new, empty binding."""
         return self.inference.io_binding()
 
-    def run(self, binding: ort.IOBinding, graph_id: int | None = None) -> None:
-        """Run with a binding and wait for the device; DeviceError where that fails."""
-        options = ort.RunOptions()
+    def run(
+        self, binding: ort.IOBinding, graph_id: int | None = None, stop: RunStop | None = None
+    ) -> None:
+        """Run with a binding and wait for the device; DeviceError where that fails.
+
+        RunStoppedError where `stop` was pressed.
+        """
+        options = ort.RunOptions() if stop is None else stop.options
         if self.cuda_graph:
             used = _NO_GRAPH if graph_id is None else graph_id
             options.add_run_config_entry("gpu_graph_id", str(used))
-        with wrap_ort_errors("ONNX Runtime failed while it ran a graph", self.memory.device):
-            self.inference.run_with_iobinding(binding, options)
+        try:
+            with wrap_ort_errors("ONNX Runtime failed while it ran a graph", self.memory.device):
+                self.inference.run_with_iobinding(binding, options)
+        except DeviceError:
+            if stop is None or not stop.pressed:
+                raise
+            raise RunStoppedError("the run of a graph was stopped") from None
 
-    def finish(self, binding: ort.IOBinding, *outputs: str) -> list[ort.OrtValue]:
+    def finish(
+        self, binding: ort.IOBinding, *outputs: str, stop: RunStop | None = None
+    ) -> list[ort.OrtValue]:
         """Bind outputs to new memory on the device, run, and return all outputs."""
         for name in outputs:
             binding.bind_output(name, self.memory.device, self.memory.index)
-        self.run(binding)
+        self.run(binding, stop=stop)
         values: list[ort.OrtValue] = binding.get_outputs()
         return values

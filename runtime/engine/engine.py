@@ -19,6 +19,7 @@ from paligemma_edge.runtime.contract import ComputeDtype
 from paligemma_edge.runtime.device.memory import DeviceMemory
 from paligemma_edge.runtime.device.ort import ort
 from paligemma_edge.runtime.device.ort_errors import wrap_ort_errors
+from paligemma_edge.runtime.device.run_stop import RunStop
 from paligemma_edge.runtime.device.session import Session
 from paligemma_edge.runtime.engine.decode_step import Inputs, Stepper
 from paligemma_edge.runtime.engine.device_logits import DeviceOutputs, Pickers
@@ -47,6 +48,12 @@ class Engine:
         return dataclasses.replace(self, adapter=adapter)
 
     @property
+    def adapts_images(self) -> bool:
+        """Whether the adapter changes what the model makes of an image."""
+        graphs = (self.sessions[contract.VISION_ENCODER], self.sessions[contract.PROJECTOR])
+        return any(name in graph.lora_inputs for graph in graphs for name in self.adapter.values)
+
+    @property
     def cuda_graph(self) -> bool:
         """Whether steps of a `cuda_graph` cache are recorded and replayed."""
         return self.sessions[contract.DECODER].cuda_graph
@@ -71,20 +78,22 @@ class Engine:
         options = self.sessions[contract.DECODER].inference.get_session_options()
         return int(options.intra_op_num_threads)
 
-    def encode(self, pixel_values: NDArray[np.float32]) -> Tensor:
+    def encode(self, pixel_values: NDArray[np.float32], stop: RunStop | None = None) -> Tensor:
         """Pixels [images, 3, R, R] → the encoder's `last_hidden_state` [images, N, width]."""
         return self._call(
             contract.VISION_ENCODER,
             {contract.PIXEL_VALUES: self.memory.put(pixel_values)},
             contract.LAST_HIDDEN_STATE,
+            stop,
         )
 
-    def project(self, last_hidden_state: Tensor) -> Tensor:
+    def project(self, last_hidden_state: Tensor, stop: RunStop | None = None) -> Tensor:
         """[images, N, width] → `image_features` [images, N, hidden]."""
         return self._call(
             contract.PROJECTOR,
             {contract.LAST_HIDDEN_STATE: last_hidden_state},
             contract.IMAGE_FEATURES,
+            stop,
         )
 
     def cache(self, slots: int, capacity: int, *, cuda_graph: bool = False) -> KVCache:
@@ -107,11 +116,18 @@ class Engine:
                 cuda_graph=cuda_graph,
             )
 
-    def prefill(self, cache: KVCache, slot: int, image_features: Tensor, ids: Sequence[int]) -> Row:
+    def prefill(
+        self,
+        cache: KVCache,
+        slot: int,
+        image_features: Tensor,
+        ids: Sequence[int],
+        stop: RunStop | None = None,
+    ) -> Row:
         """Compute a whole prompt into a slot, images first → logits of the next token.
 
         `image_features` is [images, N, hidden], `ids` the text. It is one run: attention within a
-        prompt is not causal, so no part of it can be computed before the rest.
+        prompt is not causal, so no part of it can be computed before the rest. `stop` ends it.
         """
         images, tokens, _ = image_features.shape()
         length = images * tokens + len(ids)
@@ -126,7 +142,7 @@ class Engine:
         if has_logits:
             cache.outputs.bind(binding, slot, 1)
         cache.bind(binding, slot, 1)
-        reader.run(binding)
+        reader.run(binding, stop=stop)
         cache.lengths[slot] = length
         return cache.outputs.read()[slot] if has_logits else self._step_last(cache, slot, ids[-1])
 
@@ -137,13 +153,10 @@ class Engine:
         its logits: a prefill graph needs neither head nor last block.
         """
         cache.lengths[slot] -= 1
-        return self._stepper(cache, slot, 1).step([token])[slot]
+        return self.stepper(cache, 1, first=slot).step([token])[slot]
 
-    def stepper(self, cache: KVCache, slots: int) -> Stepper:
-        """The decoder bound to the first `slots` slots, for any number of steps."""
-        return self._stepper(cache, 0, slots)
-
-    def _stepper(self, cache: KVCache, first: int, slots: int) -> Stepper:
+    def stepper(self, cache: KVCache, slots: int, *, first: int = 0) -> Stepper:
+        """The decoder bound to `slots` slots from `first` on, for any number of steps."""
         key = (first, slots, self.adapter.name)
         if key not in cache.steppers:
             cache.steppers[key] = self._bind(cache, first, slots)
@@ -166,8 +179,14 @@ class Engine:
             lengths=cache.lengths[first : first + slots],
             capacity=cache.capacity,
             held=(cache.values, *self.adapter.values.values()),
-            graph_id=self.adapter.number * cache.slots + slots if cache.cuda_graph else None,
+            graph_id=self._graph_id(cache, first, slots),
         )
+
+    def _graph_id(self, cache: KVCache, first: int, slots: int) -> int | None:
+        """Under which steps are recorded: those of the first slots alone, whose memory stays."""
+        if not cache.cuda_graph or first:
+            return None
+        return self.adapter.number * cache.slots + slots
 
     def decode_masks(self, codes: NDArray[np.int64]) -> NDArray[np.float32]:
         """Segmentation codes [masks, 16], each 0..127 → masks [masks, 64, 64], about -1..1."""
@@ -179,13 +198,19 @@ class Engine:
         inputs = {contract.SEGMENTATION_CODES: self.memory.put(codes)}
         return self.memory.read(self._call(contract.MASK_DECODER, inputs, contract.MASK))
 
-    def _call(self, graph: str, inputs: Mapping[str, Tensor], output: str) -> Tensor:
+    def _call(
+        self,
+        graph: str,
+        inputs: Mapping[str, Tensor],
+        output: str,
+        stop: RunStop | None = None,
+    ) -> Tensor:
         session = self.sessions[graph]
         binding = session.binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
         self.adapter.bind(binding, session)
-        (value,) = session.finish(binding, output)
+        (value,) = session.finish(binding, output, stop=stop)
         return value
 
     def _outputs(self, slots: int) -> Outputs:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paligemma_edge.runtime.contract import itemsize
+from paligemma_edge.runtime.device.run_stop import RunStop
 from paligemma_edge.runtime.engine.engine import Engine, Tensor
 from paligemma_edge.runtime.images.batch import ImageBatch
 from paligemma_edge.runtime.timing import Stopwatch
@@ -30,12 +31,15 @@ class ImageFeatureCache:
     kept: dict[bytes, Tensor] = field(default_factory=dict)  # by digest, the oldest first
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def features(self, images: ImageBatch, watch: Stopwatch) -> Tensor:
-        """Features [images, N, hidden]; `watch` gets the seconds of making them, if they are."""
+    def features(self, images: ImageBatch, watch: Stopwatch, stop: RunStop | None = None) -> Tensor:
+        """Features [images, N, hidden]; `watch` gets the seconds of making them, if they are.
+
+        `stop` lets another thread end that.
+        """
         with self._lock:
             features = self.kept.pop(images.digest, None)
             if features is None:
-                features = self._encode(images.pixel_values, watch)
+                features = self._encode(images.pixel_values, watch, stop)
             self.kept[images.digest] = features
             size = itemsize(self.engine.dtype) * int(np.prod(features.shape()))
             most = max(1, _KEPT_BYTES // size)
@@ -43,8 +47,10 @@ class ImageFeatureCache:
                 del self.kept[next(iter(self.kept))]
             return features
 
-    def _encode(self, pixels: NDArray[np.float32], watch: Stopwatch) -> Tensor:
+    def _encode(
+        self, pixels: NDArray[np.float32], watch: Stopwatch, stop: RunStop | None
+    ) -> Tensor:
         with watch.measure("vision"):
-            hidden = self.engine.encode(pixels)
+            hidden = self.engine.encode(pixels, stop)
         with watch.measure("projector"):
-            return self.engine.project(hidden)
+            return self.engine.project(hidden, stop)

@@ -10,14 +10,21 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from paligemma_edge.runtime.contract import LOC_COUNT
+from paligemma_edge.runtime.device.run_stop import RunStop
 from paligemma_edge.runtime.engine.cache_pool import KVCachePool
 from paligemma_edge.runtime.engine.engine import Engine, Tensor
+from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.logits import Row
 from paligemma_edge.runtime.engine.replay import EncodedPrompt, encode_prompt
 from paligemma_edge.runtime.errors import PromptError
 from paligemma_edge.runtime.generation.choice_scoring import score_choices
 from paligemma_edge.runtime.generation.feature_cache import ImageFeatureCache
-from paligemma_edge.runtime.generation.loop import ActiveSequence, GeneratedToken, generate
+from paligemma_edge.runtime.generation.loop import (
+    ActiveSequence,
+    GeneratedToken,
+    SlotLoop,
+    generate,
+)
 from paligemma_edge.runtime.generation.request import (
     DEFAULT_MAX_NEW_TOKENS,
     GenerationOptions,
@@ -55,7 +62,15 @@ class Pipeline:
         length = image_count * self.engine.config.image_tokens + len(ids)
         max_new_tokens = self._room(length, options.max_new_tokens)
         state = None if options.grammar is None else options.grammar.start(self.encoder)
-        return Request(prompt, ids, length, max_new_tokens, options.sampling or Greedy(), state)
+        return Request(
+            prompt,
+            ids,
+            length,
+            max_new_tokens,
+            options.sampling or Greedy(),
+            state,
+            top_log_probs=options.top_log_probs,
+        )
 
     def request_about(
         self, images: Sequence[ImageInput], prompt: str, options: GenerationOptions
@@ -80,7 +95,7 @@ class Pipeline:
         with closing(self._generate(requests, slots, capacity, features)) as tokens:
             for generated in tokens:
                 if generated.finish_reason is not None:
-                    yield generated.sequence.number, self._generation(generated.sequence)
+                    yield generated.sequence.number, self.generation(generated.sequence)
 
     def answer_one(self, request: Request, features: ImageFeatureCache | None = None) -> Generation:
         """Answer one request."""
@@ -108,14 +123,26 @@ class Pipeline:
     def score(self, request: Request, image_features: Tensor, choices: Choices) -> dict[str, float]:
         """Log-probability of each choice, its end included; a prefix they share is read once."""
         with self.cache_pool.acquire(1, request.capacity) as cache:
-            first = self.engine.prefill(cache, 0, image_features, request.ids)
-            stepper = self.engine.stepper(cache, 1)
+            return self.score_in_slot(cache, 0, request, image_features, choices)
 
-            def read(depth: int, token: int) -> Row:
-                cache.lengths[0] = request.length + depth  # what comes after is written over
-                return stepper.step([token])[0]
+    def score_in_slot(
+        self,
+        cache: KVCache,
+        slot: int,
+        request: Request,
+        image_features: Tensor,
+        choices: Choices,
+        stop: RunStop | None = None,
+    ) -> dict[str, float]:
+        """The same in a slot that is free; `stop` lets another thread end the prefill."""
+        first = self.engine.prefill(cache, slot, image_features, request.ids, stop)
+        stepper = self.engine.stepper(cache, 1, first=slot)
 
-            return score_choices(choices, self.encoder, first, read)
+        def read(depth: int, token: int) -> Row:
+            cache.lengths[slot] = request.length + depth  # what comes after is written over
+            return stepper.step([token])[slot]
+
+        return score_choices(choices, self.encoder, first, read)
 
     def read_images(
         self, images: Sequence[ImageInput], watch: Stopwatch | None = None
@@ -135,6 +162,12 @@ class Pipeline:
             ids = self.encoder.encode(prompt, images.count)
         return encode_prompt(self.engine, images.pixel_values, ids, watch)
 
+    def loop_in(self, cache: KVCache, slots: int, features: ImageFeatureCache) -> SlotLoop:
+        """The loop over slots of a cache that is at hand."""
+        ids = self.manifest.tokenizer
+        locations = range(ids.first_loc_id, ids.first_loc_id + LOC_COUNT)
+        return SlotLoop(self.engine, features, cache, slots, ids.eos_ids, locations)
+
     def _generate(
         self,
         requests: Iterable[Request],
@@ -142,22 +175,12 @@ class Pipeline:
         capacity: int,
         features: ImageFeatureCache | None,
     ) -> Generator[GeneratedToken, None, None]:
-        ids = self.manifest.tokenizer
-        locations = range(ids.first_loc_id, ids.first_loc_id + LOC_COUNT)
         features = features or ImageFeatureCache(self.engine)
         with self.cache_pool.acquire(slots, capacity) as cache:
-            yield from generate(
-                self.engine,
-                features,
-                requests,
-                cache,
-                eos_ids=ids.eos_ids,
-                locations=locations,
-                slots=slots,
-            )
+            yield from generate(self.loop_in(cache, slots, features), requests)
 
-    def _generation(self, sequence: ActiveSequence) -> Generation:
-        assert sequence.finish_reason is not None
+    def generation(self, sequence: ActiveSequence) -> Generation:
+        """The answer so far; one that has not ended is as if the token limit cut it."""
         text, char_offsets = decode_with_offsets(self.encoder, sequence.tokens)
         return Generation(
             prompt=sequence.request.prompt,
@@ -166,8 +189,9 @@ class Pipeline:
             log_probs=tuple(sequence.log_probs),
             char_offsets=char_offsets,
             box_log_probs=sequence.box_log_probs,
-            finish_reason=sequence.finish_reason,
+            finish_reason=sequence.finish_reason or "length",
             seconds=sequence.watch.seconds,
+            top_log_probs=tuple(sequence.top_log_probs),
         )
 
     def _room(self, length: int, max_new_tokens: int | None) -> int:

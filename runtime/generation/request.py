@@ -19,6 +19,7 @@ from paligemma_edge.runtime.timing import Stopwatch
 from paligemma_edge.runtime.validation import check_count
 
 DEFAULT_MAX_NEW_TOKENS = 256
+MAX_TOP_LOG_PROBS = 20
 
 ReadImages: TypeAlias = Callable[[Stopwatch], ImageBatch]
 
@@ -28,16 +29,21 @@ class GenerationOptions:
     """How to answer. OptionError where a value cannot be used.
 
     `max_new_tokens` None is DEFAULT_MAX_NEW_TOKENS, or as many as the model still holds.
+    `top_log_probs` is how many of the most likely tokens are kept in the place of each.
     """
 
     max_new_tokens: int | None = None
     sampling: Sampling | None = None  # None: the most likely token
     grammar: Grammar | None = None  # None: any text
+    top_log_probs: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens is not None:
             count = check_count("max_new_tokens", self.max_new_tokens)
             object.__setattr__(self, "max_new_tokens", count)
+        if self.top_log_probs != 0:
+            count = check_count("top_log_probs", self.top_log_probs, MAX_TOP_LOG_PROBS)
+            object.__setattr__(self, "top_log_probs", count)
         sampling, grammar = self.sampling, self.grammar
         if sampling is not None and not _has(sampling, "choose"):
             raise OptionError(
@@ -62,6 +68,7 @@ class Request:
     sampling: Sampling
     state: State | None = None  # the start of a grammar
     images: ReadImages | None = None
+    top_log_probs: int = 0
 
     @property
     def capacity(self) -> int:

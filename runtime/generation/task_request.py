@@ -6,7 +6,7 @@ Knows tasks, grammars and typed results. Of images it knows their number and siz
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeAlias, TypeVar
 
@@ -16,8 +16,6 @@ from paligemma_edge.runtime.engine.engine import Tensor
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.generation.pipeline import Pipeline
 from paligemma_edge.runtime.generation.request import GenerationOptions, Request
-from paligemma_edge.runtime.generation.sampling import Sampling
-from paligemma_edge.runtime.grammar.base import Grammar
 from paligemma_edge.runtime.grammar.choices import Choices
 from paligemma_edge.runtime.grammar.object_options import ObjectOptions
 from paligemma_edge.runtime.grammar.task_grammar import task_grammar
@@ -80,18 +78,16 @@ def objects_request(
 def task_request(
     pipeline: Pipeline,
     prompt: str,
-    *,
-    max_new_tokens: int | None = None,
-    sampling: Sampling | None = None,
-    grammar: Grammar | None = None,
+    options: GenerationOptions,
     objects: ObjectOptions | None = None,
+    *,
+    image_count: int = 1,
 ) -> TaskRequest[TextResult] | TaskRequest[ObjectResult]:
-    """Ask a whole prompt about one image: for objects or for words, as its first word says."""
+    """Ask a whole prompt about images: for objects or for words, as its first word says."""
     task = Task.of(prompt)
-    options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
     if task.labels is None:
-        return words_request(pipeline, task, 1, options)
-    return objects_request(pipeline, task, 1, options, objects or ObjectOptions())
+        return words_request(pipeline, task, image_count, options)
+    return objects_request(pipeline, task, image_count, options, objects or ObjectOptions())
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +101,14 @@ class ChoiceRequest:
         self, pipeline: Pipeline, features: Tensor, image: Image.Image | None = None
     ) -> ChoiceResult:
         """Score each choice after images with these features."""
-        scores = pipeline.score(self.request, features, self.choices)
-        best = max(scores, key=lambda choice: scores[choice])
-        return ChoiceResult(prompt=self.request.prompt, text=best, log_probs=scores, image=image)
+        return self.result(pipeline.score(self.request, features, self.choices), image)
+
+    def result(
+        self, log_probs: Mapping[str, float], image: Image.Image | None = None
+    ) -> ChoiceResult:
+        """The likeliest of the choices that were scored."""
+        best = max(log_probs, key=lambda choice: log_probs[choice])
+        return ChoiceResult(prompt=self.request.prompt, text=best, log_probs=log_probs, image=image)
 
 
 def choice_request(

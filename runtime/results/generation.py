@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from paligemma_edge.runtime.results.confidence import ObjectLogProbs, confidence_of, mean
 from paligemma_edge.runtime.text.parse_answer import ParsedAnswer, parse_answer
@@ -18,6 +18,13 @@ from paligemma_edge.runtime.timing import Stage
 
 FinishReason: TypeAlias = Literal["stop", "length"]  # its end-of-sequence token, or the limit
 _NUMBERED = re.compile("<(loc|seg)[0-9]+>")
+
+
+class TokenLogProb(NamedTuple):
+    """A token, and the model's log-probability for it in its place."""
+
+    token_id: int
+    log_prob: float
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,8 @@ class Generation:
             log-probability that any `<loc>` comes there, whichever it is.
         finish_reason: "stop", or "length" where the token limit cut the answer.
         seconds: time of each stage.
+        top_log_probs: for each token the most likely ones in its place, the likeliest first, where
+            they were asked for.
     """
 
     prompt: str
@@ -46,6 +55,7 @@ class Generation:
     box_log_probs: Mapping[int, float]
     finish_reason: FinishReason
     seconds: dict[Stage, float] = field(compare=False)
+    top_log_probs: tuple[tuple[TokenLogProb, ...], ...] = ()
 
     @cached_property
     def answer(self) -> ParsedAnswer:

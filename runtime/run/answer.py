@@ -12,6 +12,7 @@ from functools import lru_cache
 from paligemma_edge.runtime.errors import PromptError
 from paligemma_edge.runtime.generation.batch import answer_each, choose_each
 from paligemma_edge.runtime.generation.pipeline import Pipeline
+from paligemma_edge.runtime.generation.request import GenerationOptions
 from paligemma_edge.runtime.generation.sampling import Sampling
 from paligemma_edge.runtime.generation.task_request import (
     ChoiceRequest,
@@ -47,17 +48,11 @@ def in_slots(
     min_confidence: float | None = None,
 ) -> Answers:
     """Texts or objects, as each prompt asks; objects of less than `min_confidence` left out."""
+    options = GenerationOptions(max_new_tokens=max_new_tokens, sampling=sampling, grammar=grammar)
 
     @lru_cache(maxsize=_KEPT)
     def request(prompt: str) -> TaskRequest[Result]:
-        return task_request(
-            pipeline,
-            prompt,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            grammar=grammar,
-            objects=objects,
-        )
+        return task_request(pipeline, prompt, options, objects)
 
     capacities: list[int] = []
     refused = _refused(prompts, lambda prompt: capacities.append(request(prompt).request.capacity))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from paligemma_edge.runtime.device.memory import DeviceMemory
 from paligemma_edge.runtime.engine.kv_cache import KVCache
 from paligemma_edge.runtime.engine.logits import HostOutputs, HostRow
-from paligemma_edge.runtime.generation.loop import GeneratedToken, generate
+from paligemma_edge.runtime.generation.loop import GeneratedToken, SlotLoop, generate
 from paligemma_edge.runtime.generation.request import Request
 from paligemma_edge.runtime.generation.sampling import Greedy
 from paligemma_edge.runtime.timing import Stopwatch
@@ -38,11 +38,13 @@ class Countdown:
     read: list[int] = field(default_factory=list)
     steps: list[list[int]] = field(default_factory=list)
 
-    def features(self, images: int, watch: Stopwatch) -> int:
+    def features(self, images: int, watch: Stopwatch, stop: None) -> int:
         watch.add("vision", 1)
         return images
 
-    def prefill(self, cache: KVCache, slot: int, images: int, ids: Sequence[int]) -> HostRow:
+    def prefill(
+        self, cache: KVCache, slot: int, images: int, ids: Sequence[int], stop: None
+    ) -> HostRow:
         assert cache.lengths[slot] == 0, "the slot is still taken"
         cache.lengths[slot] = images + len(ids)
         self.read.append(ids[0])
@@ -87,7 +89,7 @@ def _run(
     eos_ids: Sequence[int] = (EOS,),
 ) -> Iterator[GeneratedToken]:
     model = cast(Any, engine)
-    return generate(model, model, requests, cache, eos_ids=eos_ids, locations=LOCATIONS)
+    return generate(SlotLoop(model, model, cache, cache.slots, eos_ids, LOCATIONS), requests)
 
 
 @given(

@@ -1,0 +1,1 @@
+"""PaliGemma over HTTP: an OpenAI-compatible API, typed endpoints, and a page."""
