@@ -123,7 +123,7 @@ class Pipeline:
     def score(self, request: Request, image_features: Tensor, choices: Choices) -> dict[str, float]:
         """Log-probability of each choice, its end included; a prefix they share is read once."""
         with self.cache_pool.acquire(1, request.capacity) as cache:
-            return self.score_in_slot(cache, 0, request, image_features, choices)
+            return self.score_in_slot(cache, 0, request, image_features, choices=choices)
 
     def score_in_slot(
         self,
@@ -131,6 +131,7 @@ class Pipeline:
         slot: int,
         request: Request,
         image_features: Tensor,
+        *,
         choices: Choices,
         stop: RunStop | None = None,
     ) -> dict[str, float]:

@@ -134,7 +134,7 @@ class JobSlots:
         features = loop.features.features(job.images, watch, stop)
         with loop.borrow_slot() as slot, watch.measure("prefill"):
             scores = self._pipeline(job.adapter).score_in_slot(
-                self.cache, slot, request, features, question.choices, stop
+                self.cache, slot, request, features, choices=question.choices, stop=stop
             )
         finished = Finished(
             result=question.result(scores),

@@ -29,9 +29,9 @@ def counts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     encode = Engine.encode
 
-    def counted(engine: Engine, pixels: Any) -> Any:  # noqa: ANN401
+    def counted(engine: Engine, pixels: Any, stop: Any = None) -> Any:  # noqa: ANN401
         counts.append(len(pixels))
-        return encode(engine, pixels)
+        return encode(engine, pixels, stop)
 
     monkeypatch.setattr(Engine, "encode", counted)
     return counts

@@ -33,11 +33,11 @@ class Counting:
     encoded: list[float] = field(default_factory=list)
     dtype: ComputeDtype = "float32"
 
-    def encode(self, pixels: Any) -> float:  # noqa: ANN401
+    def encode(self, pixels: Any, stop: None) -> float:  # noqa: ANN401
         self.encoded.append(float(pixels.flat[0]))
         return self.encoded[-1]
 
-    def project(self, hidden: float) -> Features:
+    def project(self, hidden: float, stop: None) -> Features:
         return Features(hidden)
 
 

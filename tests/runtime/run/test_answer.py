@@ -26,9 +26,9 @@ def test_copies_of_an_image_are_encoded_once_for_all_prompts(
     runs: list[int] = []
     encode = Engine.encode
 
-    def counted(engine: Engine, pixels: Any) -> Any:  # noqa: ANN401
+    def counted(engine: Engine, pixels: Any, stop: Any = None) -> Any:  # noqa: ANN401
         runs.append(len(pixels))
-        return encode(engine, pixels)
+        return encode(engine, pixels, stop)
 
     monkeypatch.setattr(Engine, "encode", counted)
     answers = (
