@@ -13,7 +13,7 @@ from paligemma_edge.runtime.scheduling.reservation import QueueLimits, Reservati
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 60)), max_size=30))
 def test_no_more_is_taken_than_the_limits_say(wanted: list[tuple[str, int]]) -> None:
     places = Reservations(QueueLimits(jobs=5, size=100, jobs_of_client=3))
-    taken = []
+    taken: list[tuple[str, int]] = []
     for client, size in wanted:
         held = [one for one, _ in taken]
         fits = (

@@ -164,7 +164,8 @@ def test_the_most_likely_tokens_of_each_place_can_be_had(
         generation.token_ids, generation.log_probs, generation.top_log_probs, strict=True
     ):
         assert len(top) == 5
-        assert (top[0].token_id, top[0].log_prob) == (token, pytest.approx(log_prob, abs=1e-9))
+        assert top[0].token_id == token
+        assert top[0].log_prob == pytest.approx(log_prob, abs=1e-9)
         assert sorted(top, key=lambda one: -one.log_prob) == list(top)
 
 
