@@ -109,7 +109,12 @@ class Scheduler:
         return self._failure
 
     def start(self) -> None:
-        """Start the engine thread."""
+        """Load all adapters, so that no answer waits for one, and start the engine thread.
+
+        BundleError where an adapter is damaged.
+        """
+        for name in self.model.adapters.names:
+            self.model.with_adapter(name)
         self._thread.start()
 
     def reserve(self, client: str, size: int) -> Reservation:

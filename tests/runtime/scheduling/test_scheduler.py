@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from paligemma_edge import ObjectResult, OptionError, PaliGemma
+from paligemma_edge.export.exporter import export
+from paligemma_edge.export.lora.add_to_bundle import add_adapter
 from paligemma_edge.runtime.engine.decode_step import Stepper
 from paligemma_edge.runtime.engine.engine import Engine
 from paligemma_edge.runtime.errors import DeviceError
@@ -36,9 +38,15 @@ from paligemma_edge.runtime.scheduling.events import (
 )
 from paligemma_edge.runtime.scheduling.reservation import QueueLimits
 from paligemma_edge.runtime.scheduling.scheduler import Scheduler, SchedulerLimits
+from tests.conftest import MakeCheckpoint
+from tests.helpers.adapters import train
 from tests.helpers.jobs import LONG, Heard, choice, submitted
 
 SLOTS = 3
+ADAPTED: dict[str, dict[str, Any]] = {
+    "seeing": {"target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"]},
+    "saying": {"target_modules": r".*language_model.*\.(q_proj|v_proj|down_proj)"},
+}
 PROMPTS = ("caption en", "detect star ; circle ; square", "segment star", "ocr", "answer en how?")
 
 
@@ -357,3 +365,30 @@ def test_a_listener_that_fails_takes_no_other_answer_with_it(
 def test_slots_must_have_been_planned(shapes_model: PaliGemma) -> None:
     with pytest.raises(OptionError, match="without a plan of its slots"):
         Scheduler(shapes_model._loaded, SchedulerLimits())
+
+
+def test_jobs_of_several_adapters_are_each_answered_by_their_own(
+    start: Callable[..., Scheduler], make_checkpoint: MakeCheckpoint, image: Path, tmp_path: Path
+) -> None:
+    """One changes what the model makes of an image, the other does not."""
+    checkpoint = make_checkpoint(text={"hidden_size": 64, "intermediate_size": 96})
+    bundle = tmp_path / "base.bundle"
+    export(checkpoint, bundle)
+    for seed, (name, modules) in enumerate(ADAPTED.items(), 1):
+        add_adapter(bundle, train(checkpoint, tmp_path / name, seed=seed, **modules), name)
+    model = PaliGemma(bundle)
+    names = [None, *ADAPTED] * 3
+    expected = [model.run(image, "caption en", max_new_tokens=6, adapter=n).text for n in names]
+    assert len(set(expected)) == 3
+    scheduler = start(model=load_model(bundle, "cpu", max_batch_size=SLOTS, max_length=60))
+    options = GenerationOptions(max_new_tokens=6)
+    heard = [
+        submitted(
+            scheduler,
+            image,
+            task_request(scheduler.model.with_adapter(name), "caption en", options),
+            adapter=name,
+        )[1]
+        for name in names
+    ]
+    assert [one.finished.result.text for one in heard] == expected
