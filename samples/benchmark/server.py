@@ -88,7 +88,7 @@ def _one_client(options: argparse.Namespace, address: str) -> dict[str, float]:
             answer = ask(image)
             if number:  # the first round warms both up
                 answers[name].append(answer)
-    figures = {}
+    figures: dict[str, float] = {}
     for part in ("first", "step"):
         medians = {
             name: statistics.median(getattr(one, part) for one in some)
