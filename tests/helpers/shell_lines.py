@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -40,6 +41,8 @@ def run_line(pipeline: Sequence[Sequence[str]], monkeypatch: pytest.MonkeyPatch)
         if command[0] == PROGRAM and command[1] in CHEAP:
             monkeypatch.setattr(sys, "stdin", io.StringIO(said))
             assert _exit_code(command[1:]) == 0
+        elif command[0] == "curl":
+            _fetch(command)
         elif command[0] in LISTS:
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         else:
@@ -49,7 +52,7 @@ def run_line(pipeline: Sequence[Sequence[str]], monkeypatch: pytest.MonkeyPatch)
 def check_line(pipeline: Sequence[Sequence[str]]) -> None:
     """Check a line without running it."""
     for command in pipeline:
-        if command[0] not in LISTS:
+        if command[0] not in (*LISTS, "curl"):
             check_command(command)
 
 
@@ -81,6 +84,13 @@ def _commands(line: str) -> list[list[str]]:
         elif found[-1] or not _ASSIGNMENT.fullmatch(word):
             found[-1].append(word)
     return [command for command in found if command]
+
+
+def _fetch(command: Sequence[str]) -> None:
+    """Ask a server; it is a mistake of the page where the answer is an error."""
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    subprocess.run([*command, "--silent", "--show-error", "--fail-with-body"], check=True)
 
 
 def _exit_code(arguments: Sequence[str]) -> int | str | None:
