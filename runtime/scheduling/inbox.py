@@ -136,4 +136,6 @@ class Inbox:
 
 
 def _supersedes(job: Job, older: Job) -> bool:
+    if job.request_id and older.request_id == job.request_id:
+        return False
     return (older.client, older.supersede) == (job.client, job.supersede)

@@ -29,6 +29,7 @@ class Job:
         client: whose job it is; clients take turns.
         stop: texts that end the answer, and are no part of it.
         supersede: a waiting job of the same client under this name makes room for this one.
+        request_id: of the request that it belongs to, whose jobs do not supersede one another.
         stream_objects: whether the listener is told of objects as they are complete.
     """
 
@@ -40,4 +41,5 @@ class Job:
     client: str = ""
     stop: tuple[str, ...] = ()
     supersede: str | None = None
+    request_id: str = ""
     stream_objects: bool = False

@@ -74,6 +74,7 @@ class Answering:
         client: str = "",
         stop: Sequence[str] = (),
         supersede: str | None = None,
+        request_id: str = "",
         stream_objects: bool = False,
     ) -> AsyncGenerator[Event, None]:
         """Submit a job; its events, the last of which is `Finished`. The error is raised.
@@ -91,6 +92,7 @@ class Answering:
             client=client,
             stop=tuple(stop),
             supersede=supersede,
+            request_id=request_id,
             stream_objects=stream_objects,
         )
         self.scheduler.submit(job, reservation)
