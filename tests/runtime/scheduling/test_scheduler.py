@@ -235,7 +235,7 @@ def test_a_waiting_job_can_be_cancelled_superseded_or_too_late(
     scheduler = start()
     running, let_go = held(scheduler, image)
     gone, cancelled = submitted(scheduler, image, "ocr", client="a")
-    superseding = {"client": "a", "supersede": "camera"}
+    superseding: Any = {"client": "a", "supersede": "camera"}
     both = [submitted(scheduler, image, "ocr", **superseding, request_id="1")[1] for _ in range(2)]
     _, of_another = submitted(scheduler, image, "ocr", client="b", supersede="camera")
     _, newer = submitted(scheduler, image, "caption en", **superseding, request_id="2")
