@@ -1,87 +1,41 @@
-"""Does a bundle work on this device? Digests of all files, then the golden question.
-
-Knows how the original reads it, and its answer where `verify` asked. Knows nothing of the original.
-"""
+"""Does a bundle work on this device? Digests of all files, then the golden question."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Unpack
 
-from paligemma_edge.runtime.bundle.golden import (
-    GOLDEN,
-    Golden,
-    OriginalAnswer,
-    pixel_grid,
-    required_agreement,
-    same_pixels,
-)
 from paligemma_edge.runtime.bundle.local import open_bundle
-from paligemma_edge.runtime.engine.replay import replay
-from paligemma_edge.runtime.generation.request import GenerationOptions
-from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
+from paligemma_edge.runtime.diagnostics.golden_check import GoldenCheck, check_golden
+from paligemma_edge.runtime.loading.loaded_model import load_model
 from paligemma_edge.runtime.loading.options import LoadOptions
 from paligemma_edge.runtime.loading.variants import DeviceName
 from paligemma_edge.runtime.progress import Progress, no_progress
-from paligemma_edge.runtime.results.generation import Generation
 from paligemma_edge.runtime.size_text import size_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class GoldenAnswer:
-    """What a device answered to the golden question, beside what the original answered."""
-
-    original: OriginalAnswer
-    token_ids: tuple[int, ...]
-    text: str
-    agreement: float  # share of tokens that are the original's, each after the original's own
-    required: float  # 1 in a float32 variant
-
-    @property
-    def agrees(self) -> bool:
-        """Whether enough of the tokens are the original's."""
-        return self.agreement >= self.required
-
-
-@dataclass(frozen=True, kw_only=True)
 class SelfTest:
-    """A bundle whose digests are right, and what it makes of the golden question, if it has one."""
+    """A bundle whose digests are right, and what it makes of the golden question."""
 
-    variant: str
     files: int  # whose digests are right
     file_bytes: int  # of all of them
-    golden: Golden | None
-    misread: tuple[str, ...] = ()  # of image, prompt and ends, what is not the original's
-    answer: GoldenAnswer | None = None
+    question: GoldenCheck
 
     @property
     def passed(self) -> bool:
         """Whether nothing that can be compared differs."""
-        return not self.misread and (self.answer is None or self.answer.agrees)
+        return self.question.passed
 
     def summary(self) -> list[str]:
         """The result in a few lines, for people."""
         digests = f"the digests of {self.files} files ({size_text(self.file_bytes)}) match"
-        lines = [f"{'passed' if self.passed else 'FAILED'}: {digests}; {self._compared()}"]
-        lines += [f"  {what}" for what in self.misread]
-        answer = self.answer
-        if answer is not None and answer.token_ids != answer.original.token_ids:
-            lines += [f"  original: {answer.original.text!r}", f"  here:     {answer.text!r}"]
-        return lines
-
-    def _compared(self) -> str:
-        if self.answer is not None:
-            return (
-                f"{self.variant} agrees with the original on {self.answer.agreement:.0%} of "
-                f"{len(self.answer.original.token_ids)} tokens, wanted {self.answer.required:.0%}"
-            )
-        read = "" if self.golden is None or self.misread else ", reads image and prompt rightly"
-        return (
-            f"{self.variant} can be opened here{read}; there is no golden answer to compare "
-            "(`paligemma-edge verify` makes one, where the checkpoint is)"
-        )
+        verdict = "passed" if self.passed else "FAILED"
+        return [
+            f"{verdict}: {digests}; {self.question.summary()}",
+            *(f"  {line}" for line in self.question.differences()),
+        ]
 
 
 def self_test(
@@ -102,61 +56,8 @@ def self_test(
     model = load_model(bundle.path, device, variant, **load)
     files = bundle.manifest.files
     bundle.verify(set(files) - set(model.verified_files))
-    golden = Golden.read(bundle) if GOLDEN in files else None
     return SelfTest(
-        variant=model.variant,
         files=len(files),
         file_bytes=sum(record.bytes for record in files.values()),
-        golden=golden,
-        misread=() if golden is None else tuple(_misread(model, golden)),
-        answer=None if golden is None else _golden_answer(model, golden, progress),
+        question=check_golden(model, progress),
     )
-
-
-def _golden_answer(model: LoadedModel, golden: Golden, progress: Progress) -> GoldenAnswer | None:
-    original = golden.answer
-    if original is None:
-        return None
-    progress("asking the golden question", 0, 1)
-    answer = _answer(model, golden, original)
-    same = answer.token_ids == original.token_ids
-    return GoldenAnswer(
-        original=original,
-        token_ids=answer.token_ids,
-        text=answer.text,
-        agreement=1.0 if same else _agreement(model, golden, original),
-        required=required_agreement(model.bundle.manifest.variants[model.variant]),
-    )
-
-
-def _misread(model: LoadedModel, golden: Golden) -> Iterator[str]:
-    """What the manifest makes of the question that the original does not."""
-    (pixels,) = model.pipeline.read_images([model.bundle.file(golden.image)]).pixel_values
-    if not same_pixels(pixel_grid(pixels), golden.pixel_grid):
-        yield "the image's pixel values are not the original's: see `image` in the manifest"
-    ids = tuple(model.encoder.encode(golden.prompt, 1))
-    if ids != golden.prompt_ids:
-        yield f"the prompt's token ids are {ids}, the original's {golden.prompt_ids}"
-    ends = model.bundle.manifest.tokenizer.eos_ids
-    if ends != golden.eos_ids:
-        yield (
-            f"the ids that end an answer are {ends}, the original's {golden.eos_ids}: "
-            "see `eos_ids` in the manifest"
-        )
-
-
-def _answer(model: LoadedModel, golden: Golden, original: OriginalAnswer) -> Generation:
-    """What the model answers by itself, in as many tokens as the original at most."""
-    options = GenerationOptions(max_new_tokens=len(original.token_ids))
-    image = model.bundle.file(golden.image)
-    request = model.pipeline.request_about([image], golden.prompt, options)
-    return model.pipeline.answer_one(request)
-
-
-def _agreement(model: LoadedModel, golden: Golden, original: OriginalAnswer) -> float:
-    """Share of the original's tokens that follow those before them; never 1 here."""
-    image = model.pipeline.read_images([model.bundle.file(golden.image)])
-    encoded = model.pipeline.encode(image, golden.prompt)
-    rows = replay(model.engine, encoded, original.token_ids)
-    wrong = sum(row.best != token for row, token in zip(rows, original.token_ids, strict=True))
-    return 1 - max(1, wrong) / len(original.token_ids)

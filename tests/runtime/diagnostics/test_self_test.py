@@ -22,7 +22,8 @@ from paligemma_edge.runtime.bundle.golden import (
     required_agreement,
 )
 from paligemma_edge.runtime.bundle.writer import amend_bundle
-from paligemma_edge.runtime.diagnostics.self_test import GoldenAnswer, SelfTest, self_test
+from paligemma_edge.runtime.diagnostics.golden_check import GoldenAnswer, GoldenCheck
+from paligemma_edge.runtime.diagnostics.self_test import SelfTest, self_test
 from paligemma_edge.runtime.engine.replay import replay
 from paligemma_edge.runtime.errors import BundleError, OptionError, TokenizerError
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel
@@ -88,8 +89,8 @@ def test_a_bundle_that_answers_as_the_original_passes(
     bundle = give_golden(lambda tokens: tokens)
     result = self_test(bundle, device="cpu", variant="cpu-fp32")
     assert result.passed
-    assert result.answer is not None
-    assert result.answer.agreement == result.answer.required == 1
+    assert result.question.answer is not None
+    assert result.question.answer.agreement == result.question.answer.required == 1
     assert result.files == len(Bundle.open(bundle).manifest.files)
     (line,) = result.summary()
     assert line.startswith("passed: ")
@@ -100,7 +101,7 @@ def test_one_other_token_fails_and_both_answers_are_shown(
 ) -> None:
     result = self_test(give_golden(lambda tokens: (*tokens[:-1], tokens[-1] ^ 1)))
     assert not result.passed
-    answer = result.answer
+    answer = result.question.answer
     assert answer is not None
     assert answer.agreement == 1 - 1 / len(answer.original.token_ids)
     first, original, here = result.summary()
@@ -192,7 +193,7 @@ def test_other_ends_fail_where_no_answer_reaches_them(
     _edit_manifest(bundle, "tokenizer", {"eos_ids": ends})
     result = self_test(bundle, device="cpu")
     assert not result.passed
-    assert result.misread == (
+    assert result.question.misread == (
         f"the ids that end an answer are {tuple(ends)}, the original's (1,): "
         "see `eos_ids` in the manifest",
     )
@@ -234,7 +235,7 @@ def test_an_early_difference_does_not_grow_into_others(
             answer.append(best)
         return tuple(answer)
 
-    answer = self_test(give_golden(after_another_start), device="cpu").answer
+    answer = self_test(give_golden(after_another_start), device="cpu").question.answer
     assert answer is not None
     assert answer.token_ids[0] != answer.original.token_ids[0]
     assert answer.agreement == 1 - 1 / 6
@@ -244,7 +245,7 @@ def test_a_bundle_whose_original_was_not_asked_reads_the_question(shapes_copy: P
     stages: list[str] = []
     result = self_test(shapes_copy, progress=lambda *stage: stages.append(stage[0]))
     assert result.passed
-    assert result.answer is None
+    assert result.question.answer is None
     files = Bundle.open(shapes_copy).manifest.files
     (summary,) = result.summary()
     assert summary.startswith(f"passed: the digests of {len(files)} files (15 MB) match; ")
@@ -403,5 +404,9 @@ def test_float_weights_in_float32_must_agree_wholly(
     answer = GoldenAnswer(
         original=original, token_ids=(1, 2, 3, 5), text="", agreement=0.75, required=share
     )
-    result = SelfTest(variant="v", files=1, file_bytes=1, golden=QUESTION, answer=answer)
+    result = SelfTest(
+        files=1,
+        file_bytes=1,
+        question=GoldenCheck(variant="v", golden=QUESTION, answer=answer),
+    )
     assert result.passed == (share <= 0.75)
