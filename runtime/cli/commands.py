@@ -46,6 +46,7 @@ class Command:
 # In the order in which most people need them.
 COMMANDS: Mapping[str, Command] = {
     "run": Command("answer a prompt about each image", "runtime.cli.run"),
+    "serve": Command("answer over HTTP, with a page", "runtime.cli.serve"),
     "inspect": Command("say what a bundle holds", "runtime.cli.inspect"),
     "check": Command("test a bundle on this device", "runtime.cli.check"),
     "bench": Command("measure speed and memory", "runtime.cli.bench"),

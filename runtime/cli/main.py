@@ -36,6 +36,8 @@ _EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("ml_dtypes", "onnx", "onnx_ir", "onnxscript", "google"), "export"),
     **dict.fromkeys(("matplotlib", "rich", "safetensors", "tokenizers"), "export"),
     **dict.fromkeys(("torch", "transformers"), "verify"),
+    **dict.fromkeys(("h11", "msgspec", "multipart"), "serve"),
+    **dict.fromkeys(("prometheus_client", "starlette", "uvicorn"), "serve"),
     "shtab": "completion",
 }
 # What is best run before that: by itself pip takes gigabytes of CUDA along with torch.

@@ -6,9 +6,10 @@ Before the work begins and after it ends they end the process at once: `runtime/
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
@@ -64,14 +65,44 @@ def interruptible(top: FrameType) -> Iterator[Interruption]:
     `top` is the caller's frame. Python lets the main thread alone handle signals.
     """
     interruption = Interruption(top)
+    with _handled(interruption, signal.SIGALRM):
+        try:
+            yield interruption
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def ending_on_signals(stop: Callable[[], bool]) -> Iterator[None]:
+    """Call `stop` for the first of these signals; the next one ends the process at once.
+
+    So does the first where `stop` returns False: there is nothing to wait for.
+    """
+    asked = False
+
+    def hear(number: int, _frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked or not stop():
+            try:
+                os.write(2, b"paligemma-edge: interrupted\n")
+            finally:
+                os._exit(128 + number)
+        asked = True
+
+    with _handled(hear):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None], *also: int) -> Iterator[None]:
+    """Let a handler hear the signals of `STOPPING` that are not ignored, and others."""
     if threading.current_thread() is not threading.main_thread():
-        yield interruption
+        yield
         return
     heard = [number for number in STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {n: signal.signal(n, interruption) for n in (signal.SIGALRM, *heard)}
+    before = {number: signal.signal(number, handler) for number in (*also, *heard)}
     try:
-        yield interruption
+        yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)

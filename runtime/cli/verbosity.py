@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 
 from paligemma_edge.runtime.system.console import Console
@@ -34,17 +35,26 @@ def level_of(options: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def logging_to_stderr(level: int) -> Iterator[None]:
     """Write what the package logs to standard error, as the command's own messages."""
-    handler = _Handler()
     before = _LOGGER.level, _LOGGER.propagate
-    _LOGGER.addHandler(handler)
     _LOGGER.setLevel(level)
     _LOGGER.propagate = False
     try:
-        yield
+        with handled_by(_Handler()):
+            yield
     finally:
-        _LOGGER.removeHandler(handler)
         _LOGGER.setLevel(before[0])
         _LOGGER.propagate = before[1]
+
+
+@contextlib.contextmanager
+def handled_by(handler: logging.Handler) -> Iterator[None]:
+    """Let this handler alone have what the package logs."""
+    before = _LOGGER.handlers[:]
+    _LOGGER.handlers[:] = [handler]
+    try:
+        yield
+    finally:
+        _LOGGER.handlers[:] = before
 
 
 class _Handler(logging.Handler):
@@ -54,9 +64,34 @@ class _Handler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         console = Console.standard()
-        console.message(record.getMessage())
+        console.message(self.line(record))
         if record.exc_info:
             console.details(self._traceback.formatException(record.exc_info))
+
+    def line(self, record: logging.LogRecord) -> str:
+        """What is written of a record, besides a traceback."""
+        return record.getMessage()
+
+
+class TimedHandler(_Handler):
+    """Lines of what goes on for long, each with its time, in UTC."""
+
+    def line(self, record: logging.LogRecord) -> str:
+        """The time and the message."""
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(record.created))
+        return f"{when} {record.getMessage()}"
+
+
+class RecordHandler(logging.Handler):
+    """Lines for machines, as a formatter makes them of records."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self.setFormatter(formatter)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line."""
+        Console.standard().record(self.format(record))
 
 
 def is_quiet() -> bool:

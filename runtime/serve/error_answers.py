@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -48,8 +49,14 @@ class ErrorAnswers:
 
 
 async def send_error(error: ApiError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with an error."""
-    response = Response(error_body(error), error.status, error.headers)
+    """Answer with an error.
+
+    A client that waits for a word to send its body may send another request in its place, or not:
+    the connection ends.
+    """
+    waits = "expect" in Headers(scope=scope)
+    headers = {**error.headers, "connection": "close"} if waits else error.headers
+    response = Response(error_body(error), error.status, headers)
     await response(scope, receive, send)
 
 

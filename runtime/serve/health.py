@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from paligemma_edge.runtime.bundle.bundle import MANIFEST
+from paligemma_edge.runtime.serve.options import ServerOptions
 from paligemma_edge.runtime.serve.readiness import Readiness
-from paligemma_edge.runtime.serve.state import ServerState, server_state
+from paligemma_edge.runtime.serve.state import ServerState
 
+PROGRAM = "paligemma-edge"
 _OK = {"status": "ok"}
 Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -47,37 +51,45 @@ def health_routes(readiness: Readiness) -> list[Route]:
     ]
 
 
-async def info(request: Request) -> Response:
-    """What is served, and its limits."""
-    return JSONResponse(describe(server_state(request)))
+def info_route(state: ServerState) -> Route:
+    """The route that says what is served, and within which limits."""
+    bundle_id = state.answering.scheduler.model.bundle.digest(MANIFEST)
+
+    async def info(_request: Request) -> Response:
+        return JSONResponse(_described(state, bundle_id))
+
+    return Route("/v1/info", info, name="info")
 
 
-def describe(state: ServerState) -> dict[str, Any]:
-    """The server in plain fields."""
-    scheduler, options = state.answering.scheduler, state.options
+def _described(state: ServerState, bundle_id: str) -> dict[str, Any]:
+    scheduler = state.answering.scheduler
     model = scheduler.model
     manifest = model.bundle.manifest
     return {
-        "name": "paligemma-edge",
-        "version": version("paligemma-edge"),
-        "bundle": {"name": state.model_id, "id": model.bundle.digest("manifest.json")},
+        "name": PROGRAM,
+        "version": version(PROGRAM),
+        "bundle": {"name": state.model_id, "id": bundle_id},
         "variant": model.variant,
         "device": model.device,
         "adapters": sorted(manifest.adapters),
         "image_size": manifest.image.size,
-        "max_model_len": model.pipeline.cache_pool.max_length,
+        "max_model_len": scheduler.max_length,
         "slots": scheduler.slots,
         "running": scheduler.running,
         "waiting": scheduler.waiting,
         "masks": model.engine.decodes_masks,
-        "regex": has_regex(),
-        "limits": {
-            "timeout": options.timeout,
-            "request_bytes": options.max_body,
-            "images": options.max_images,
-            "pixels": options.max_pixels,
-            "prompts": options.max_prompts,
-            "waiting": options.max_waiting,
-            "waiting_per_client": options.max_waiting_per_client,
-        },
+        "regex": find_spec("llguidance") is not None,
+        "limits": _limits(state.options),
+    }
+
+
+def _limits(options: ServerOptions) -> dict[str, float]:
+    return {
+        "timeout": options.timeout,
+        "request_bytes": options.max_body,
+        "images": options.max_images,
+        "pixels": options.max_pixels,
+        "prompts": options.max_prompts,
+        "waiting": options.max_waiting,
+        "waiting_per_client": options.max_waiting_per_client,
     }

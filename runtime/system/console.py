@@ -86,6 +86,12 @@ class Console:
             self.err.write("".join(f"  {short_line(line)}\n" for line in text.splitlines()))
             self.err.flush()
 
+    def record(self, text: str) -> None:
+        """Write a line of a log for machines in full; JSON in ASCII stays as it is."""
+        with contextlib.suppress(OSError):
+            self.err.write(f"{one_line(text)}\n")
+            self.err.flush()
+
     def note(self, text: str) -> None:
         """Write a line about the run that is no error."""
         if not self.quiet:
