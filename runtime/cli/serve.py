@@ -175,7 +175,10 @@ def _server_options(arguments: argparse.Namespace) -> ServerOptions:
     given = {name: value for name, value in vars(arguments).items() if value is not None}
     given["slots"] = given.pop("max_batch_size", ServerOptions.slots)
     given["allowed_hosts"] = tuple(given.get("allowed_hosts", ()))
-    for name, option in (("max_waiting_bytes", "--max-queue-memory"), ("max_body", "--max-request")):
+    for name, option in (
+        ("max_waiting_bytes", "--max-queue-memory"),
+        ("max_body", "--max-request"),
+    ):
         if name in given:
             given[name] = check_bytes(option, given[name])
     if "max_body" in given:

@@ -48,7 +48,7 @@ class ApiKeys:
             if match is None:  # the line is not shown: it may be a key itself
                 raise OptionError(
                     f"{path}: line {number} is no name:sha256; the second part is what "
-                    "`printf %s \"$KEY\" | sha256sum` prints, 64 hexadecimal digits"
+                    '`printf %s "$KEY" | sha256sum` prints, 64 hexadecimal digits'
                 )
             names[bytes.fromhex(match[2])] = match[1]
         if not names:
@@ -80,7 +80,9 @@ def _text(path: Path) -> str:
             raise OptionError(f"{path} is larger than 1 MiB, wanted a file of API keys")
         return data.decode()
     except OSError as error:
-        raise OptionError(f"{path}, the file of API keys, cannot be read: {error.strerror}") from None
+        raise OptionError(
+            f"{path}, the file of API keys, cannot be read: {error.strerror}"
+        ) from None
     except UnicodeDecodeError:
         raise OptionError(f"{path} is no text, wanted lines name:sha256") from None
 
@@ -98,6 +100,7 @@ class Authentication:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on who may ask; ApiError for all others."""
         client = _address(scope)
         if self._keys is not None and not _needs_no_key(scope):
             name = self._keys.client(Headers(scope=scope))

@@ -28,6 +28,7 @@ class ErrorAnswers:
         self._app, self._refused = app, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, whatever happens."""
         started = False
 
         async def watched(message: Message) -> None:
@@ -39,7 +40,7 @@ class ErrorAnswers:
             await self._app(scope, receive, watched)
         except (ClientDisconnect, CancelledError):
             pass
-        except Exception as error:  # noqa: BLE001 - the last place where any can be answered
+        except Exception as error:
             told = as_api_error(error)
             self._refused(told)
             if started:  # the connection is cut, by which the client sees it
@@ -77,7 +78,5 @@ async def as_ours(request: Request, error: Exception) -> Response:
             f"{request.url.path} is not asked by {request.method}; use {allowed}",
             code="method_not_allowed",
         )
-        return Response(
-            error_body(refusal), 405, {**refusal.headers, "allow": allowed}
-        )
+        return Response(error_body(refusal), 405, {**refusal.headers, "allow": allowed})
     raise ApiError(error.status_code, "the request cannot be answered", code="bad_request")

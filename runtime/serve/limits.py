@@ -42,6 +42,7 @@ class BodyLimit:
         self._together = _Received(most_together)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on a body that counts itself; ApiError where it is too large."""
         body = _Body(receive, self._most, self._together)
         body.check_announced(Headers(scope=scope).get("content-length"))
         try:

@@ -188,7 +188,7 @@ def _inherited(environment: MutableMapping[str, str]) -> list[socket.socket]:
 
 
 def _require_keys(options: ServerOptions, sockets: list[socket.socket]) -> None:
-    """Strangers may reach every address but loopback: there keys are a must, or a word of theirs."""
+    """OptionError where strangers reach the server and nobody said that they may."""
     if options.api_keys is not None or options.no_auth:
         return
     for one in sockets:

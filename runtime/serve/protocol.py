@@ -127,7 +127,7 @@ class ServerProtocol(H11Protocol):
         self._watch_reader()
         self._settle()
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own words
         """Refuse what is no HTTP."""
         self._refuse(_malformed(self.conn.refusal_status))
 

@@ -1,4 +1,4 @@
-"""Each request gets an id and a line in the log: who asked for what, how it ended, how long it took.
+"""Each request gets an id and a line in the log: who asked where, how it ended, how long it took.
 
 Knows nothing of what is asked: prompts, images and answers are nobody's business but the client's.
 """
@@ -96,6 +96,7 @@ class RequestLog:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request under its id."""
         exchange = _Exchange(scope, new_request_id())
         scope.setdefault("state", {})["request_id"] = exchange.request_id
 

@@ -103,9 +103,7 @@ class Server:
             where = addresses(sockets, secure=tls is not None)
             asyncio.run(self._serve(http, sockets, where))
 
-    async def _serve(
-        self, http: _Uvicorn, sockets: list[socket.socket], where: list[str]
-    ) -> None:
+    async def _serve(self, http: _Uvicorn, sockets: list[socket.socket], where: list[str]) -> None:
         self._loop, self._woken = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(_log_loop_error)
         serving = asyncio.create_task(http.serve(sockets))
@@ -204,9 +202,7 @@ def _limits(options: ServerOptions) -> SchedulerLimits:
         size=options.max_waiting_bytes,
         jobs_of_client=options.max_waiting_per_client,
     )
-    return SchedulerLimits(
-        queue=queue, steps_between_prefills=options.steps_between_prefills
-    )
+    return SchedulerLimits(queue=queue, steps_between_prefills=options.steps_between_prefills)
 
 
 @dataclass
@@ -254,7 +250,7 @@ def _in_daemon(work: Callable[[], LoadedModel]) -> Future[LoadedModel]:
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - whoever waits for it raises it
+        except BaseException as error:
             future.set_exception(error)
 
     threading.Thread(target=run, name="load", daemon=True).start()
