@@ -30,10 +30,14 @@ _WORKERS = 2  # images that are read, prompts and patterns that are checked, at 
 
 @dataclass(frozen=True, eq=False)
 class Answering:
-    """Asks the scheduler on behalf of handlers that run in one event loop."""
+    """Asks the scheduler on behalf of handlers that run in one event loop.
+
+    `watch` is called for each question, and what it gives for each of its events.
+    """
 
     scheduler: Scheduler
     images: ImageStore
+    watch: Callable[[], Callable[[Event], None]] = lambda: lambda _event: None
     _workers: ThreadPoolExecutor = field(
         default_factory=lambda: ThreadPoolExecutor(_WORKERS, thread_name_prefix="serve-worker")
     )
@@ -82,7 +86,7 @@ class Answering:
         The job is cancelled when the generator is closed before its end. `timeout` is in seconds
         from now.
         """
-        loop, queue = asyncio.get_running_loop(), asyncio.Queue[Event]()
+        loop, queue, seen = asyncio.get_running_loop(), asyncio.Queue[Event](), self.watch()
         job = Job(
             question=question,
             images=images,
@@ -100,6 +104,7 @@ class Answering:
         try:
             while not ended:
                 event = await queue.get()
+                seen(event)
                 ended = isinstance(event, Finished | Failed)
                 if isinstance(event, Failed):
                     raise event.error

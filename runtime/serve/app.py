@@ -50,7 +50,7 @@ def create_app(state: ServerState, readiness: Readiness | None = None) -> Starle
     """
     readiness = readiness or Readiness("ready")
     routes = [*health_routes(readiness), info_route(state), metrics_route(state.metrics)]
-    app = _application(state.options, routes, state.metrics.refused)
+    app = guarded_app(state.options, routes, state.metrics.refused)
     app.state.server = state
     return app
 
@@ -63,12 +63,13 @@ def create_loading_app(options: ServerOptions, readiness: Readiness) -> Starlett
         raise AssertionError("the model is there")
 
     routes = [*health_routes(readiness), Route("/{path:path}", not_yet, methods=_METHODS)]
-    return _application(options, routes, lambda _error: None)
+    return guarded_app(options, routes, lambda _error: None)
 
 
-def _application(
+def guarded_app(
     options: ServerOptions, routes: Sequence[BaseRoute], refused: Callable[[ApiError], None]
 ) -> Starlette:
+    """Routes behind all that a request has to pass; `refused` is told of every error."""
     keys = None if options.api_keys is None else ApiKeys.read(options.api_keys)
     return Starlette(
         routes=routes,

@@ -71,7 +71,7 @@ def _is_address(name: str) -> bool:
 def _fits(name: str, allowed: str) -> bool:
     if allowed.startswith("*"):
         return name.endswith(allowed[1:]) and len(name) >= len(allowed)
-    return name == allowed.strip("[]")
+    return name == allowed
 
 
 def _is_same(origin: str, host: str) -> bool:

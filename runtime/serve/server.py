@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -99,11 +100,11 @@ class Server:
         """
         tls = tls_context(self._options)
         with listening(self._options) as sockets:
-            http = _Uvicorn(_config(self._entrance, self._options, tls))
+            http = http_server(self._entrance, self._options, tls)
             where = addresses(sockets, secure=tls is not None)
             asyncio.run(self._serve(http, sockets, where))
 
-    async def _serve(self, http: _Uvicorn, sockets: list[socket.socket], where: list[str]) -> None:
+    async def _serve(self, http: HttpServer, sockets: list[socket.socket], where: list[str]) -> None:
         self._loop, self._woken = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(_log_loop_error)
         serving = asyncio.create_task(http.serve(sockets))
@@ -127,9 +128,10 @@ class Server:
     ) -> None:
         """Answer until the end is wanted, or the device has failed for good."""
         scheduler = Scheduler(model, _limits(self._options), self._beat)
-        answering = Answering(scheduler, ImageStore(model.pipeline.images))
+        metrics = Metrics()
+        answering = Answering(scheduler, ImageStore(model.pipeline.images), metrics.watch)
         ends_later.callback(answering.close)  # handlers that end meanwhile may need its threads
-        self._entrance.app = create_app(self._state(answering), self._readiness)
+        self._entrance.app = create_app(self._state(answering, metrics), self._readiness)
         self._scheduler = scheduler
         scheduler.start()
         try:
@@ -144,8 +146,7 @@ class Server:
         if scheduler.failure is not None:
             raise DeviceError(f"the engine stopped: {scheduler.failure}")
 
-    def _state(self, answering: Answering) -> ServerState:
-        metrics = Metrics()
+    def _state(self, answering: Answering, metrics: Metrics) -> ServerState:
         metrics.describe(answering.scheduler, self._model_id)
         return ServerState(answering, self._options, metrics, self._model_id, int(time.time()))
 
@@ -217,16 +218,19 @@ class _Entrance:
             await self.app(scope, receive, send)
 
 
-class _Uvicorn(uvicorn.Server):
+class HttpServer(uvicorn.Server):
     """uvicorn without its way of signals, which are for the command."""
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
         return contextlib.nullcontext()
 
 
-def _config(app: ASGIApp, options: ServerOptions, tls: Any) -> uvicorn.Config:  # noqa: ANN401
+def http_server(
+    app: ASGIApp, options: ServerOptions, tls: ssl.SSLContext | None = None
+) -> HttpServer:
+    """uvicorn with our protocol and limits; it is given sockets when it serves."""
     limits = ConnectionLimits.of(options)
-    return uvicorn.Config(
+    config = uvicorn.Config(
         cast(Any, app),
         http=cast(type[asyncio.Protocol], partial(ServerProtocol, limits=limits)),
         loop="asyncio",
@@ -241,6 +245,7 @@ def _config(app: ASGIApp, options: ServerOptions, tls: Any) -> uvicorn.Config:  
         timeout_graceful_shutdown=_WRITE_SECONDS,
         ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )
+    return HttpServer(config)
 
 
 def _in_daemon(work: Callable[[], LoadedModel]) -> Future[LoadedModel]:
