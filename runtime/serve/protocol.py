@@ -22,8 +22,11 @@ from paligemma_edge.runtime.serve.request_log import log_request, new_request_id
 
 _RECEIVING = (h11.IDLE, h11.SEND_BODY)  # states of a client that has not sent all of a request
 _CAN_ANSWER = (h11.IDLE, h11.SEND_RESPONSE)  # states of a server that may begin an answer
+_VERSIONS = (b"1.0", b"1.1")
+_HEADER_BYTES = 16384
 _SMALL_CHUNKS = 4096  # of a body that may be as small as they like
 _CHUNK_BYTES = 256  # that each of the others has to carry on average
+_LINGER_SECONDS = 2.0  # for a client to read why it was refused, while it may still be sending
 _READ_RATE = 1024  # bytes a second that a client has to read at least
 
 
@@ -51,8 +54,9 @@ class _Connection(h11.Connection):
     """h11's reading of a connection, which counts chunks and remembers why it gave up."""
 
     def __init__(self) -> None:
-        super().__init__(h11.SERVER)
+        super().__init__(h11.SERVER, _HEADER_BYTES)
         self.refusal_status = 400
+        self.method = b""  # of the last request
         self._chunks, self._bytes = 0, 0
 
     def next_event(self) -> Any:  # noqa: ANN401 - h11's own events and sentinels
@@ -63,10 +67,20 @@ class _Connection(h11.Connection):
             self.refusal_status = error.error_status_hint
             raise
         if isinstance(event, h11.Request):
-            self._chunks, self._bytes = 0, 0
+            self.method, self._chunks, self._bytes = event.method, 0, 0
+            self._check(event)
         elif isinstance(event, h11.Data):
             self._count(event)
         return event
+
+    def _check(self, request: h11.Request) -> None:
+        """h11 takes any version, and headers of any size if they come at once."""
+        if request.http_version not in _VERSIONS:
+            raise h11.RemoteProtocolError("another version")
+        size = len(request.target) + sum(len(name) + len(value) for name, value in request.headers)
+        if size > _HEADER_BYTES:
+            self.refusal_status = 431
+            raise h11.RemoteProtocolError("long headers", 431)
 
     def _count(self, event: h11.Data) -> None:
         """Each chunk costs time, whatever it holds."""
@@ -95,7 +109,8 @@ class ServerProtocol(H11Protocol):
         self._limits = limits
         self._receiving: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
-        self._discarded = 0  # bytes of a body that came after its answer
+        self._discarded = 0  # bytes that came after the answer to them
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has come."""
@@ -113,9 +128,13 @@ class ServerProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """A part of a request, or of several."""
+        if self._refused:
+            self._discard(len(data))
+            return
         self._expect_request()
         if self.cycle is not None and self.cycle.response_complete:
-            self._discard(len(data))
+            if self.conn.their_state is h11.SEND_BODY:
+                self._discard(len(data))
         if not self.transport.is_closing():
             super().data_received(data)
         self._settle()
@@ -143,8 +162,11 @@ class ServerProtocol(H11Protocol):
 
     def shutdown(self) -> None:
         """The server stops."""
-        super().shutdown()
-        self._watch_reader()
+        if self._refused:
+            self._close()
+        else:
+            super().shutdown()
+            self._watch_reader()
 
     def timeout_keep_alive_handler(self) -> None:
         """No other request came."""
@@ -153,8 +175,7 @@ class ServerProtocol(H11Protocol):
 
     def _settle(self) -> None:
         """Wait for what is missing of a request, and read no further than one request."""
-        if self.transport.is_closing():
-            self._stop_expecting()
+        if self._refused or self.transport.is_closing():
             return
         buffered = bool(self.conn.trailing_data[0])
         if self.conn.their_state in _RECEIVING:
@@ -191,10 +212,9 @@ class ServerProtocol(H11Protocol):
 
     def _discard(self, size: int) -> None:
         """Swallow what a client still sends of a request that was answered, within limits."""
-        if self.conn.their_state is h11.SEND_BODY:
-            self._discarded += size
-            if self._discarded > self._limits.body:
-                self._close()
+        self._discarded += size
+        if self._discarded > self._limits.body:
+            self._close()
 
     def _refuse(self, error: ApiError) -> None:
         """Answer with an error, if that is still possible, and close."""
@@ -209,20 +229,39 @@ class ServerProtocol(H11Protocol):
             code=error.code,
             client=self.client[0] if self.client else "local",
         )
-        self._close()
+        self._end_request()
+        self._linger()
 
     def _asked_for_headers(self) -> bool:
         """Whether the request that is refused, if it was understood so far, is of HEAD."""
-        return self.conn.our_state is h11.SEND_RESPONSE and self.scope["method"] == "HEAD"
+        return self.conn.our_state is h11.SEND_RESPONSE and self.conn.method == b"HEAD"
+
+    def _linger(self) -> None:
+        """Close, but not before the client could read its answer.
+
+        A connection that is closed with unread bytes is reset, and its answer lost.
+        """
+        self._refused, self._discarded = True, 0
+        if self.conn.our_state is h11.SEND_BODY or not self.transport.can_write_eof():
+            self._close()
+            return
+        self.transport.write_eof()
+        self.flow.resume_reading()
+        self._receiving = self.loop.call_later(_LINGER_SECONDS, self._close)
+        self._watch_reader()
 
     def _close(self) -> None:
         """Let go of the connection once all was sent, and of the request that it carries."""
+        self._end_request()
+        self.transport.close()
+        self._watch_reader()
+
+    def _end_request(self) -> None:
+        """Tell the handler that nobody waits for its answer."""
+        self._stop_expecting()
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self._stop_expecting()
-        self.transport.close()
-        self._watch_reader()
 
     def _watch_reader(self) -> None:
         """From time to time, see that what was written gets less."""

@@ -104,7 +104,9 @@ class Server:
             where = addresses(sockets, secure=tls is not None)
             asyncio.run(self._serve(http, sockets, where))
 
-    async def _serve(self, http: HttpServer, sockets: list[socket.socket], where: list[str]) -> None:
+    async def _serve(
+        self, http: HttpServer, sockets: list[socket.socket], where: list[str]
+    ) -> None:
         self._loop, self._woken = asyncio.get_running_loop(), asyncio.Event()
         self._loop.set_exception_handler(_log_loop_error)
         serving = asyncio.create_task(http.serve(sockets))

@@ -22,7 +22,7 @@ from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
 from paligemma_edge.runtime.serve.options import ServerOptions
 from paligemma_edge.runtime.serve.server import Server, http_server, model_id_of
 
-SECONDS = 120  # until a test gives up waiting, on a machine that is busy
+SECONDS = 60  # until a test gives up waiting, on a machine that is busy
 
 
 @dataclass(frozen=True)
