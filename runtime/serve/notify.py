@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _BEATS = 4  # in the time after which systemd takes the server for dead
+_PATIENCE = 5.0  # seconds for a manager that is busy, where a message must not get lost
 
 
 @dataclass
@@ -53,14 +54,15 @@ class Notifier:
         now = time.monotonic()
         if now - self._last_beat >= self.watchdog_seconds / _BEATS:
             self._last_beat = now
-            self._send("WATCHDOG=1")
+            self._send("WATCHDOG=1", patience=0)  # the engine waits for nobody
 
-    def _send(self, message: str) -> None:
+    def _send(self, message: str, patience: float = _PATIENCE) -> None:
         if self.address is None:
             return
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
         # A manager that does not listen changes nothing of what the server does.
         with contextlib.suppress(OSError), _datagrams() as sender:
+            sender.settimeout(patience)
             sender.sendto(message.encode(), address)
 
 
