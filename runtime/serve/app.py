@@ -18,16 +18,21 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paligemma_edge.runtime.serve.auth import ApiKeys, Authentication
+from paligemma_edge.runtime.serve.chat import chat_routes
 from paligemma_edge.runtime.serve.error_answers import ErrorAnswers, as_ours
 from paligemma_edge.runtime.serve.errors import ApiError
 from paligemma_edge.runtime.serve.health import health_routes, info_route
 from paligemma_edge.runtime.serve.hosts import HostCheck
 from paligemma_edge.runtime.serve.limits import BodyLimit
 from paligemma_edge.runtime.serve.metrics import metrics_route
+from paligemma_edge.runtime.serve.models import model_routes
+from paligemma_edge.runtime.serve.operations import openapi_routes
 from paligemma_edge.runtime.serve.options import ServerOptions
+from paligemma_edge.runtime.serve.page import page_routes
 from paligemma_edge.runtime.serve.readiness import Readiness
 from paligemma_edge.runtime.serve.request_log import RequestLog
 from paligemma_edge.runtime.serve.state import ServerState
+from paligemma_edge.runtime.serve.typed import typed_routes
 
 _METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 # A browser is to take nothing for what it is not said to be, and to show it in no stranger's page.
@@ -49,7 +54,16 @@ def create_app(state: ServerState, readiness: Readiness | None = None) -> Starle
         OptionError: the file of API keys cannot be used.
     """
     readiness = readiness or Readiness("ready")
-    routes = [*health_routes(readiness), info_route(state), metrics_route(state.metrics)]
+    routes = [
+        *health_routes(readiness),
+        *model_routes(),
+        *chat_routes(),
+        *typed_routes(),
+        *openapi_routes(),
+        info_route(state),
+        metrics_route(state.metrics),
+        *(page_routes() if state.options.page else ()),
+    ]
     app = guarded_app(state.options, routes, state.metrics.refused)
     app.state.server = state
     return app
