@@ -162,8 +162,7 @@ class Server:
         self._readiness.phase = "stopping"
         self._notifier.stopping("ending answers")
         count, seconds = scheduler.running + scheduler.waiting, self._options.drain
-        if count:
-            _LOG.info("stopping: %d requests have %g seconds to end", count, seconds)
+        _LOG.info("stopping; %d requests have %g seconds to end", count, seconds)
         if not await asyncio.to_thread(scheduler.drain, seconds):
             left = scheduler.running + scheduler.waiting
             _LOG.warning("%d requests had not ended and were given up", left)

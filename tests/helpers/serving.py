@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
+from paligemma_edge.runtime.scheduling.scheduler import Scheduler
 from paligemma_edge.runtime.serve.options import ServerOptions
 from paligemma_edge.runtime.serve.server import Server, http_server, model_id_of
 
@@ -143,6 +145,18 @@ class Log(logging.Handler):
             assert self._more.wait_for(lambda: len(self._requests()) >= count, SECONDS)
             return self._requests()
 
+    def wait_for(self, text: str) -> str:
+        """The first message that holds a text, once it is there."""
+        with self._more:
+            assert self._more.wait_for(lambda: self._first(text) is not None, SECONDS), self.text
+            found = self._first(text)
+            assert found is not None
+            return found
+
+    def _first(self, text: str) -> str | None:
+        messages = (record.getMessage() for record in self.records)
+        return next((message for message in messages if text in message), None)
+
     @property
     def text(self) -> str:
         """All of it, tracebacks too."""
@@ -189,9 +203,24 @@ class Running:
     address: Address
     server: Server
     thread: threading.Thread
+    told: queue.SimpleQueue[list[str] | BaseException]
 
-    def state(self) -> Any:
-        return self.server._entrance.app.state.server  # type: ignore[attr-defined]
+    def failure(self) -> BaseException:
+        """Why it ended by itself."""
+        failure = self.told.get(timeout=SECONDS)
+        assert isinstance(failure, BaseException)
+        return failure
+
+    @property
+    def app(self) -> Starlette:
+        app = self.server._entrance.app
+        assert isinstance(app, Starlette)
+        return app
+
+    @property
+    def scheduler(self) -> Scheduler:
+        scheduler: Scheduler = self.app.state.server.answering.scheduler
+        return scheduler
 
 
 @contextlib.contextmanager
@@ -221,7 +250,7 @@ def running_server(
         if isinstance(where, BaseException):
             raise where
         port = int(where[0].rpartition(":")[2]) if where[0].startswith("http") else 0
-        yield Running(Address(port), server, thread)
+        yield Running(Address(port), server, thread, told)
     finally:
         server.stop()
         thread.join(SECONDS)
