@@ -132,9 +132,9 @@ class ServerProtocol(H11Protocol):
             self._discard(len(data))
             return
         self._expect_request()
-        if self.cycle is not None and self.cycle.response_complete:
-            if self.conn.their_state is h11.SEND_BODY:
-                self._discard(len(data))
+        answered = self.cycle is not None and self.cycle.response_complete
+        if answered and self.conn.their_state is h11.SEND_BODY:
+            self._discard(len(data))
         if not self.transport.is_closing():
             super().data_received(data)
         self._settle()

@@ -223,6 +223,7 @@ class HttpServer(uvicorn.Server):
     """uvicorn without its way of signals, which are for the command."""
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Leave them alone."""
         return contextlib.nullcontext()
 
 

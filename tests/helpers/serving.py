@@ -1,4 +1,4 @@
-"""Servers on free ports of this machine, in threads of this process, and clients without manners."""
+"""Servers on free ports of this machine, in threads of this process, and clients of any manners."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Reply:
     body: bytes
 
     @property
-    def json(self) -> Any:
+    def json(self) -> Any:  # noqa: ANN401 - of any kind
         return json.loads(self.body)
 
     @property
@@ -122,7 +122,7 @@ class _Stream:
     def left(self) -> int:
         return self._size - self._file.tell()
 
-    def makefile(self, _mode: str) -> Any:
+    def makefile(self, _mode: str) -> io.BytesIO:
         return self._file
 
 
@@ -181,7 +181,7 @@ def logged() -> Iterator[Log]:
 
 
 @contextlib.contextmanager
-def served(app: ASGIApp, **given: Any) -> Iterator[Address]:
+def served(app: ASGIApp, **given: Any) -> Iterator[Address]:  # noqa: ANN401 - options
     """An application behind our protocol, with the limits of these options."""
     server = http_server(app, ServerOptions(**given))
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -225,7 +225,9 @@ class Running:
 
 @contextlib.contextmanager
 def running_server(
-    bundle: Path, load: Callable[[], LoadedModel] | None = None, **given: Any
+    bundle: Path,
+    load: Callable[[], LoadedModel] | None = None,
+    **given: Any,  # noqa: ANN401
 ) -> Iterator[Running]:
     """A server of a bundle, or of what `load` opens."""
     options = ServerOptions(**{"port": 0, "slots": 2, **given})
@@ -240,7 +242,7 @@ def running_server(
     def run() -> None:
         try:
             server.run()
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        except BaseException as error:
             told.put(error)
 
     thread = threading.Thread(target=run, name="server")

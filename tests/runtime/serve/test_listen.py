@@ -1,4 +1,4 @@
-"""Where a server listens, and that strangers are kept out unless somebody said that they may come."""
+"""Where a server listens, and that strangers are kept out unless somebody let them in."""
 
 from __future__ import annotations
 
@@ -37,9 +37,11 @@ def test_it_is_loopback_unless_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
 def test_strangers_come_in_only_where_somebody_said_so(host: str, keys: Path) -> None:
-    with pytest.raises(OptionError, match="can be reached by other machines; give --api-keys"):
-        with listening(ServerOptions(host=host, port=0), {}):
-            pass
+    with (
+        pytest.raises(OptionError, match="can be reached by other machines; give --api-keys"),
+        listening(ServerOptions(host=host, port=0), {}),
+    ):
+        pass
     for options in ({"no_auth": True}, {"api_keys": keys}):
         with listening(ServerOptions(host=host, port=0, **options), {}) as sockets:
             assert sockets
@@ -54,9 +56,11 @@ def test_all_addresses_of_a_name_have_one_port() -> None:
 def test_an_address_that_is_taken_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(OptionError, match=f"port {port}: another program listens there"):
-            with listening(ServerOptions(port=port), {}):
-                pass
+        with (
+            pytest.raises(OptionError, match=f"port {port}: another program listens there"),
+            listening(ServerOptions(port=port), {}),
+        ):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -69,9 +73,11 @@ def test_an_address_that_is_taken_is_told() -> None:
     ],
 )
 def test_an_address_of_nobody_is_told(host: str, message: str) -> None:
-    with pytest.raises(OptionError, match=message):
-        with listening(ServerOptions(host=host, port=0, no_auth=True), {}):
-            pass
+    with (
+        pytest.raises(OptionError, match=message),
+        listening(ServerOptions(host=host, port=0, no_auth=True), {}),
+    ):
+        pass
 
 
 def test_a_unix_socket_is_of_its_owner_and_group_and_goes_with_the_server(tmp_path: Path) -> None:
@@ -81,9 +87,11 @@ def test_a_unix_socket_is_of_its_owner_and_group_and_goes_with_the_server(tmp_pa
         assert addresses(sockets, secure=False) == [f"unix:{path}"]
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
-        with pytest.raises(OptionError, match="another program listens on"):
-            with listening(ServerOptions(unix=path), {}):
-                pass
+        with (
+            pytest.raises(OptionError, match="another program listens on"),
+            listening(ServerOptions(unix=path), {}),
+        ):
+            pass
         assert path.exists()
     assert not path.exists()
 
@@ -92,9 +100,8 @@ def test_a_socket_that_a_killed_server_left_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "a.sock"
     with socket.socket(socket.AF_UNIX) as killed:
         killed.bind(str(path))
-    with listening(ServerOptions(unix=path), {}):
-        with socket.socket(socket.AF_UNIX) as client:
-            client.connect(str(path))
+    with listening(ServerOptions(unix=path), {}), socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(path))
 
 
 def test_a_file_in_the_place_of_a_socket_stays(tmp_path: Path) -> None:
@@ -103,14 +110,18 @@ def test_a_file_in_the_place_of_a_socket_stays(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(path)
     for place in (path, link):
-        with pytest.raises(OptionError, match="is no socket; choose another path"):
-            with listening(ServerOptions(unix=place), {}):
-                pass
+        with (
+            pytest.raises(OptionError, match="is no socket; choose another path"),
+            listening(ServerOptions(unix=place), {}),
+        ):
+            pass
     assert path.read_text() == "photos"
     for place in (tmp_path / "none" / "a", tmp_path / ("x" * 200)):
-        with pytest.raises(OptionError, match="cannot listen on"):
-            with listening(ServerOptions(unix=place), {}):
-                pass
+        with (
+            pytest.raises(OptionError, match="cannot listen on"),
+            listening(ServerOptions(unix=place), {}),
+        ):
+            pass
 
 
 INHERITS = """

@@ -1,4 +1,4 @@
-"""One connection: what is no HTTP, who is slow, who leaves. Limits are small, so nothing waits long."""
+"""One connection: what is no HTTP, who is slow, who leaves. Limits are small: no test is long."""
 
 from __future__ import annotations
 
@@ -155,8 +155,10 @@ def test_who_asks_for_headers_alone_gets_no_body(server: Address) -> None:
 
 @pytest.mark.parametrize(
     "request_line",
-    [b"GET http://localhost/ HTTP/1.1", b"OPTIONS * HTTP/1.1", b"CONNECT a:443 HTTP/1.1"]
-    + [b"GET /%00%ff%2e%2e/ HTTP/1.1", b"GET //evil.com HTTP/1.1", b"FROB / HTTP/1.1"],
+    [
+        *(b"GET http://localhost/ HTTP/1.1", b"OPTIONS * HTTP/1.1", b"CONNECT a:443 HTTP/1.1"),
+        *(b"GET /%00%ff%2e%2e/ HTTP/1.1", b"GET //evil.com HTTP/1.1", b"FROB / HTTP/1.1"),
+    ],
 )
 def test_odd_requests_are_refused_too(server: Address, request_line: bytes) -> None:
     (reply,) = replies(server.raw(request_line + b"\r\nHost: localhost\r\n" + CLOSE))

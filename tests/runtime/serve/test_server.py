@@ -134,21 +134,26 @@ def test_it_is_ready_only_with_the_golden_answer(
 
 def test_another_answer_is_not_served(shapes_copy: Path, shapes_model: PaliGemma) -> None:
     with_golden(shapes_copy, shapes_model, 1)
-    with pytest.raises(DeviceError, match="agrees with the original on 75% of 4 tokens"):
-        with running_server(shapes_copy):
-            pass
+    with (
+        pytest.raises(DeviceError, match="agrees with the original on 75% of 4 tokens"),
+        running_server(shapes_copy),
+    ):
+        pass
 
 
 def test_what_cannot_be_opened_ends_it(shapes_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="no.bundle"):
-        with running_server(tmp_path / "no.bundle"):
-            pass
-    with pytest.raises(OptionError, match="without a plan"):
-        with running_server(shapes_bundle, lambda: load_model(shapes_bundle, "cpu")):
-            pass
-    with pytest.raises(OptionError, match="cannot be read"):
-        with running_server(shapes_bundle, api_keys=tmp_path / "none"):
-            pass
+    with pytest.raises(BundleError, match="no\\.bundle"), running_server(tmp_path / "no.bundle"):
+        pass
+    with (
+        pytest.raises(OptionError, match="without a plan"),
+        running_server(shapes_bundle, lambda: load_model(shapes_bundle, "cpu")),
+    ):
+        pass
+    with (
+        pytest.raises(OptionError, match="cannot be read"),
+        running_server(shapes_bundle, api_keys=tmp_path / "none"),
+    ):
+        pass
 
 
 def test_what_has_begun_ends_before_the_server_does(
@@ -176,7 +181,7 @@ def test_what_has_begun_ends_before_the_server_does(
 
 
 def test_what_does_not_end_in_time_is_given_up(shapes_bundle: Path, gate: Gate, log: Log) -> None:
-    with running_server(shapes_bundle, slots=1, drain=0.01) as running:
+    with running_server(shapes_bundle, slots=1, drain=0.01) as running:  # noqa: SIM117
         with ThreadPoolExecutor(2) as threads:
             streamed = threads.submit(caption, running.address, "?stream=true")
             assert gate.reached.wait(SECONDS)
@@ -201,7 +206,7 @@ def test_a_device_that_fails_for_good_ends_the_server(
         raise DeviceError("the GPU fell off at 0x7f00dead")
 
     monkeypatch.setattr(JobSlots, "step", fail)
-    with pytest.raises(DeviceError, match="the GPU fell off"):
+    with pytest.raises(DeviceError, match="the GPU fell off"):  # noqa: SIM117
         with running_server(shapes_bundle) as running:
             for _ in range(3):
                 reply = caption(running.address)
