@@ -69,7 +69,7 @@ class Metrics:
     def describe(self, scheduler: Scheduler, model_id: str) -> None:
         """Show what the scheduler is doing, whenever it is asked."""
         model = scheduler.model
-        Info("server", "What is served.", namespace=_NAMESPACE, registry=self.registry).info(
+        Info(_NAMESPACE, "What is served.", registry=self.registry).info(
             {"bundle": model_id, "variant": model.variant, "device": model.device}
         )
         self._gauge("num_requests_running", "Questions in a slot.", lambda: scheduler.running)

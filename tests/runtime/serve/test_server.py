@@ -266,7 +266,7 @@ def test_what_is_counted(shapes_bundle: Path) -> None:
         assert ours[f"paligemma_edge_{name}_seconds_count"] == 2
     assert ours["paligemma_edge_inter_token_latency_seconds_count"] > 2
     assert values["process_open_fds"] > 3
-    (info,) = families["paligemma_edge_server"].samples
+    (info,) = families["paligemma_edge_info"].samples
     assert info.labels == {"bundle": "shapes", "variant": "cpu-fp32", "device": "cpu"}
 
 
