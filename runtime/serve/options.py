@@ -85,7 +85,7 @@ class ServerOptions:
     max_pixels: int = 40_000_000
     max_connections: int = 512
     receive_seconds: float = 30.0
-    keep_alive_seconds: int = 30
+    keep_alive_seconds: float = 30.0
     stall_seconds: float = 30.0
 
     def __post_init__(self) -> None:
@@ -113,9 +113,9 @@ class ServerOptions:
 _COUNTS = (
     *("slots", "max_waiting", "max_waiting_bytes", "max_waiting_per_client"),
     *("steps_between_prefills", "max_body", "max_bodies", "max_images", "max_prompts"),
-    *("max_pixels", "max_connections", "keep_alive_seconds"),
+    *("max_pixels", "max_connections"),
 )
-_SECONDS = ("timeout", "drain", "receive_seconds", "stall_seconds")
+_SECONDS = ("timeout", "drain", "receive_seconds", "keep_alive_seconds", "stall_seconds")
 
 
 def _check_seconds(name: str, value: object) -> None:

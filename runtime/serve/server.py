@@ -243,7 +243,7 @@ def http_server(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        timeout_keep_alive=options.keep_alive_seconds,
+        timeout_keep_alive=cast(int, options.keep_alive_seconds),  # of `call_later`
         timeout_graceful_shutdown=_WRITE_SECONDS,
         ssl_context_factory=None if tls is None else lambda _config, _default: tls,
     )

@@ -1,4 +1,4 @@
-"""Tries the product with damaged files and killed commands, and keeps what brings it down.
+"""Tries the product with damaged files and requests and killed commands, and keeps what brings it down.
 
     python -m tests.damage --images 10000 --manifests 3000 --headers 1000 --kills 60 --keep fallen
 
@@ -21,7 +21,7 @@ from paligemma_edge.runtime.system.linux import usable_cores
 from tests.damage.kills import Kills
 from tests.damage.pool import Outcome, Trials
 
-KINDS = ("images", "manifests", "headers", "kills")
+KINDS = ("images", "manifests", "headers", "requests", "kills")
 _EVERY = 2.0  # seconds between lines of progress
 
 

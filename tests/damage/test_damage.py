@@ -24,7 +24,8 @@ PATIENT = ("--seconds", "120", "--jobs", "1")  # no clock decides on a busy mach
 
 
 @pytest.mark.parametrize(
-    ("kind", "attempts"), [("images", 150), ("manifests", 25), ("headers", 5), ("kills", 2)]
+    ("kind", "attempts"),
+    [("images", 150), ("manifests", 25), ("headers", 5), ("requests", 40), ("kills", 2)],
 )
 def test_nothing_brings_it_down(
     kind: str, attempts: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
