@@ -1,6 +1,7 @@
-"""Tries the product with damaged files and requests and killed commands, and keeps what brings it down.
+"""Tries the product with damaged files and requests and killed commands, and keeps what falls.
 
     python -m tests.damage --images 10000 --manifests 3000 --headers 1000 --kills 60 --keep fallen
+    python -m tests.damage --requests 10000
 
 Each attempt has to end in a result or in an error of one printable line, without a word of any
 library on the terminal, and within --seconds and --memory. Of a kill nothing may be lost: the

@@ -1,4 +1,4 @@
-"""Damaged requests, and clients without manners, against a server on a free port of this machine."""
+"""Damaged requests, and clients without manners, against a server on a free port."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from paligemma_edge.export.exporter import export
 from tests.damage.attempt import Damaged, Wrong
-from tests.damage.bundles import IMAGE, write_bundle
+from tests.damage.bundles import CHECKPOINT, IMAGE
 from tests.damage.mutate import mutated_bytes, mutated_json
 from tests.helpers.serving import Log, Running, read_all, running_server
 
@@ -66,7 +67,8 @@ class Requests:
     @staticmethod
     def prepare(folder: Path) -> None:
         """Write the bundle that is served."""
-        write_bundle(folder / "shapes.bundle", None)
+        masks = CHECKPOINT / "vae-oid.npz"
+        export(CHECKPOINT, folder / "shapes.bundle", mask_decoder=masks)
 
     def damaged(self, random: Random) -> Damaged:
         """One of the requests, changed, or the values in its body; its sender's manners too."""
