@@ -19,7 +19,7 @@ from paligemma_edge.export.exporter import export
 from tests.damage.attempt import Damaged, Wrong
 from tests.damage.bundles import CHECKPOINT, IMAGE
 from tests.damage.mutate import mutated_bytes, mutated_json
-from tests.helpers.serving import Log, Running, read_all, running_server
+from tests.helpers.serving import Log, read_all, running_server
 
 _STATUS = re.compile(rb"HTTP/1\.1 ([0-9]{3}) ")
 _OF_LOAD = (503, 504)  # what a server may say that is no fault of its own
@@ -62,7 +62,8 @@ class Requests:
         logger.addHandler(self._log)
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        self._running = _entered(prepared / "shapes.bundle")
+        self._server = running_server(prepared / "shapes.bundle", **_HASTE)
+        self._running = self._server.__enter__()  # until the process ends
 
     @staticmethod
     def prepare(folder: Path) -> None:
@@ -133,14 +134,6 @@ def _sent(one: socket.socket, damaged: Damaged) -> bytes:
     if manner == "reset":
         one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     return b"" if manner in ("close", "reset", "unread") else read_all(one)
-
-
-def _entered(bundle: Path) -> Running:
-    """A server that runs as long as the process."""
-    stack = contextlib.ExitStack()
-    running = stack.enter_context(running_server(bundle, **_HASTE))
-    stack.pop_all()  # nothing of it ends before the process does
-    return running
 
 
 def seeds(image: bytes) -> Iterator[_Seed]:
