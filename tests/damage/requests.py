@@ -72,12 +72,14 @@ class Requests:
         export(CHECKPOINT, folder / "shapes.bundle", mask_decoder=masks)
 
     def damaged(self, random: Random) -> Damaged:
-        """One of the requests, changed, or the values in its body; its sender's manners too."""
-        seed = random.choice(self._seeds)
-        if seed.json is not None and random.random() < 0.6:
+        """One of the requests, changed in one way or not at all; its sender's manners too."""
+        seed, way = random.choice(self._seeds), random.random()
+        if seed.json is not None and way < 0.6:
             data = seed.whole(mutated_json(seed.json, random))
+        elif seed.body and way < 0.75:
+            data = seed.whole(mutated_bytes(seed.body, random))
         else:
-            data = mutated_bytes(seed.whole(), random)
+            data = seed.whole() if way < 0.85 else mutated_bytes(seed.whole(), random)
         while random.random() < 0.15:  # several at once
             data += random.choice(self._seeds).whole()
         return Damaged("request", data, random.choice(_MANNERS))
