@@ -16,10 +16,17 @@ from paligemma_edge.runtime.cli.device_options import (
 )
 from paligemma_edge.runtime.cli.signals import ending_on_signals
 from paligemma_edge.runtime.cli.verbosity import RecordHandler, TimedHandler, handled_by
-from paligemma_edge.runtime.validation import check_bytes, check_pixels
+from paligemma_edge.runtime.validation import check_bytes, check_count, check_pixels
 
 if TYPE_CHECKING:
     from paligemma_edge.runtime.serve.options import ServerOptions
+
+# Options that have another name than the server's own.
+_COUNTS = {
+    "max_batch_size": "--max-batch-size",
+    "max_waiting": "--max-queue",
+    "max_waiting_per_client": "--max-queue-per-client",
+}
 
 _EPILOG = """\
 A question may be asked as OpenAI's clients ask, at /v1/chat/completions; at /v1/detect, /v1/caption
@@ -173,6 +180,9 @@ def _server_options(arguments: argparse.Namespace) -> ServerOptions:
     from paligemma_edge.runtime.serve.options import ServerOptions
 
     given = {name: value for name, value in vars(arguments).items() if value is not None}
+    for name, option in _COUNTS.items():
+        if name in given:
+            check_count(option, given[name])
     given["slots"] = given.pop("max_batch_size", ServerOptions.slots)
     given["allowed_hosts"] = tuple(given.get("allowed_hosts", ()))
     for name, option in (
