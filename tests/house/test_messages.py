@@ -39,6 +39,7 @@ EXACT = {
 # Errors of other kinds, whose callers in the package make errors of ours of them.
 INNER = {
     "export/checkpoint/npz.py": {"BadZipFile", "ValueError"},
+    "runtime/serve/protocol.py": {"RemoteProtocolError"},
 }
 # What says that the package itself is at fault, or is no message at all.
 OF_PYTHON = {"AssertionError", "AttributeError", "KeyboardInterrupt", "NotImplementedError"}

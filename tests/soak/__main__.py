@@ -70,12 +70,11 @@ def soak(server: Served, figures: Figures, options: argparse.Namespace) -> None:
     clients = Clients(
         server.address, sample_images(IMAGES, 8), ("shapes", "old"), figures, options.seed
     )
-    start = time.monotonic()
+    wanted: int | None = options.requests
+    end: float = time.monotonic() + options.seconds
 
     def goes_on() -> bool:
-        if options.requests is not None:
-            return figures.requests < options.requests
-        return time.monotonic() - start < options.seconds
+        return time.monotonic() < end if wanted is None else figures.requests < wanted
 
     with clients.asking(options.clients):
         while goes_on() and server.lives:

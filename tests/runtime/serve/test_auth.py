@@ -62,7 +62,12 @@ def test_a_client_is_known_by_its_key(keys: Path, values: list[str], client: str
 
 def test_every_digest_is_compared(keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compared = []
-    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(a) or a == b)
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(one)
+        return one == other
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     ApiKeys.read(keys).client(Headers({"authorization": f"Bearer {SECRET}"}))
     assert len(compared) == 3
 

@@ -122,4 +122,4 @@ def test_limits_go_together() -> None:
     for name in ("max_body", "max_waiting", "slots", "timeout", "drain", "max_connections"):
         for value in (0, -1, "4", None, float("nan")):
             with pytest.raises(OptionError, match=name):
-                ServerOptions(**{name: value})
+                ServerOptions(**{name: value})  # type: ignore[arg-type]
