@@ -10,6 +10,7 @@ import json
 import logging
 import queue
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -124,6 +125,14 @@ class _Stream:
 
     def makefile(self, _mode: str) -> io.BytesIO:
         return self._file
+
+
+def make_certificate(cert: Path, key: Path) -> None:
+    """One of its own for this machine."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
+    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
 
 
 class Log(logging.Handler):

@@ -15,6 +15,7 @@ import pytest
 from paligemma_edge.runtime.errors import OptionError
 from paligemma_edge.runtime.serve.listen import addresses, listening, tls_context
 from paligemma_edge.runtime.serve.options import ServerOptions
+from tests.helpers.serving import make_certificate
 
 
 @pytest.fixture
@@ -172,13 +173,6 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path
     cert, key = folder / "cert.pem", folder / "key.pem"
     make_certificate(cert, key)
     yield cert, key
-
-
-def make_certificate(cert: Path, key: Path) -> None:
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True)
 
 
 def test_a_certificate_and_its_key_are_taken(certificate: tuple[Path, Path]) -> None:

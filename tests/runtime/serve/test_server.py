@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import http.client
 import json
+import logging
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,14 +31,23 @@ from paligemma_edge.runtime.scheduling.scheduler import Scheduler
 from paligemma_edge.runtime.serve.auth import WITHOUT_KEY
 from paligemma_edge.runtime.serve.options import ServerOptions
 from paligemma_edge.runtime.serve.server import Server, model_id_of
-from tests.helpers.serving import SECONDS, Address, Log, Reply, logged, running_server
+from tests.helpers.serving import (
+    SECONDS,
+    Address,
+    Log,
+    Reply,
+    logged,
+    make_certificate,
+    read_all,
+    running_server,
+)
 
 IMAGE = Path("samples/images/03.png")
-CAPTION = {"path": "/v1/caption", "method": "POST", "headers": {"Content-Type": "image/png"}}
 
 
 def caption(address: Address, query: str = "") -> Reply:
-    return address.ask(**{**CAPTION, "path": f"/v1/caption{query}"}, body=IMAGE.read_bytes())
+    headers = {"Content-Type": "image/png"}
+    return address.ask(f"/v1/caption{query}", "POST", headers=headers, body=IMAGE.read_bytes())
 
 
 @pytest.fixture(scope="module")
@@ -346,6 +359,29 @@ def test_no_route_is_open_to_strangers(shapes_bundle: Path, tmp_path: Path) -> N
             assert known.status in (200, 400, 404, 415, 422), (path, known.status)
 
 
+def test_https(shapes_bundle: Path, tmp_path: Path, log: Log) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make_certificate(cert, key)
+    trusted = ssl.create_default_context(cafile=cert)
+    with running_server(shapes_bundle, tls_cert=cert, tls_key=key) as running:
+        port = running.address.port
+        assert log.wait_for("ready:").endswith(f"https://127.0.0.1:{port}")
+        client = http.client.HTTPSConnection("127.0.0.1", port, timeout=SECONDS, context=trusted)
+        with contextlib.closing(client):
+            client.request("GET", "/health")
+            assert client.getresponse().read() == b'{"status":"ok"}'
+        assert b" 200 " not in running.address.raw(b"GET /health HTTP/1.0\r\n\r\n")
+        with running.address.connect() as plain, pytest.raises(ssl.SSLError):
+            ssl.create_default_context().wrap_socket(plain, server_hostname="localhost")
+        with contextlib.closing(
+            trusted.wrap_socket(running.address.connect(), server_hostname="localhost")
+        ) as one:
+            one.sendall(b"no HTTP\r\n\r\n")
+            assert read_all(one).startswith(b"HTTP/1.1 400 ")
+    worse = [record for record in log.records if record.levelno > logging.INFO or record.exc_info]
+    assert not worse, log.text
+
+
 def test_without_a_page_there_is_none(shapes_bundle: Path) -> None:
     with running_server(shapes_bundle, page=False) as running:
         assert running.address.ask("/").status == 404
@@ -358,4 +394,4 @@ def test_options_are_checked() -> None:
         assert field.name in (ServerOptions.__doc__ or "")
     for given in ({"port": 65536}, {"port": -1}, {"log_format": "xml"}):
         with pytest.raises(OptionError):
-            ServerOptions(**given)  # type: ignore[arg-type]
+            ServerOptions(**given)
