@@ -272,7 +272,7 @@ def test_one_byte_now_and_then_is_no_request(hasty: Address, start: bytes) -> No
                 continue
             except ConnectionError:
                 break
-    assert not found or replies(found)[0].status == 408
+    assert not found or found.startswith(b"HTTP/1.1 408 ")
 
 
 def test_an_answer_may_take_longer_than_a_request(hasty: Address, app: App) -> None:
