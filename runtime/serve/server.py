@@ -25,7 +25,7 @@ from typing import Any, cast
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from paligemma_edge.runtime.diagnostics.self_test import ask_golden
+from paligemma_edge.runtime.diagnostics.golden_check import check_golden
 from paligemma_edge.runtime.errors import DeviceError
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel
 from paligemma_edge.runtime.scheduling.image_store import ImageStore
@@ -182,14 +182,15 @@ class Server:
 
 def require_golden_answer(model: LoadedModel) -> None:
     """DeviceError where an open model does not answer the golden question as the original did."""
-    answer = ask_golden(model)
-    if answer is None:
-        _LOG.info("there is no golden answer to compare; `paligemma-edge verify` makes one")
-    elif not answer.agrees:
+    checked = check_golden(model)
+    if not checked.passed:
+        differences = "".join(f"; {line}" for line in checked.differences())
         raise DeviceError(
-            f"{model.variant} {answer.summary()}, so it is not served; see "
+            f"{checked.summary()}{differences}, so it is not served; see "
             f"`paligemma-edge check {model.bundle.path}`"
         )
+    if checked.answer is None:
+        _LOG.info("there is no golden answer to compare; `paligemma-edge verify` makes one")
 
 
 def model_id_of(bundle: str) -> str:

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from paligemma_edge import PaliGemma
 from paligemma_edge.runtime.bundle.bundle import Bundle
-from paligemma_edge.runtime.bundle.golden import Golden, pixel_grid
+from paligemma_edge.runtime.bundle.golden import Golden, OriginalAnswer, pixel_grid
 from paligemma_edge.runtime.bundle.writer import amend_bundle
 from paligemma_edge.runtime.errors import BundleError, DeviceError, OptionError
 from paligemma_edge.runtime.loading.loaded_model import LoadedModel, load_model
@@ -128,9 +128,8 @@ def with_golden(bundle: Path, model: PaliGemma, change: int) -> None:
         prompt="caption en",
         pixel_grid=pixel_grid(loaded.pipeline.read_images([image]).pixel_values[0]),
         prompt_ids=tuple(loaded.encoder.encode("caption en", 1)),
-        token_ids=tokens,
-        text="the original's",
-        cut=True,
+        eos_ids=loaded.bundle.manifest.tokenizer.eos_ids,
+        answer=OriginalAnswer(token_ids=tokens, text="the original's", cut=True),
     )
     files = {"golden.json": golden.to_json(), "golden.png": image}
     amend_bundle(Bundle.open(bundle), files, lambda manifest: manifest)
