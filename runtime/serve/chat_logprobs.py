@@ -12,6 +12,7 @@ from paligemma_edge.runtime.serve.chat_wire import TokenLogProbs, TopLogProb
 from paligemma_edge.runtime.text.tokenizer import PromptEncoder
 
 _LEAST = -9999.0  # how OpenAI's API writes the logarithm of nothing; JSON has no infinity
+_END = "<eos>"
 
 
 def token_logprobs(
@@ -37,7 +38,10 @@ def answer_logprobs(
     ]
 
 
-def _written(encoder: PromptEncoder, token: TokenLogProb) -> tuple[str, float, list[int]]:
-    """A token's text, log-probability and bytes; an end is written as the tokenizer's name."""
+def _written(encoder: PromptEncoder, token: TokenLogProb) -> tuple[str, float, list[int] | None]:
+    """A token's text, log-probability and bytes; what ends an answer has a name and no bytes."""
+    log_prob = max(token.log_prob, _LEAST)
+    if token.token_id in encoder.config.eos_ids:
+        return _END, log_prob, None
     raw = encoder.token_bytes(token.token_id)
-    return raw.decode("utf-8", "replace"), max(token.log_prob, _LEAST), list(raw)
+    return raw.decode("utf-8", "replace"), log_prob, list(raw)
