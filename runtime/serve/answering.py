@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from starlette.requests import Request
 
@@ -115,7 +116,12 @@ class Answering:
 
     async def finished(self, request: Request, events: AsyncGenerator[Event, None]) -> Finished:
         """The answer alone. CancelledError where the client leaves before it."""
-        answer = asyncio.ensure_future(_last(events))
+        async with aclosing(events):
+            return await self.while_connected(request, _last(events))
+
+    async def while_connected(self, request: Request, work: Coroutine[Any, Any, T]) -> T:
+        """What some work gives. CancelledError where the client leaves before it is done."""
+        answer = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(_disconnected(request))
         try:
             await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -126,7 +132,6 @@ class Answering:
             gone.cancel()
             answer.cancel()
             await asyncio.wait((answer, gone))
-            await events.aclose()
 
     def close(self) -> None:
         """Let the threads end."""

@@ -47,8 +47,7 @@ async def read_form(content_type: str, chunks: AsyncIterator[bytes]) -> Form:
         The image and the other fields; those that are there twice have two texts.
 
     Raises:
-        ApiError: 400 for what is no such form, or has two images; 413 for one of too many or too
-            large parts.
+        ApiError: 400; it is no such form, has two images, or too many or too large parts.
 
     Source: https://www.rfc-editor.org/rfc/rfc7578
     """
@@ -62,7 +61,7 @@ async def read_form(content_type: str, chunks: AsyncIterator[bytes]) -> Form:
         return await _parsed(parser, chunks)
     except ParserLimitReached:
         raise ApiError(
-            413,
+            400,
             f"the form has more than {MAX_PARTS} parts, or a part with long headers; "
             "send long lists as JSON",
             code="form_too_large",
@@ -111,7 +110,7 @@ def _add(form: Form, name: str, value: bytes) -> None:
 def _check_size(name: str, size: int) -> None:
     if name != _IMAGE and size > MAX_TEXT_BYTES:
         raise ApiError(
-            413,
+            400,
             f"the field {name[:60]!r} has more than {size_text(MAX_TEXT_BYTES)}; shorten it",
             code="form_too_large",
             param=name[:60],

@@ -6,8 +6,11 @@ Source: https://html.spec.whatwg.org/multipage/server-sent-events.html
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import ExitStack, aclosing, suppress
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 PING = b": ping\n\n"  # a comment, which every client drops
 PING_SECONDS = 1.0  # proxies and clients gave up on slower ones
@@ -24,9 +27,28 @@ def sse(data: bytes, event: str | None = None) -> bytes:
     return b"%sdata: %s\n\n" % (name, data)
 
 
+class EventStream(StreamingResponse):
+    """Messages as they come, with pings between them.
+
+    However the response ends, the messages and what they hold, such as places in the queue, are
+    closed before it has: a client that leaves while one is sent would else leave them to the
+    garbage collector.
+    """
+
+    def __init__(self, messages: AsyncGenerator[bytes, None], held: ExitStack) -> None:
+        self._messages, self._pinged, self._held = messages, with_pings(messages), held
+        super().__init__(self._pinged, headers=HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        with self._held:
+            async with aclosing(self._messages), aclosing(self._pinged):
+                await super().__call__(scope, receive, send)
+
+
 async def with_pings(
     messages: AsyncIterator[bytes], seconds: float = PING_SECONDS
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     """The messages, and a ping wherever none came for so many seconds."""
     pending: asyncio.Task[bytes] | None = None
     try:
