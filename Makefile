@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := build/venv
 EXPORT_VENV := build/export-venv
 DEVICE_VENV := build/device-venv
+SERVER_VENV := build/server-venv
 DEV_VENV := .venv
 SAMPLE := samples/shapes
 BUNDLE := build/shapes.bundle
+PORT ?= 8000
 PIP_FLAGS := --quiet --disable-pip-version-check --constraint constraints.txt
 EVERYTHING := [cpu,verify,samples,completion,grammar,serve,video,dev]
 
@@ -19,7 +21,7 @@ define install_wheel
 $(1)/bin/python -m pip install $(PIP_FLAGS) --no-deps --force-reinstall dist/*.whl
 endef
 
-.PHONY: help check test lint types wheel demo house dev clean
+.PHONY: help check test lint types wheel demo page house dev clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -47,6 +49,19 @@ $(DEVICE_VENV)/ready: pyproject.toml constraints.txt
 	$(DEVICE_VENV)/bin/python -m pip install $(PIP_FLAGS) '.[cpu]'
 	touch $@
 
+# The runtime and what answers over HTTP.
+$(SERVER_VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SERVER_VENV)
+	@echo "installing the runtime and the server into $(SERVER_VENV)"
+	$(SERVER_VENV)/bin/python -m pip install $(PIP_FLAGS) '.[cpu,serve]'
+	touch $@
+
+# The sample model's bundle, where `demo` has not made one.
+$(BUNDLE)/manifest.json: | $(EXPORT_VENV)/ready
+	$(call build_wheel,$(EXPORT_VENV))
+	$(call install_wheel,$(EXPORT_VENV))
+	$(EXPORT_VENV)/bin/paligemma-edge export $(SAMPLE)/checkpoint $(BUNDLE) --overwrite
+
 dev: ## install the working tree, editable, into .venv
 	$(PYTHON) -m venv $(DEV_VENV)
 	$(DEV_VENV)/bin/python -m pip install $(PIP_FLAGS) --editable '.$(EVERYTHING)'
@@ -65,6 +80,12 @@ demo: $(EXPORT_VENV)/ready $(DEVICE_VENV)/ready ## export the sample model and a
 	$(EXPORT_VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int8 --min-agreement 0.99
 	$(EXPORT_VENV)/bin/paligemma-edge quantize $(BUNDLE) cpu-int4
 	$(DEVICE_VENV)/bin/python samples/demo.py $(BUNDLE) samples/images build/demo
+
+page: $(BUNDLE)/manifest.json $(SERVER_VENV)/ready ## serve the sample model, with a page to ask it on
+	$(call build_wheel,$(SERVER_VENV))
+	$(call install_wheel,$(SERVER_VENV))
+	@echo "the page: http://127.0.0.1:$(PORT) (Ctrl-C ends it)"
+	$(SERVER_VENV)/bin/paligemma-edge serve $(BUNDLE) --port $(PORT)
 
 test: wheel ## run the whole test suite against the built wheel, a worker for each core
 	$(VENV)/bin/python -m pytest -n auto --dist worksteal $(PYTEST_FLAGS)

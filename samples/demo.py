@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def next_steps(bundle: Path, images: Path) -> list[str]:
-    """Three lines: a command for this shell, the same from Python, and where to read on."""
+    """A command for this shell, the same from Python, the page, and where to read on."""
     programs = Path(os.path.relpath(Path(sys.executable).parent))
     image, star = images / "00.png", bundle.with_name("star.png")
     code = (
@@ -51,6 +51,7 @@ def next_steps(bundle: Path, images: Path) -> list[str]:
     return [
         f'  {programs}/paligemma-edge run {bundle} "detect star" {image} --draw {star}',
         f'  {programs}/python -c "{code}"',
+        "  make page: ask it in your browser",
         "  README.md: export a PaliGemma of your own, make it smaller, and all that Python can ask",
     ]
 

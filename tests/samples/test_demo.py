@@ -15,7 +15,7 @@ def test_the_next_steps_work_as_they_are_printed(
 ) -> None:
     bundle = tmp_path / "shapes.bundle"
     bundle.symlink_to(shapes_bundle)
-    *commands, read_on = next_steps(bundle, shapes_images)
+    *commands, page, read_on = next_steps(bundle, shapes_images)
     first, second = (
         subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
         for command in commands
@@ -26,4 +26,6 @@ def test_the_next_steps_work_as_they_are_printed(
         assert drawn.format == "PNG"
     assert second.returncode == 0, second.stderr
     assert "star" in second.stdout
+    target = page.split(":")[0].split()[-1]
+    assert f"\n{target}: " in Path("Makefile").read_text()
     assert Path(read_on.partition(":")[0].strip()).is_file()
