@@ -7,14 +7,14 @@ images read, the question checked, and the answer, whole or as a stream.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Route
 
 from paligemma_edge.runtime.errors import ImageError
@@ -36,7 +36,7 @@ from paligemma_edge.runtime.serve.image_body import image_of_url
 from paligemma_edge.runtime.serve.json_body import json_body
 from paligemma_edge.runtime.serve.models import adapter_named
 from paligemma_edge.runtime.serve.request_log import request_id_of
-from paligemma_edge.runtime.serve.sse import HEADERS, sse, with_pings
+from paligemma_edge.runtime.serve.sse import EventStream, sse
 from paligemma_edge.runtime.serve.state import ServerState, server_state
 from paligemma_edge.runtime.text.tasks import Task
 
@@ -119,8 +119,11 @@ async def chat_completions(request: Request) -> Response:
     """
     asked = await _read(request)
     sent = sum(len(image.url) for image in asked.prompt.images)
-    reservation = asked.state.answering.reserve(asked.client, sent, len(asked.prompt.images))
-    try:
+    answering = asked.state.answering
+    with ExitStack() as places:
+        reservation = places.enter_context(
+            answering.reserve(asked.client, sent, len(asked.prompt.images))
+        )
         start = time.perf_counter()
         images = await asked.images()
         preprocess = time.perf_counter() - start
@@ -130,12 +133,7 @@ async def chat_completions(request: Request) -> Response:
         if not asked.options.stream:
             return await _whole(request, asked, answer, events)
         stream = ChatStream(answer, asked.options.include_usage)
-        messages = _messages(asked, stream, events, reservation)
-        first = await anext(messages)
-    except BaseException:
-        reservation.close()
-        raise
-    return StreamingResponse(with_pings(_chain(first, messages)), headers=HEADERS)
+        return EventStream(_messages(asked, stream, events), places.pop_all())
 
 
 async def _read(request: Request) -> _Asked:
@@ -162,42 +160,26 @@ async def _whole(
 
 
 async def _messages(
-    asked: _Asked,
-    stream: ChatStream,
-    events: AsyncGenerator[Event, None],
-    reservation: Reservation,
+    asked: _Asked, stream: ChatStream, events: AsyncGenerator[Event, None]
 ) -> AsyncGenerator[bytes, None]:
-    """The messages of a stream; one of an error is the last.
-
-    Its first is taken before the response begins, so that what is to be given back is, whatever
-    becomes of the response.
-    """
-    try:
-        yield sse(_ENCODER.encode(stream.first()))
-        async for event in events:
-            if isinstance(event, TokenGenerated):
-                if (chunk := stream.grown(event)) is not None:
-                    yield sse(_ENCODER.encode(chunk))
-            elif isinstance(event, Finished):
-                for one in await asked.state.answering.in_worker(_last(stream, event)):
-                    yield sse(one)
-        yield sse(_DONE)
-    except Exception as error:  # the headers are sent: a message is what is left to tell it by
-        yield sse(error_body(as_api_error(error)))
-    finally:
-        reservation.close()
-        await events.aclose()
+    """The messages of a stream; one of an error is the last."""
+    async with aclosing(events):
+        try:
+            yield sse(_ENCODER.encode(stream.first()))
+            async for event in events:
+                if isinstance(event, TokenGenerated):
+                    if (chunk := stream.grown(event)) is not None:
+                        yield sse(_ENCODER.encode(chunk))
+                elif isinstance(event, Finished):
+                    for one in await asked.state.answering.in_worker(_last(stream, event)):
+                        yield sse(one)
+            yield sse(_DONE)
+        except Exception as error:  # the headers are sent: a message is what is left to tell it by
+            yield sse(error_body(as_api_error(error)))
 
 
 def _last(stream: ChatStream, finished: Finished) -> Callable[[], list[bytes]]:
     return lambda: list(map(_ENCODER.encode, stream.last(finished)))
-
-
-async def _chain(first: bytes, others: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
-    async with aclosing(others):
-        yield first
-        async for message in others:
-            yield message
 
 
 def _question(pipeline: Pipeline, prompt: ChatPrompt, options: ChatOptions) -> Question:

@@ -21,7 +21,7 @@ from paligemma_edge.runtime.engine.decode_step import Stepper
 from paligemma_edge.runtime.engine.logits import Logits
 from paligemma_edge.runtime.errors import DeviceError
 from paligemma_edge.runtime.results.result import ObjectResult, TextResult
-from paligemma_edge.runtime.serve import chat
+from paligemma_edge.runtime.serve import sse
 from paligemma_edge.runtime.serve.sse import with_pings
 from tests.helpers.chat import data_url, openai_client, url_of
 from tests.helpers.serving import SECONDS, Running, running_server
@@ -449,7 +449,7 @@ def test_a_stream_stays_alive_while_there_is_nothing_to_say(
         return step(stepper, tokens)
 
     monkeypatch.setattr(Stepper, "step", held)
-    monkeypatch.setattr(chat, "with_pings", partial(with_pings, seconds=0.01))
+    monkeypatch.setattr(sse, "with_pings", partial(with_pings, seconds=0.01))
     body = {"messages": asked, "stream": True}
     with httpx.stream("POST", f"{address}/v1/chat/completions", json=body) as answer:
         lines = answer.iter_lines()
