@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.docs_folder import build_folder, copy_folder
 from tests.helpers.markdown import ROOT, documented, languages, read_blocks
+from tests.helpers.serving import running_server
 from tests.helpers.shared import build_once
 from tests.helpers.shell_lines import check_line, pipelines, run_line
 
 # Blocks that are no code: what a program prints, files and folders.
 PLAIN = {"text", "json", "toml"}
+ADDRESS = "127.0.0.1:8000"  # of a server, in examples
 NOT_RUN = 3  # blocks that say why they cannot run here; each is a gap, so they are counted
 
 
@@ -39,6 +42,16 @@ def folder(
     shutil.rmtree(tmp_path / "docs")  # a bundle for each page is a lot
 
 
+@contextmanager
+def asked_here(page: Path) -> Iterator[str]:
+    """The address of the server that a page asks, which is another one than it says."""
+    if ADDRESS not in page.read_text(encoding="utf-8"):
+        yield ADDRESS
+        return
+    with running_server(Path("mix.bundle")) as running:
+        yield f"127.0.0.1:{running.address.port}"
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # transformers
 @pytest.mark.filterwarnings("ignore:OpenCV .* is not installed:UserWarning")  # supervision
 @pytest.mark.usefixtures("folder")
@@ -46,24 +59,26 @@ def folder(
 def test_python_blocks_run(page: Path) -> None:
     """The blocks of a page are one program: what an earlier one defines, a later one uses."""
     names: dict[str, object] = {"__name__": "__main__"}
-    for block in read_blocks(page, "python"):
-        # Lines are counted from the top of the page, so that a traceback leads there.
-        source = "\n" * (block.line - 1) + block.code
-        program = compile(source, str(page), "exec")
-        if block.not_run is None:
-            exec(program, names)
+    with asked_here(page) as address:
+        for block in read_blocks(page, "python"):
+            # Lines are counted from the top of the page, so that a traceback leads there.
+            source = "\n" * (block.line - 1) + block.code.replace(ADDRESS, address)
+            program = compile(source, str(page), "exec")
+            if block.not_run is None:
+                exec(program, names)
 
 
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("page", with_blocks("sh"), ids=name)
 def test_shell_blocks_run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for block in read_blocks(page, "sh"):
-        for pipeline in pipelines(block.code):
-            print(f"{block}: {pipeline}")  # shown where it fails
-            if block.not_run is None:
-                run_line(pipeline, monkeypatch)
-            else:
-                check_line(pipeline)
+    with asked_here(page) as address:
+        for block in read_blocks(page, "sh"):
+            for pipeline in pipelines(block.code.replace(ADDRESS, address)):
+                print(f"{block}: {pipeline}")  # shown where it fails
+                if block.not_run is None:
+                    run_line(pipeline, monkeypatch)
+                else:
+                    check_line(pipeline)
 
 
 @pytest.mark.parametrize("page", with_blocks("json"), ids=name)
