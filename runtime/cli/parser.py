@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from paligemma_edge.runtime.cli.exit_codes import EXIT_USAGE
 from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.suggestion import suggestion
+from paligemma_edge.runtime.system.console import Console
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 _GIVEN = "options that were given"
 
@@ -68,6 +72,13 @@ class CommandParser(argparse.ArgumentParser):
         usage = "" if self.usage == argparse.SUPPRESS else self.format_usage()
         see = f"\nsee: {self.prog} --help" if usage else ""
         self.exit(EXIT_USAGE, f"{usage}paligemma-edge: {short_line(message)}{see}\n")
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Help that was asked for is a result: OutputError where it cannot be written."""
+        if file is sys.stdout:
+            Console.standard().exact(message)
+        else:
+            super()._print_message(message, file)
 
     def refuse(self, arguments: Sequence[str]) -> NoReturn:
         """Say which of the arguments that were left over is unknown, and exit with 2."""

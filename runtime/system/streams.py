@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
 
-# As gnulib's stdopen: what reads a missing input or writes a missing output gets an error, and
-# what writes messages nobody wanted does not.
-_MISSING = ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY))
+# As gnulib's stdopen: what reads a missing input or writes a missing output gets an error.
+_MISSING = ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY))
 
 
 def open_streams() -> None:

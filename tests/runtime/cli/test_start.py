@@ -86,7 +86,7 @@ def test_a_signal_that_is_ignored_stays_so(shapes_bundle: Path, shapes_images: P
 
 
 def closed(
-    descriptors: Sequence[int], *arguments: str, program: Sequence[str] = PROGRAM
+    descriptors: Sequence[int], *arguments: str, program: Sequence[str | Path] = PROGRAM
 ) -> subprocess.CompletedProcess[str]:
     """A command that is started without these descriptors."""
 
@@ -123,6 +123,42 @@ def test_a_result_that_has_nowhere_to_go_is_a_failure(
     assert bool(done.stdout) is not lost
     told = "paligemma-edge: cannot write standard output: it is closed; check where it leads\n"
     assert done.stderr == (told if lost and 2 not in descriptors else "")
+
+
+@pytest.mark.parametrize(("number", "name"), [(1, "/dev/stdout"), (2, "/dev/stderr")])
+def test_an_output_that_is_closed_is_no_place_for_answers(
+    shapes_bundle: Path, shapes_images: Path, tmp_path: Path, number: int, name: str
+) -> None:
+    """It is none for coreutils either, by any of its names."""
+    (tmp_path / "link.jsonl").symlink_to(name)
+    for target in (name, f"/dev/fd/{number}", f"/proc/self/fd/{number}", tmp_path / "link.jsonl"):
+        arguments = ask(shapes_bundle, shapes_images, "--out", target)
+        done, theirs = closed((number,), *arguments), closed((number,), program=("tee", target))
+        assert (done.returncode, theirs.returncode) == (1, 1)
+        told = f"paligemma-edge: cannot write {target}: it is closed; give another name to --out\n"
+        assert done.stderr == (told if number == 1 else "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["--version"], ["run", "--help"]])
+def test_help_that_cannot_be_written_is_a_failure(arguments: list[str], unbuffered: str) -> None:
+    """As of `ls --help`, whether or not Python writes at once."""
+    done, theirs = (
+        subprocess.run(
+            ["sh", "-c", 'exec "$@" >/dev/full', "sh", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered, "LC_ALL": "C.UTF-8"},
+        )
+        for command in ([*PROGRAM, *arguments], ["ls", "--help"])
+    )
+    assert theirs.returncode != 0
+    assert theirs.stderr.endswith("No space left on device\n")
+    assert (done.returncode, done.stderr) == (
+        3,
+        "paligemma-edge: cannot write standard output: No space left on device; free some space\n",
+    )
 
 
 def test_a_list_on_a_closed_input_is_told(shapes_bundle: Path, tmp_path: Path) -> None:
