@@ -105,7 +105,7 @@ def answer_sources(
         with closing(ahead(waiting(), lambda entry: read(entry[0]), depth)) as outcomes:
             for (source, left), images in outcomes:
                 for prompt in left:
-                    error = images if isinstance(images, ImageError) else reasons.get(prompt)
+                    error = _failure(images, reasons.get(prompt), source.place)
                     if error is not None:
                         failed = (number, source, prompt, len(left), error, None)
                         on_result(QueryResult(*failed, answered_by))
@@ -119,6 +119,15 @@ def answer_sources(
             size = query.images.width, query.images.height
             parts = (query.number, query.source, query.prompt, query.siblings, result, size)
             on_result(QueryResult(*parts, answered_by))
+
+
+def _failure(
+    images: ImageBatch | ImageError, refused: PromptError | None, place: str
+) -> Failure | None:
+    """What stops a query, if anything; of a prompt with the line that it is from."""
+    if isinstance(images, ImageError):
+        return images
+    return PromptError(f"{place}: {refused}") if refused and place else refused
 
 
 @dataclass

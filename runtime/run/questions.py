@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO, TypeGuard
 
 from paligemma_edge.runtime.errors import ImageError, OptionError
 from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.run.sources import STDIN, Source, Sources
+from paligemma_edge.runtime.run.text_lines import text_lines
 
 _OPTION = "--questions"
 _SHOWN = 100  # characters of a reason
+_MOST_LINES = 2_000_000  # all of them are in memory; VQAv2 has 1.1 million questions
 _PROMPTS = ("prefix", "prompt")
 _WANTED = 'wanted {"image": "a.jpg", "prefix": "caption en"}'
 
@@ -28,7 +30,8 @@ def read_questions(
     """A source for each line, with its prompt; a line that cannot be used is its error.
 
     `images` is the folder that names are relative to: by default that of the file, and for `-`,
-    standard input, the current one. OptionError for a file that cannot be read or has no line.
+    standard input, the current one. OptionError for a file that cannot be read, has no line, or
+    does not end within two million lines of a million characters.
     """
     name = os.fspath(file)
     folder = Path(images) if images is not None else Path(name if name != STDIN else "").parent
@@ -38,7 +41,7 @@ def read_questions(
         else:
             with open(name, encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
                 sources = tuple(_sources(name, lines, folder))
-    except (OSError, ValueError) as error:  # ValueError: it is closed, or no text
+    except (OSError, ValueError) as error:  # ValueError: closed, no text, or without an end
         reason = short_line(getattr(error, "strerror", None) or str(error), _SHOWN)
         raise OptionError(
             f"{_OPTION} {name}: cannot be read ({reason}); {_WANTED} in each line"
@@ -48,8 +51,10 @@ def read_questions(
     return Sources(sources)
 
 
-def _sources(file: str, lines: Iterable[str], folder: Path) -> Iterator[Source]:
-    for number, line in enumerate(lines, 1):
+def _sources(file: str, lines: TextIO, folder: Path) -> Iterator[Source]:
+    for number, line in enumerate(text_lines(lines), 1):
+        if number > _MOST_LINES:
+            raise ValueError(f"it has more than {_MOST_LINES:,} lines, ask in several runs")
         if line.strip():
             yield _source(f"{file}:{number}", line, folder)
 
@@ -67,7 +72,7 @@ def _source(place: str, line: str, folder: Path) -> Source:
         return _unusable(place, '"image" is not the name of a file')
     if not isinstance(prompt, str):
         return _unusable(place, 'there is no text as "prefix" or "prompt"')
-    return Source(image, str(folder / image), (prompt,))
+    return Source(image, str(folder / image), (prompt,), place)
 
 
 def _is_file_name(value: object) -> TypeGuard[str]:

@@ -20,6 +20,7 @@ from paligemma_edge.runtime.images.formats import IMAGE_SUFFIXES, WANTED
 from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.run import video as frames
+from paligemma_edge.runtime.run.text_lines import text_lines
 from paligemma_edge.runtime.validation import is_number
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
@@ -34,13 +35,15 @@ _CAMERA = re.compile(r"camera:([0-9]{1,3})")
 class Source:
     """An image and its name in records; an image that cannot be read is the error that says why.
 
-    `prompts` are its own, where it comes with some: nothing else is asked about it then. `time` is
-    that of a frame, in seconds from the start.
+    `prompts` are its own, where it comes with some: nothing else is asked about it then. `place` is
+    the line that they are from, such as "test.jsonl:3". `time` is that of a frame, in seconds from
+    the start.
     """
 
     name: str
     image: ImageInput | ImageError
     prompts: tuple[str, ...] = ()
+    place: str = ""
     time: float | None = None
 
     def load(self) -> ImageInput:
@@ -220,7 +223,7 @@ def _listed(stdin: TextIO, every: float | None) -> Iterator[Source]:
 def _lines(stdin: TextIO) -> Iterator[str]:
     """Its lines; OptionError where it is closed, or has no text."""
     try:
-        yield from stdin
+        yield from text_lines(stdin)
     except (OSError, ValueError) as error:
         reason = short_line(getattr(error, "strerror", None) or str(error), _SHOWN)
         raise OptionError(
