@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from paligemma_edge.export.checkpoint.config import GENERATION_FILE
+from paligemma_edge.export.checkpoint.generation_config import unfollowed_fields
 from paligemma_edge.export.checkpoint.mask_decoder_file import (
     MASK_DECODER_ADDRESS,
     MASK_DECODER_FILE,
@@ -18,6 +20,7 @@ def remarks(source: ExportSource, choice: MaskDecoder) -> Iterator[str]:
         yield _about_masks(source)
     yield _about_licenses(source)
     yield from source.licenses.refused
+    yield from _about_generation(source)
 
 
 def _about_masks(source: ExportSource) -> str:
@@ -27,6 +30,15 @@ def _about_masks(source: ExportSource) -> str:
         f"masks: none, `segment` will give boxes, since {MASK_DECODER_FILE} is not beside the "
         f"weights; it is at {MASK_DECODER_ADDRESS}, for --mask-decoder"
     )
+
+
+def _about_generation(source: ExportSource) -> Iterator[str]:
+    if fields := unfollowed_fields(source.checkpoint.directory):
+        yield (
+            f"answers: {GENERATION_FILE} has {', '.join(fields)}, which transformers' generate "
+            "follows by itself; a bundle takes its eos_token_id alone, and answers greedily where "
+            "no option says otherwise"
+        )
 
 
 def _about_licenses(source: ExportSource) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from paligemma_edge.export.checkpoint.big_vision_arrays import BLOCK, LAYERS, TABLE, array_shapes
 from paligemma_edge.export.checkpoint.big_vision_config import read_big_vision_config
 from paligemma_edge.export.checkpoint.config import PaliGemmaConfig
+from paligemma_edge.export.checkpoint.mask_decoder_weights import CODEBOOK
 from paligemma_edge.export.checkpoint.name_list import join_names
 from paligemma_edge.export.checkpoint.npz import read_npz
 from paligemma_edge.export.checkpoint.tensor_names import EMBEDDING
@@ -53,6 +54,11 @@ def read_big_vision(
     """
     arrays = read_npz(paths, _FOLDER)
     shapes = {name: tuple(array.shape.numpy()) for name, array in arrays.items()}
+    if CODEBOOK in shapes:
+        raise CheckpointError(
+            f"{paths[0]} is PaliGemma's mask decoder, and no checkpoint; give the weights as "
+            "CHECKPOINT and this file by --mask-decoder"
+        )
     config = read_big_vision_config(shapes)
     _require(array_shapes(config, shapes[TABLE][0]), shapes)
     wanted = expected_shapes(config)

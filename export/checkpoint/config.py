@@ -14,6 +14,7 @@ from pathlib import Path
 from paligemma_edge.export.checkpoint.config_fields import (
     MOST_LAYERS,
     Json,
+    damaged,
     integer,
     number,
     present,
@@ -192,5 +193,5 @@ def _eos_token_ids(values: Json, file: str = CONFIG_FILE) -> tuple[int, ...]:
     listed = [] if value is None else value if isinstance(value, list) else [value]
     if len(listed) > MOST_EOS_IDS or not all(type(i) is int and 0 <= i < 2**24 for i in listed):
         wanted = f"a token id, or a list of at most {MOST_EOS_IDS}"
-        reject("eos_token_id", value, wanted, file)
+        damaged("eos_token_id", value, wanted, file)
     return tuple(sorted(set(listed)))

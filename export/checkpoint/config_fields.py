@@ -21,16 +21,24 @@ def section(data: Json, name: str) -> Json:
     """Return a section of config.json, empty where it is absent."""
     value = data.get(name)
     if value is not None and not isinstance(value, dict):
-        reject(name, value, "an object")
+        damaged(name, value, "an object")
     return value or {}
 
 
-def reject(name: str, value: object, wanted: str, file: str = "config.json") -> NoReturn:
+def reject(
+    name: str,
+    value: object,
+    wanted: str,
+    file: str = "config.json",
+    advice: str = "this kind of model is not supported",
+) -> NoReturn:
     """Raise CheckpointError for a field of config.json, or another file, with an unusable value."""
-    raise CheckpointError(
-        f"{file} has {name} {short_line(repr(value))}, wanted {wanted}; "
-        "this kind of model is not supported"
-    )
+    raise CheckpointError(f"{file} has {name} {short_line(repr(value))}, wanted {wanted}; {advice}")
+
+
+def damaged(name: str, value: object, wanted: str, file: str = "config.json") -> NoReturn:
+    """Raise CheckpointError for a value that no model has: of another type, or no token id."""
+    reject(name, value, wanted, file, "correct the field, or save the checkpoint again")
 
 
 def present(values: Json) -> Json:
@@ -49,7 +57,9 @@ def side(values: Json, name: str) -> int:
 def integer(values: Json, name: str, least: int = 1, most: int = _MOST_SIZE) -> int:
     """A whole number within a range."""
     value = values[name]
-    if type(value) is not int or not least <= value <= most:
+    if type(value) is not int:
+        damaged(name, value, f"a whole number from {least} to {most}")
+    if not least <= value <= most:
         reject(name, value, f"a whole number from {least} to {most}")
     return value
 
@@ -57,6 +67,8 @@ def integer(values: Json, name: str, least: int = 1, most: int = _MOST_SIZE) -> 
 def number(values: Json, name: str, least: float, most: float) -> float:
     """A number within a range; NaN is in none."""
     value = values[name]
-    if type(value) not in (int, float) or not least <= value <= most:
+    if type(value) not in (int, float):
+        damaged(name, value, f"a number from {least:g} to {most:g}")
+    if not least <= value <= most:
         reject(name, value, f"a number from {least:g} to {most:g}")
     return float(value)

@@ -32,12 +32,14 @@ class AddedPieces:
             text that holds U+2581 itself, never in one with blanks.
         own: Texts of those that the fine-tune or Gemma brings, without `<loc>` and `<seg>`.
         unlike: Those that are matched in a way that sentencepiece has not.
+        literal: Words with U+2581 that are matched where a text holds that sign itself.
     """
 
     named: Mapping[int, str]
     matched: Mapping[int, str]
     own: tuple[str, ...]
     unlike: tuple[str, ...]
+    literal: tuple[str, ...]
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> Self:
@@ -49,7 +51,8 @@ class AddedPieces:
         matched = {token: form for token, form in forms.items() if form is not None}
         own = [named[token] for token in matched if named[token] not in _LOCATIONS]
         unlike = [named[t] for t, e in typed.items() if e.single_word or e.lstrip or e.rstrip]
-        return cls(named, matched, tuple(own), tuple(unlike))
+        literal = [n for t, form in forms.items() if form is None and (n := named[t]).strip(_SPACE)]
+        return cls(named, matched, tuple(own), tuple(unlike), tuple(literal))
 
 
 def _form(token: AddedToken, tokenizer: Tokenizer) -> str | None:

@@ -60,8 +60,21 @@ def convert_tokenizer(path: Path) -> bytes:
         raise TokenizerError(
             f"{path} has no sentencepiece model ({str(error).splitlines()[0]}); {ADVICE}"
         ) from None
+    _refuse_literal(tokenizer, processor, added.literal, path)
     check_equal(tokenizer, processor, added.own)
     return model
+
+
+def _refuse_literal(
+    tokenizer: Tokenizer, processor: SentencePieceProcessor, words: Sequence[str], path: Path
+) -> None:
+    for word in words:
+        if processor.encode(word) != tokenizer.encode(word, add_special_tokens=False).ids:
+            raise TokenizerError(
+                f"{path} matches {_shown(word)} in a text that holds U+2581 itself, which "
+                "sentencepiece cannot tell from a blank; save the tokenizer with a blank in the "
+                f"names of added tokens, or {ADVICE}"
+            )
 
 
 def check_equal(

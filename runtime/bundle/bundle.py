@@ -31,6 +31,7 @@ from paligemma_edge.runtime.system.file_kind import LFS_POINTER, is_lfs_pointer
 
 MANIFEST = "manifest.json"
 _CHECKPOINT_FILE = "config.json"  # of transformers
+_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")  # of PEFT
 MAX_MANIFEST_BYTES = 16 << 20
 _SAFE_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _CHUNK = 256 << 10
@@ -252,11 +253,7 @@ def _manifest_data(directory: Path) -> object:
     try:
         size = file_status(directory, MANIFEST).st_size
     except FileNotFoundError:
-        kind = "a checkpoint" if (directory / _CHECKPOINT_FILE).is_file() else "not a bundle"
-        raise BundleError(
-            f"{directory} has no {MANIFEST}, so it is {kind}; "
-            "make a bundle with `paligemma-edge export`"
-        ) from None
+        raise BundleError(f"{directory} has no {MANIFEST}, so it is {_other(directory)}") from None
     if size > MAX_MANIFEST_BYTES:
         raise BundleError(f"{path} is larger than {MAX_MANIFEST_BYTES} bytes; it is not a manifest")
     try:
@@ -264,6 +261,18 @@ def _manifest_data(directory: Path) -> object:
     except (ValueError, RecursionError):
         problem = "is not JSON; copy or export the bundle again"
         raise BundleError(f"{path} {LFS_POINTER if is_lfs_pointer(path) else problem}") from None
+
+
+def _other(directory: Path) -> str:
+    """What a folder without a manifest is, and what to do."""
+    if (directory / _CHECKPOINT_FILE).is_file():
+        return "a checkpoint; make a bundle with `paligemma-edge export`"
+    if any((directory / name).is_file() for name in _ADAPTER_FILES):
+        return (
+            "an adapter as PEFT saves it; export its base with `--adapter`, or add it to a bundle "
+            "with `paligemma-edge adapter`"
+        )
+    return "not a bundle; make a bundle with `paligemma-edge export`"
 
 
 def _absence(directory: Path) -> str:

@@ -145,10 +145,9 @@ def test_shapes_of_another_model(
     assert "config.json" not in error
 
 
-def test_an_npz_of_something_else(shapes_checkpoint: Path, tmp_path: Path) -> None:
-    message = error_of(shapes_checkpoint / "vae-oid.npz")
-    assert "is not a PaliGemma of big_vision: it lacks img/embedding/kernel" in message
+def test_an_npz_of_something_else(tmp_path: Path) -> None:
     message = error_of(save(tmp_path / "x.npz", {f"a\n{i}": np.zeros(2, "f4") for i in range(30)}))
+    assert "is not a PaliGemma of big_vision: it lacks img/embedding/kernel" in message
     assert r"and holds a\n0, " in message
     assert "and 20 more" in message
     np.savez(tmp_path / "none.npz")
@@ -257,3 +256,14 @@ def test_images_are_prepared_as_for_the_released_models(
     assert (image.size, image.resample) == (56, "bicubic")
     assert (image.mean, image.std) == ((0.5,) * 3, (0.5,) * 3)
     assert dataclasses.asdict(image)["rescale_factor"] == 1 / 255
+
+
+def test_a_mask_decoder_is_no_checkpoint(shapes_checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("vae-oid.npz", "pt_224.npz"):
+        shutil.copy(shapes_checkpoint / "vae-oid.npz", tmp_path / name)
+        with pytest.raises(CheckpointError) as caught:
+            open_checkpoint(tmp_path / name)
+        assert str(caught.value) == (
+            f"{tmp_path / name} is PaliGemma's mask decoder, and no checkpoint; give the weights "
+            "as CHECKPOINT and this file by --mask-decoder"
+        )

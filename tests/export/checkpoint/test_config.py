@@ -365,3 +365,17 @@ def test_ends_that_are_no_ids_are_refused(tmp_path: Path, value: object, file: s
     (tmp_path / file).write_text(json.dumps(changed(top={"eos_token_id": list(range(65))})))
     with pytest.raises(CheckpointError, match="at most 64"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["<eos>", 1.0, True, {"id": 1}, [1, "107"], [-1], [[1]]])
+def test_an_end_of_another_type_is_a_field_to_correct(value: object, tmp_path: Path) -> None:
+    """transformers' `generate` refuses them too, or takes them for something else."""
+    read(tmp_path, HUB)
+    for name, other in (("generation_config.json", {}), ("config.json", HUB)):
+        (tmp_path / name).write_text(json.dumps({**other, "eos_token_id": value}))
+        with pytest.raises(CheckpointError) as caught:
+            read_config(tmp_path)
+        told = str(caught.value)
+        assert f"{name} has eos_token_id {value!r}, wanted a token id, or a list" in told
+        assert told.endswith("; correct the field, or save the checkpoint again")
+        (tmp_path / "generation_config.json").unlink(missing_ok=True)

@@ -138,6 +138,21 @@ def test_a_token_that_sentencepiece_cannot_match_is_named(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("piece", ["\u2581foo", "foo\u2581bar", "<\u2581>"])
+def test_a_token_with_the_sign_for_a_blank_is_as_in_tokenizers_or_named(
+    tmp_path: Path, small: Json, piece: str
+) -> None:
+    path = write(tmp_path / "tokenizer.json", with_token(small, piece))
+    assert len(ids_of(as_paligemma_has_it(path), piece)) == 1
+    with pytest.raises(TokenizerError) as caught:
+        convert_tokenizer(path)
+    assert f"matches {piece!r} in a text that holds U+2581 itself" in str(caught.value)
+    path = write(tmp_path / "tokenizer.json", with_token(small, piece, normalized=True))
+    processor = SentencePieceProcessor(model_proto=convert_tokenizer(path))
+    for text in (piece, piece.replace("\u2581", " "), f"a{piece}b"):
+        assert processor.encode(text) == ids_of(as_paligemma_has_it(path), text)
+
+
 def keep(data: Json) -> Json:
     return data
 

@@ -265,3 +265,10 @@ def test_a_clone_without_its_large_files_is_told_as_such(name: str, path: Path) 
         Bundle.open(path)
     assert name in str(caught.value)
     assert "is a pointer of Git LFS, not the file itself; run `git lfs pull`" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_of_peft_is_told_as_such(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(BundleError, match="so it is an adapter as PEFT saves it; export its base"):
+        Bundle.open(tmp_path)
