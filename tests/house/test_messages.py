@@ -30,6 +30,7 @@ STREAMS = {"stdout", "stderr", "stdin", "__stdout__", "__stderr__"}
 EXACT = {
     "runtime/cli/bench.py": "JSON",
     "runtime/cli/completion.py": "a script of ours",
+    "runtime/cli/parser.py": "argparse's help, which is ours",
     "runtime/cli/inspect.py": "JSON",
     "runtime/run/report.py": "JSON",
     "runtime/run/single.py": "JSON",
@@ -40,6 +41,8 @@ EXACT = {
 INNER = {
     "export/checkpoint/npz.py": {"BadZipFile", "ValueError"},
     "runtime/serve/protocol.py": {"RemoteProtocolError"},
+    "runtime/run/questions.py": {"ValueError"},
+    "runtime/run/text_lines.py": {"ValueError"},
 }
 # What says that the package itself is at fault, or is no message at all.
 OF_PYTHON = {"AssertionError", "AttributeError", "KeyboardInterrupt", "NotImplementedError"}
