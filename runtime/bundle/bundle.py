@@ -17,7 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from paligemma_edge.runtime.bundle.links import file_status, refuse_linked_folder, target_text
+from paligemma_edge.runtime.bundle.links import (
+    file_status,
+    inner_bundles,
+    refuse_linked_folder,
+    target_text,
+)
 from paligemma_edge.runtime.errors import BundleError
 from paligemma_edge.runtime.manifest import (
     PIECE_BYTES,
@@ -272,6 +277,15 @@ def _other(directory: Path) -> str:
             "an adapter as PEFT saves it; export its base with `--adapter`, or add it to a bundle "
             "with `paligemma-edge adapter`"
         )
+    return "not a bundle; make a bundle with `paligemma-edge export`"
+
+
+def _other(directory: Path) -> str:
+    """What a folder without a manifest is, and what to do."""
+    if (directory / _CHECKPOINT_FILE).is_file():
+        return "a checkpoint; make a bundle with `paligemma-edge export`"
+    if inner := inner_bundles(directory, MANIFEST):
+        return f"not a bundle itself; give the folder in it: {inner}"
     return "not a bundle; make a bundle with `paligemma-edge export`"
 
 

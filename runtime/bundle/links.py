@@ -9,6 +9,7 @@ a link leads to is compared by its digest as any file is. Knows names and links,
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +19,12 @@ from paligemma_edge.runtime.system.file_kind import kind_of
 
 _SNAPSHOTS, _BLOBS = "snapshots", "blobs"  # of a repository in the Hub's cache
 _COPY = "copy the file itself in its place, as `cp -rL` does with a whole bundle"
+_NAMED = 3  # folders in a message
+_AGAIN = "copy or export the bundle again"
+_FETCH = (
+    "fetch it again: name the repository in place of its folder, or run `hf download {repository}`"
+)
+_REPOSITORY = re.compile(r"models--(?P<org>.+?)--(?P<name>.+)")  # its folder in the Hub's cache
 
 
 def file_status(directory: Path, name: str) -> os.stat_result:
@@ -31,8 +38,7 @@ def file_status(directory: Path, name: str) -> os.stat_result:
         return _target_status(directory, name)
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(
-            f"bundle {directory}: {name} is {kind_of(status)}, not a regular file; copy or export "
-            "the bundle again"
+            f"bundle {directory}: {name} is {kind_of(status)}, not a regular file; {_AGAIN}"
         )
     return status
 
@@ -50,6 +56,15 @@ def refuse_linked_folder(directory: Path, name: str) -> None:
             )
 
 
+def inner_bundles(directory: Path, manifest: str) -> str:
+    """The folders below one that hold a manifest, as of the Hub's cache, for a message."""
+    patterns = ("*", "*/*", f"{_SNAPSHOTS}/*/*", f"*/{_SNAPSHOTS}/*")
+    found = (path for pattern in patterns for path in directory.glob(f"{pattern}/{manifest}"))
+    folders = sorted({path.parent.relative_to(directory).as_posix() for path in found})
+    more = [f"{len(folders) - _NAMED} more"] if len(folders) > _NAMED else []
+    return ", ".join([short_line(folder) for folder in folders[:_NAMED]] + more)
+
+
 def target_text(link: Path) -> str:
     """Where a link leads, as it is written there, for a message."""
     return short_line(repr(str(link.readlink())))
@@ -63,9 +78,9 @@ def _target_status(directory: Path, name: str) -> os.stat_result:
     written = place / PurePosixPath(name).parent / link.readlink()
     target = Path(os.path.normpath(written))
 
-    def refused(why: str) -> BundleError:
+    def refused(why: str, advice: str = _COPY) -> BundleError:
         return BundleError(
-            f"bundle {directory}: {name} is a link to {target_text(link)}, {why}; {_COPY}"
+            f"bundle {directory}: {name} is a link to {target_text(link)}, {why}; {advice}"
         )
 
     if link.readlink().is_absolute():
@@ -77,7 +92,7 @@ def _target_status(directory: Path, name: str) -> os.stat_result:
         # Not `resolve`, which raises for loops; nothing on the way may be a link.
         through_links = os.path.realpath(written) != str(target)
     except (FileNotFoundError, NotADirectoryError):
-        raise refused("where nothing is") from None
+        raise refused("where nothing is", _remedy(place)) from None
     if through_links or stat.S_ISLNK(status.st_mode):
         raise refused("which is another link or behind one")
     if not stat.S_ISREG(status.st_mode):
@@ -85,15 +100,28 @@ def _target_status(directory: Path, name: str) -> os.stat_result:
     return status
 
 
+def _remedy(place: Path) -> str:
+    """What to do where a file of the bundle is gone."""
+    for root in _repositories(place):
+        if match := _REPOSITORY.fullmatch(root.name):
+            return _FETCH.format(repository=short_line(f"{match['org']}/{match['name']}"))
+    return _AGAIN
+
+
 def _roots(place: Path) -> list[Path]:
     """The folders that links of a bundle may lead into; `place` is without links."""
+    return [place, *_repositories(place)]
+
+
+def _repositories(place: Path) -> list[Path]:
+    """The repository in the Hub's cache that a folder is a snapshot of, or is in one, if any."""
     above = zip(place.parents, place.parents[1:], strict=False)
     caches = [
         root
         for folder, root in above
         if folder.name == _SNAPSHOTS and stat.S_ISDIR(_mode(root / _BLOBS))
     ]
-    return [place, *caches[:1]]
+    return caches[:1]
 
 
 def _mode(path: Path) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -93,3 +95,47 @@ def test_an_adapter_that_came_with_the_cache(
     answers = [model.generate(IMAGE, "detect star", adapter="one") for model in models]
     assert answers[0].token_ids == answers[1].token_ids
     assert answers[0].log_probs == answers[1].log_probs
+
+
+def _with_a_link(folder: Path, _: Path) -> Path:
+    """The weights of one graph are a link out of its folder, within the bundle."""
+    weights = folder / "cpu-fp32" / "mask_decoder.onnx.data"
+    weights.rename(folder / "weights")
+    weights.symlink_to("../weights")
+    return folder
+
+
+def _with_copies(*endings: str) -> Callable[[Path, Path], Path]:
+    """In the Hub's cache files of one graph are copied in the place of their links."""
+
+    def copied(folder: Path, cache: Path) -> Path:
+        kept = keep(cache, "me/shapes", folder)
+        for ending in endings:
+            path = kept / "cpu-fp32" / f"vision_encoder{ending}"
+            blob = path.resolve()
+            path.unlink()
+            shutil.copy(blob, path)
+        return kept
+
+    return copied
+
+
+MIXED = {
+    "a link out of its folder": _with_a_link,
+    "a copied graph with its weights": _with_copies(".onnx", ".onnx.data"),
+    "a copied graph": _with_copies(".onnx"),
+    "copied weights": _with_copies(".onnx.data"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_some_weights_are_links_and_others_are_files(
+    name: str, shapes_bundle: Path, shapes_copy: Path, tmp_path: Path
+) -> None:
+    """POSIX opens a link as the file that it leads to: the answers are those of the files."""
+    mixed = MIXED[name](shapes_copy, tmp_path / "hub")
+    wanted, given = (
+        PaliGemma(path, device="cpu").segment(IMAGE, "star").to_json()
+        for path in (shapes_bundle, mixed)
+    )
+    assert json.loads(given)["objects"] == json.loads(wanted)["objects"] != []

@@ -271,8 +271,38 @@ def test_a_folder_of_snapshots_that_is_no_cache(path: Path, tmp_path: Path) -> N
 def test_a_blob_that_was_deleted(path: Path, tmp_path: Path) -> None:
     kept = keep(tmp_path / "hub", "me/mix", path)
     (kept / WEIGHTS).resolve().unlink()
-    with pytest.raises(BundleError, match=r"decoder.onnx.data is a link to .*, where nothing is"):
+    with pytest.raises(
+        BundleError, match=r"onnx.data is a link to .*, where nothing is; fetch"
+    ) as told:
         Bundle.open(kept)
+    assert str(told.value).endswith("of its folder, or run `hf download me/mix`")
+
+
+def test_a_file_within_the_bundle_that_was_deleted(path: Path) -> None:
+    _link(path / GRAPH, "../nothing")
+    with pytest.raises(BundleError, match="where nothing is; copy or export the bundle again"):
+        Bundle.open(path)
+
+
+@pytest.mark.parametrize("inner", ["", "mix"])
+def test_a_folder_of_the_cache_around_a_bundle_names_the_bundle(
+    path: Path, tmp_path: Path, inner: str
+) -> None:
+    """The cache as huggingface_hub lays it."""
+    kept = keep(tmp_path / "hub", "me/mix", path, inner=inner)
+    repository = tmp_path / "hub" / "models--me--mix"
+    for folder in (repository, repository / "snapshots"):
+        with pytest.raises(BundleError, match="so it is not a bundle itself; give the") as caught:
+            Bundle.open(folder)
+        named = str(caught.value).rpartition("in it: ")[2]
+        assert Bundle.open(folder / named).path == kept
+
+
+def test_folders_around_very_many_bundles_name_some(path: Path, tmp_path: Path) -> None:
+    for number in range(9):
+        shutil.copytree(path, tmp_path / "all" / str(number))
+    with pytest.raises(BundleError, match=r"give the folder in it: 0, 1, 2, 6 more$"):
+        Bundle.open(tmp_path / "all")
 
 
 def test_a_changed_blob_is_found_by_its_digest(path: Path, tmp_path: Path) -> None:
