@@ -36,7 +36,8 @@ class ImageFormat:
     def open(self, data: bytes) -> ImageFile.ImageFile:
         """Read the header; any exception where it is damaged.
 
-        `Image.open` would compare the size with Pillow's own limit, which belongs to the process.
+        `Image.open` would compare the size with Pillow's own limit, which belongs to the process;
+        the decoders of WebP and GIF do so themselves.
         """
         decoder: type[ImageFile.ImageFile] = getattr(
             importlib.import_module(self.module), self.decoder
@@ -66,8 +67,8 @@ FORMATS: Sequence[ImageFormat] = (
         "TIFF",
         (".tif", ".tiff"),
         ((0, b"II*\0"), (0, b"MM\0*"), (0, b"II+\0"), (0, b"MM\0+")),
-        "PIL.TiffImagePlugin",
-        "TiffImageFile",
+        "paligemma_edge.runtime.images.tiff_file",
+        "TiffFile",
     ),
     ImageFormat(
         "AVIF",

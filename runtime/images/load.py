@@ -68,7 +68,8 @@ def load_image(source: ImageInput, *, max_pixels: int = MAX_PIXELS) -> Image.Ima
             it stands to its end, a PIL image, or a uint8 array: [height, width] is grey,
             [height, width, 3] red, green and blue, a fourth channel alpha.
         max_pixels: largest accepted width x height; a larger image is not decoded. An RGB file
-            takes about 4 bytes a pixel while it is read, a turned one 8, AVIF 10, WebP 16.
+            takes about 4 bytes a pixel while it is read, a turned one 8, AVIF and progressive
+            JPEG 10, WebP 16.
 
     Returns:
         An RGB image of its own that holds pixels only: no EXIF, no other metadata.
@@ -188,6 +189,8 @@ def _with_header(kind: ImageFormat, data: bytes, label: str) -> Image.Image:
                     exif.get_ifd(table)
         except MemoryError:
             raise ImageError(f"{label}: not enough memory to read it; make it smaller") from None
+        except Image.DecompressionBombError:
+            raise ImageError(_beyond_pillow(label)) from None
         except Exception:  # decoders raise any class, with texts that are not for users
             raise ImageError(f"{label}: {_DAMAGED}, {WANTED}") from None
     return image
@@ -216,6 +219,12 @@ def _check_size(image: Image.Image, label: str, max_pixels: int) -> None:
         )
 
 
+def _beyond_pillow(label: str) -> str:
+    """Of an image that Pillow compares with its own limit, whatever `max_pixels` is."""
+    most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+    return f"{label}: more pixels than the {most} that Pillow reads of it; make the image smaller"
+
+
 @contextlib.contextmanager
 def _as_image_errors(image: Image.Image, label: str) -> Iterator[None]:
     size = f"{image.width} x {image.height}"
@@ -225,6 +234,8 @@ def _as_image_errors(image: Image.Image, label: str) -> Iterator[None]:
         raise
     except MemoryError:
         raise ImageError(f"{label}: not enough memory for {size} pixels; make it smaller") from None
+    except Image.DecompressionBombError:
+        raise ImageError(_beyond_pillow(label)) from None
     except Exception:  # as in _with_header
         raise ImageError(f"{label}: {_DAMAGED}, {WANTED}") from None
 
@@ -268,7 +279,8 @@ def _on_white(image: Image.Image) -> Image.Image:
     rgb, rows = Image.new("RGB", image.size), max(1, _BAND // width)
     for top in range(0, height, rows):
         box = (0, top, width, min(top + rows, height))
-        band = image.crop(box).convert("RGBA")
+        # A crop; `crop` would compare it with Pillow's own limit.
+        band = image.resize((width, box[3] - top), Image.Resampling.NEAREST, box).convert("RGBA")
         white = Image.new("RGBA", band.size, (255, 255, 255, 255))
         rgb.paste(Image.alpha_composite(white, band).convert("RGB"), box)
     return rgb

@@ -51,6 +51,21 @@ def webp_with_exif(exif: bytes) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
 
 
+def tiff_of_jpegs(jpeg: bytes, side: int, tile: int, step: int = 0) -> bytes:
+    """A TIFF all of whose tiles are a JPEG, or begin `step` bytes after the one before."""
+    count = (side // tile) ** 2
+    place = 8 + 2 + 12 * 10 + 4
+    entries = [
+        *((256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 8), (259, 3, 1, 7)),
+        *((262, 3, 1, 2), (277, 3, 1, 3), (322, 4, 1, tile), (323, 4, 1, tile)),
+        (324, 4, count, place if count > 1 else place + 8),
+        (325, 4, count, place + 4 * count if count > 1 else len(jpeg)),
+    ]
+    start = place + 8 * count
+    numbers = [start + step * number for number in range(count)] + [len(jpeg)] * count
+    return tags(entries, rest=struct.pack(f"<{2 * count}I", *numbers) + jpeg)
+
+
 def bmp_of_runs(runs: int) -> bytes:
     header = struct.pack("<IiiHHIIiiII", 40, 2000, 2000, 1, 8, 1, 0, 0, 0, 256, 0)
     start = 14 + len(header) + 1024
@@ -97,6 +112,26 @@ EXCESSIVE = {
     "EXIF of a PNG": (png_with(b"eXIf", many_numbers()), "more than 1,000,000 numbers"),
     "EXIF of a WebP": (webp_with_exif(many_numbers()), "more than 1,000,000 numbers"),
     "EXIF of an AVIF": (encoded(PHOTO, "AVIF") + many_numbers(), "more than 1,000,000 numbers"),
+    "a TIFF whose tiles are all one JPEG of many scans": (
+        tiff_of_jpegs(jpeg_of_scans(99, side=1024), side=8192, tile=1024),
+        "JPEGs, of 99 scans and at least 6,643,777,536 pixels in all scans",
+    ),
+    "a TIFF whose very small tiles are one JPEG of some scans": (
+        tiff_of_jpegs(jpeg_of_scans(31, side=16), side=4096, tile=16),
+        "JPEGs, of 31 scans",
+    ),
+    "a TIFF whose tiles are JPEGs of very many scans": (
+        tiff_of_jpegs(jpeg_of_scans(101), side=64, tile=64),
+        "a TIFF that holds a JPEG of more than 100 scans",
+    ),
+    "a TIFF whose tiles overlap": (
+        tiff_of_jpegs(jpeg_of_scans(9) * 4, side=1024, tile=64, step=1),
+        "a TIFF whose tiles overlap",
+    ),
+    "a TIFF of few pixels in very large tiles": (
+        tags([(256, 4, 1, 16), (257, 4, 1, 1), (322, 4, 1, 16_384), (323, 4, 1, 16_384)]),
+        "a TIFF of 16 x 1 pixels in tiles of 16384 x 16384, wanted smaller tiles",
+    ),
     "a TIFF of very many strips": (many_numbers(273), "more than 1,000,000 numbers"),
     "a TIFF whose child table has very many numbers": (
         tags([(34665, 4, 1, 26)], rest=many_numbers()[8:]),
@@ -131,6 +166,26 @@ def test_progressive_jpeg_is_read(mode: str) -> None:
     data = encoded(PHOTO.convert(mode), "JPEG", progressive=True, quality=95)
     assert data.count(b"\xff\xda") >= 6
     assert load_image(data).tobytes() == Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("tile", [64, 16])
+def test_a_tiff_of_jpegs_is_read(tile: int, *, progressive: bool) -> None:
+    """libtiff has a JPEG in each tile; where all are one, so are the pixels of the tiles."""
+    part = PHOTO.crop((0, 0, tile, tile))
+    jpeg = encoded(part, "JPEG", progressive=progressive, quality=95, subsampling=0, keep_rgb=True)
+    data = tiff_of_jpegs(jpeg, 128, tile)
+    wanted = np.tile(np.asarray(Image.open(io.BytesIO(jpeg))), (128 // tile, 128 // tile, 1))
+    assert np.array_equal(np.asarray(load_image(data)), wanted)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"strip_size": 3000 * 3 * 16}], ids=["one strip", "strips"]
+)
+def test_a_large_tiff_of_jpeg_is_read(options: dict[str, Any]) -> None:
+    image = Image.new("RGB", (3000, 2000), (9, 200, 30))
+    data = encoded(image, "TIFF", compression="jpeg", **options)
+    assert load_image(data).tobytes() == Image.open(io.BytesIO(data)).tobytes()
 
 
 def test_scans_of_what_follows_the_image_do_not_count() -> None:

@@ -362,6 +362,46 @@ def test_the_photographs_of_phones_are_within_the_limit() -> None:
     assert message.startswith("the given bytes: damaged or cut short")  # it has no pixels
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [one.name for one in FORMATS])
+def test_pillows_own_limit_is_left_to_the_program(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past it Pillow warns, and past twice of it refuses: 179 million pixels by default."""
+    image = Image.fromarray(noise(40, 60))
+    data, clear = encoded(image, kind), encoded(image.convert("LA"), "PNG")
+    wanted = load_image(data).tobytes()
+    for limit in (1500, 100):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        if (kind, limit) == ("WEBP", 100):
+            message = refusal(data)
+            assert message.startswith("the given bytes: more pixels than the 200 that Pillow reads")
+        else:
+            assert load_image(data).tobytes() == wanted
+        assert load_image(clear).size == (60, 40)
+        assert limit == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "compression", ["raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg", "zstd"]
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_tiff_beyond_pillows_own_limit_is_read(
+    compression: str, orientation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(noise(40, 60)), "TIFF", compression=compression, exif=exif)
+    wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(Image.DecompressionBombError):
+        Image.open(io.BytesIO(data))
+    loaded = load_image(data)
+    assert (loaded.size, loaded.tobytes()) == (wanted.size, wanted.tobytes())
+    assert "pixels, wanted at most 2000 in all" in refusal(data, max_pixels=2000)
+
+
 def test_the_limit_of_pixels_can_be_set() -> None:
     assert load_image(np.zeros((10, 10), np.uint8), max_pixels=100).size == (10, 10)
     message = refusal(np.zeros((10, 11), np.uint8), max_pixels=100)
