@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from decimal import Decimal
 from numbers import Integral, Real
 from typing import Any, TypeGuard
 
@@ -50,7 +51,8 @@ def check_pixels(name: str, value: object) -> int:
     """Pixels, as a whole number or as a text such as "50M"; OptionError for anything else."""
     match = _PIXELS.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is not None:
-        value = round(float(match[1]) * 1000 ** " KMG".index(match[2].upper() or " "))
+        pixels = Decimal(match[1]) * 1000 ** " KMG".index(match[2].upper() or " ")
+        value = int(pixels) if pixels == int(pixels) else value
     return check_count(f"{name}, in pixels such as '50M',", value)
 
 

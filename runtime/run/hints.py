@@ -40,10 +40,15 @@ def task_hint(prompts: Iterable[str]) -> Iterator[str]:
 
 
 def left_out_hint(left_out: Mapping[str, int]) -> Iterator[str]:
-    """A line about the files of folders that are no images, the most frequent kinds first."""
+    """A line about the files of folders and globs that are no images."""
     if left_out:
-        kinds = sorted(left_out.items(), key=lambda kind: (-kind[1], kind[0]))
-        named = [f"{count:,} {suffix or 'without an ending'}" for suffix, count in kinds[:_KINDS]]
-        more = sum(count for _, count in kinds[_KINDS:])
-        named += [f"{more:,} others"] * bool(more)
-        yield short_line(f"left out of the folders, no images by their names: {', '.join(named)}")
+        kinds = kinds_text(left_out)
+        yield short_line(f"left out of folders and globs, no images by their names: {kinds}")
+
+
+def kinds_text(counts: Mapping[str, int]) -> str:
+    """How many files have which ending of their names, the most frequent kinds first."""
+    kinds = sorted(counts.items(), key=lambda kind: (-kind[1], kind[0]))
+    named = [f"{count:,} {suffix or 'without an ending'}" for suffix, count in kinds[:_KINDS]]
+    more = sum(count for _, count in kinds[_KINDS:])
+    return short_line(", ".join(named + [f"{more:,} others"] * bool(more)))

@@ -21,6 +21,7 @@ from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.run import video as frames
 from paligemma_edge.runtime.run.text_lines import text_lines
+from paligemma_edge.runtime.run.hints import kinds_text
 from paligemma_edge.runtime.validation import is_number
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
@@ -64,7 +65,7 @@ class Sources:
     ends when it is interrupted, and `paced` whether the next image may come late: from a camera,
     or from a list that is still written. `root` is the folder that all are below; None where
     there is none, or where it is not known beforehand. `left_out` counts the files of folders
-    that are no images, by the ending of their names.
+    and globs that are no images, by the ending of their names.
     """
 
     entries: tuple[Source | Opens, ...]  # an image, or what opens into several images
@@ -143,34 +144,47 @@ def _folder_of(path: str) -> str:
 
 
 def _names(path: str, left_out: Counter[str]) -> Iterable[str]:
-    """The names that one of PATHS stands for; what a folder has besides is added to `left_out`."""
+    """The names that one of PATHS stands for; what it has besides is added to `left_out`."""
+    others: Counter[str] = Counter()
     if os.path.isdir(path):  # noqa: PTH112 - a name is kept as it was given
-        return _in_folder(path, left_out)
-    if glob.has_magic(path) and not os.path.lexists(path):
-        return _in_glob(path)
-    return [path]
+        names, problem = _in_folder(path, others), "a folder without images"
+    elif glob.has_magic(path) and not os.path.lexists(path):
+        names, problem = _in_glob(path, others), "matches no image"
+    else:
+        return [path]
+    if not names:
+        found = f" (it has {kinds_text(others)})" if others else ""
+        raise OptionError(f"{path}: {problem}{found}, {WANTED}")
+    left_out.update(others)
+    return names
 
 
-def _in_folder(folder: str, left_out: Counter[str]) -> list[str]:
+def _in_folder(folder: str, others: Counter[str]) -> list[str]:
     names: list[str] = []
     for place, folders, files in os.walk(folder, onerror=_unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if _is_shown(name, IMAGE_SUFFIXES):
                 names.append(os.path.join(place, name))  # noqa: PTH118
-            elif not name.startswith("."):
-                left_out[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
-    if not names:
-        raise OptionError(f"{folder}: a folder without images, {WANTED}")
+            else:
+                _count(name, others)
     return names
 
 
-def _in_glob(pattern: str) -> list[str]:
-    matches = glob.iglob(pattern, recursive=True)  # noqa: PTH207 - names as they were given
-    names = sorted(name for name in matches if _is_shown(name, IMAGE_SUFFIXES + VIDEOS))
-    if not names:
-        raise OptionError(f"{pattern}: matches no image, {WANTED}")
-    return names
+def _in_glob(pattern: str, others: Counter[str]) -> list[str]:
+    names: list[str] = []
+    for name in set(glob.iglob(pattern, recursive=True)):  # noqa: PTH207 - names as they were given
+        if _is_shown(name, IMAGE_SUFFIXES + VIDEOS):
+            names.append(name)
+        elif not os.path.isdir(name):  # noqa: PTH112
+            _count(name, others)
+    return sorted(names)
+
+
+def _count(name: str, others: Counter[str]) -> None:
+    """Count a file that is no image by its ending, unless it is hidden."""
+    if not os.path.basename(name).startswith("."):  # noqa: PTH119
+        others[os.path.splitext(name)[1].lower()] += 1  # noqa: PTH122
 
 
 def _is_shown(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -54,14 +54,21 @@ def test_a_long_text_is_cut() -> None:
 
 @pytest.mark.parametrize(
     ("value", "pixels"),
-    [(1, 1), (200_000_000, 200_000_000), ("50M", 50_000_000), (" 1.5 g ", 1_500_000_000), ("9", 9)],
+    [
+        (1, 1),
+        (200_000_000, 200_000_000),
+        ("50M", 50_000_000),
+        (" 1.5 g ", 1_500_000_000),
+        ("9", 9),
+        ("1.1M", 1_100_000),
+    ],
 )
 def test_pixels_are_a_number_or_have_a_unit(value: int | str, pixels: int) -> None:
     assert check_pixels("max_pixels", value) == pixels
 
 
 @pytest.mark.parametrize(
-    "value", ["M", "-1M", "0", "50MB", "50 megapixels", "", 0, 6.5, True, None]
+    "value", ["M", "-1M", "0", "5.5", "0.0015K", "50MB", "50 megapixels", "", 0, 6.5, True, None]
 )
 def test_anything_else_is_no_number_of_pixels(value: Any) -> None:  # noqa: ANN401
     with pytest.raises(OptionError, match=r"max_pixels, in pixels such as '50M', is .*whole"):

@@ -26,7 +26,7 @@ def test_what_a_folder_leaves_out_is_named_by_kind_the_most_frequent_first() -> 
     assert not list(left_out_hint({}))
     (hint,) = left_out_hint({".heic": 2, "": 1, ".txt": 1200})
     assert hint == (
-        "left out of the folders, no images by their names: "
+        "left out of folders and globs, no images by their names: "
         "1,200 .txt, 2 .heic, 1 without an ending"
     )
     (hint,) = left_out_hint({f".{n}": 1 for n in range(20)} | {".\x1b[2J": 99})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from paligemma_edge.runtime.errors import ImageError, MissingExtraError, OptionError
+from paligemma_edge.runtime.images.formats import WANTED
 from paligemma_edge.runtime.images.load import load_image
 from paligemma_edge.runtime.run import video as frames
 from paligemma_edge.runtime.run.sources import Sources, find_sources
@@ -122,6 +123,30 @@ def test_what_holds_no_image_is_refused_at_once(tree: Path) -> None:
         find("photos", "empty")
     with pytest.raises(OptionError, match=r"photos/\*\.svg: matches no image"):
         find("photos/*.svg")
+
+
+def test_what_holds_no_image_says_what_it_holds(tree: Path) -> None:
+    """As a phone's photographs, which need a decoder that Pillow has not."""
+    for name in ("1.heic", "2.HEIC", "3.dng", "README", ".hidden.heic"):
+        (tree / "empty" / name).touch()
+    (tree / "empty" / "below.heic").mkdir()
+    with pytest.raises(OptionError) as caught:
+        find("photos", "empty")
+    held = "2 .heic, 1 without an ending, 1 .dng"
+    assert str(caught.value) == f"empty: a folder without images (it has {held}), {WANTED}"
+    globs = {"empty/*": held, "**/*.heic": "1 .heic", "**/[12]*": "2 .heic"}
+    for pattern, kinds in globs.items():
+        with pytest.raises(OptionError) as caught:
+            find(pattern)
+        assert str(caught.value) == f"{pattern}: matches no image (it has {kinds}), {WANTED}"
+
+
+def test_what_a_glob_matches_besides_images_is_counted(tree: Path) -> None:
+    for name in ("p.heic", "p.dng", "README", ".q.heic", "film.mp4"):
+        (tree / "photos" / name).touch()
+    sources = find("photos/[!f]*", "photos/**/*.webp")
+    assert names(sources) == ["photos/a.PNG", "photos/b.jpg", "photos/x/c.webp"]
+    assert sources.left_out == {".txt": 1, ".heic": 1, ".dng": 1, "": 1}
 
 
 def test_a_folder_that_cannot_be_read_is_no_loss_in_silence(
