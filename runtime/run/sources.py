@@ -20,8 +20,8 @@ from paligemma_edge.runtime.images.formats import IMAGE_SUFFIXES, WANTED
 from paligemma_edge.runtime.images.load import ImageInput
 from paligemma_edge.runtime.printable import short_line
 from paligemma_edge.runtime.run import video as frames
-from paligemma_edge.runtime.run.text_lines import text_lines
 from paligemma_edge.runtime.run.hints import kinds_text
+from paligemma_edge.runtime.run.text_lines import text_lines
 from paligemma_edge.runtime.validation import is_number
 
 VIDEOS = (".mp4", ".mov", ".mkv", ".avi", ".webm", ".m4v")
