@@ -277,13 +277,6 @@ def _other(directory: Path) -> str:
             "an adapter as PEFT saves it; export its base with `--adapter`, or add it to a bundle "
             "with `paligemma-edge adapter`"
         )
-    return "not a bundle; make a bundle with `paligemma-edge export`"
-
-
-def _other(directory: Path) -> str:
-    """What a folder without a manifest is, and what to do."""
-    if (directory / _CHECKPOINT_FILE).is_file():
-        return "a checkpoint; make a bundle with `paligemma-edge export`"
     if inner := inner_bundles(directory, MANIFEST):
         return f"not a bundle itself; give the folder in it: {inner}"
     return "not a bundle; make a bundle with `paligemma-edge export`"

@@ -59,7 +59,7 @@ def test_a_stream_that_is_closed_closes_what_it_reads() -> None:
         async for message in stream:
             if message == PING:
                 break
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
 
     asyncio.run(run())
     assert closed == [True]
