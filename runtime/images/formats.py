@@ -84,6 +84,7 @@ _OTHERS = (
     (b"RIFF", "a RIFF file that is not WebP"),
     (b"%PDF", "a PDF document"),
     (b"<", "a text in XML or HTML"),
+    (b"version https://git-lfs", "a pointer of Git LFS; run `git lfs pull` where it was cloned"),
 )
 
 

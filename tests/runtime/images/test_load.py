@@ -441,6 +441,10 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
         (b"\x89PNG\r\n\x1a\n", "damaged or cut short"),
         (b"%PDF-1.7", "a PDF document"),
         (b"<svg></svg>", "a text in XML or HTML"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+            "pointer of Git LFS",
+        ),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIF image or a video"),
     ],
 )
