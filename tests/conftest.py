@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from paligemma_edge import PaliGemma
     from paligemma_edge.runtime.loading.loaded_model import LoadedModel
     from tests.helpers.fake_hub import Hub
+
+# Under nohup it is ignored, and processes that the tests start would ignore it too.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # No clock decides a test: a busy machine is not a failure.
 settings.register_profile("no clock", deadline=None)

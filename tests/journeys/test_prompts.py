@@ -74,9 +74,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Ids]:
     seen: list[Ids] = []
     original = Engine.prefill
 
-    def prefill(self: Engine, cache: Any, slot: int, features: Any, ids: Sequence[int]) -> Any:  # noqa: ANN401
+    def prefill(
+        self: Engine,
+        cache: Any,  # noqa: ANN401
+        slot: int,
+        features: Any,  # noqa: ANN401
+        ids: Sequence[int],
+        stop: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
         seen.append(tuple(ids))
-        return original(self, cache, slot, features, ids)
+        return original(self, cache, slot, features, ids, stop)
 
     monkeypatch.setattr(Engine, "prefill", prefill)
     return seen

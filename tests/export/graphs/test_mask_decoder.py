@@ -130,7 +130,7 @@ def test_files_that_are_not_an_npz(tmp_path: Path) -> None:
     for name in ("empty.npz", "one.npy"):
         with pytest.raises(CheckpointError, match="not an npz archive"):
             read_mask_weights(tmp_path / name)
-    with pytest.raises(CheckpointError, match="Is a directory"):
+    with pytest.raises(CheckpointError, match="is a folder, not a regular file"):
         read_mask_weights(tmp_path)
 
 

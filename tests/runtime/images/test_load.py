@@ -443,7 +443,7 @@ def test_damaged_bytes_never_raise_anything_else(data: st.DataObject) -> None:
         (b"<svg></svg>", "a text in XML or HTML"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-            "pointer of Git LFS",
+            "a pointer of Git LFS; run `git lfs pull` where it was cloned",
         ),
         (b"\0\0\0\x18ftypheic\0\0\0\0", "a HEIF image or a video"),
     ],
